@@ -1,0 +1,26 @@
+#include "common/dtype.h"
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+
+namespace msa {
+
+std::string_view DTypeName(DType dtype) {
+  switch (dtype) {
+    case DType::kFloat32: return "f32";
+    case DType::kBFloat16: return "bf16";
+    case DType::kFloat16: return "f16";
+    case DType::kInt8: return "int8";
+  }
+  return "unknown";
+}
+
+absl::StatusOr<DType> ParseDType(std::string_view name) {
+  for (DType dtype : {DType::kFloat32, DType::kBFloat16, DType::kFloat16, DType::kInt8}) {
+    if (name == DTypeName(dtype)) return dtype;
+  }
+  return absl::InvalidArgumentError(
+      absl::StrCat("unknown precision '", name, "': use f32, bf16, f16 or int8"));
+}
+
+}  // namespace msa
