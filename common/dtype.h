@@ -18,10 +18,13 @@ enum class DType : uint8_t { kFloat32 = 1, kBFloat16 = 2, kInt8 = 3, kFloat16 = 
 // Bytes an element takes: 4, 2 or 1.
 constexpr size_t DTypeBytes(DType dtype) {
   switch (dtype) {
-    case DType::kFloat32: return 4;
+    case DType::kFloat32:
+      return 4;
     case DType::kBFloat16:
-    case DType::kFloat16: return 2;
-    case DType::kInt8: return 1;
+    case DType::kFloat16:
+      return 2;
+    case DType::kInt8:
+      return 1;
   }
   return 0;
 }

@@ -8,8 +8,8 @@
 #include "absl/status/statusor.h"
 
 // Returns from the enclosing function when `expr` (an absl::Status) is not OK.
-#define MSA_RETURN_IF_ERROR(expr)                          \
-  do {                                                     \
+#define MSA_RETURN_IF_ERROR(expr)                                                 \
+  do {                                                                            \
     if (absl::Status msa_status_ = (expr); !msa_status_.ok()) return msa_status_; \
   } while (false)
 

@@ -1,70 +1,36 @@
-// Argument types of the kernels, and the semantics every backend shares: tie order, empty states, reductions.
-// Plain data; every pointer is borrowed for the duration of the call that takes it. Row-major, no padding.
+// Argument types of the kernels, and the semantics every backend shares. Reductions and the order
+// of results: common/routing.h. Plain data; every pointer is borrowed for the duration of the call
+// that takes it. Row-major, no padding.
 #ifndef MSA_KERNELS_TYPES_H_
 #define MSA_KERNELS_TYPES_H_
 
 #include <cstdint>
-#include <limits>
 
 #include "absl/types/span.h"
 #include "common/dtype.h"
+#include "common/routing.h"
 
 namespace msa::kernels {
 
-// How scores are reduced over heads, query tokens or chunks. Heads: kMean, kMax. Query tokens: all three (kLast is the
-// last routing token). Chunks: kMean, kMax.
-enum class Reduce : uint8_t { kMean = 1, kMax = 2, kLast = 3 };
-
-// The score of a part nothing can be said of (it has no chunks, or is masked): never selected.
-inline constexpr float kNoScore = -std::numeric_limits<float>::infinity();
-
-struct ScoredPart {
-  float score = kNoScore;
-  int64_t reference = 0;  // the part's reference number, unique in its bank
-};
-
-// The one order of results, on every device and shard layout: score descending, then reference number ascending.
-inline bool Precedes(const ScoredPart& a, const ScoredPart& b) {
-  return a.score != b.score ? a.score > b.score : a.reference < b.reference;
-}
-
-// How routing scores are made (docs/numerics.md). score = scale · reduce over chunks of reduce over query tokens of
-// reduce over heads of q·k, in this order: heads, query tokens, chunks.
-struct RoutingShape {
-  int num_q_heads = 0;
-  int num_kv_heads = 0;
-  int head_dim = 0;
-  Reduce head = Reduce::kMean;
-  Reduce query = Reduce::kMax;
-  Reduce chunk = Reduce::kMax;
-  float scale = 1.0f;
-
-  // With the mean over heads, query heads fold into KV groups (FoldQueries) and a score is one dot product.
-  bool folded() const { return head == Reduce::kMean; }
-  // Elements of one key: [num_kv_heads, head_dim].
-  int key_width() const { return num_kv_heads * head_dim; }
-  // Elements of one query token as ScoreParts takes it: [num_kv_heads, head_dim] folded, else [num_q_heads, head_dim].
-  int query_width() const { return (folded() ? num_kv_heads : num_q_heads) * head_dim; }
-};
-
 // Routing keys of consecutive parts, in one precision. int8: key = scales[chunk] · keys[chunk, :].
 struct KeySegment {
-  const void* keys = nullptr;             // [num_chunks, key_width] of `dtype` (kFloat32, kBFloat16, kInt8)
-  const float* scales = nullptr;          // [num_chunks], kInt8 only
+  const void* keys = nullptr;     // [num_chunks, key_width] of `dtype` (kFloat32, kBFloat16, kInt8)
+  const float* scales = nullptr;  // [num_chunks], kInt8 only
   DType dtype = DType::kFloat32;
-  absl::Span<const int64_t> part_begin;   // [num_parts + 1]: part p owns chunks part_begin[p] … part_begin[p+1]-1
+  absl::Span<const int64_t>
+      part_begin;  // [num_parts + 1]: part p owns chunks part_begin[p] … part_begin[p+1]-1
 
   int64_t num_parts() const { return static_cast<int64_t>(part_begin.size()) - 1; }
 };
 
-// Several questions share one pass over the keys. A question's scores do not depend, to the bit, on which others
-// share the pass, on the tile a chunk falls in, or on the number of threads.
+// Several questions share one pass over the keys. A question's scores do not depend, to the bit, on
+// which others share the pass, on the tile a chunk falls in, or on the number of threads.
 struct ScoreArgs {
   RoutingShape shape;
   KeySegment segment;
-  const float* queries = nullptr;           // [query_begin.back(), query_width]
-  absl::Span<const int32_t> query_begin;    // [num_questions + 1], at least one row a question
-  float* scores = nullptr;                  // out [num_questions, num_parts]; kNoScore for a part without chunks
+  const float* queries = nullptr;         // [query_begin.back(), query_width]
+  absl::Span<const int32_t> query_begin;  // [num_questions + 1], at least one row a question
+  float* scores = nullptr;  // out [num_questions, num_parts]; kNoScore for a part without chunks
 };
 
 // K and V rows of a document's chunks, of the template prefix, or of the local context.
@@ -78,11 +44,11 @@ struct KvView {
   int64_t num_tokens = 0;
 };
 
-// Attention of consecutive query tokens of one sequence over [blocks… ; local], softmax over all of it, grouped-query:
-// query head h reads KV head h / (num_q_heads / num_kv_heads).
+// Attention of consecutive query tokens of one sequence over [blocks… ; local], softmax over all of
+// it, grouped-query: query head h reads KV head h / (num_q_heads / num_kv_heads).
 struct AttentionArgs {
-  const float* q = nullptr;   // [num_queries, num_q_heads, head_dim]
-  float* out = nullptr;       // [num_queries, num_q_heads, head_dim]; zeros where a query sees nothing
+  const float* q = nullptr;  // [num_queries, num_q_heads, head_dim]
+  float* out = nullptr;  // [num_queries, num_q_heads, head_dim]; zeros where a query sees nothing
   int num_queries = 0;
   int num_q_heads = 0;
   int num_kv_heads = 0;
@@ -90,12 +56,14 @@ struct AttentionArgs {
   float scale = 1.0f;
   absl::Span<const KvView> blocks;  // every query sees all rows of every block
   KvView local;                     // the sequence's own rows, oldest first
-  // Query i sees local rows 0 … first_visible + i when causal (its own row is local row first_visible + i), else all.
+  // Query i sees local rows 0 … first_visible + i when causal (its own row is local row
+  // first_visible + i), else all.
   int64_t first_visible = 0;
   bool causal = true;
 };
 
-// How a weight matrix is held. kBFloat16 and kInt8 round the weights once; activations and sums stay float32.
+// How a weight matrix is held. kBFloat16 and kInt8 round the weights once; activations and sums
+// stay float32.
 enum class WeightFormat : uint8_t { kFloat32 = 1, kBFloat16 = 2, kInt8 = 3 };
 
 }  // namespace msa::kernels
