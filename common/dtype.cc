@@ -1,7 +1,7 @@
 #include "common/dtype.h"
 
 #include "absl/status/status.h"
-#include "absl/strings/str_cat.h"
+#include "common/strings.h"
 
 namespace msa {
 
@@ -24,7 +24,7 @@ absl::StatusOr<DType> ParseDType(std::string_view name) {
     if (name == DTypeName(dtype)) return dtype;
   }
   return absl::InvalidArgumentError(
-      absl::StrCat("unknown precision '", name, "': use f32, bf16, f16 or int8"));
+      StrCat("unknown precision '", name, "': use f32, bf16, f16 or int8"));
 }
 
 }  // namespace msa
