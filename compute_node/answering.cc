@@ -1,0 +1,369 @@
+#include "compute_node/answering.h"
+
+#include <algorithm>
+#include <map>
+#include <set>
+#include <utility>
+
+#include "absl/time/clock.h"
+#include "common/limits.h"
+#include "common/status_macros.h"
+#include "common/strings.h"
+#include "compute_node/model/chat_template.h"
+
+namespace msa::compute_node {
+namespace {
+
+// Documents named in a round's routing event.
+constexpr int32_t kShownDocuments = 16;
+
+std::map<int64_t, rpc::PartText> ByReference(std::vector<rpc::PartText> parts) {
+  std::map<int64_t, rpc::PartText> by_reference;
+  for (rpc::PartText& part : parts) by_reference[part.reference] = std::move(part);
+  return by_reference;
+}
+
+std::map<int64_t, int32_t> Votes(const std::vector<rpc::LayerSelection>& selections) {
+  std::map<int64_t, int32_t> votes;
+  for (const rpc::LayerSelection& layer : selections) {
+    for (const ScoredPart& part : layer.parts) ++votes[part.reference];
+  }
+  return votes;
+}
+
+rpc::RoutedDocument Describe(const ScoredPart& scored, const rpc::PartText* part, int32_t votes) {
+  rpc::RoutedDocument document;
+  document.reference = scored.reference;
+  document.score = scored.score;
+  document.layer_votes = votes;
+  if (part != nullptr) {
+    document.document_id = part->document_id;
+    document.title = part->title;
+    document.part_index = part->part_index;
+    document.span = part->span;
+  }
+  return document;
+}
+
+// One question being answered; its methods are the stages.
+class Answering {
+ public:
+  Answering(const rpc::CallContext& ctx, const AnsweringParts& parts,
+            const rpc::GenerateRequest& request, absl::Duration queued, const rpc::EventSink& sink)
+      : ctx_(ctx),
+        parts_(parts),
+        request_(request),
+        sink_(sink),
+        start_(absl::Now()),
+        sampler_(request.temperature, request.seed),
+        decoder_(parts.transformer, parts.tokenizer, parts.steps, sampler_) {
+    timings_.queue = absl::ToDoubleMilliseconds(queued);
+  }
+
+  absl::Status WithMemory();
+  absl::Status WithoutMemory();
+
+ private:
+  const MemoryConfig& memory_config() const { return parts_.transformer.config().memory; }
+  int32_t top_k() const { return request_.top_k.value_or(memory_config().top_k); }
+  int32_t answer_tokens() const { return request_.max_new_tokens.value_or(kDefaultAnswerTokens); }
+
+  absl::Status Send(const rpc::GenerateEvent& event) {
+    return sink_(event) ? absl::OkStatus() : absl::CancelledError("the client went away");
+  }
+
+  absl::Status Generative(MemorySession& session, const Frames& frames);
+  absl::Status RouterMode(MemorySession& session, const Frames& frames);
+  // Prefill with routing, and the round's event.
+  absl::StatusOr<Prefill> RouteRound(MemorySession& session, const RoutingPrompt& prompt);
+  // Texts of `references`, ascending, remembered as read; unknown and deleted ones are left out.
+  // Sends the event.
+  absl::StatusOr<std::vector<ReferencedText>> Load(MemorySession& session,
+                                                   std::vector<int64_t> references);
+  absl::StatusOr<Written> WriteRound(Prefill& state);
+  absl::StatusOr<Written> WriteAnswer(Prefill& state);
+  absl::Status FinalAnswer(MemorySession& session, const Dialogue& dialogue, Prefill& state,
+                           std::string finish_reason);
+  absl::StatusOr<Prefill> PlainPrefill(absl::Span<const int32_t> ids);
+  absl::Status Finish(MemorySession* session, std::string answer, std::string finish_reason);
+
+  const rpc::CallContext& ctx_;
+  const AnsweringParts& parts_;
+  const rpc::GenerateRequest& request_;
+  const rpc::EventSink& sink_;
+  const absl::Time start_;
+  Sampler sampler_;
+  Decoder decoder_;
+  rpc::Usage usage_;
+  rpc::Timings timings_;
+  std::map<int64_t, float> scores_;        // best mean score a reference had in any round
+  std::map<int64_t, int32_t> votes_;       // of the last round
+  std::vector<rpc::RoutedDocument> read_;  // loaded so far
+  std::set<int64_t> read_references_;
+};
+
+absl::Status Answering::WithMemory() {
+  MSA_ASSIGN_OR_RETURN(const RetrievalMode mode,
+                       ParseRetrievalMode(request_.mode.value_or(
+                           std::string(RetrievalModeName(memory_config().retrieval_mode)))));
+  MSA_ASSIGN_OR_RETURN(auto session,
+                       MemorySession::Open(ctx_, parts_.transformer, parts_.prefix, parts_.memory,
+                                           request_.bank, request_.allow_partial));
+  const Frames frames(parts_.tokenizer, session->bank().parse_special_tokens);
+  return mode == RetrievalMode::kGenerative ? Generative(*session, frames)
+                                            : RouterMode(*session, frames);
+}
+
+absl::StatusOr<Prefill> Answering::RouteRound(MemorySession& session, const RoutingPrompt& prompt) {
+  MSA_ASSIGN_OR_RETURN(Prefill state, session.Route(ctx_, prompt, top_k(), nullptr));
+  MSA_ASSIGN_OR_RETURN(const auto ranked, session.Rank(ctx_, kShownDocuments, {}, false));
+  std::vector<int64_t> references;
+  for (const rpc::RankedPart& part : ranked) references.push_back(part.scored.reference);
+  MSA_ASSIGN_OR_RETURN(auto texts, session.GetParts(ctx_, references));
+  const auto known = ByReference(std::move(texts));
+  votes_ = Votes(state.selections);
+  rpc::RoutingEvent event;
+  event.round = session.round();
+  event.layers = state.selections;
+  event.missing_shards = session.missing_shards();
+  for (const rpc::RankedPart& part : ranked) {
+    const int64_t reference = part.scored.reference;
+    const auto it = known.find(reference);
+    const auto [score, inserted] = scores_.try_emplace(reference, part.scored.score);
+    if (!inserted) score->second = std::max(score->second, part.scored.score);
+    event.documents.push_back(
+        Describe(part.scored, it == known.end() ? nullptr : &it->second, votes_[reference]));
+  }
+  MSA_RETURN_IF_ERROR(Send(event));
+  return state;
+}
+
+absl::StatusOr<std::vector<ReferencedText>> Answering::Load(MemorySession& session,
+                                                            std::vector<int64_t> references) {
+  std::sort(references.begin(), references.end());
+  references.erase(std::unique(references.begin(), references.end()), references.end());
+  MSA_ASSIGN_OR_RETURN(auto found, session.GetParts(ctx_, references));
+  std::vector<ReferencedText> texts;
+  rpc::DocumentsLoadedEvent event;
+  event.round = session.round();
+  for (rpc::PartText& part : found) {
+    const auto score = scores_.find(part.reference);
+    const ScoredPart scored{score == scores_.end() ? kNoScore : score->second, part.reference};
+    event.documents.push_back(Describe(scored, &part, votes_[part.reference]));
+    if (read_references_.insert(part.reference).second) read_.push_back(event.documents.back());
+    texts.push_back({part.reference, std::move(part.text)});
+  }
+  if (!event.documents.empty()) MSA_RETURN_IF_ERROR(Send(event));
+  return texts;
+}
+
+absl::StatusOr<Written> Answering::WriteRound(Prefill& state) {
+  const absl::Time start = absl::Now();
+  DecodeOptions options;
+  options.max_new_tokens = kMaxRoundTokens;
+  options.stop = [](std::string_view text) {
+    return Dialogue::Judge(text, false) != RoundEnd::kContinue;
+  };
+  options.on_text = [this](const std::string& text) {
+    return sink_(rpc::TextEvent{text, /*retrieval=*/true});
+  };
+  MSA_ASSIGN_OR_RETURN(Written written, decoder_.Decode(ctx_, state, options));
+  usage_.generated_tokens += static_cast<int32_t>(written.ids.size());
+  timings_.decode += absl::ToDoubleMilliseconds(absl::Now() - start);
+  return written;
+}
+
+absl::StatusOr<Written> Answering::WriteAnswer(Prefill& state) {
+  const absl::Time start = absl::Now();
+  DecodeOptions options;
+  options.max_new_tokens = answer_tokens();
+  options.on_text = [this](const std::string& text) {
+    if (timings_.first_token == 0) {
+      timings_.first_token = absl::ToDoubleMilliseconds(absl::Now() - start_);
+    }
+    return sink_(rpc::TextEvent{text, /*retrieval=*/false});
+  };
+  MSA_ASSIGN_OR_RETURN(Written written, decoder_.Decode(ctx_, state, options));
+  usage_.generated_tokens += static_cast<int32_t>(written.ids.size());
+  timings_.decode += absl::ToDoubleMilliseconds(absl::Now() - start);
+  return written;
+}
+
+absl::Status Answering::FinalAnswer(MemorySession& session, const Dialogue& dialogue,
+                                    Prefill& state, std::string finish_reason) {
+  MSA_ASSIGN_OR_RETURN(const std::vector<int32_t> question, dialogue.FinalQuestion());
+  MSA_RETURN_IF_ERROR(decoder_.Feed(state, question, memory_config().final_question_causal));
+  usage_.prompt_tokens += static_cast<int32_t>(question.size());
+  MSA_ASSIGN_OR_RETURN(const Written written, WriteAnswer(state));
+  if (finish_reason.empty()) finish_reason = written.hit_limit ? "length" : "stop";
+  return Finish(&session, Dialogue::Answer(written.text), std::move(finish_reason));
+}
+
+absl::Status Answering::Generative(MemorySession& session, const Frames& frames) {
+  Dialogue dialogue(frames, request_.question);
+  const int32_t max_rounds = request_.max_rounds.value_or(kDefaultGenerativeRounds);
+  int32_t rounds_without_news = 0;
+  while (true) {
+    MSA_ASSIGN_OR_RETURN(const RoutingPrompt prompt, dialogue.Prompt());
+    MSA_ASSIGN_OR_RETURN(Prefill state, RouteRound(session, prompt));
+    // The last documents are in the context; whoever may not look for more answers from them.
+    if (session.round() > max_rounds || rounds_without_news >= kMaxRoundsWithoutNews) {
+      return FinalAnswer(session, dialogue, state, "rounds");
+    }
+    MSA_ASSIGN_OR_RETURN(const Written written, WriteRound(state));
+    const RoundEnd end = Dialogue::Judge(written.text, written.ended_message);
+    if (end == RoundEnd::kFinalQuestion) return FinalAnswer(session, dialogue, state, "");
+    if (end == RoundEnd::kReply) return Finish(&session, "", "no_retrieval");
+    if (end == RoundEnd::kContinue) return FinalAnswer(session, dialogue, state, "length");
+    const size_t read_before = read_.size();
+    dialogue.AppendWritten(written.ids);
+    MSA_ASSIGN_OR_RETURN(const auto texts, Load(session, Dialogue::References(written.text)));
+    dialogue.AppendDocuments(texts);
+    rounds_without_news = read_.size() == read_before ? rounds_without_news + 1 : 0;
+  }
+}
+
+absl::Status Answering::RouterMode(MemorySession& session, const Frames& frames) {
+  Dialogue dialogue(frames, request_.question);
+  const int32_t wanted = request_.reader_documents.value_or(memory_config().reader_documents);
+  const int32_t max_rounds = request_.max_rounds.value_or(memory_config().router_rounds);
+  std::vector<int64_t> taken;
+  std::vector<ReferencedText> texts;
+  for (int32_t round = 1; round <= max_rounds; ++round) {
+    MSA_ASSIGN_OR_RETURN(const RoutingPrompt prompt, dialogue.Prompt());
+    MSA_RETURN_IF_ERROR(RouteRound(session, prompt).status());
+    MSA_ASSIGN_OR_RETURN(const auto ranked, session.Rank(ctx_, wanted, taken, false));
+    std::vector<int64_t> references;
+    for (const rpc::RankedPart& part : ranked) {
+      references.push_back(part.scored.reference);
+      scores_.try_emplace(part.scored.reference, part.scored.score);
+    }
+    MSA_ASSIGN_OR_RETURN(auto loaded, Load(session, references));
+    if (loaded.empty()) break;
+    dialogue.AppendReferences(references);
+    dialogue.AppendDocuments(loaded);
+    taken.insert(taken.end(), references.begin(), references.end());
+    std::move(loaded.begin(), loaded.end(), std::back_inserter(texts));
+  }
+  if (texts.empty()) return Finish(&session, "", "no_retrieval");
+  std::sort(texts.begin(), texts.end(),
+            [](const auto& a, const auto& b) { return a.reference < b.reference; });
+  MSA_ASSIGN_OR_RETURN(const auto ids, frames.Reader(texts, request_.question));
+  MSA_ASSIGN_OR_RETURN(Prefill state, PlainPrefill(ids));
+  MSA_ASSIGN_OR_RETURN(const Written written, WriteAnswer(state));
+  return Finish(&session, Dialogue::Answer(written.text), written.hit_limit ? "length" : "stop");
+}
+
+absl::StatusOr<Prefill> Answering::PlainPrefill(absl::Span<const int32_t> ids) {
+  const ModelConfig& config = parts_.transformer.config();
+  const auto num_tokens = static_cast<int32_t>(ids.size());
+  if (num_tokens >= config.max_positions) {
+    return absl::InvalidArgumentError(
+        StrCat("the prompt has ", num_tokens, " tokens, this model holds ", config.max_positions,
+               ": ask with fewer reader documents or a shorter question"));
+  }
+  const absl::Time start = absl::Now();
+  Prefill state;
+  state.cache = std::make_unique<KvCache>(config.num_layers, parts_.transformer.kv_width(),
+                                          num_tokens + answer_tokens());
+  MSA_RETURN_IF_ERROR(decoder_.Feed(state, ids, /*causal=*/true));
+  usage_.prompt_tokens += num_tokens;
+  timings_.prefill += absl::ToDoubleMilliseconds(absl::Now() - start);
+  return state;
+}
+
+absl::Status Answering::WithoutMemory() {
+  MSA_ASSIGN_OR_RETURN(const ChatTemplate chat, ChatTemplate::FromTokenizer(parts_.tokenizer));
+  MSA_ASSIGN_OR_RETURN(const Tokenizer::Text text,
+                       chat.Format({{"user", request_.question}}, true));
+  MSA_ASSIGN_OR_RETURN(const auto ids, parts_.tokenizer.Encode(text));
+  MSA_ASSIGN_OR_RETURN(Prefill state, PlainPrefill(ids));
+  MSA_ASSIGN_OR_RETURN(const Written written, WriteAnswer(state));
+  return Finish(nullptr, Dialogue::Answer(written.text), written.hit_limit ? "length" : "stop");
+}
+
+absl::Status Answering::Finish(MemorySession* session, std::string answer,
+                               std::string finish_reason) {
+  rpc::DoneEvent done;
+  done.answer = std::move(answer);
+  done.finish_reason = std::move(finish_reason);
+  done.documents = read_;
+  std::stable_sort(done.documents.begin(), done.documents.end(),
+                   [](const rpc::RoutedDocument& a, const rpc::RoutedDocument& b) {
+                     return Precedes({a.score, a.reference}, {b.score, b.reference});
+                   });
+  done.usage = usage_;
+  done.timings = timings_;
+  if (session != nullptr) {
+    const rpc::Usage& routed = session->usage();
+    done.usage.prompt_tokens += routed.prompt_tokens;
+    done.usage.rounds = routed.rounds;
+    done.usage.attended_chunks = routed.attended_chunks;
+    done.usage.fetched_bytes = routed.fetched_bytes;
+    done.usage.memory_parts = routed.memory_parts;
+    done.timings.prefill += session->timings().prefill;
+    done.timings.route = session->timings().route;
+    done.timings.fetch = session->timings().fetch;
+    done.missing_shards = session->missing_shards();
+  }
+  done.timings.total = absl::ToDoubleMilliseconds(absl::Now() - start_) + timings_.queue;
+  return Send(done);
+}
+
+}  // namespace
+
+absl::Status AnswerQuestion(const rpc::CallContext& ctx, const AnsweringParts& parts,
+                            const rpc::GenerateRequest& request, absl::Duration queued,
+                            const rpc::EventSink& sink) {
+  Answering answering(ctx, parts, request, queued, sink);
+  return request.use_memory ? answering.WithMemory() : answering.WithoutMemory();
+}
+
+absl::StatusOr<rpc::RetrieveReply> RetrieveDocuments(const rpc::CallContext& ctx,
+                                                     const AnsweringParts& parts,
+                                                     const rpc::RetrieveRequest& request) {
+  const absl::Time start = absl::Now();
+  const MemoryConfig& config = parts.transformer.config().memory;
+  MSA_ASSIGN_OR_RETURN(auto session,
+                       MemorySession::Open(ctx, parts.transformer, parts.prefix, parts.memory,
+                                           request.bank, request.allow_partial));
+  const Frames frames(parts.tokenizer, session->bank().parse_special_tokens);
+  Dialogue dialogue(frames, request.question);
+  const int32_t max_rounds = request.max_rounds.value_or(config.router_rounds);
+  rpc::RetrieveReply reply;
+  std::vector<int64_t> taken;
+  for (int32_t round = 1; round <= max_rounds; ++round) {
+    MSA_ASSIGN_OR_RETURN(const RoutingPrompt prompt, dialogue.Prompt());
+    MSA_ASSIGN_OR_RETURN(
+        const Prefill state,
+        session->Route(ctx, prompt, request.top_k.value_or(config.top_k), nullptr));
+    // Every round but the last takes what the reader would; the last fills up to the limit.
+    const auto missing = request.limit - static_cast<int32_t>(reply.documents.size());
+    const bool last = round == max_rounds;
+    const int32_t wanted = last ? missing : std::min(missing, config.reader_documents);
+    if (wanted <= 0) break;
+    MSA_ASSIGN_OR_RETURN(const auto ranked, session->Rank(ctx, wanted, taken, true));
+    std::vector<int64_t> references;
+    for (const rpc::RankedPart& part : ranked) references.push_back(part.scored.reference);
+    MSA_ASSIGN_OR_RETURN(auto found, session->GetParts(ctx, references));
+    const auto known = ByReference(std::move(found));
+    auto votes = Votes(state.selections);
+    std::vector<ReferencedText> texts;
+    for (const rpc::RankedPart& part : ranked) {
+      const auto it = known.find(part.scored.reference);
+      if (it == known.end()) continue;  // deleted meanwhile
+      reply.documents.push_back(Describe(part.scored, &it->second, votes[it->first]));
+    }
+    for (const auto& [reference, part] : known) texts.push_back({reference, part.text});
+    if (texts.empty()) break;
+    dialogue.AppendReferences(references);
+    dialogue.AppendDocuments(texts);
+    taken.insert(taken.end(), references.begin(), references.end());
+  }
+  reply.missing_shards = session->missing_shards();
+  reply.timings = session->timings();
+  reply.timings.total = absl::ToDoubleMilliseconds(absl::Now() - start);
+  return reply;
+}
+
+}  // namespace msa::compute_node

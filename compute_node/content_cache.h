@@ -1,0 +1,60 @@
+// Content blocks of documents lately attended to, verified once, shared by sessions. Bounded in
+// bytes, least recently used leaves first. Reference numbers are never given twice in a bank, so an
+// entry can be superfluous but never stale. Thread-safe; a block handed out stays valid after it
+// left the cache.
+#ifndef MSA_COMPUTE_NODE_CONTENT_CACHE_H_
+#define MSA_COMPUTE_NODE_CONTENT_CACHE_H_
+
+#include <cstdint>
+#include <list>
+#include <memory>
+#include <tuple>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/container/flat_hash_map.h"
+#include "absl/status/statusor.h"
+#include "absl/synchronization/mutex.h"
+#include "kernels/types.h"
+#include "rpc/types.h"
+
+namespace msa::compute_node {
+
+// One part's K̄, V̄ of one layer. `view` points into `record`.
+struct ContentBlock {
+  rpc::Payload record;
+  kernels::KvView view;
+};
+
+// Checks checksum and identity (bank, reference, layer, model, precision, shape) of a content
+// record. DATA_LOSS where anything differs: such a block is never attended to.
+absl::StatusOr<std::shared_ptr<const ContentBlock>> ParseContentBlock(const rpc::BankSpec& bank,
+                                                                      int64_t reference,
+                                                                      int32_t layer,
+                                                                      rpc::Payload record);
+
+class ContentCache {
+ public:
+  explicit ContentCache(size_t capacity_bytes) : capacity_bytes_(capacity_bytes) {}
+
+  // Null where absent.
+  std::shared_ptr<const ContentBlock> Find(uint64_t bank_uid, int64_t reference, int32_t layer);
+  void Insert(uint64_t bank_uid, int64_t reference, int32_t layer,
+              std::shared_ptr<const ContentBlock> block);
+
+ private:
+  using Key = std::tuple<uint64_t, int64_t, int32_t>;
+  struct Entry {
+    Key key;
+    std::shared_ptr<const ContentBlock> block;
+  };
+
+  const size_t capacity_bytes_;
+  absl::Mutex mu_;
+  std::list<Entry> recent_ ABSL_GUARDED_BY(mu_);  // most recently used first
+  absl::flat_hash_map<Key, std::list<Entry>::iterator> entries_ ABSL_GUARDED_BY(mu_);
+  size_t bytes_ ABSL_GUARDED_BY(mu_) = 0;
+};
+
+}  // namespace msa::compute_node
+
+#endif  // MSA_COMPUTE_NODE_CONTENT_CACHE_H_

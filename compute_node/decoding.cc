@@ -1,0 +1,108 @@
+#include "compute_node/decoding.h"
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+#include "absl/time/clock.h"
+#include "common/status_macros.h"
+
+namespace msa::compute_node {
+
+int32_t ArgMax(absl::Span<const float> logits) {
+  return static_cast<int32_t>(std::max_element(logits.begin(), logits.end()) - logits.begin());
+}
+
+int32_t Sampler::Sample(absl::Span<const float> logits) {
+  if (temperature_ <= 0) return ArgMax(logits);
+  const float largest = *std::max_element(logits.begin(), logits.end());
+  std::vector<double> weights(logits.size());
+  for (size_t i = 0; i < logits.size(); ++i) {
+    weights[i] = std::exp((logits[i] - largest) / temperature_);
+  }
+  std::discrete_distribution<int32_t> distribution(weights.begin(), weights.end());
+  return distribution(random_);
+}
+
+StepBatcher::StepBatcher(const Transformer& transformer)
+    : transformer_(transformer),
+      batcher_(
+          kMaxBatch, [](const Step& step) { return step.sequence.tokens.size(); },
+          [this](absl::Span<Step* const> steps) { Process(steps); }) {}
+
+absl::Status StepBatcher::Run(Step& step) {
+  batcher_.Run(&step);
+  return step.status;
+}
+
+void StepBatcher::Process(absl::Span<Step* const> steps) {
+  std::vector<SequenceChunk> sequences;
+  for (const Step* step : steps) sequences.push_back(step->sequence);
+  const auto hidden = transformer_.Forward(sequences, nullptr);
+  if (!hidden.ok()) {
+    for (Step* step : steps) step->status = hidden.status();
+    return;
+  }
+  const std::vector<float> logits = transformer_.Logits(*hidden);
+  const int64_t vocab = transformer_.config().vocab_size;
+  for (size_t i = 0; i < steps.size(); ++i) {
+    steps[i]->logits.assign(logits.begin() + i * vocab, logits.begin() + (i + 1) * vocab);
+  }
+}
+
+bool Decoder::EndsMessage(int32_t id) const {
+  const std::vector<int32_t>& ends = transformer_.config().eos_token_ids;
+  if (std::find(ends.begin(), ends.end(), id) != ends.end()) return true;
+  return tokenizer_.TokenId(kMessageEnd) == id;
+}
+
+absl::Status Decoder::Feed(Prefill& state, absl::Span<const int32_t> ids, bool causal) {
+  SequenceChunk sequence;
+  sequence.tokens = ids;
+  sequence.first_position = state.next_position;
+  sequence.cache = state.cache.get();
+  sequence.causal = causal;
+  sequence.context = state.context.get();
+  MSA_ASSIGN_OR_RETURN(state.last_hidden, transformer_.Forward({&sequence, 1}, nullptr));
+  state.next_position += static_cast<int32_t>(ids.size());
+  return absl::OkStatus();
+}
+
+absl::StatusOr<Written> Decoder::Decode(const rpc::CallContext& ctx, Prefill& state,
+                                        const DecodeOptions& options) {
+  const StepBatcher::Decoding decoding(batcher_.batcher());
+  Tokenizer::StreamDecoder stream(tokenizer_, /*skip_special=*/false);
+  Written written;
+  std::vector<float> logits = transformer_.Logits(state.last_hidden);
+  while (true) {
+    if (ctx.Cancelled()) return absl::CancelledError("the client went away");
+    if (absl::Now() > ctx.deadline) return absl::DeadlineExceededError("out of time in decoding");
+    const int32_t id = sampler_.Sample(logits);
+    written.ended_message = EndsMessage(id);
+    if (written.ended_message) break;
+    written.ids.push_back(id);
+    const std::string piece = stream.Push(id);
+    written.text += piece;
+    if (options.on_text && !piece.empty() && !options.on_text(piece)) {
+      return absl::CancelledError("the client went away");
+    }
+    written.hit_limit = static_cast<int32_t>(written.ids.size()) >= options.max_new_tokens ||
+                        state.next_position + 1 >= transformer_.config().max_positions;
+    const bool stop = written.hit_limit || (options.stop && options.stop(written.text));
+    StepBatcher::Step step;
+    step.sequence.tokens = absl::MakeConstSpan(&id, 1);
+    step.sequence.first_position = state.next_position;
+    step.sequence.cache = state.cache.get();
+    step.sequence.context = state.context.get();
+    MSA_RETURN_IF_ERROR(batcher_.Run(step));
+    ++state.next_position;
+    logits = std::move(step.logits);
+    if (stop) break;
+  }
+  const std::string rest = stream.Flush();
+  written.text += rest;
+  if (options.on_text && !rest.empty()) options.on_text(rest);
+  return written;
+}
+
+}  // namespace msa::compute_node

@@ -1,0 +1,103 @@
+// Token by token: continuous batching of decode steps over sessions, sampling, text as it grows.
+#ifndef MSA_COMPUTE_NODE_DECODING_H_
+#define MSA_COMPUTE_NODE_DECODING_H_
+
+#include <cstdint>
+#include <functional>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "compute_node/batcher.h"
+#include "compute_node/memory_session.h"
+#include "compute_node/model/tokenizer.h"
+#include "compute_node/model/transformer.h"
+
+namespace msa::compute_node {
+
+// Index of the largest logit, the lower index of equals.
+int32_t ArgMax(absl::Span<const float> logits);
+
+// Greedy at temperature 0, else samples the softmax of logits / temperature. Same seed, same
+// tokens.
+class Sampler {
+ public:
+  Sampler(float temperature, uint64_t seed) : temperature_(temperature), random_(seed) {}
+  int32_t Sample(absl::Span<const float> logits);
+
+ private:
+  float temperature_;
+  std::mt19937_64 random_;
+};
+
+// Runs waiting sessions' next tokens as one pass. Thread-safe.
+class StepBatcher {
+ public:
+  static constexpr size_t kMaxBatch = 64;
+  explicit StepBatcher(const Transformer& transformer);
+
+  // One session's tokens, fed after its cache; blocks until the logits of the last are there.
+  struct Step {
+    SequenceChunk sequence;
+    std::vector<float> logits;  // out [vocab]
+    absl::Status status;
+  };
+  absl::Status Run(Step& step);
+
+  // Held while a session decodes: batches wait a moment for every session that does.
+  using Decoding = Batcher<Step>::Regular;
+  Batcher<Step>& batcher() { return batcher_; }
+
+ private:
+  void Process(absl::Span<Step* const> steps);
+
+  const Transformer& transformer_;
+  Batcher<Step> batcher_;
+};
+
+// What one decode produced.
+struct Written {
+  std::vector<int32_t>
+      ids;  // every token written, the one that ended it included unless it ended the message
+  std::string text;  // of ids
+  bool ended_message = false;
+  bool hit_limit = false;
+};
+
+struct DecodeOptions {
+  int32_t max_new_tokens = 256;
+  // Asked after each token with the text so far; true stops. Null: only the message's end and the
+  // limit stop.
+  std::function<bool(std::string_view)> stop;
+  // Whole UTF-8 characters as they come; false: the client is gone. Null: nobody listens.
+  std::function<bool(const std::string&)> on_text;
+};
+
+// Decodes for one session. Not thread-safe.
+class Decoder {
+ public:
+  Decoder(const Transformer& transformer, const Tokenizer& tokenizer, StepBatcher& batcher,
+          Sampler& sampler)
+      : transformer_(transformer), tokenizer_(tokenizer), batcher_(batcher), sampler_(sampler) {}
+
+  // Goes on from `state`, whose last_hidden gives the first token. Every token written is fed, so
+  // that the context holds all of `ids`. CANCELLED, DEADLINE_EXCEEDED within one step.
+  absl::StatusOr<Written> Decode(const rpc::CallContext& ctx, Prefill& state,
+                                 const DecodeOptions& options);
+  // Feeds tokens after the kept context in one step and leaves `state` ready to decode on.
+  absl::Status Feed(Prefill& state, absl::Span<const int32_t> ids, bool causal);
+
+  // A token that ends the model's message.
+  bool EndsMessage(int32_t id) const;
+
+ private:
+  const Transformer& transformer_;
+  const Tokenizer& tokenizer_;
+  StepBatcher& batcher_;
+  Sampler& sampler_;
+};
+
+}  // namespace msa::compute_node
+
+#endif  // MSA_COMPUTE_NODE_DECODING_H_

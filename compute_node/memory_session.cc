@@ -1,0 +1,256 @@
+#include "compute_node/memory_session.h"
+
+#include <algorithm>
+#include <map>
+#include <utility>
+
+#include "absl/time/clock.h"
+#include "common/status_macros.h"
+#include "common/strings.h"
+
+namespace msa::compute_node {
+namespace {
+
+// Adds the time its scope took, in milliseconds.
+class Stopwatch {
+ public:
+  explicit Stopwatch(double& total_ms) : total_ms_(total_ms), start_(absl::Now()) {}
+  ~Stopwatch() { total_ms_ += absl::ToDoubleMilliseconds(absl::Now() - start_); }
+
+ private:
+  double& total_ms_;
+  absl::Time start_;
+};
+
+constexpr absl::Duration kCloseTimeout = absl::Seconds(5);
+
+}  // namespace
+
+absl::StatusOr<TemplatePrefix> TemplatePrefix::Make(const Transformer& transformer,
+                                                    const Tokenizer& tokenizer) {
+  const Frames frames(tokenizer, /*parse_special_tokens=*/true);
+  MSA_ASSIGN_OR_RETURN(const std::vector<int32_t> head, frames.TemplateHead());
+  auto cache = std::make_shared<KvCache>(transformer.config().num_layers, transformer.kv_width(),
+                                         static_cast<int64_t>(head.size()));
+  SequenceChunk sequence;
+  sequence.tokens = head;
+  sequence.cache = cache.get();
+  MSA_RETURN_IF_ERROR(transformer.Forward({&sequence, 1}, nullptr).status());
+  return TemplatePrefix(std::move(cache));
+}
+
+// Routes at every router layer and fills the pass's context with what was selected.
+class MemorySession::RoutingHook : public ForwardHook {
+ public:
+  RoutingHook(MemorySession& session, const rpc::CallContext& ctx, const RoutingPrompt& prompt,
+              int32_t top_k, Prefill& prefill, ForwardHook* observer)
+      : session_(session),
+        ctx_(ctx),
+        prompt_(prompt),
+        top_k_(top_k),
+        prefill_(prefill),
+        observer_(observer) {}
+
+  absl::Status OnAttentionInputs(int layer, const AttentionInputs& inputs) override {
+    if (observer_ != nullptr) MSA_RETURN_IF_ERROR(observer_->OnAttentionInputs(layer, inputs));
+    if (ctx_.Cancelled()) return absl::CancelledError("the client went away");
+    if (absl::Now() > ctx_.deadline) return absl::DeadlineExceededError("out of time in prefill");
+    prefill_.context->layers[layer].push_back(session_.prefix_.View(layer));
+    const std::vector<int32_t>& routed = session_.bank().router_layers;
+    if (!std::binary_search(routed.begin(), routed.end(), layer)) return absl::OkStatus();
+    const std::vector<float> queries = Queries(layer, inputs);
+    rpc::Selection selection;
+    {
+      const Stopwatch watch(session_.timings_.route);
+      MSA_ASSIGN_OR_RETURN(selection,
+                           session_.memory_.router->Route(ctx_, session_.info_.session_id,
+                                                          session_.round_, layer, top_k_, queries));
+    }
+    session_.NoteMissing(selection.missing_shards);
+    rpc::LayerSelection& chosen = prefill_.selections.emplace_back();
+    chosen.layer = layer;
+    for (const rpc::RoutedPart& part : selection.parts) chosen.parts.push_back(part.scored);
+    const Stopwatch watch(session_.timings_.fetch);
+    return session_.Gather(ctx_, layer, selection.parts, *prefill_.context);
+  }
+
+  void OnLayerOutput(int layer, const float* hidden) override {
+    if (observer_ != nullptr) observer_->OnLayerOutput(layer, hidden);
+  }
+
+ private:
+  // [routing tokens, query_width]: projected, normalised where the model routes by cosine, folded
+  // where heads are averaged.
+  std::vector<float> Queries(int layer, const AttentionInputs& inputs) const {
+    const Transformer& transformer = session_.transformer_;
+    const kernels::Backend& backend = transformer.backend();
+    const RoutingShape& shape = session_.bank().routing;
+    const auto tokens = static_cast<int64_t>(prompt_.routing_rows.size());
+    std::vector<float> queries;
+    transformer.RouterQueries(layer, inputs, prompt_.routing_rows, queries);
+    if (transformer.config().memory.cosine) {
+      backend.L2Normalize(queries.data(), tokens * shape.num_q_heads, shape.head_dim);
+    }
+    if (!shape.folded()) return queries;
+    std::vector<float> folded(tokens * shape.query_width());
+    backend.FoldQueries(queries.data(), tokens, shape.num_q_heads, shape.num_kv_heads,
+                        shape.head_dim, folded.data());
+    return folded;
+  }
+
+  MemorySession& session_;
+  const rpc::CallContext& ctx_;
+  const RoutingPrompt& prompt_;
+  int32_t top_k_;
+  Prefill& prefill_;
+  ForwardHook* observer_;
+};
+
+MemorySession::MemorySession(const Transformer& transformer, const TemplatePrefix& prefix,
+                             const MemoryAccess& memory, rpc::SessionInfo info)
+    : transformer_(transformer), prefix_(prefix), memory_(memory), info_(std::move(info)) {
+  usage_.memory_parts = info_.num_parts;
+  NoteMissing(info_.missing_shards);
+}
+
+absl::StatusOr<std::unique_ptr<MemorySession>> MemorySession::Open(
+    const rpc::CallContext& ctx, const Transformer& transformer, const TemplatePrefix& prefix,
+    const MemoryAccess& memory, const std::string& bank, bool allow_partial) {
+  MSA_ASSIGN_OR_RETURN(rpc::SessionInfo info, memory.router->OpenSession(ctx, bank, allow_partial));
+  std::unique_ptr<MemorySession> session(
+      new MemorySession(transformer, prefix, memory, std::move(info)));
+  if (session->bank().model_fingerprint != transformer.fingerprint()) {
+    return absl::FailedPreconditionError(
+        StrCat("bank '", bank, "' was made by model ", session->bank().model_name, " (",
+               session->bank().model_fingerprint, "), this node runs ", transformer.fingerprint(),
+               ": start it with the bank's model and adapter, or add the documents to a new bank"));
+  }
+  return session;
+}
+
+MemorySession::~MemorySession() {
+  // The question's own deadline may be over; an unclosed session would only end by its ttl.
+  rpc::CallContext ctx;
+  ctx.deadline = absl::Now() + kCloseTimeout;
+  memory_.router->CloseSession(ctx, info_.session_id).IgnoreError();
+}
+
+void MemorySession::NoteMissing(const std::vector<std::string>& shards) {
+  for (const std::string& shard : shards) {
+    if (std::find(missing_.begin(), missing_.end(), shard) == missing_.end()) {
+      missing_.push_back(shard);
+    }
+  }
+}
+
+absl::StatusOr<Prefill> MemorySession::Route(const rpc::CallContext& ctx,
+                                             const RoutingPrompt& prompt, int32_t top_k,
+                                             ForwardHook* observer) {
+  ++round_;
+  const double waited = timings_.route + timings_.fetch;
+  const absl::Time start = absl::Now();
+  const ModelConfig& config = transformer_.config();
+  // Positions start at the literal 3 + k whatever the head's length; k is the checkpoint's, so that
+  // a request for more documents does not move the prompt.
+  const int32_t first_position = 3 + config.memory.top_k;
+  const auto num_tokens = static_cast<int32_t>(prompt.ids.size());
+  if (first_position + num_tokens >= config.max_positions) {
+    return absl::InvalidArgumentError(StrCat("the prompt has ", num_tokens,
+                                             " tokens, more than this model's ",
+                                             config.max_positions, " positions hold"));
+  }
+  Prefill prefill;
+  constexpr int64_t kRoomToDecode = 256;
+  prefill.cache = std::make_unique<KvCache>(config.num_layers, transformer_.kv_width(),
+                                            num_tokens + kRoomToDecode);
+  prefill.context = std::make_unique<AttentionContext>(config.num_layers);
+  prefill.next_position = first_position + num_tokens;
+  SequenceChunk sequence;
+  sequence.tokens = prompt.ids;
+  sequence.first_position = first_position;
+  sequence.cache = prefill.cache.get();
+  sequence.context = prefill.context.get();
+  RoutingHook hook(*this, ctx, prompt, top_k, prefill, observer);
+  MSA_ASSIGN_OR_RETURN(prefill.last_hidden, transformer_.Forward({&sequence, 1}, &hook));
+  usage_.prompt_tokens += num_tokens;
+  usage_.rounds = round_;
+  const double total = absl::ToDoubleMilliseconds(absl::Now() - start);
+  timings_.prefill += total - (timings_.route + timings_.fetch - waited);
+  return prefill;
+}
+
+absl::Status MemorySession::Fetch(const rpc::CallContext& ctx, int32_t layer, int32_t shard,
+                                  const std::vector<int64_t>& references) {
+  rpc::FetchRequest request;
+  request.bank = bank().name;
+  request.snapshot_id = info_.shard_snapshots[shard];
+  request.references = references;
+  const std::vector<int32_t>& routed = bank().router_layers;
+  const auto first = std::lower_bound(routed.begin(), routed.end(), layer);
+  const auto count = std::min<int64_t>(memory_.prefetch_layers, routed.end() - first);
+  request.layers.assign(first, first + count);
+  std::vector<rpc::FetchedBlock> blocks;
+  MSA_RETURN_IF_ERROR(
+      memory_.shards[shard]->FetchBlocks(ctx, request, [&](rpc::FetchedBlock block) {
+        blocks.push_back(std::move(block));
+        return absl::OkStatus();
+      }));
+  for (rpc::FetchedBlock& fetched : blocks) {
+    usage_.fetched_bytes += static_cast<int64_t>(fetched.record.size());
+    MSA_ASSIGN_OR_RETURN(auto block, ParseContentBlock(bank(), fetched.reference, fetched.layer,
+                                                       std::move(fetched.record)));
+    memory_.cache->Insert(bank().uid, fetched.reference, fetched.layer, block);
+    fetched_[{fetched.reference, fetched.layer}] = std::move(block);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status MemorySession::Gather(const rpc::CallContext& ctx, int32_t layer,
+                                   const std::vector<rpc::RoutedPart>& parts,
+                                   AttentionContext& context) {
+  // By reference, not by score: equal sets then give equal sums, however near their scores are.
+  std::vector<int64_t> order;
+  std::map<int32_t, std::vector<int64_t>> missing;  // by shard
+  for (const rpc::RoutedPart& part : parts) {
+    const int64_t reference = part.scored.reference;
+    order.push_back(reference);
+    if (fetched_.contains({reference, layer})) continue;
+    if (auto block = memory_.cache->Find(bank().uid, reference, layer); block != nullptr) {
+      fetched_[{reference, layer}] = std::move(block);
+    } else {
+      missing[part.shard].push_back(reference);
+    }
+  }
+  for (const auto& [shard, references] : missing) {
+    MSA_RETURN_IF_ERROR(Fetch(ctx, layer, shard, references));
+  }
+  std::sort(order.begin(), order.end());
+  for (int64_t reference : order) {
+    const auto it = fetched_.find({reference, layer});
+    if (it == fetched_.end()) continue;  // deleted between selection and fetch
+    context.layers[layer].push_back(it->second->view);
+    context.owners.push_back(it->second);
+    usage_.attended_chunks += it->second->view.num_tokens;
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::vector<rpc::RankedPart>> MemorySession::Rank(
+    const rpc::CallContext& ctx, int32_t limit, const std::vector<int64_t>& exclude,
+    bool one_per_document) {
+  const Stopwatch watch(timings_.route);
+  rpc::RankRequest request;
+  request.round = round_;
+  request.limit = limit;
+  request.exclude = exclude;
+  request.one_per_document = one_per_document;
+  return memory_.router->Rank(ctx, info_.session_id, request);
+}
+
+absl::StatusOr<std::vector<rpc::PartText>> MemorySession::GetParts(
+    const rpc::CallContext& ctx, const std::vector<int64_t>& references) {
+  if (references.empty()) return std::vector<rpc::PartText>();
+  return memory_.router->GetParts(ctx, info_.session_id, references);
+}
+
+}  // namespace msa::compute_node

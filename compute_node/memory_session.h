@@ -1,0 +1,108 @@
+// One question's view of memory: opens a session with the router, runs prefills that route in every
+// router layer, gathers the selected documents' blocks. Not thread-safe: one question owns it.
+// Closes the session when it ends.
+#ifndef MSA_COMPUTE_NODE_MEMORY_SESSION_H_
+#define MSA_COMPUTE_NODE_MEMORY_SESSION_H_
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "compute_node/content_cache.h"
+#include "compute_node/dialogue.h"
+#include "compute_node/model/transformer.h"
+#include "rpc/compute_node.h"
+#include "rpc/session_router.h"
+
+namespace msa::compute_node {
+
+// Where memory is: borrowed for as long as the compute node lives.
+struct MemoryAccess {
+  rpc::SessionRouter* router = nullptr;
+  std::vector<rpc::MemoryShard*> shards;  // in the shard map's order
+  ContentCache* cache = nullptr;
+  // Layers fetched at once for a document not in the cache, from the one that selected it on.
+  int prefetch_layers = 1;
+};
+
+// K,V of `<|im_start|>user\n` alone, every layer: each query attends to it.
+class TemplatePrefix {
+ public:
+  static absl::StatusOr<TemplatePrefix> Make(const Transformer& transformer,
+                                             const Tokenizer& tokenizer);
+  kernels::KvView View(int layer) const { return cache_->View(layer); }
+
+ private:
+  explicit TemplatePrefix(std::shared_ptr<const KvCache> cache) : cache_(std::move(cache)) {}
+  std::shared_ptr<const KvCache> cache_;
+};
+
+// What decoding goes on from.
+struct Prefill {
+  std::unique_ptr<KvCache> cache;
+  std::unique_ptr<AttentionContext> context;  // null: own tokens only
+  int32_t next_position = 0;
+  std::vector<float> last_hidden;               // [hidden]
+  std::vector<rpc::LayerSelection> selections;  // a router layer each
+};
+
+class MemorySession {
+ public:
+  static absl::StatusOr<std::unique_ptr<MemorySession>> Open(
+      const rpc::CallContext& ctx, const Transformer& transformer, const TemplatePrefix& prefix,
+      const MemoryAccess& memory, const std::string& bank, bool allow_partial);
+  ~MemorySession();
+  MemorySession(const MemorySession&) = delete;
+  MemorySession& operator=(const MemorySession&) = delete;
+
+  const rpc::SessionInfo& info() const { return info_; }
+  const rpc::BankSpec& bank() const { return info_.bank; }
+
+  // A new round: routes `prompt` with `top_k` parts a layer. `observer` may be null; it sees the
+  // same pass.
+  absl::StatusOr<Prefill> Route(const rpc::CallContext& ctx, const RoutingPrompt& prompt,
+                                int32_t top_k, ForwardHook* observer);
+  // Best parts by mean score of the last round.
+  absl::StatusOr<std::vector<rpc::RankedPart>> Rank(const rpc::CallContext& ctx, int32_t limit,
+                                                    const std::vector<int64_t>& exclude,
+                                                    bool one_per_document);
+  absl::StatusOr<std::vector<rpc::PartText>> GetParts(const rpc::CallContext& ctx,
+                                                      const std::vector<int64_t>& references);
+
+  int32_t round() const { return round_; }
+  // Names of shards that gave no answer, each once; only with allow_partial.
+  const std::vector<std::string>& missing_shards() const { return missing_; }
+  rpc::Usage& usage() { return usage_; }
+  rpc::Timings& timings() { return timings_; }
+
+ private:
+  class RoutingHook;
+
+  MemorySession(const Transformer& transformer, const TemplatePrefix& prefix,
+                const MemoryAccess& memory, rpc::SessionInfo info);
+  // Views of the selected parts' blocks of one layer, references ascending; parts deleted meanwhile
+  // are left out.
+  absl::Status Gather(const rpc::CallContext& ctx, int32_t layer,
+                      const std::vector<rpc::RoutedPart>& parts, AttentionContext& context);
+  absl::Status Fetch(const rpc::CallContext& ctx, int32_t layer, int32_t shard,
+                     const std::vector<int64_t>& references);
+  void NoteMissing(const std::vector<std::string>& shards);
+
+  const Transformer& transformer_;
+  const TemplatePrefix& prefix_;
+  const MemoryAccess& memory_;
+  rpc::SessionInfo info_;
+  int32_t round_ = 0;
+  std::vector<std::string> missing_;
+  rpc::Usage usage_;
+  rpc::Timings timings_;
+  // Blocks of this session by (reference, layer): the cache may drop one before its layer comes.
+  std::map<std::pair<int64_t, int32_t>, std::shared_ptr<const ContentBlock>> fetched_;
+};
+
+}  // namespace msa::compute_node
+
+#endif  // MSA_COMPUTE_NODE_MEMORY_SESSION_H_

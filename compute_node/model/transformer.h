@@ -1,0 +1,106 @@
+// The decoder: runs batches of sequences through all layers, each attending to its own tokens and
+// to whatever its AttentionContext holds for the layer (template prefix, documents' blocks).
+// Encoding, prefill and decode are the same code.
+#ifndef MSA_COMPUTE_NODE_MODEL_TRANSFORMER_H_
+#define MSA_COMPUTE_NODE_MODEL_TRANSFORMER_H_
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/types/span.h"
+#include "compute_node/model/config.h"
+#include "compute_node/model/kv_cache.h"
+#include "compute_node/model/weights.h"
+#include "kernels/backend.h"
+
+namespace msa::compute_node {
+
+// K,V rows a sequence sees besides its own tokens, a list a layer.
+struct AttentionContext {
+  explicit AttentionContext(int num_layers) : layers(num_layers) {}
+  std::vector<std::vector<kernels::KvView>> layers;
+  std::vector<std::shared_ptr<const void>> owners;  // keep the rows alive
+};
+
+// New tokens of one sequence.
+struct SequenceChunk {
+  absl::Span<const int32_t> tokens;  // not empty, each within the vocabulary
+  int32_t first_position = 0;        // the others follow one by one
+  KvCache* cache = nullptr;  // earlier tokens; the new ones are appended. Null: there are none
+  bool causal = true;        // false: the new tokens all see each other
+  const AttentionContext* context = nullptr;  // null: own tokens only
+};
+
+// Tensors of all sequences' new tokens, row after row; valid during the call.
+struct AttentionInputs {
+  int64_t rows = 0;
+  const float* normed = nullptr;  // [rows, hidden]: the layer's normalised input
+  const float* q = nullptr;       // [rows, num_q_heads, head_dim], after norm and RoPE
+  const float* k = nullptr;       // [rows, num_kv_heads, head_dim], after norm and RoPE
+  const float* v = nullptr;       // [rows, num_kv_heads, head_dim]
+};
+
+// Watches a forward pass, and may fill the sequences' contexts before a layer attends. Called on
+// Forward's thread.
+class ForwardHook {
+ public:
+  virtual ~ForwardHook() = default;
+  // May block. An error ends the pass with it.
+  virtual absl::Status OnAttentionInputs(int layer, const AttentionInputs& inputs) {
+    return absl::OkStatus();
+  }
+  // hidden [rows, hidden]: the residual stream after the layer.
+  virtual void OnLayerOutput(int layer, const float* hidden) {}
+  // A pass whose logits nobody wants ends after the attention inputs of this layer; -1: runs to the
+  // end.
+  virtual int LastNeededLayer() const { return -1; }
+};
+
+// Thread-safe: passes of several threads take turns on the processor, layer by layer.
+class Transformer {
+ public:
+  // `backend` must outlive it and be the one the weights were packed by.
+  Transformer(ModelConfig config, ModelWeights weights, const kernels::Backend& backend);
+
+  const ModelConfig& config() const { return config_; }
+  const std::string& fingerprint() const { return weights_.fingerprint; }
+  const kernels::Backend& backend() const { return backend_; }
+  int64_t kv_width() const { return int64_t{config_.num_kv_heads} * config_.head_dim; }
+  int64_t q_width() const { return int64_t{config_.num_q_heads} * config_.head_dim; }
+
+  // Returns the last token's final hidden state (normalised, what the head reads) of each sequence,
+  // [sequences, hidden]; empty when the hook ended the pass early. Errors: only the hook's.
+  absl::StatusOr<std::vector<float>> Forward(absl::Span<const SequenceChunk> sequences,
+                                             ForwardHook* hook) const;
+  // hidden [rows, hidden] → [rows, vocab].
+  std::vector<float> Logits(absl::Span<const float> hidden) const;
+
+  // Routing projections of rows of AttentionInputs, before any normalisation or pooling; without a
+  // decoupled router these are q and k themselves. out [rows, q_width] and [rows, kv_width].
+  void RouterQueries(int layer, const AttentionInputs& inputs, absl::Span<const int32_t> rows,
+                     std::vector<float>& out) const;
+  void RouterKeys(int layer, const AttentionInputs& inputs, std::vector<float>& out) const;
+
+ private:
+  struct Activations;
+
+  void Embed(absl::Span<const SequenceChunk> sequences, Activations& a) const;
+  void ProjectQkv(int layer, Activations& a) const;
+  void Attend(int layer, absl::Span<const SequenceChunk> sequences, Activations& a) const;
+  void Mlp(int layer, Activations& a) const;
+
+  ModelConfig config_;
+  ModelWeights weights_;
+  const kernels::Backend& backend_;
+  std::vector<float> inverse_frequencies_;
+  // One layer's work at a time: the kernels use every core by themselves, two at once would only
+  // fight.
+  mutable absl::Mutex compute_;
+};
+
+}  // namespace msa::compute_node
+
+#endif  // MSA_COMPUTE_NODE_MODEL_TRANSFORMER_H_

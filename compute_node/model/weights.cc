@@ -1,0 +1,386 @@
+#include "compute_node/model/weights.h"
+
+#include <xxhash.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cmath>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <map>
+#include <sstream>
+#include <utility>
+
+#include "absl/strings/str_format.h"
+#include "common/safetensors.h"
+#include "common/status_macros.h"
+#include "common/strings.h"
+#include "nlohmann/json.hpp"
+
+namespace msa::compute_node {
+namespace {
+
+using nlohmann::json;
+
+constexpr size_t kMaxJsonBytes = 256u << 20;  // a tokenizer or a shard index, not weights
+
+// Every *.safetensors file of a checkpoint, by tensor name.
+class Checkpoint {
+ public:
+  absl::Status AddFile(const std::string& path) {
+    MSA_ASSIGN_OR_RETURN(auto file, SafetensorsFile::Open(path));
+    files_.push_back(std::move(file));
+    return absl::OkStatus();
+  }
+
+  absl::Status Open(const WeightSource& source) {
+    if (!source.weights_file.empty()) return AddFile(source.weights_file);
+    const std::string index = source.model_dir + "/model.safetensors.index.json";
+    if (!std::filesystem::exists(index)) return AddFile(source.model_dir + "/model.safetensors");
+    MSA_ASSIGN_OR_RETURN(const std::string text, ReadFile(index, kMaxJsonBytes));
+    const json root = json::parse(text, nullptr, false);
+    if (!root.is_object() || !root.contains("weight_map") || !root["weight_map"].is_object()) {
+      return absl::InvalidArgumentError(StrCat(index, ": no object 'weight_map'"));
+    }
+    std::map<std::string, bool> names;
+    for (const auto& [tensor, file] : root["weight_map"].items()) {
+      if (!file.is_string() || file.get<std::string>().find('/') != std::string::npos) {
+        return absl::InvalidArgumentError(StrCat(index, ": tensor ", tensor, " names no file"));
+      }
+      names[file.get<std::string>()] = true;
+    }
+    for (const auto& [name, unused] : names) {
+      MSA_RETURN_IF_ERROR(AddFile(source.model_dir + "/" + name));
+    }
+    return absl::OkStatus();
+  }
+
+  const TensorView* Find(std::string_view name) const {
+    for (const auto& file : files_) {
+      if (const TensorView* view = file->FindOrNull(name)) return view;
+    }
+    return nullptr;
+  }
+
+  // Name, type, shape and bytes of every tensor, in name order.
+  void Hash(XXH3_state_t* state) const {
+    std::map<std::string_view, const TensorView*> sorted;
+    for (const auto& file : files_) {
+      for (const auto& [name, view] : file->tensors()) sorted[name] = &view;
+    }
+    for (const auto& [name, view] : sorted) {
+      const std::string header =
+          StrCat(name, "|", TensorTypeName(view->type), "|", ShapeString(view->shape), "|");
+      XXH3_128bits_update(state, header.data(), header.size());
+      XXH3_128bits_update(state, view->data.data(), view->data.size());
+    }
+  }
+
+  bool empty() const { return files_.empty(); }
+
+ private:
+  std::vector<std::unique_ptr<SafetensorsFile>> files_;
+};
+
+bool AllFinite(absl::Span<const float> values) {
+  // An exponent of all ones is infinity or NaN; or-ing comparisons vectorises, std::isfinite does
+  // not.
+  uint32_t bad = 0;
+  for (float value : values) {
+    uint32_t bits;
+    std::memcpy(&bits, &value, sizeof(bits));
+    bad |= static_cast<uint32_t>((bits & 0x7F800000u) == 0x7F800000u);
+  }
+  return bad == 0;
+}
+
+// Reads tensors by name, merges LoRA, packs. One per load.
+class Loader {
+ public:
+  Loader(const Checkpoint& base, const Checkpoint& adapter, float lora_scale,
+         const ModelConfig& config, const kernels::Backend& backend, kernels::WeightFormat format)
+      : base_(base),
+        adapter_(adapter),
+        lora_scale_(lora_scale),
+        config_(config),
+        backend_(backend),
+        format_(format) {}
+
+  absl::StatusOr<std::vector<float>> Read(const Checkpoint& from, const std::string& name,
+                                          std::vector<int64_t> shape) const {
+    const TensorView* view = from.Find(name);
+    if (view == nullptr) {
+      return absl::InvalidArgumentError(
+          StrCat("tensor ", name, " is missing: do config.json and weights belong together?"));
+    }
+    if (view->shape != shape) {
+      return absl::InvalidArgumentError(StrCat("tensor ", name, " has shape ",
+                                               ShapeString(view->shape), ", config.json asks for ",
+                                               ShapeString(shape)));
+    }
+    std::vector<float> values(view->num_elements());
+    MSA_RETURN_IF_ERROR(CopyToFloat32(*view, absl::MakeSpan(values)));
+    if (!AllFinite(values)) {
+      return absl::InvalidArgumentError(
+          StrCat("tensor ", name, " holds NaN or infinity: the file is damaged"));
+    }
+    return values;
+  }
+
+  absl::StatusOr<std::vector<float>> Vector(const std::string& name, int64_t size) const {
+    return Read(base_, name, {size});
+  }
+  absl::StatusOr<std::vector<float>> OptionalVector(const std::string& name, int64_t size,
+                                                    bool present) const {
+    if (!present) return std::vector<float>();
+    return Vector(name, size);
+  }
+
+  // `module` without ".weight": base weight plus scale · B · A where the adapter has them.
+  absl::StatusOr<std::vector<float>> Matrix(const std::string& module, int64_t out,
+                                            int64_t in) const {
+    MSA_ASSIGN_OR_RETURN(std::vector<float> w, Read(base_, module + ".weight", {out, in}));
+    const std::string lora = "base_model.model." + module;
+    const TensorView* a_view = adapter_.Find(lora + ".lora_A.weight");
+    if (a_view == nullptr) return w;
+    if (a_view->shape.size() != 2) {
+      return absl::InvalidArgumentError(StrCat("adapter tensor ", lora, ".lora_A is no matrix"));
+    }
+    const int64_t rank = a_view->shape[0];
+    MSA_ASSIGN_OR_RETURN(auto a, Read(adapter_, lora + ".lora_A.weight", {rank, in}));
+    MSA_ASSIGN_OR_RETURN(auto b, Read(adapter_, lora + ".lora_B.weight", {out, rank}));
+    MergeLowRank(a, b, out, in, rank, w);
+    return w;
+  }
+
+  // Several modules with the same input, one below the other.
+  absl::StatusOr<std::unique_ptr<kernels::LinearWeights>> Stacked(
+      const std::vector<std::pair<std::string, int64_t>>& modules, int64_t in) const {
+    std::vector<float> rows;
+    int64_t out = 0;
+    for (const auto& [module, module_out] : modules) {
+      MSA_ASSIGN_OR_RETURN(std::vector<float> w, Matrix(module, module_out, in));
+      rows.insert(rows.end(), w.begin(), w.end());
+      out += module_out;
+    }
+    return backend_.PackLinear(rows.data(), out, in, format_);
+  }
+
+  // The adapter's router wins over the checkpoint's. Routers stay float32: selection hangs on small
+  // differences.
+  absl::StatusOr<std::unique_ptr<kernels::LinearWeights>> Router(const std::string& name,
+                                                                 int64_t out, int64_t in) const {
+    const Checkpoint& from = adapter_.Find(name) != nullptr ? adapter_ : base_;
+    MSA_ASSIGN_OR_RETURN(std::vector<float> w, Read(from, name, {out, in}));
+    return backend_.PackLinear(w.data(), out, in, kernels::WeightFormat::kFloat32);
+  }
+
+  absl::StatusOr<LayerWeights> Layer(int layer) const;
+
+ private:
+  void MergeLowRank(const std::vector<float>& a, const std::vector<float>& b, int64_t out,
+                    int64_t in, int64_t rank, std::vector<float>& w) const {
+    std::vector<float> delta(in);
+    for (int64_t i = 0; i < out; ++i) {
+      std::fill(delta.begin(), delta.end(), 0.0f);
+      for (int64_t r = 0; r < rank; ++r) {
+        const float factor = b[i * rank + r];
+        const float* row = a.data() + r * in;
+        for (int64_t j = 0; j < in; ++j) delta[j] += factor * row[j];
+      }
+      for (int64_t j = 0; j < in; ++j) w[i * in + j] += lora_scale_ * delta[j];
+    }
+  }
+
+  const Checkpoint& base_;
+  const Checkpoint& adapter_;
+  float lora_scale_;
+  const ModelConfig& config_;
+  const kernels::Backend& backend_;
+  kernels::WeightFormat format_;
+};
+
+absl::StatusOr<std::vector<float>> Concat(
+    std::initializer_list<absl::StatusOr<std::vector<float>>> vectors) {
+  std::vector<float> all;
+  for (const auto& vector : vectors) {
+    MSA_RETURN_IF_ERROR(vector.status());
+    all.insert(all.end(), vector->begin(), vector->end());
+  }
+  return all;
+}
+
+absl::StatusOr<LayerWeights> Loader::Layer(int layer) const {
+  const ModelConfig& c = config_;
+  const std::string prefix = StrCat("model.layers.", layer, ".");
+  const std::string attn = prefix + "self_attn.";
+  const std::string mlp = prefix + "mlp.";
+  const int64_t q_width = int64_t{c.num_q_heads} * c.head_dim;
+  const int64_t kv_width = int64_t{c.num_kv_heads} * c.head_dim;
+  LayerWeights w;
+  MSA_ASSIGN_OR_RETURN(w.input_norm, Vector(prefix + "input_layernorm.weight", c.hidden_size));
+  MSA_ASSIGN_OR_RETURN(w.post_attention_norm,
+                       Vector(prefix + "post_attention_layernorm.weight", c.hidden_size));
+  MSA_ASSIGN_OR_RETURN(w.q_norm, OptionalVector(attn + "q_norm.weight", c.head_dim, c.qk_norm));
+  MSA_ASSIGN_OR_RETURN(w.k_norm, OptionalVector(attn + "k_norm.weight", c.head_dim, c.qk_norm));
+  MSA_ASSIGN_OR_RETURN(w.qkv_bias,
+                       Concat({OptionalVector(attn + "q_proj.bias", q_width, c.qkv_bias),
+                               OptionalVector(attn + "k_proj.bias", kv_width, c.qkv_bias),
+                               OptionalVector(attn + "v_proj.bias", kv_width, c.qkv_bias)}));
+  MSA_ASSIGN_OR_RETURN(w.o_bias,
+                       OptionalVector(attn + "o_proj.bias", c.hidden_size, c.output_bias));
+  MSA_ASSIGN_OR_RETURN(
+      w.gate_up_bias,
+      Concat({OptionalVector(mlp + "gate_proj.bias", c.intermediate_size, c.mlp_bias),
+              OptionalVector(mlp + "up_proj.bias", c.intermediate_size, c.mlp_bias)}));
+  MSA_ASSIGN_OR_RETURN(w.down_bias,
+                       OptionalVector(mlp + "down_proj.bias", c.hidden_size, c.mlp_bias));
+  MSA_ASSIGN_OR_RETURN(w.qkv, Stacked({{attn + "q_proj", q_width},
+                                       {attn + "k_proj", kv_width},
+                                       {attn + "v_proj", kv_width}},
+                                      c.hidden_size));
+  MSA_ASSIGN_OR_RETURN(w.o, Stacked({{attn + "o_proj", c.hidden_size}}, q_width));
+  MSA_ASSIGN_OR_RETURN(w.gate_up, Stacked({{mlp + "gate_proj", c.intermediate_size},
+                                           {mlp + "up_proj", c.intermediate_size}},
+                                          c.hidden_size));
+  MSA_ASSIGN_OR_RETURN(w.down, Stacked({{mlp + "down_proj", c.hidden_size}}, c.intermediate_size));
+  const auto& routed = c.memory.router_layers;
+  if (c.memory.decoupled_router && std::binary_search(routed.begin(), routed.end(), layer)) {
+    MSA_ASSIGN_OR_RETURN(w.router_q,
+                         Router(attn + "router_q_proj.0.weight", q_width, c.hidden_size));
+    MSA_ASSIGN_OR_RETURN(w.router_k,
+                         Router(attn + "router_k_proj.0.weight", kv_width, c.hidden_size));
+  }
+  return w;
+}
+
+absl::StatusOr<std::unique_ptr<kernels::LinearWeights>> LoadHead(
+    const Checkpoint& base, const Loader& loader, const ModelConfig& c,
+    const kernels::Backend& backend, kernels::WeightFormat format,
+    const std::vector<float>& embeddings) {
+  // A file may carry its own head although the configuration says tied: transformers ties it then,
+  // and so do we.
+  if (c.tied_embeddings) {
+    return backend.PackLinear(embeddings.data(), c.vocab_size, c.hidden_size, format);
+  }
+  MSA_ASSIGN_OR_RETURN(auto head,
+                       loader.Read(base, "lm_head.weight", {c.vocab_size, c.hidden_size}));
+  return backend.PackLinear(head.data(), c.vocab_size, c.hidden_size, format);
+}
+
+// Over everything that decides what a block holds: blocks of one fingerprint may be mixed.
+absl::StatusOr<std::string> Fingerprint(const WeightSource& source, const Checkpoint& base,
+                                        const Checkpoint& adapter) {
+  std::unique_ptr<XXH3_state_t, decltype(&XXH3_freeState)> state(XXH3_createState(),
+                                                                 &XXH3_freeState);
+  XXH3_128bits_reset(state.get());
+  const auto add = [&](std::string_view bytes) {
+    XXH3_128bits_update(state.get(), bytes.data(), bytes.size());
+  };
+  add("msa-model-1|");
+  for (const char* name : {"/config.json", "/tokenizer.json"}) {
+    if (!std::filesystem::exists(source.model_dir + name)) continue;
+    MSA_ASSIGN_OR_RETURN(const std::string bytes, ReadFile(source.model_dir + name, kMaxJsonBytes));
+    add(bytes);
+  }
+  base.Hash(state.get());
+  if (!adapter.empty()) {
+    MSA_ASSIGN_OR_RETURN(const std::string bytes,
+                         ReadFile(source.adapter_dir + "/adapter_config.json", kMaxJsonBytes));
+    add(bytes);
+    adapter.Hash(state.get());
+  }
+  add(source.fingerprint_extra);
+  const XXH128_hash_t hash = XXH3_128bits_digest(state.get());
+  return absl::StrFormat("%016x%016x", hash.high64, hash.low64);
+}
+
+absl::Status OpenAdapter(const std::string& dir, Checkpoint& adapter) {
+  for (const char* name : {"/adapter.safetensors", "/adapter_model.safetensors"}) {
+    if (std::filesystem::exists(dir + name)) return adapter.AddFile(dir + name);
+  }
+  return absl::NotFoundError(StrCat("adapter folder ", dir, " has no adapter.safetensors"));
+}
+
+}  // namespace
+
+absl::StatusOr<std::string> ReadFile(const std::string& path, size_t max_bytes) {
+  std::ifstream in(path, std::ios::binary | std::ios::ate);
+  if (!in) {
+    return absl::ErrnoToStatus(errno, StrCat("cannot open ", path));
+  }
+  const auto size = static_cast<size_t>(in.tellg());
+  if (size > max_bytes) {
+    return absl::ResourceExhaustedError(
+        StrCat(path, " has ", size, " bytes, more than the ", max_bytes, " allowed"));
+  }
+  std::string bytes(size, '\0');
+  in.seekg(0);
+  if (!in.read(bytes.data(), static_cast<std::streamsize>(size))) {
+    return absl::DataLossError(StrCat("cannot read all of ", path));
+  }
+  return bytes;
+}
+
+absl::StatusOr<float> ReadAdapterConfig(const std::string& adapter_dir, ModelConfig& config) {
+  const std::string path = adapter_dir + "/adapter_config.json";
+  MSA_ASSIGN_OR_RETURN(const std::string text, ReadFile(path, kMaxJsonBytes));
+  const json root = json::parse(text, nullptr, false);
+  if (!root.is_object()) return absl::InvalidArgumentError(StrCat(path, " is not a JSON object"));
+  const auto number = [&](const char* field) {
+    return root.contains(field) && root[field].is_number() ? root[field].get<float>() : 0.0f;
+  };
+  const float rank = number("r");
+  if (rank <= 0) return absl::InvalidArgumentError(StrCat(path, ": field 'r' must be positive"));
+  for (const char* unsupported : {"use_rslora", "use_dora", "fan_in_fan_out"}) {
+    if (root.value(unsupported, false)) {
+      return absl::InvalidArgumentError(StrCat(path, ": ", unsupported, " is not supported"));
+    }
+  }
+  if (root.contains("msa_config")) {
+    if (auto status = ApplyMemoryConfig(root["msa_config"], config); !status.ok()) {
+      return absl::InvalidArgumentError(StrCat(path, ": ", status.message()));
+    }
+  }
+  return number("lora_alpha") / rank;
+}
+
+absl::StatusOr<ModelWeights> LoadWeights(const WeightSource& source, const ModelConfig& config,
+                                         const kernels::Backend& backend,
+                                         kernels::WeightFormat format) {
+  Checkpoint base, adapter;
+  MSA_RETURN_IF_ERROR(base.Open(source));
+  float lora_scale = 0;
+  if (!source.adapter_dir.empty()) {
+    ModelConfig checked = config;
+    MSA_ASSIGN_OR_RETURN(lora_scale, ReadAdapterConfig(source.adapter_dir, checked));
+    MSA_RETURN_IF_ERROR(OpenAdapter(source.adapter_dir, adapter));
+  }
+  const Loader loader(base, adapter, lora_scale, config, backend, format);
+  ModelWeights weights;
+  MSA_ASSIGN_OR_RETURN(weights.fingerprint, Fingerprint(source, base, adapter));
+  {
+    const std::string name = "model.embed_tokens.weight";
+    MSA_ASSIGN_OR_RETURN(auto embeddings,
+                         loader.Read(base, name, {config.vocab_size, config.hidden_size}));
+    MSA_ASSIGN_OR_RETURN(weights.lm_head,
+                         LoadHead(base, loader, config, backend, format, embeddings));
+    const TensorView* view = base.Find(name);
+    if (view->type == TensorType::kBF16) {
+      weights.embedding_dtype = DType::kBFloat16;
+      weights.embeddings.assign(view->data.begin(), view->data.end());
+    } else {
+      const auto* bytes = reinterpret_cast<const uint8_t*>(embeddings.data());
+      weights.embeddings.assign(bytes, bytes + embeddings.size() * sizeof(float));
+    }
+  }
+  for (int layer = 0; layer < config.num_layers; ++layer) {
+    MSA_ASSIGN_OR_RETURN(LayerWeights layer_weights, loader.Layer(layer));
+    weights.layers.push_back(std::move(layer_weights));
+  }
+  MSA_ASSIGN_OR_RETURN(weights.final_norm, loader.Vector("model.norm.weight", config.hidden_size));
+  return weights;
+}
+
+}  // namespace msa::compute_node

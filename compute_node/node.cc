@@ -1,0 +1,202 @@
+#include "compute_node/node.h"
+
+#include <filesystem>
+#include <limits>
+#include <utility>
+
+#include "absl/time/clock.h"
+#include "common/status_macros.h"
+#include "common/strings.h"
+#include "compute_node/model/text_splitter.h"
+
+namespace msa::compute_node {
+namespace {
+
+constexpr size_t kMaxConfigBytes = 1u << 20;
+// Words may merge differently at a part's edges once it is wrapped.
+constexpr int32_t kSeamTokens = 2;
+
+absl::Status InFile(const absl::Status& status, const std::string& file) {
+  if (status.ok()) return status;
+  return absl::Status(status.code(), StrCat(file, ": ", status.message()));
+}
+
+absl::StatusOr<ModelConfig> LoadConfig(const NodeOptions& options) {
+  const std::string path = options.model_dir + "/config.json";
+  MSA_ASSIGN_OR_RETURN(const std::string text, ReadFile(path, kMaxConfigBytes));
+  auto config = ParseModelConfig(text);
+  if (!config.ok()) return InFile(config.status(), path);
+  if (!options.adapter_dir.empty()) {
+    MSA_RETURN_IF_ERROR(ReadAdapterConfig(options.adapter_dir, *config).status());
+  }
+  return config;
+}
+
+std::string ModelName(const std::string& dir) {
+  std::filesystem::path path = std::filesystem::path(dir).lexically_normal();
+  if (path.filename().empty()) path = path.parent_path();
+  return path.filename().string();
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Node>> Node::Load(const NodeOptions& options,
+                                                 const kernels::Backend& backend) {
+  std::unique_ptr<Node> node(new Node(options));
+  MSA_ASSIGN_OR_RETURN(ModelConfig config, LoadConfig(options));
+  const std::string tokenizer_file = options.tokenizer_file.empty()
+                                         ? options.model_dir + "/tokenizer.json"
+                                         : options.tokenizer_file;
+  MSA_ASSIGN_OR_RETURN(node->tokenizer_, Tokenizer::Load(tokenizer_file));
+  if (node->tokenizer_->vocab_size() > config.vocab_size) {
+    return absl::InvalidArgumentError(
+        StrCat(tokenizer_file, " has token ids up to ", node->tokenizer_->vocab_size() - 1,
+               ", the model only ", config.vocab_size, " embeddings: they do not belong together"));
+  }
+  WeightSource source;
+  source.model_dir = options.model_dir;
+  source.weights_file = options.weights_file;
+  source.adapter_dir = options.adapter_dir;
+  MSA_ASSIGN_OR_RETURN(ModelWeights weights, LoadWeights(source, config, backend, options.weights));
+  node->name_ = ModelName(options.model_dir);
+  node->transformer_ =
+      std::make_unique<Transformer>(std::move(config), std::move(weights), backend);
+  MSA_ASSIGN_OR_RETURN(TemplatePrefix prefix,
+                       TemplatePrefix::Make(*node->transformer_, *node->tokenizer_));
+  node->prefix_ = std::make_unique<TemplatePrefix>(std::move(prefix));
+  node->encoder_ = std::make_unique<DocumentEncoder>(*node->transformer_, *node->tokenizer_);
+  node->steps_ = std::make_unique<StepBatcher>(*node->transformer_);
+  return node;
+}
+
+void Node::Attach(rpc::SessionRouter* router, std::vector<rpc::MemoryShard*> shards) {
+  memory_.router = router;
+  memory_.shards = std::move(shards);
+  memory_.cache = &cache_;
+  memory_.prefetch_layers = options_.prefetch_layers;
+}
+
+AnsweringParts Node::Parts() const {
+  return {*transformer_, *tokenizer_, *prefix_, memory_, *steps_};
+}
+
+absl::StatusOr<rpc::ModelInfo> Node::Info(const rpc::CallContext&) {
+  const ModelConfig& config = transformer_->config();
+  rpc::ModelInfo info;
+  info.fingerprint = transformer_->fingerprint();
+  info.name = name_;
+  info.has_trained_routers = config.memory.decoupled_router;
+  info.retrieval_mode = std::string(RetrievalModeName(config.memory.retrieval_mode));
+  rpc::BankSpec& bank = info.default_bank;
+  bank.model_fingerprint = info.fingerprint;
+  bank.model_name = info.name;
+  bank.router_layers = config.memory.router_layers;
+  bank.routing = config.Routing();
+  bank.routing_chunk_tokens = config.memory.routing_chunk_tokens;
+  bank.content_chunk_tokens = config.memory.content_chunk_tokens;
+  bank.part_tokens = config.memory.part_tokens;
+  return info;
+}
+
+absl::StatusOr<std::vector<rpc::ByteSpan>> Node::SplitDocument(const rpc::CallContext&,
+                                                               const std::string& full_text,
+                                                               int32_t part_tokens) {
+  // The frame around a part with the longest reference number there is.
+  const Frames frames(*tokenizer_, /*parse_special_tokens=*/false);
+  MSA_ASSIGN_OR_RETURN(const auto frame,
+                       frames.Document({std::numeric_limits<int32_t>::max(), ""}));
+  const auto room = part_tokens - static_cast<int32_t>(frame.size()) - kSeamTokens;
+  if (room < 1) {
+    return absl::InvalidArgumentError(StrCat("part_tokens ", part_tokens, " leaves no room beside ",
+                                             frame.size(), " tokens of frame: use 64 or more"));
+  }
+  MSA_ASSIGN_OR_RETURN(const auto ranges, SplitText(*tokenizer_, full_text, room));
+  std::vector<rpc::ByteSpan> spans;
+  for (const ByteRange& range : ranges) spans.push_back({range.begin, range.end});
+  return spans;
+}
+
+absl::StatusOr<rpc::PutResult> Node::EncodeDocument(const rpc::CallContext& ctx,
+                                                    const rpc::EncodeRequest& request) {
+  if (request.bank.model_fingerprint != transformer_->fingerprint()) {
+    return absl::FailedPreconditionError(
+        StrCat("bank '", request.bank.name, "' was made by model ", request.bank.model_name, " (",
+               request.bank.model_fingerprint, "), this node runs ", transformer_->fingerprint(),
+               ": start it with the bank's model and adapter, or add the documents to a new bank"));
+  }
+  if (request.shard < 0 || request.shard >= static_cast<int32_t>(memory_.shards.size())) {
+    return absl::InvalidArgumentError(
+        StrCat("shard ", request.shard, " is not in this node's shard map of ",
+               memory_.shards.size(), ": router and compute nodes need the same map"));
+  }
+  const std::string full_text = request.document.FullText();
+  std::vector<ReferencedText> texts;
+  for (const rpc::ByteSpan& span : request.parts) {
+    if (span.begin > span.end || span.end > full_text.size()) {
+      return absl::InvalidArgumentError("a part's span lies outside its document");
+    }
+    texts.push_back({request.first_reference + static_cast<int64_t>(texts.size()),
+                     full_text.substr(span.begin, span.end - span.begin)});
+  }
+  rpc::EncodedDocument encoded;
+  MSA_ASSIGN_OR_RETURN(encoded.parts, encoder_->Encode(request.bank, texts));
+  for (size_t i = 0; i < encoded.parts.size(); ++i) encoded.parts[i].span = request.parts[i];
+  encoded.bank = request.bank.name;
+  encoded.bank_uid = request.bank.uid;
+  encoded.model_fingerprint = request.bank.model_fingerprint;
+  encoded.document = request.document;
+  if (ctx.Cancelled()) return absl::CancelledError("the client went away");
+  return memory_.shards[request.shard]->PutDocument(ctx, encoded);
+}
+
+class Node::Admission {
+ public:
+  explicit Admission(Node& node) : node_(node) {}
+  ~Admission() {
+    absl::MutexLock lock(&node_.mu_);
+    if (admitted_) --node_.running_;
+  }
+
+  // Waits for a place; returns how long. RESOURCE_EXHAUSTED when too many wait, DEADLINE_EXCEEDED.
+  absl::StatusOr<absl::Duration> Wait(const rpc::CallContext& ctx) {
+    const absl::Time start = absl::Now();
+    absl::MutexLock lock(&node_.mu_);
+    if (node_.running_ >= node_.options_.max_sessions) {
+      if (node_.waiting_ >= node_.options_.max_waiting) {
+        return absl::ResourceExhaustedError(
+            StrCat(node_.waiting_, " questions wait already: try again later"));
+      }
+      ++node_.waiting_;
+      const auto place = [this]() { return node_.running_ < node_.options_.max_sessions; };
+      const bool free = node_.mu_.AwaitWithDeadline(absl::Condition(&place), ctx.deadline);
+      --node_.waiting_;
+      if (!free) return absl::DeadlineExceededError("no place came free in time");
+    }
+    ++node_.running_;
+    admitted_ = true;
+    return absl::Now() - start;
+  }
+
+ private:
+  Node& node_;
+  bool admitted_ = false;
+};
+
+absl::Status Node::Generate(const rpc::CallContext& ctx, const rpc::GenerateRequest& request,
+                            const rpc::EventSink& sink) {
+  Admission admission(*this);
+  MSA_ASSIGN_OR_RETURN(const absl::Duration queued, admission.Wait(ctx));
+  return AnswerQuestion(ctx, Parts(), request, queued, sink);
+}
+
+absl::StatusOr<rpc::RetrieveReply> Node::Retrieve(const rpc::CallContext& ctx,
+                                                  const rpc::RetrieveRequest& request) {
+  Admission admission(*this);
+  MSA_ASSIGN_OR_RETURN(const absl::Duration queued, admission.Wait(ctx));
+  MSA_ASSIGN_OR_RETURN(rpc::RetrieveReply reply, RetrieveDocuments(ctx, Parts(), request));
+  reply.timings.queue = absl::ToDoubleMilliseconds(queued);
+  reply.timings.total += reply.timings.queue;
+  return reply;
+}
+
+}  // namespace msa::compute_node

@@ -1,0 +1,192 @@
+// Cases of a real model with a trained adapter: routing, ranking and reading of real text, and the
+// plain base model.
+#include <algorithm>
+#include <cmath>
+#include <filesystem>
+#include <set>
+
+#include "common/status_macros.h"
+#include "common/strings.h"
+#include "compute_node/verify/verify.h"
+
+namespace msa::compute_node {
+namespace {
+
+using nlohmann::json;
+
+// Scores nearer than this may be in either order: that is what float32 summation leaves open.
+constexpr float kOrderMargin = 2e-5f;
+
+std::vector<int64_t> ExpectedRow(const SafetensorsFile& tensors, const std::string& name,
+                                 size_t row, size_t width) {
+  const TensorView* view = tensors.FindOrNull(name);
+  if (view == nullptr) return {};
+  const auto values = ToInt64(*view);
+  if (!values.ok() || (row + 1) * width > values->size()) return {};
+  return {values->begin() + row * width, values->begin() + (row + 1) * width};
+}
+
+// Equal as sets, and in order except among scores closer than kOrderMargin.
+bool SameSelection(const std::vector<ScoredPart>& actual, const std::vector<int64_t>& expected) {
+  if (actual.size() != expected.size()) return false;
+  std::set<int64_t> mine;
+  for (const ScoredPart& part : actual) mine.insert(part.reference);
+  if (mine != std::set<int64_t>(expected.begin(), expected.end())) return false;
+  for (size_t i = 0; i < actual.size(); ++i) {
+    if (actual[i].reference == expected[i]) continue;
+    const auto other = std::find_if(actual.begin(), actual.end(), [&](const ScoredPart& part) {
+      return part.reference == expected[i];
+    });
+    if (std::abs(other->score - actual[i].score) > kOrderMargin) return false;
+  }
+  return true;
+}
+
+// Greedy tokens of a plain causal prompt; logits of the first.
+absl::StatusOr<Written> ReadPlain(Node& node, absl::Span<const int32_t> ids, int32_t max_tokens,
+                                  std::vector<float>& first_logits) {
+  Sampler greedy(0, 0);
+  Decoder decoder(node.transformer(), node.tokenizer(), node.steps(), greedy);
+  Prefill state;
+  state.cache = std::make_unique<KvCache>(node.transformer().config().num_layers,
+                                          node.transformer().kv_width(), ids.size() + max_tokens);
+  MSA_RETURN_IF_ERROR(decoder.Feed(state, ids, /*causal=*/true));
+  first_logits = node.transformer().Logits(state.last_hidden);
+  DecodeOptions options;
+  options.max_new_tokens = max_tokens;
+  return decoder.Decode({}, state, options);
+}
+
+class AdapterVerifier {
+ public:
+  AdapterVerifier(const GoldenCase& golden, CaseEngine& engine, VerifyReport& report)
+      : golden_(golden),
+        engine_(engine),
+        comparer_(*golden.tensors, Tolerances::Adapter(), report) {}
+
+  absl::Status Blocks() {
+    const auto wanted = golden_.input.at("pooled_documents").get<std::vector<int64_t>>();
+    std::vector<ReferencedText> documents;
+    for (const ReferencedText& document : golden_.Documents()) {
+      if (std::find(wanted.begin(), wanted.end(), document.reference) != wanted.end()) {
+        documents.push_back(document);
+      }
+    }
+    engine_.CompareTemplates(comparer_);
+    return engine_.CompareBlocks(golden_.input.at("pooled_layers").get<std::vector<int32_t>>(),
+                                 documents, comparer_);
+  }
+
+  absl::Status Question(size_t index) {
+    const json& question = golden_.input.at("questions")[index];
+    const json& expected = golden_.expected.at("questions")[index];
+    const std::string name = StrCat("q", index);
+    const Transformer& transformer = engine_.node().transformer();
+    const MemoryConfig& memory = transformer.config().memory;
+    Dialogue dialogue(engine_.frames(), question.at("question").get<std::string>());
+    MSA_ASSIGN_OR_RETURN(const RoutingPrompt prompt, dialogue.Prompt());
+    comparer_.Equal(name + ".prompt_ids", prompt.ids,
+                    question.at("prompt_ids").get<std::vector<int32_t>>());
+    MSA_ASSIGN_OR_RETURN(auto session, engine_.OpenSession());
+    PrefillObserver observer(transformer, prompt);
+    MSA_ASSIGN_OR_RETURN(const Prefill state, session->Route({}, prompt, memory.top_k, &observer));
+    comparer_.Tensor(name + ".prefill.hidden_last", observer.LastHidden());
+    comparer_.Tensor(name + ".prefill.logits", transformer.Logits(state.last_hidden));
+    CompareLayers(name, memory.router_layers);
+    MSA_ASSIGN_OR_RETURN(const auto ranked, session->Rank({}, 5, {}, false));
+    std::vector<int64_t> ranking;
+    for (const rpc::RankedPart& part : ranked) ranking.push_back(part.scored.reference);
+    comparer_.Equal(name + ".ranking", ranking, expected.at("ranking").get<std::vector<int64_t>>());
+    return Reader(name, question, expected.at("reader"), ranking);
+  }
+
+ private:
+  void CompareLayers(const std::string& name, const std::vector<int32_t>& layers) {
+    std::vector<float> scores;
+    for (size_t row = 0; row < layers.size(); ++row) {
+      const TracingRouter::Trace& trace = engine_.router().traces().at(layers[row]);
+      scores.insert(scores.end(), trace.all_scores.begin(), trace.all_scores.end());
+      comparer_.Tensor(StrCat(name, ".layers.", layers[row], ".folded_q"), trace.queries);
+      const auto expected =
+          ExpectedRow(*golden_.tensors, name + ".selected", row, trace.selected.size());
+      const bool same = SameSelection(trace.selected, expected);
+      comparer_.AddExact(StrCat(name, ".layers.", layers[row], ".selected"), same,
+                         same ? "" : "another set, or another order beyond the margin");
+    }
+    comparer_.Tensor(name + ".doc_scores", scores);
+  }
+
+  absl::Status Reader(const std::string& name, const json& question, const json& reader,
+                      std::vector<int64_t> ranking) {
+    ranking.resize(golden_.input.at("reader_documents").get<size_t>());
+    std::sort(ranking.begin(), ranking.end());
+    comparer_.Equal(name + ".reader.documents", ranking,
+                    reader.at("documents").get<std::vector<int64_t>>());
+    std::vector<ReferencedText> texts;
+    for (const ReferencedText& document : golden_.Documents()) {
+      if (std::binary_search(ranking.begin(), ranking.end(), document.reference)) {
+        texts.push_back(document);
+      }
+    }
+    MSA_ASSIGN_OR_RETURN(
+        const auto ids, engine_.frames().Reader(texts, question.at("question").get<std::string>()));
+    comparer_.Equal(name + ".reader.prompt_ids", ids,
+                    reader.at("prompt_ids").get<std::vector<int32_t>>());
+    return Answer(engine_.node(), name + ".reader", ids,
+                  golden_.input.at("reader_max_new_tokens").get<int32_t>(),
+                  reader.at("answer_ids").get<std::vector<int32_t>>());
+  }
+
+ public:
+  // The case's ids end with the stop token, which a decode does not return.
+  absl::Status Answer(Node& node, const std::string& name, absl::Span<const int32_t> ids,
+                      int32_t max_tokens, std::vector<int32_t> expected) {
+    std::vector<float> logits;
+    MSA_ASSIGN_OR_RETURN(const Written written, ReadPlain(node, ids, max_tokens, logits));
+    comparer_.Tensor(name + ".logits", logits);
+    if (!expected.empty() && expected.back() == golden_.input.at("stop_token").get<int32_t>()) {
+      expected.pop_back();
+    }
+    comparer_.Equal(name + ".answer_ids", written.ids, expected);
+    return absl::OkStatus();
+  }
+
+ private:
+  const GoldenCase& golden_;
+  CaseEngine& engine_;
+  Comparer comparer_;
+};
+
+}  // namespace
+
+absl::Status VerifyAdapter(const GoldenCase& golden, const VerifyOptions& options,
+                           VerifyReport& report) {
+  NodeOptions node_options;
+  node_options.model_dir = options.base_model_dir;
+  node_options.adapter_dir = golden.Path("adapter");
+  if (!std::filesystem::exists(node_options.adapter_dir)) {
+    return absl::NotFoundError(
+        StrCat("the case's adapter ", node_options.adapter_dir, " is not there"));
+  }
+  MSA_ASSIGN_OR_RETURN(auto engine, CaseEngine::Make(options, node_options, golden.Documents()));
+  AdapterVerifier verifier(golden, *engine, report);
+  MSA_RETURN_IF_ERROR(verifier.Blocks());
+  for (size_t i = 0; i < golden.input.at("questions").size(); ++i) {
+    MSA_RETURN_IF_ERROR(verifier.Question(i));
+  }
+  if (!golden.input.contains("base_chats")) return absl::OkStatus();
+  node_options.adapter_dir.clear();
+  MSA_ASSIGN_OR_RETURN(auto base, Node::Load(node_options, *options.backend));
+  const json& chats = golden.input["base_chats"];
+  for (size_t i = 0; i < chats.size(); ++i) {
+    const auto tokens =
+        golden.expected.at("base_chats")[i].at("tokens").get<std::vector<int32_t>>();
+    constexpr int32_t kBaseTokens = 20;
+    MSA_RETURN_IF_ERROR(verifier.Answer(*base, StrCat("base", i),
+                                        chats[i].at("prompt_ids").get<std::vector<int32_t>>(),
+                                        kBaseTokens, tokens));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace msa::compute_node
