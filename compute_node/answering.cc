@@ -273,9 +273,10 @@ absl::StatusOr<Prefill> Answering::PlainPrefill(absl::Span<const int32_t> ids) {
 }
 
 absl::Status Answering::WithoutMemory() {
-  MSA_ASSIGN_OR_RETURN(const ChatTemplate chat, ChatTemplate::FromTokenizer(parts_.tokenizer));
-  MSA_ASSIGN_OR_RETURN(const Tokenizer::Text text,
-                       chat.Format({{"user", request_.question}}, true));
+  MSA_ASSIGN_OR_RETURN(const ChatTemplate chat,
+                       ChatTemplate::Recognise(parts_.tokenizer.chat_template()));
+  const ChatMessage message{"user", request_.question};
+  MSA_ASSIGN_OR_RETURN(const Tokenizer::Text text, chat.Format({&message, 1}, {}));
   MSA_ASSIGN_OR_RETURN(const auto ids, parts_.tokenizer.Encode(text));
   MSA_ASSIGN_OR_RETURN(Prefill state, PlainPrefill(ids));
   MSA_ASSIGN_OR_RETURN(const Written written, WriteAnswer(state));
