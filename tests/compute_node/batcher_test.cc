@@ -1,0 +1,78 @@
+#include "compute_node/batcher.h"
+
+#include <atomic>
+#include <thread>
+
+#include "absl/synchronization/notification.h"
+#include "gtest/gtest.h"
+
+namespace msa::compute_node {
+namespace {
+
+struct Item {
+  size_t cost = 1;
+  size_t batch_size = 0;  // out
+};
+
+void Record(absl::Span<Item* const> items) {
+  for (Item* item : items) item->batch_size = items.size();
+}
+
+size_t Cost(const Item& item) { return item.cost; }
+
+TEST(BatcherTest, RunsALoneItemAlone) {
+  Batcher<Item> batcher(8, Cost, Record);
+  Item item;
+  batcher.Run(&item);
+  EXPECT_EQ(item.batch_size, 1u);
+}
+
+TEST(BatcherTest, JoinsWhatWaitsWhileALeaderWorks) {
+  absl::Notification started, release;
+  std::atomic<int> calls = 0;
+  Batcher<Item> batcher(8, Cost, [&](absl::Span<Item* const> items) {
+    if (calls++ == 0) {
+      started.Notify();
+      release.WaitForNotification();
+    }
+    Record(items);
+  });
+  Item first, second, third;
+  std::thread leader([&] { batcher.Run(&first); });
+  started.WaitForNotification();
+  // Two regulars make the next leader wait for both, so that no clock decides.
+  Batcher<Item>::Regular a(batcher), b(batcher);
+  std::thread one([&] { batcher.Run(&second); });
+  std::thread two([&] { batcher.Run(&third); });
+  release.Notify();
+  leader.join();
+  one.join();
+  two.join();
+  EXPECT_EQ(first.batch_size, 1u);
+  EXPECT_GE(calls, 2);
+  EXPECT_GE(second.batch_size, 1u);
+  EXPECT_GE(third.batch_size, 1u);
+}
+
+TEST(BatcherTest, NoBatchCostsMoreThanTheLimitButOneItemMay) {
+  std::atomic<size_t> largest = 0;
+  Batcher<Item> batcher(4, Cost, [&](absl::Span<Item* const> items) {
+    size_t cost = 0;
+    for (Item* item : items) cost += item->cost;
+    if (items.size() > 1 && cost > largest) largest = cost;
+    Record(items);
+  });
+  std::vector<std::thread> threads;
+  std::vector<Item> items(24);
+  for (size_t i = 0; i < items.size(); ++i) items[i].cost = 1 + i % 6;
+  for (Item& item : items) threads.emplace_back([&batcher, &item] { batcher.Run(&item); });
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_LE(largest, 4u);
+  for (const Item& item : items) {
+    EXPECT_GE(item.batch_size, 1u);
+    if (item.cost > 4) EXPECT_EQ(item.batch_size, 1u);
+  }
+}
+
+}  // namespace
+}  // namespace msa::compute_node

@@ -1,0 +1,180 @@
+#include "compute_node/model/weights.h"
+
+#include <cmath>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <limits>
+
+#include "common/safetensors.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "nlohmann/json.hpp"
+
+namespace msa::compute_node {
+namespace {
+
+using nlohmann::json;
+using ::testing::HasSubstr;
+namespace fs = std::filesystem;
+
+// Writes a safetensors file of float32 tensors.
+class Writer {
+ public:
+  void Add(const std::string& name, std::vector<int64_t> shape, const std::vector<float>& values) {
+    const size_t begin = bytes_.size();
+    bytes_.append(reinterpret_cast<const char*>(values.data()), values.size() * sizeof(float));
+    header_[name] = {{"dtype", "F32"}, {"shape", shape}, {"data_offsets", {begin, bytes_.size()}}};
+  }
+  void Write(const fs::path& path) const {
+    const std::string header = header_.dump();
+    const uint64_t size = header.size();
+    std::ofstream out(path, std::ios::binary);
+    out.write(reinterpret_cast<const char*>(&size), sizeof(size));
+    out << header << bytes_;
+  }
+
+ private:
+  json header_;
+  std::string bytes_;
+};
+
+// A copy of a tiny checkpoint to damage.
+class WeightsTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    dir_ =
+        fs::path(::testing::TempDir()) /
+        (std::string("weights_") + ::testing::UnitTest::GetInstance()->current_test_info()->name());
+    fs::remove_all(dir_);
+    fs::copy(std::string(MSA_SOURCE_DIR) + "/tests/golden/families/llama_bias", dir_,
+             fs::copy_options::recursive);
+  }
+  void TearDown() override { fs::remove_all(dir_); }
+
+  absl::StatusOr<ModelWeights> Load(const std::string& adapter = "") {
+    auto config = ParseModelConfig(*ReadFile(dir_ / "config.json", 1 << 20));
+    WeightSource source;
+    source.model_dir = dir_;
+    source.adapter_dir = adapter;
+    return LoadWeights(source, *config, *backend_, kernels::WeightFormat::kFloat32);
+  }
+
+  // Overwrites bytes of the tensor's first element.
+  void Poke(const std::string& tensor, float value) {
+    const auto file = *SafetensorsFile::Open(dir_ / "model.safetensors");
+    const auto& views = file->tensors();
+    const uint8_t* start = views.begin()->second.data.data();
+    for (const auto& [name, view] : views) start = std::min(start, view.data.data());
+    const auto data_begin = fs::file_size(dir_ / "model.safetensors") - DataBytes(*file);
+    const auto offset = data_begin + (file->Find(tensor)->data.data() - start);
+    std::fstream out(dir_ / "model.safetensors", std::ios::in | std::ios::out | std::ios::binary);
+    out.seekp(static_cast<std::streamoff>(offset));
+    out.write(reinterpret_cast<const char*>(&value), sizeof(value));
+  }
+  static size_t DataBytes(const SafetensorsFile& file) {
+    size_t sum = 0;
+    for (const auto& [name, view] : file.tensors()) sum += view.data.size();
+    return sum;
+  }
+
+  fs::path dir_;
+  std::unique_ptr<kernels::Backend> backend_ = *kernels::MakeBackend("cpu", 1);
+};
+
+TEST_F(WeightsTest, RefusesNanAndInfinityNamingTheTensor) {
+  for (float bad :
+       {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
+    Poke("model.layers.1.mlp.up_proj.weight", bad);
+    const auto weights = Load();
+    ASSERT_FALSE(weights.ok());
+    EXPECT_EQ(weights.status().code(), absl::StatusCode::kInvalidArgument);
+    EXPECT_THAT(std::string(weights.status().message()),
+                HasSubstr("model.layers.1.mlp.up_proj.weight"));
+  }
+}
+
+TEST_F(WeightsTest, RefusesATruncatedFile) {
+  const fs::path file = dir_ / "model.safetensors";
+  fs::resize_file(file, fs::file_size(file) - 100);
+  const auto weights = Load();
+  ASSERT_FALSE(weights.ok());
+  EXPECT_EQ(weights.status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(weights.status().message()), HasSubstr("model.safetensors"));
+}
+
+TEST_F(WeightsTest, NamesTheTensorThatDoesNotFitTheConfiguration) {
+  json config = json::parse(*ReadFile(dir_ / "config.json", 1 << 20));
+  config["intermediate_size"] = 81;
+  std::ofstream(dir_ / "config.json") << config;
+  const auto weights = Load();
+  ASSERT_FALSE(weights.ok());
+  EXPECT_THAT(std::string(weights.status().message()), HasSubstr("gate_proj"));
+  EXPECT_THAT(std::string(weights.status().message()), HasSubstr("[80, 48]"));
+}
+
+TEST_F(WeightsTest, NamesAMissingFile) {
+  fs::remove(dir_ / "model.safetensors");
+  const auto weights = Load();
+  EXPECT_EQ(weights.status().code(), absl::StatusCode::kNotFound);
+  EXPECT_THAT(std::string(weights.status().message()), HasSubstr("model.safetensors"));
+}
+
+TEST_F(WeightsTest, FingerprintFollowsEveryByte) {
+  const std::string before = Load()->fingerprint;
+  EXPECT_EQ(before.size(), 32u);
+  EXPECT_EQ(Load()->fingerprint, before);
+  Poke("model.norm.weight", 1.25f);
+  EXPECT_NE(Load()->fingerprint, before);
+}
+
+class AdapterTest : public WeightsTest {
+ protected:
+  void SetUp() override {
+    WeightsTest::SetUp();
+    adapter_ = dir_ / "adapter";
+    fs::create_directory(adapter_);
+    std::ofstream(adapter_ / "adapter_config.json") << json{{"r", 2}, {"lora_alpha", 6}};
+  }
+  fs::path adapter_;
+};
+
+TEST_F(AdapterTest, MergesScaledLowRankProduct) {
+  // o_proj is [48, 48]; A picks input 5, B writes outputs 7 and 8: two elements of the product move
+  // by 3 · b · a.
+  std::vector<float> a(2 * 48), b(48 * 2);
+  a[5] = 0.5f;
+  b[7 * 2] = 2.0f;
+  b[8 * 2] = -1.0f;
+  Writer writer;
+  const std::string lora = "base_model.model.model.layers.0.self_attn.o_proj";
+  writer.Add(lora + ".lora_A.weight", {2, 48}, a);
+  writer.Add(lora + ".lora_B.weight", {48, 2}, b);
+  writer.Write(adapter_ / "adapter.safetensors");
+  const auto plain = Load();
+  const auto merged = Load(adapter_);
+  ASSERT_TRUE(merged.ok()) << merged.status();
+  EXPECT_NE(plain->fingerprint, merged->fingerprint);
+  std::vector<float> x(48), before(48), after(48);
+  x[5] = 1.0f;
+  backend_->Linear(*plain->layers[0].o, x.data(), 1, nullptr, before.data());
+  backend_->Linear(*merged->layers[0].o, x.data(), 1, nullptr, after.data());
+  for (int i = 0; i < 48; ++i) {
+    const float expected = i == 7 ? 3.0f : i == 8 ? -1.5f : 0.0f;
+    EXPECT_NEAR(after[i] - before[i], expected, 1e-6) << i;
+  }
+}
+
+TEST_F(AdapterTest, SaysWhatIsWrongWithAnAdapter) {
+  EXPECT_EQ(Load(adapter_).status().code(), absl::StatusCode::kNotFound);
+  Writer writer;
+  writer.Add("base_model.model.model.layers.0.self_attn.o_proj.lora_A.weight", {2, 47},
+             std::vector<float>(94));
+  writer.Write(adapter_ / "adapter.safetensors");
+  EXPECT_THAT(std::string(Load(adapter_).status().message()), HasSubstr("lora_A"));
+  std::ofstream(adapter_ / "adapter_config.json") << json{{"r", 0}};
+  EXPECT_THAT(std::string(Load(adapter_).status().message()), HasSubstr("'r'"));
+}
+
+}  // namespace
+}  // namespace msa::compute_node
