@@ -4,11 +4,11 @@
 #include <cstring>
 #include <utility>
 
-#include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "common/check.h"
 #include "common/crc32c.h"
 #include "common/status_macros.h"
+#include "common/strings.h"
 
 namespace msa {
 namespace {
@@ -68,7 +68,7 @@ BlockIdentity LoadIdentity(std::string_view header) {
 // Magic, version and checksum of the header; the version is believed only when the checksum holds.
 absl::Status CheckHeader(std::string_view bytes) {
   if (bytes.size() < kRecordHeaderBytes) {
-    return absl::DataLossError(absl::StrCat("record of ", bytes.size(),
+    return absl::DataLossError(StrCat("record of ", bytes.size(),
                                             " bytes is shorter than its ", kRecordHeaderBytes,
                                             "-byte header"));
   }
@@ -81,7 +81,7 @@ absl::Status CheckHeader(std::string_view bytes) {
   const auto version = Load<uint16_t>(bytes, kVersionAt);
   if (version != kRecordFormatVersion) {
     return absl::FailedPreconditionError(
-        absl::StrCat("record of format version ", version, "; this program reads version ",
+        StrCat("record of format version ", version, "; this program reads version ",
                      kRecordFormatVersion, ": use the program that wrote it"));
   }
   return absl::OkStatus();
@@ -90,8 +90,8 @@ absl::Status CheckHeader(std::string_view bytes) {
 template <typename T>
 void Compare(std::string_view name, const T& found, const T& expected, std::string* differences) {
   if (found == expected) return;
-  absl::StrAppend(differences, differences->empty() ? "" : ", ", name, " ", found,
-                  " instead of ", expected);
+  *differences +=
+      StrCat(differences->empty() ? "" : ", ", name, " ", found, " instead of ", expected);
 }
 
 }  // namespace
@@ -157,7 +157,7 @@ absl::StatusOr<BlockRecord> DecodeRecord(std::string_view bytes) {
   const std::string_view payload = bytes.substr(kRecordHeaderBytes);
   const auto payload_bytes = Load<uint64_t>(bytes, kPayloadBytesAt);
   if (payload.size() != payload_bytes) {
-    return absl::DataLossError(absl::StrCat("record has ", payload.size(),
+    return absl::DataLossError(StrCat("record has ", payload.size(),
                                             " bytes of payload where its header says ",
                                             payload_bytes));
   }
@@ -181,7 +181,7 @@ absl::Status CheckIdentity(const BlockIdentity& found, const BlockIdentity& expe
   Compare("model", found.fingerprint, expected.fingerprint, &differences);
   Compare("rows", found.rows, expected.rows, &differences);
   Compare("width", found.width, expected.width, &differences);
-  return absl::DataLossError(absl::StrCat("record is another's: ", differences));
+  return absl::DataLossError(StrCat("record is another's: ", differences));
 }
 
 absl::StatusOr<std::string_view> VerifyRecord(std::string_view bytes,

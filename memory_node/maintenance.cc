@@ -1,0 +1,92 @@
+// LocalShard's background work: expiry, compaction, sweeping. Nothing a query waits for.
+#include <utility>
+#include <vector>
+
+#include "memory_node/recovery.h"
+#include "memory_node/shard.h"
+#include "spdlog/spdlog.h"
+
+namespace msa::memory_node {
+namespace {
+
+using Priority = DocumentStore::Priority;
+
+// A commit of the sweep delays writers behind it; this much takes about as long as a document.
+constexpr size_t kSweepChanges = 4096;
+
+}  // namespace
+
+void LocalShard::WakeMaintenance() {
+  absl::MutexLock lock(&wake_mutex_);
+  wake_ = true;
+}
+
+void LocalShard::MaintenanceLoop() {
+  while (true) {
+    {
+      absl::MutexLock lock(&wake_mutex_);
+      const auto stopped = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(wake_mutex_) { return stop_; };
+      // Woken work still waits out the interval: a burst of deletes is swept in one go.
+      if (wake_mutex_.AwaitWithTimeout(absl::Condition(&stopped), options_.maintenance_interval)) {
+        return;
+      }
+      wake_ = false;
+    }
+    RunMaintenance();
+  }
+}
+
+void LocalShard::RunMaintenance() {
+  absl::MutexLock lock(&maintenance_mutex_);
+  snapshots_.Expire();
+  for (const auto& bank : Banks()) {
+    SweepBank(*bank);
+    while (bank->index().CompactOnce(snapshots_.Oldest(*bank))) {
+    }
+  }
+  SweepDeletedBanks();
+}
+
+void LocalShard::SweepBank(Bank& bank) {
+  const std::vector<Garbage> garbage = bank.Sweepable(snapshots_.Oldest(bank));
+  size_t begin = 0;
+  while (begin < garbage.size()) {
+    WriteSet writes;
+    size_t end = begin;
+    while (end < garbage.size() && writes.changes().size() < kSweepChanges) {
+      AddSweep(bank.spec(), *garbage[end++].entry, &writes);
+    }
+    absl::ReaderMutexLock writing(&bank.write_mutex());
+    if (bank.deleted()) return;
+    const absl::Status status = store_->Commit(writes, Priority::kUrgent);
+    if (!status.ok()) {
+      spdlog::warn("deleted documents of bank '{}' still take space, will try again: {}",
+                   bank.spec().name, std::string(status.message()));
+      return;
+    }
+    for (size_t i = begin; i < end; ++i) {
+      // Of a document that was deleted while its damage hid it, nothing is in the index.
+      bank.index().Mask(garbage[i].entry->references);
+      bank.Forget(*garbage[i].entry);
+    }
+    begin = end;
+  }
+}
+
+void LocalShard::SweepDeletedBanks() {
+  std::vector<uint64_t> uids;
+  {
+    auto cursor = store_->NewCursor(Table::kSystem, /*sequential=*/true);
+    for (cursor->Seek("x"); cursor->Valid() && cursor->key() < "y"; cursor->Next()) {
+      uids.push_back(KeyBankUid(cursor->key()));
+    }
+  }
+  for (uint64_t uid : uids) {
+    const absl::Status status = SweepDeletedBank(*store_, uid);
+    if (status.ok()) continue;
+    spdlog::warn("a deleted bank still takes space, will try again: {}",
+                 std::string(status.message()));
+  }
+}
+
+}  // namespace msa::memory_node

@@ -1,0 +1,334 @@
+#include "memory_node/recovery.h"
+
+#include <algorithm>
+#include <map>
+#include <string>
+#include <utility>
+
+#include "absl/strings/str_format.h"
+#include "common/status_macros.h"
+#include "common/strings.h"
+#include "spdlog/spdlog.h"
+
+namespace msa::memory_node {
+namespace {
+
+using Priority = DocumentStore::Priority;
+
+// A document as start-up knows it before its keys are read.
+struct Found {
+  std::shared_ptr<DocumentEntry> entry;
+  std::vector<int32_t> chunks;          // routing chunks of each part
+  std::vector<int32_t> content_chunks;
+};
+
+Found FromDescription(const rpc::BankSpec& bank, const Description& description) {
+  Found found{std::make_shared<DocumentEntry>(), {}, {}};
+  DocumentEntry& entry = *found.entry;
+  entry.id = description.info.id;
+  entry.revision = description.info.revision;
+  entry.max_reference = description.max_reference;
+  for (const rpc::PartInfo& part : description.info.parts) {
+    entry.references.push_back(part.reference);
+    entry.part_tokens.push_back(part.num_tokens);
+    entry.num_tokens += part.num_tokens;
+    entry.num_chunks += part.routing_chunks;
+    found.chunks.push_back(part.routing_chunks);
+    found.content_chunks.push_back((part.num_tokens + bank.content_chunk_tokens - 1) /
+                                   bank.content_chunk_tokens);
+  }
+  return found;
+}
+
+class BankLoader {
+ public:
+  BankLoader(DocumentStore& store, std::shared_ptr<Bank> bank)
+      : store_(store), bank_(std::move(bank)), spec_(bank_->spec()) {}
+
+  absl::Status Load() {
+    MSA_RETURN_IF_ERROR(ScanMeta());
+    std::sort(documents_.begin(), documents_.end(), [](const Found& a, const Found& b) {
+      return a.entry->references.front() < b.entry->references.front();
+    });
+    MSA_RETURN_IF_ERROR(LoadKeys());
+    LoadNextReference();
+    return absl::OkStatus();
+  }
+
+ private:
+  std::string Prefix() const { return BankPrefix(spec_.uid); }
+
+  void Damage(std::shared_ptr<DocumentEntry> entry, const absl::Status& why) {
+    entry->damage = std::string(why.message());
+    bank_->AddCorruptRecord();
+    spdlog::error("document '{}' of bank '{}' is damaged and will not be served: {}", entry->id,
+                  spec_.name, entry->damage);
+    // References that another document claims too are left to that one.
+    if (!bank_->Reserve(entry).ok()) entry->references.clear();
+    bank_->Install(entry, 0);
+  }
+
+  // `id` is what the key says.
+  absl::Status AddMeta(const std::string& id, std::string_view value) {
+    MSA_ASSIGN_OR_RETURN(const BlockRecord record, DecodeRecord(value));
+    const BlockIdentity& is = record.identity;
+    if (is.kind == RecordKind::kTombstone) {
+      MSA_RETURN_IF_ERROR(CheckIdentity(
+          is, PlainIdentity(spec_, RecordKind::kTombstone, is.reference, is.revision)));
+      MSA_ASSIGN_OR_RETURN(const int64_t max_reference, DecodeTombstonePayload(record.payload));
+      bank_->RaiseNextReference(max_reference + 1);
+      return absl::OkStatus();
+    }
+    MSA_ASSIGN_OR_RETURN(const DocumentPayload payload, DecodeDocumentPayload(record.payload));
+    const Description& description = payload.description;
+    MSA_RETURN_IF_ERROR(CheckIdentity(
+        is, PlainIdentity(spec_, RecordKind::kDocument, description.first_reference(),
+                          description.info.revision)));
+    if (description.info.id != id) {
+      return absl::DataLossError(StrCat("record is of document '", description.info.id, "'"));
+    }
+    bank_->RaiseNextReference(description.max_reference + 1);
+    documents_.push_back(FromDescription(spec_, description));
+    documents_.back().entry->put_digest = payload.put_digest;
+    return absl::OkStatus();
+  }
+
+  void AddMetaOrDamage(std::string_view key, std::string_view value) {
+    const std::string id(key.substr(Prefix().size()));
+    const absl::Status status = AddMeta(id, value);
+    if (!status.ok()) Damage(FromText(id), status);
+  }
+
+  absl::Status ScanMeta() {
+    auto cursor = store_.NewCursor(Table::kMeta, /*sequential=*/true);
+    const std::string end = PrefixEnd(Prefix());
+    std::string last = Prefix();
+    for (cursor->Seek(last); cursor->Valid() && cursor->key() < end; cursor->Next()) {
+      last = cursor->key();
+      AddMetaOrDamage(cursor->key(), cursor->value());
+    }
+    if (absl::IsDataLoss(cursor->status())) return RescueMeta(last);
+    return cursor->status();
+  }
+
+  // A block of `meta` cannot be read, nor which ids it holds. Texts name them: look each up alone.
+  absl::Status RescueMeta(const std::string& last) {
+    bank_->AddCorruptRecord();
+    spdlog::error("part of the document list of bank '{}' cannot be read; looking up its documents "
+                  "one by one", spec_.name);
+    MSA_RETURN_IF_ERROR(ScanTexts());
+    for (const auto& [id, found] : texts_) {
+      const std::string key = MetaKey(spec_.uid, id);
+      if (key <= last) continue;
+      auto value = store_.Get(Table::kMeta, key);
+      if (value.ok()) {
+        AddMetaOrDamage(key, value->view());
+      } else if (!absl::IsNotFound(value.status())) {
+        Damage(found.entry, value.status());
+      }
+    }
+    return absl::OkStatus();
+  }
+
+  // The latest revision of each id that `text` tells of.
+  absl::Status ScanTexts() {
+    if (texts_scanned_) return absl::OkStatus();
+    texts_scanned_ = true;
+    auto cursor = store_.NewCursor(Table::kText, /*sequential=*/true);
+    const std::string end = PrefixEnd(Prefix());
+    for (cursor->Seek(Prefix()); cursor->Valid() && cursor->key() < end; cursor->Next()) {
+      auto record = DecodeRecord(cursor->value());
+      if (!record.ok()) continue;
+      auto text = DecodeTextPayload(record->payload);
+      if (!text.ok()) continue;
+      Found& found = texts_[text->description.info.id];
+      if (found.entry == nullptr || found.entry->revision < text->description.info.revision) {
+        found = FromDescription(spec_, text->description);
+      }
+    }
+    // What is behind a damaged block of texts stays unknown.
+    return absl::IsDataLoss(cursor->status()) ? absl::OkStatus() : cursor->status();
+  }
+
+  // What the texts know of a document whose own record is damaged.
+  std::shared_ptr<DocumentEntry> FromText(const std::string& id) {
+    const absl::Status status = ScanTexts();
+    if (const auto it = texts_.find(id); status.ok() && it != texts_.end()) return it->second.entry;
+    auto entry = std::make_shared<DocumentEntry>();
+    entry->id = id;
+    return entry;
+  }
+
+  absl::Status LoadKeys() {
+    auto cursor = store_.NewCursor(Table::kRouting, /*sequential=*/true);
+    for (const Found& found : documents_) {
+      absl::Status status = LoadDocument(found, *cursor);
+      if (absl::IsDataLoss(status) || absl::IsInvalidArgument(status)) {
+        Damage(found.entry, status);
+      } else if (!status.ok()) {
+        return status;
+      }
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status LoadDocument(const Found& found, Cursor& cursor) {
+    std::vector<std::string> held;  // the cursor keeps only the record it stands on
+    held.reserve(found.chunks.size() * spec_.router_layers.size());
+    std::vector<IndexPart> parts;
+    for (size_t i = 0; i < found.chunks.size(); ++i) {
+      IndexPart part{found.entry->references[i], found.chunks[i], found.content_chunks[i], {}};
+      for (int32_t layer : spec_.router_layers) {
+        const auto identity = RoutingIdentity(spec_, part.reference, found.entry->revision, layer,
+                                              part.chunks);
+        MSA_ASSIGN_OR_RETURN(const std::string_view keys, ReadKeys(identity, cursor));
+        held.emplace_back(keys);
+        part.layers.push_back(held.back());
+      }
+      parts.push_back(std::move(part));
+    }
+    MSA_RETURN_IF_ERROR(bank_->Reserve(found.entry));
+    absl::Status status = bank_->index().Append(parts);
+    if (!status.ok()) {
+      bank_->Unreserve(*found.entry);
+      return status;
+    }
+    bank_->Install(found.entry, bank_->index().Publish(found.entry->references, {}));
+    return absl::OkStatus();
+  }
+
+  absl::StatusOr<std::string_view> ReadKeys(const BlockIdentity& identity, Cursor& cursor) {
+    const std::string key = BlockKey(spec_.uid, identity.reference, identity.layer);
+    if (cursor.Valid() && cursor.key() < key) cursor.Next();  // the next one, nearly always
+    if (!cursor.Valid() || cursor.key() != key) cursor.Seek(key);
+    const std::string what = StrCat("routing keys of layer ", identity.layer, " of reference ",
+                                    identity.reference);
+    if (!cursor.status().ok()) {
+      return absl::Status(cursor.status().code(), StrCat(what, ": ", cursor.status().message()));
+    }
+    if (!cursor.Valid() || cursor.key() != key) return absl::DataLossError(StrCat(what, " missing"));
+    auto payload = VerifyRecord(cursor.value(), identity);
+    if (payload.ok()) return payload;
+    return absl::DataLossError(StrCat(what, ": ", payload.status().message()));
+  }
+
+  void LoadNextReference() {
+    auto stored = store_.Get(Table::kSystem, NextReferenceKey(spec_.uid));
+    if (stored.ok()) {
+      auto next = DecodeNextReference(stored->view());
+      if (next.ok()) bank_->RaiseNextReference(*next);
+    }
+    // A reference above all that is known belongs to a lost record: do not give it out again.
+    auto cursor = store_.NewCursor(Table::kRouting, /*sequential=*/false);
+    const std::string end = PrefixEnd(Prefix());
+    cursor->Seek(TextKey(spec_.uid, bank_->next_reference()));
+    for (; cursor->Valid() && cursor->key() < end; cursor->Next()) {
+      bank_->RaiseNextReference(KeyReference(cursor->key()) + 1);
+    }
+  }
+
+  DocumentStore& store_;
+  const std::shared_ptr<Bank> bank_;
+  const rpc::BankSpec& spec_;
+  std::vector<Found> documents_;
+  bool texts_scanned_ = false;
+  std::map<std::string, Found> texts_;
+};
+
+// Keys and values of `system` that begin with `kind`.
+absl::StatusOr<std::vector<std::pair<std::string, std::string>>> SystemRecords(DocumentStore& store,
+                                                                               char kind) {
+  std::vector<std::pair<std::string, std::string>> records;
+  auto cursor = store.NewCursor(Table::kSystem, /*sequential=*/true);
+  const std::string prefix(1, kind);
+  for (cursor->Seek(prefix); cursor->Valid() && cursor->key() < PrefixEnd(prefix);
+       cursor->Next()) {
+    records.emplace_back(cursor->key(), cursor->value());
+  }
+  MSA_RETURN_IF_ERROR(cursor->status());
+  return records;
+}
+
+absl::StatusOr<rpc::BankSpec> ReadBank(std::string_view key, std::string_view value) {
+  MSA_ASSIGN_OR_RETURN(const BlockRecord record, DecodeRecord(value));
+  MSA_ASSIGN_OR_RETURN(rpc::BankSpec spec, DecodeBankPayload(record.payload));
+  spec.uid = KeyBankUid(key);
+  MSA_RETURN_IF_ERROR(
+      CheckIdentity(record.identity, PlainIdentity(spec, RecordKind::kBank, 0, 0)));
+  return spec;
+}
+
+absl::Status SweepBankGarbage(DocumentStore& store, const rpc::BankSpec& spec) {
+  MSA_ASSIGN_OR_RETURN(const auto records, SystemRecords(store, 'g'));
+  for (const auto& [key, value] : records) {
+    if (KeyBankUid(key) != spec.uid) continue;
+    auto record = DecodeRecord(value);
+    auto garbage = record.ok() ? DecodeGarbagePayload(record->payload)
+                               : absl::StatusOr<GarbagePayload>(record.status());
+    if (!garbage.ok() || garbage->references.empty()) {
+      spdlog::error("a garbage record of bank '{}' is damaged; its space stays taken", spec.name);
+      continue;
+    }
+    DocumentEntry entry;
+    entry.references = garbage->references;
+    WriteSet writes;
+    AddSweep(spec, entry, &writes);
+    absl::Status status = store.Commit(writes, Priority::kUrgent);
+    // A full disk must not keep the node from serving; the record stays for the next start.
+    if (absl::IsResourceExhausted(status)) return absl::OkStatus();
+    MSA_RETURN_IF_ERROR(status);
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+void AddSweep(const rpc::BankSpec& bank, const DocumentEntry& entry, WriteSet* writes) {
+  if (entry.references.empty()) return;
+  const int64_t first = entry.references.front();
+  writes->Delete(Table::kText, TextKey(bank.uid, first));
+  for (int64_t reference : entry.references) {
+    for (int32_t layer : bank.router_layers) {
+      writes->Delete(Table::kRouting, BlockKey(bank.uid, reference, layer));
+      writes->Delete(Table::kContent, BlockKey(bank.uid, reference, layer));
+    }
+  }
+  writes->Delete(Table::kSystem, GarbageKey(bank.uid, first));
+}
+
+absl::Status SweepDeletedBank(DocumentStore& store, uint64_t bank_uid) {
+  const std::string begin = BankPrefix(bank_uid);
+  const std::string end = PrefixEnd(begin);
+  constexpr Table kTables[] = {Table::kMeta, Table::kText, Table::kRouting, Table::kContent};
+  WriteSet writes;
+  for (Table table : kTables) writes.DeleteRange(table, begin, end);
+  writes.DeleteRange(Table::kSystem, GarbageKey(bank_uid, 0), PrefixEnd("g" + begin));
+  writes.Delete(Table::kSystem, NextReferenceKey(bank_uid));
+  MSA_RETURN_IF_ERROR(store.Commit(writes, Priority::kUrgent));
+  for (Table table : kTables) MSA_RETURN_IF_ERROR(store.Reclaim(table, begin, end));
+  // The mark goes last: after a crash the work is begun again.
+  WriteSet done;
+  done.Delete(Table::kSystem, DeletedBankKey(bank_uid));
+  return store.Commit(done, Priority::kUrgent);
+}
+
+absl::StatusOr<RecoveredStore> Recover(DocumentStore& store, const IndexOptions& options) {
+  RecoveredStore recovered;
+  MSA_ASSIGN_OR_RETURN(const auto records, SystemRecords(store, 'b'));
+  for (const auto& [key, value] : records) {
+    auto spec = ReadBank(key, value);
+    if (!spec.ok()) {
+      ++recovered.damaged_banks;
+      spdlog::error("the bank with uid {:016x} is damaged and will not be served: {}",
+                    KeyBankUid(key), std::string(spec.status().message()));
+      continue;
+    }
+    MSA_RETURN_IF_ERROR(SweepBankGarbage(store, *spec));
+    auto bank = std::make_shared<Bank>(*spec, options);
+    MSA_RETURN_IF_ERROR(BankLoader(store, bank).Load());
+    recovered.banks.push_back(std::move(bank));
+  }
+  return recovered;
+}
+
+}  // namespace msa::memory_node

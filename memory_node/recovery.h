@@ -1,0 +1,34 @@
+// Start-up: from the store to banks ready to serve. One scan of `meta`, then one of `routing`, in
+// key order, every record verified. Damaged documents are named in the log and kept in the
+// directory as damaged: never served, never removed.
+#ifndef MSA_MEMORY_NODE_RECOVERY_H_
+#define MSA_MEMORY_NODE_RECOVERY_H_
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "memory_node/bank.h"
+#include "memory_node/document_store.h"
+
+namespace msa::memory_node {
+
+struct RecoveredStore {
+  std::vector<std::shared_ptr<Bank>> banks;
+  int64_t damaged_banks = 0;  // whose specification cannot be read
+};
+
+// Sweeps garbage and deleted banks first. RESOURCE_EXHAUSTED when the keys do not fit in memory;
+// UNAVAILABLE when the disk fails.
+absl::StatusOr<RecoveredStore> Recover(DocumentStore& store, const IndexOptions& options);
+
+// Removes what a garbage record names, and the record. Used while serving, too.
+void AddSweep(const rpc::BankSpec& bank, const DocumentEntry& entry, WriteSet* writes);
+
+// Removes all that a deleted bank left, then its mark, and gives the space back.
+absl::Status SweepDeletedBank(DocumentStore& store, uint64_t bank_uid);
+
+}  // namespace msa::memory_node
+
+#endif  // MSA_MEMORY_NODE_RECOVERY_H_

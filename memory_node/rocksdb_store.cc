@@ -1,0 +1,410 @@
+// The one file that knows RocksDB. Start-up decisions (recovery mode, what happens on damage):
+// docs/storage_format.md "Damage".
+#include <fcntl.h>
+#include <rocksdb/cache.h>
+#include <rocksdb/convenience.h>
+#include <rocksdb/db.h>
+#include <rocksdb/env.h>
+#include <rocksdb/filter_policy.h>
+#include <rocksdb/options.h>
+#include <rocksdb/table.h>
+#include <rocksdb/utilities/table_properties_collectors.h>
+#include <rocksdb/wal_filter.h>
+#include <rocksdb/write_batch.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdarg>
+#include <cstring>
+#include <filesystem>
+#include <system_error>
+#include <utility>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
+#include "common/status_macros.h"
+#include "common/strings.h"
+#include "memory_node/document_store.h"
+#include "spdlog/spdlog.h"
+
+namespace msa::memory_node {
+namespace {
+
+constexpr char kFormatKey[] = "f";
+constexpr uint32_t kStoreFormatVersion = 1;
+constexpr uint64_t kMinBlobBytes = 4 << 10;
+
+rocksdb::Slice ToSlice(std::string_view bytes) { return {bytes.data(), bytes.size()}; }
+std::string_view ToView(const rocksdb::Slice& slice) { return {slice.data(), slice.size()}; }
+
+// `doing` begins the message: "write to the store in /data".
+absl::Status ToStatus(const rocksdb::Status& status, std::string_view doing) {
+  if (status.ok()) return absl::OkStatus();
+  const std::string message = StrCat(doing, ": ", status.ToString());
+  if (status.IsNotFound()) return absl::NotFoundError(message);
+  if (status.IsNoSpace()) {
+    return absl::ResourceExhaustedError(
+        StrCat("the disk is full; free space or delete documents (", message, ")"));
+  }
+  if (status.IsCorruption() || status.IsNotSupported() || status.IsInvalidArgument()) {
+    return absl::DataLossError(message);
+  }
+  return absl::UnavailableError(message);
+}
+
+// A hole in a log is silent to RocksDB where a page of it reads as zeroes. Batches of one log follow
+// one another without a gap in their sequence numbers, so a gap is damage.
+class GapFinder : public rocksdb::WalFilter {
+ public:
+  const char* Name() const override { return "msa.GapFinder"; }
+
+  void ColumnFamilyLogNumberMap(const std::map<uint32_t, uint64_t>&,
+                                const std::map<std::string, uint32_t>&) override {
+    replay_started_ = true;
+  }
+
+  WalProcessingOption LogRecordFound(unsigned long long log_number, const std::string& log,
+                                     const rocksdb::WriteBatch& batch, rocksdb::WriteBatch*,
+                                     bool*) override {
+    uint64_t sequence;  // the first 8 bytes of a batch, then its count
+    std::memcpy(&sequence, batch.Data().data(), sizeof(sequence));
+    const bool gap = log_number == log_number_ && sequence != next_sequence_;
+    log_number_ = log_number;
+    next_sequence_ = sequence + batch.Count();
+    if (!gap) return WalProcessingOption::kContinueProcessing;
+    gap_log_ = log;
+    return WalProcessingOption::kCorruptedRecord;
+  }
+
+  bool replay_started() const { return replay_started_; }
+  const std::string& gap_log() const { return gap_log_; }
+
+ private:
+  bool replay_started_ = false;
+  unsigned long long log_number_ = 0;
+  uint64_t next_sequence_ = 0;
+  std::string gap_log_;
+};
+
+// Sees whether RocksDB let damage in a log pass, which it does without paranoid_checks.
+class IgnoredDamageLogger : public rocksdb::Logger {
+ public:
+  using rocksdb::Logger::Logv;
+  void Logv(const char* format, va_list args) override {
+    char line[1024];
+    std::vsnprintf(line, sizeof(line), format, args);
+    if (std::strstr(line, "(ignoring error)") != nullptr) damage_ = line;
+  }
+  const std::string& damage() const { return damage_; }
+
+ private:
+  std::string damage_;
+};
+
+// The open database with its families; closed when the store and every pinned value are gone.
+struct Database {
+  ~Database() {
+    for (auto* family : families) {
+      if (db != nullptr) db->DestroyColumnFamilyHandle(family);
+    }
+    if (db != nullptr) db->Close();
+  }
+  std::unique_ptr<rocksdb::DB> db;
+  std::vector<rocksdb::ColumnFamilyHandle*> families;  // by Table, then "default"
+};
+
+struct Pin {
+  std::shared_ptr<Database> database;
+  rocksdb::PinnableSlice slice;  // released before the database
+};
+
+class RocksCursor : public Cursor {
+ public:
+  RocksCursor(std::unique_ptr<rocksdb::Iterator> iterator, std::string doing)
+      : iterator_(std::move(iterator)), doing_(std::move(doing)) {
+    iterator_->SeekToFirst();
+  }
+  void Seek(std::string_view key) override { iterator_->Seek(ToSlice(key)); }
+  void Next() override { iterator_->Next(); }
+  bool Valid() const override { return iterator_->Valid(); }
+  absl::Status status() const override { return ToStatus(iterator_->status(), doing_); }
+  std::string_view key() const override { return ToView(iterator_->key()); }
+  std::string_view value() const override { return ToView(iterator_->value()); }
+
+ private:
+  std::unique_ptr<rocksdb::Iterator> iterator_;
+  std::string doing_;
+};
+
+class RocksDbStore : public DocumentStore {
+ public:
+  RocksDbStore(std::shared_ptr<Database> database, const RocksDbOptions& options)
+      : database_(std::move(database)), options_(options) {}
+
+  absl::Status Commit(const WriteSet& writes, Priority priority) override {
+    if (priority == Priority::kNormal) MSA_RETURN_IF_ERROR(CheckReserve(writes.bytes()));
+    rocksdb::WriteBatch batch(writes.bytes() + 64 * writes.changes().size());
+    for (const auto& change : writes.changes()) AddTo(change, &batch);
+    rocksdb::WriteOptions sync;
+    sync.sync = true;
+    rocksdb::Status status = db().Write(sync, &batch);
+    // After a failed write RocksDB refuses all others until told that the cause may be gone.
+    if (!status.ok() && db().Resume().ok()) status = db().Write(sync, &batch);
+    return ToStatus(status, StrCat("write to the store in ", options_.path));
+  }
+
+  absl::StatusOr<rpc::Payload> Get(Table table, std::string_view key) override {
+    auto pin = std::make_shared<Pin>(Pin{database_, {}});
+    const rocksdb::Status status =
+        db().Get(rocksdb::ReadOptions(), family(table), ToSlice(key), &pin->slice);
+    if (!status.ok()) return ToStatus(status, StrCat("read of ", TableName(table)));
+    const std::string_view view = ToView(pin->slice);
+    return rpc::Payload(view, std::move(pin));
+  }
+
+  std::unique_ptr<Cursor> NewCursor(Table table, bool sequential) override {
+    rocksdb::ReadOptions read;
+    read.fill_cache = !sequential;
+    if (sequential) read.readahead_size = 2 << 20;
+    return std::make_unique<RocksCursor>(
+        std::unique_ptr<rocksdb::Iterator>(db().NewIterator(read, family(table))),
+        StrCat("scan of ", TableName(table)));
+  }
+
+  absl::Status Reclaim(Table table, std::string_view begin, std::string_view end) override {
+    const rocksdb::Slice first = ToSlice(begin), last = ToSlice(end);
+    rocksdb::CompactRangeOptions compact;
+    compact.exclusive_manual_compaction = false;
+    compact.bottommost_level_compaction = rocksdb::BottommostLevelCompaction::kForceOptimized;
+    return ToStatus(db().CompactRange(compact, family(table), &first, &last),
+                    StrCat("compaction of ", TableName(table)));
+  }
+
+  int64_t DiskBytes() override {
+    int64_t bytes = 0;
+    std::error_code error;
+    for (std::filesystem::directory_iterator it(options_.path, error), end; !error && it != end;
+         it.increment(error)) {
+      std::error_code gone;  // a file may be removed meanwhile
+      const auto size = it->file_size(gone);
+      if (!gone) bytes += static_cast<int64_t>(size);
+    }
+    return bytes;
+  }
+
+ private:
+  rocksdb::DB& db() { return *database_->db; }
+  rocksdb::ColumnFamilyHandle* family(Table table) {
+    return database_->families[static_cast<int>(table)];
+  }
+
+  // Keeps room for tombstones and compaction, without which a full disk could never be emptied.
+  absl::Status CheckReserve(size_t bytes) {
+    struct statvfs disk;
+    if (options_.reserve_bytes <= 0 || statvfs(options_.path.c_str(), &disk) != 0) {
+      return absl::OkStatus();
+    }
+    // A value is written twice before the first copy goes: to the log, then to its file.
+    const uint64_t wanted = 2 * bytes + static_cast<uint64_t>(options_.reserve_bytes);
+    const uint64_t free_bytes = uint64_t{disk.f_bavail} * disk.f_frsize;
+    if (free_bytes >= wanted) return absl::OkStatus();
+    return absl::ResourceExhaustedError(
+        StrCat("the disk of ", options_.path, " is full: ", free_bytes, " bytes free, ", wanted,
+               " needed (", options_.reserve_bytes,
+               " of them kept in reserve); free space or delete documents"));
+  }
+
+  void AddTo(const WriteSet::Change& change, rocksdb::WriteBatch* batch) {
+    rocksdb::ColumnFamilyHandle* cf = family(change.table);
+    switch (change.type) {
+      case WriteSet::Change::Type::kPut: {
+        const rocksdb::Slice key = ToSlice(change.key);
+        std::vector<rocksdb::Slice> pieces;
+        for (std::string_view piece : change.pieces) pieces.push_back(ToSlice(piece));
+        batch->Put(cf, rocksdb::SliceParts(&key, 1),
+                   rocksdb::SliceParts(pieces.data(), static_cast<int>(pieces.size())));
+        return;
+      }
+      case WriteSet::Change::Type::kDelete:
+        batch->Delete(cf, ToSlice(change.key));
+        return;
+      case WriteSet::Change::Type::kDeleteRange:
+        batch->DeleteRange(cf, ToSlice(change.key), ToSlice(change.end_key));
+        return;
+    }
+  }
+
+  const std::shared_ptr<Database> database_;
+  const RocksDbOptions options_;
+};
+
+rocksdb::DBOptions MakeDbOptions(const RocksDbOptions& options, bool paranoid) {
+  rocksdb::DBOptions db;
+  db.create_if_missing = true;
+  db.create_missing_column_families = true;
+  db.paranoid_checks = paranoid;
+  db.wal_recovery_mode = rocksdb::WALRecoveryMode::kTolerateCorruptedTailRecords;
+  db.track_and_verify_wals_in_manifest = true;
+  db.max_total_wal_size = options.max_wal_bytes;
+  db.max_background_jobs = 2;
+  db.bytes_per_sync = 1 << 20;
+  db.keep_log_file_num = 4;
+  db.skip_stats_update_on_db_open = true;
+  db.avoid_unnecessary_blocking_io = true;
+  return db;
+}
+
+rocksdb::ColumnFamilyOptions MakeFamilyOptions(Table table, const RocksDbOptions& options,
+                                               const std::shared_ptr<rocksdb::Cache>& cache) {
+  const bool large = table == Table::kRouting || table == Table::kContent;
+  rocksdb::BlockBasedTableOptions blocks;
+  blocks.block_cache = cache;
+  blocks.format_version = 5;
+  blocks.block_size = large ? 16 << 10 : 4 << 10;
+  blocks.filter_policy.reset(rocksdb::NewBloomFilterPolicy(10));
+  rocksdb::ColumnFamilyOptions family;
+  family.table_factory.reset(rocksdb::NewBlockBasedTableFactory(blocks));
+  // Tensors do not compress; texts do.
+  family.compression = large ? rocksdb::kNoCompression : rocksdb::kLZ4Compression;
+  family.write_buffer_size = large ? options.write_buffer_bytes : 8 << 20;
+  // A burst of documents must not throttle the delete behind it.
+  family.level0_slowdown_writes_trigger = 40;
+  family.level0_stop_writes_trigger = 60;
+  // Where half of a stretch of keys is deleted, compact: space comes back without waiting for size.
+  family.table_properties_collector_factories.push_back(
+      rocksdb::NewCompactOnDeletionCollectorFactory(4096, 2048, 0.5));
+  if (table == Table::kContent) {
+    family.enable_blob_files = true;
+    family.min_blob_size = kMinBlobBytes;
+    family.enable_blob_garbage_collection = true;
+    family.blob_garbage_collection_age_cutoff = 0.5;
+    family.blob_garbage_collection_force_threshold = 0.5;
+  }
+  return family;
+}
+
+std::vector<rocksdb::ColumnFamilyDescriptor> MakeFamilies(const RocksDbOptions& options) {
+  const auto cache = rocksdb::NewLRUCache(options.block_cache_bytes);
+  std::vector<rocksdb::ColumnFamilyDescriptor> families;
+  for (int i = 0; i < kNumTables; ++i) {
+    const Table table = static_cast<Table>(i);
+    families.emplace_back(std::string(TableName(table)), MakeFamilyOptions(table, options, cache));
+  }
+  families.emplace_back(rocksdb::kDefaultColumnFamilyName, rocksdb::ColumnFamilyOptions());
+  return families;
+}
+
+absl::Status PrepareFolder(const std::string& path) {
+  std::error_code error;
+  std::filesystem::create_directories(path, error);
+  if (!std::filesystem::is_directory(path)) {
+    const bool read_only = error.value() == EROFS || error.value() == EACCES;
+    const std::string message = StrCat("the data folder ", path, " cannot be made: ",
+                                       error.message(), "; choose another folder");
+    return read_only ? absl::PermissionDeniedError(message) : absl::InvalidArgumentError(message);
+  }
+  if (access(path.c_str(), W_OK | R_OK | X_OK) == 0) return absl::OkStatus();
+  return absl::PermissionDeniedError(StrCat("the data folder ", path, " cannot be written (",
+                                            std::strerror(errno),
+                                            "); make it writable or choose another folder"));
+}
+
+absl::Status OpenError(const rocksdb::Status& status, const std::string& path,
+                       const GapFinder& gaps) {
+  const std::string text = status.ToString();
+  if (status.IsIOError() && text.find("lock") != std::string::npos) {
+    return absl::FailedPreconditionError(
+        StrCat("the data folder ", path,
+               " is in use by another process; stop it or choose another folder (", text, ")"));
+  }
+  if (status.IsInvalidArgument() && text.find("olumn famil") != std::string::npos) {
+    return absl::FailedPreconditionError(
+        StrCat("the data folder ", path,
+               " was written by a newer program (", text, "); use that program"));
+  }
+  if (status.IsCorruption()) {
+    const std::string hole =
+        gaps.gap_log().empty() ? "" : StrCat("; records are missing in ", gaps.gap_log());
+    return absl::DataLossError(
+        StrCat("the store in ", path, " is damaged: ", text, hole,
+               "; nothing was changed: restore the folder from a backup or a replica"));
+  }
+  return ToStatus(status, StrCat("open of the store in ", path));
+}
+
+rocksdb::Status TryOpen(const RocksDbOptions& options, bool paranoid, GapFinder* gaps,
+                        Database* database) {
+  rocksdb::DBOptions db_options = MakeDbOptions(options, paranoid);
+  db_options.wal_filter = gaps;
+  rocksdb::DB* db = nullptr;
+  const rocksdb::Status status = rocksdb::DB::Open(db_options, options.path,
+                                                   MakeFamilies(options), &database->families, &db);
+  database->db.reset(db);
+  return status;
+}
+
+// Whether the logs replay without loss, found out without changing anything on disk.
+absl::Status ProbeLogs(const RocksDbOptions& options) {
+  GapFinder gaps;
+  auto logger = std::make_shared<IgnoredDamageLogger>();
+  rocksdb::DBOptions db_options = MakeDbOptions(options, /*paranoid=*/false);
+  db_options.wal_filter = &gaps;
+  db_options.info_log = logger;
+  Database probe;
+  rocksdb::DB* db = nullptr;
+  const rocksdb::Status status = rocksdb::DB::OpenForReadOnly(
+      db_options, options.path, MakeFamilies(options), &probe.families, &db);
+  probe.db.reset(db);
+  if (!status.ok()) return OpenError(status, options.path, gaps);
+  if (logger->damage().empty() && gaps.gap_log().empty()) return absl::OkStatus();
+  return OpenError(rocksdb::Status::Corruption(logger->damage()), options.path, gaps);
+}
+
+// A table file that cannot be opened fails RocksDB's paranoid start. Then, and only when the logs
+// are whole, start without: the documents in that file are found damaged one by one, others go on.
+absl::Status OpenDatabase(const RocksDbOptions& options, std::shared_ptr<Database>* database) {
+  GapFinder gaps;
+  *database = std::make_shared<Database>();
+  rocksdb::Status status = TryOpen(options, /*paranoid=*/true, &gaps, database->get());
+  if (status.IsCorruption() && !gaps.replay_started()) {
+    MSA_RETURN_IF_ERROR(ProbeLogs(options));
+    spdlog::error("the store in {} has a damaged file, starting without it: {}", options.path,
+                  status.ToString());
+    *database = std::make_shared<Database>();
+    status = TryOpen(options, /*paranoid=*/false, &gaps, database->get());
+  }
+  return status.ok() ? absl::OkStatus() : OpenError(status, options.path, gaps);
+}
+
+absl::Status CheckFormatVersion(DocumentStore& store, const std::string& path) {
+  uint32_t version = kStoreFormatVersion;
+  auto found = store.Get(Table::kSystem, kFormatKey);
+  if (absl::IsNotFound(found.status())) {
+    WriteSet writes;
+    writes.Put(Table::kSystem, kFormatKey,
+               std::string(reinterpret_cast<const char*>(&version), sizeof(version)));
+    return store.Commit(writes, DocumentStore::Priority::kUrgent);
+  }
+  MSA_RETURN_IF_ERROR(found.status());
+  if (found->size() != sizeof(version)) return absl::DataLossError("damaged format version");
+  std::memcpy(&version, found->view().data(), sizeof(version));
+  if (version == kStoreFormatVersion) return absl::OkStatus();
+  return absl::FailedPreconditionError(
+      StrCat("the store in ", path, " has format version ", version, "; this program reads version ",
+             kStoreFormatVersion, ": use the program that wrote it"));
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<DocumentStore>> OpenRocksDbStore(const RocksDbOptions& options) {
+  MSA_RETURN_IF_ERROR(PrepareFolder(options.path));
+  std::shared_ptr<Database> database;
+  MSA_RETURN_IF_ERROR(OpenDatabase(options, &database));
+  auto store = std::make_unique<RocksDbStore>(std::move(database), options);
+  MSA_RETURN_IF_ERROR(CheckFormatVersion(*store, options.path));
+  return store;
+}
+
+}  // namespace msa::memory_node

@@ -1,0 +1,118 @@
+// The resident routing keys of one bank, in segments. Parts are added, replaced and masked while
+// queries run; a reader's snapshot is a sequence number.
+//
+// A document becomes visible in three steps, so that a failed disk write leaves no trace: Append
+// copies its keys where no reader sees them, the caller makes it durable, Publish shows it and hides
+// what it replaces under one new sequence number (or Abandon gives it up).
+//
+// Thread-safety: all methods, from any thread. Readers never wait for Append or CompactOnce to copy.
+#ifndef MSA_MEMORY_NODE_ROUTING_INDEX_H_
+#define MSA_MEMORY_NODE_ROUTING_INDEX_H_
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <string_view>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/container/flat_hash_map.h"
+#include "absl/status/status.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/types/span.h"
+#include "memory_node/segment.h"
+
+namespace msa::memory_node {
+
+struct IndexOptions {
+  int64_t min_segment_chunks = 1024;
+  int64_t max_segment_bytes_per_layer = 32 << 20;
+  double max_dead_share = 0.25;            // of a sealed segment's chunks before it is rewritten
+  int merge_count = 4;                     // small segments that are made one
+  int64_t max_key_bytes = int64_t{1} << 40;  // of the whole index, dead keys included
+};
+
+// Keys of one part as stored: a routing block (common/block_layout.h) a layer, in the bank's order.
+struct IndexPart {
+  int64_t reference = 0;
+  int32_t chunks = 0;  // at least 1
+  int32_t content_chunks = 0;
+  std::vector<std::string_view> layers;
+};
+
+// A segment as a pass sees it: parts below num_parts.
+struct SegmentView {
+  std::shared_ptr<const Segment> segment;
+  int64_t num_parts = 0;
+};
+using IndexView = std::vector<SegmentView>;
+
+struct IndexStats {
+  int64_t num_segments = 0;
+  int64_t key_bytes = 0;
+  int64_t dead_parts = 0;  // masked, or replaced and seen by no snapshot from `oldest` on
+};
+
+class RoutingIndex {
+ public:
+  RoutingIndex(const SegmentShape& shape, const IndexOptions& options);
+
+  // INVALID_ARGUMENT when a reference is in the index already, RESOURCE_EXHAUSTED when memory is
+  // full; nothing stays then.
+  absl::Status Append(absl::Span<const IndexPart> parts);
+  // Shows the parts appended, hides `replaced` from snapshots taken from now on. Returns the new
+  // sequence number.
+  uint64_t Publish(absl::Span<const int64_t> references, absl::Span<const int64_t> replaced);
+  void Abandon(absl::Span<const int64_t> references);
+  // Hides from everybody, at once: no Select begun after the return takes one of them.
+  void Mask(absl::Span<const int64_t> references);
+
+  // A snapshot: what is published now is seen at this number.
+  uint64_t sequence() const { return sequence_.load(std::memory_order_acquire); }
+  bool Visible(int64_t reference, uint64_t sequence) const;
+  int64_t CountVisible(uint64_t sequence) const;
+  // Every part seen at any number up to sequence() is in it, and stays readable with it.
+  IndexView View() const;
+  // Above every slot of a part that is or was in the index.
+  uint32_t num_slots() const;
+
+  // Rewrites or merges once where that is worth it, without parts that nobody at `oldest` or later
+  // can see. False when there is nothing to do. One at a time; others wait.
+  bool CompactOnce(uint64_t oldest);
+  IndexStats Stats(uint64_t oldest) const;
+  const SegmentShape& shape() const { return shape_; }
+
+ private:
+  struct Location {
+    Segment* segment;
+    int64_t part;
+  };
+
+  absl::Status AppendOne(const IndexPart& part) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::Status MakeRoom(int64_t chunks) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  int64_t MaxSegmentChunks() const;
+  std::vector<std::shared_ptr<Segment>> PickVictims(uint64_t oldest);
+  bool Rewrite(const std::vector<std::shared_ptr<Segment>>& victims, uint64_t oldest);
+  void Swap(const std::vector<std::shared_ptr<Segment>>& victims,
+            const std::shared_ptr<Segment>& merged) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void DropPart(const Segment& segment, int64_t part) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
+  const SegmentShape shape_;
+  const IndexOptions options_;
+  std::atomic<uint64_t> sequence_{1};
+
+  absl::Mutex compaction_mutex_ ABSL_ACQUIRED_BEFORE(mutex_);
+  mutable absl::Mutex mutex_;
+  std::vector<std::shared_ptr<Segment>> segments_ ABSL_GUARDED_BY(mutex_);
+  std::shared_ptr<Segment> open_ ABSL_GUARDED_BY(mutex_);  // also in segments_; null before the first
+  // Rewritten, but perhaps still scanned: a mask must reach them too.
+  std::vector<std::weak_ptr<Segment>> retired_ ABSL_GUARDED_BY(mutex_);
+  absl::flat_hash_map<int64_t, Location> locations_ ABSL_GUARDED_BY(mutex_);
+  std::vector<uint32_t> free_slots_ ABSL_GUARDED_BY(mutex_);
+  uint32_t num_slots_ ABSL_GUARDED_BY(mutex_) = 0;
+  int64_t num_chunks_ ABSL_GUARDED_BY(mutex_) = 0;
+};
+
+}  // namespace msa::memory_node
+
+#endif  // MSA_MEMORY_NODE_ROUTING_INDEX_H_

@@ -1,0 +1,88 @@
+// Scores of every part of an index for one question's routing queries. Questions that ask for the
+// same layer at the same time share one pass over the keys: the pass is bound by memory, so the
+// second question is nearly free. Backends score each question to the bit as if alone.
+//
+// There is no thread of its own: callers take turns at running passes, at most `max_passes` at a
+// time, each for all that wait for the layer at the head of the queue.
+#ifndef MSA_MEMORY_NODE_SCAN_SHARING_H_
+#define MSA_MEMORY_NODE_SCAN_SHARING_H_
+
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/statusor.h"
+#include "absl/synchronization/mutex.h"
+#include "common/routing.h"
+#include "kernels/backend.h"
+#include "memory_node/routing_index.h"
+#include "rpc/types.h"
+
+namespace msa::memory_node {
+
+struct ScanOptions {
+  int max_passes = 1;       // a backend spreads a pass over all cores
+  int max_waiting = 1024;   // questions
+  int max_pass_rows = 512;  // query rows in a pass of more than one question
+};
+
+// Scores [num_parts] of each segment of the view, one after the other. Parts nobody may see are
+// scored too: the reader masks.
+struct PartScores {
+  IndexView view;
+  std::vector<float> scores;
+};
+
+class ScanSharer {
+ public:
+  // `backend` is borrowed.
+  ScanSharer(const kernels::Backend* backend, const ScanOptions& options);
+
+  // queries [rows, query_width], borrowed till the return. The view is taken after the call began.
+  // DEADLINE_EXCEEDED, CANCELLED while waiting; RESOURCE_EXHAUSTED when too many wait.
+  absl::StatusOr<PartScores> Score(const rpc::CallContext& ctx, const RoutingIndex& index,
+                                   const RoutingShape& shape, int layer_index,
+                                   const std::vector<float>& queries);
+
+  int64_t passes() const;     // made since start
+  int64_t questions() const;  // answered by them
+
+ private:
+  struct Question {
+    const RoutingIndex* index;
+    const RoutingShape* shape;
+    int layer_index;
+    const std::vector<float>* queries;
+    bool taken = false;
+    bool done = false;
+    PartScores result;
+
+    int rows() const { return static_cast<int>(queries->size()) / shape->query_width(); }
+  };
+  using Batch = std::vector<Question*>;
+
+  Batch TakeBatch() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void RunPass(const Batch& batch) const;
+  absl::Status Wait(const rpc::CallContext& ctx, Question* question)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
+  const kernels::Backend* const backend_;
+  const ScanOptions options_;
+  mutable absl::Mutex mutex_;
+  absl::CondVar changed_;
+  std::deque<Question*> waiting_ ABSL_GUARDED_BY(mutex_);
+  int running_ ABSL_GUARDED_BY(mutex_) = 0;
+  int64_t passes_ ABSL_GUARDED_BY(mutex_) = 0;
+  int64_t questions_ ABSL_GUARDED_BY(mutex_) = 0;
+};
+
+// The best `top_k` that are visible at `sequence`, best first; independent of how parts lie in
+// segments. content_chunks is filled in, shard is 0.
+std::vector<rpc::RoutedPart> SelectBest(const kernels::Backend& backend, const PartScores& scores,
+                                        uint64_t sequence, int top_k);
+
+}  // namespace msa::memory_node
+
+#endif  // MSA_MEMORY_NODE_SCAN_SHARING_H_

@@ -1,0 +1,114 @@
+// A run of parts with their routing keys: one contiguous key array a layer, chunk ordinals shared by
+// all layers. Fixed capacity, so that nothing moves: readers go on while one writer appends behind
+// what they see.
+//
+// Thread-safety: one writer at a time calls Append; everything else from any thread. A part's keys
+// never change; its marks do.
+#ifndef MSA_MEMORY_NODE_SEGMENT_H_
+#define MSA_MEMORY_NODE_SEGMENT_H_
+
+#include <atomic>
+#include <cstdint>
+#include <cstdlib>
+#include <limits>
+#include <memory>
+#include <vector>
+
+#include "absl/types/span.h"
+#include "common/dtype.h"
+#include "kernels/types.h"
+
+namespace msa::memory_node {
+
+// Marks of a part. It is seen at sequence s when added <= s < removed.
+inline constexpr uint64_t kNever = std::numeric_limits<uint64_t>::max();  // not added; not removed
+inline constexpr uint64_t kMasked = 0;                                    // removed for everybody
+
+struct SegmentShape {
+  DType dtype = DType::kFloat32;  // kFloat32, kBFloat16 or kInt8
+  int64_t key_width = 0;
+  int num_layers = 0;
+
+  size_t KeyBytes() const { return key_width * DTypeBytes(dtype); }  // of one chunk and layer
+  // Of one chunk, all layers, scales included.
+  size_t ChunkBytes() const {
+    return num_layers * (KeyBytes() + (dtype == DType::kInt8 ? sizeof(float) : 0));
+  }
+};
+
+// Where a part's keys of one layer are read from: [chunks, key_width], and [chunks] for int8; any
+// alignment.
+struct KeySource {
+  const char* keys = nullptr;
+  const char* scales = nullptr;
+};
+
+struct PartEntry {
+  int64_t reference = 0;
+  uint32_t slot = 0;  // number of the part in its index, reused after it has gone
+  int32_t chunks = 0;
+  int32_t content_chunks = 0;
+};
+
+class Segment {
+ public:
+  // Null when there is no memory. Pages are taken as they are filled.
+  static std::shared_ptr<Segment> Make(const SegmentShape& shape, int64_t capacity_parts,
+                                       int64_t capacity_chunks);
+
+  bool Fits(int64_t parts, int64_t chunks) const;
+  // Returns the part's ordinal. `layers` one a layer. REQUIRES: Fits(1, entry.chunks).
+  int64_t Append(const PartEntry& entry, absl::Span<const KeySource> layers, uint64_t added,
+                 uint64_t removed);
+
+  // Parts that readers may look at: ordinals below.
+  int64_t num_parts() const { return num_parts_.load(std::memory_order_acquire); }
+  int64_t num_chunks(int64_t num_parts) const { return part_begin_[num_parts]; }
+
+  // Of the first `num_parts` parts. Valid as long as the segment.
+  kernels::KeySegment Keys(int layer_index, int64_t num_parts) const;
+  absl::Span<const int64_t> references(int64_t num_parts) const {
+    return {references_.data(), static_cast<size_t>(num_parts)};
+  }
+  KeySource Source(int layer_index, int64_t part) const;
+  PartEntry Entry(int64_t part) const;
+  uint32_t slot(int64_t part) const { return slots_[part]; }
+  int32_t content_chunks(int64_t part) const { return content_chunks_[part]; }
+
+  uint64_t added(int64_t part) const { return added_[part].load(std::memory_order_acquire); }
+  uint64_t removed(int64_t part) const { return removed_[part].load(std::memory_order_acquire); }
+  bool Visible(int64_t part, uint64_t sequence) const {
+    return removed(part) > sequence && added(part) <= sequence;
+  }
+  void SetAdded(int64_t part, uint64_t value) {
+    added_[part].store(value, std::memory_order_release);
+  }
+  void SetRemoved(int64_t part, uint64_t value) {
+    removed_[part].store(value, std::memory_order_release);
+  }
+
+ private:
+  struct Free {
+    void operator()(char* memory) const { std::free(memory); }
+  };
+  using Buffer = std::unique_ptr<char, Free>;
+
+  Segment(const SegmentShape& shape, int64_t capacity_parts, int64_t capacity_chunks);
+  static Buffer Allocate(size_t bytes);
+
+  const SegmentShape shape_;
+  const int64_t capacity_chunks_;
+  std::vector<Buffer> keys_;    // [num_layers] of [capacity_chunks, key_width]
+  std::vector<Buffer> scales_;  // [num_layers] of [capacity_chunks], kInt8 only
+  std::vector<int64_t> part_begin_;  // [capacity_parts + 1]
+  std::vector<int64_t> references_;
+  std::vector<uint32_t> slots_;
+  std::vector<int32_t> content_chunks_;
+  std::vector<std::atomic<uint64_t>> added_;
+  std::vector<std::atomic<uint64_t>> removed_;
+  std::atomic<int64_t> num_parts_{0};
+};
+
+}  // namespace msa::memory_node
+
+#endif  // MSA_MEMORY_NODE_SEGMENT_H_

@@ -1,0 +1,509 @@
+#include "memory_node/shard.h"
+
+#include <algorithm>
+#include <string_view>
+#include <utility>
+
+#include "common/limits.h"
+#include "common/status_macros.h"
+#include "common/strings.h"
+#include "memory_node/put_batch.h"
+#include "memory_node/recovery.h"
+#include "memory_node/validation.h"
+#include "spdlog/spdlog.h"
+
+namespace msa::memory_node {
+namespace {
+
+using Priority = DocumentStore::Priority;
+
+absl::Status CheckContext(const rpc::CallContext& ctx) {
+  if (ctx.Cancelled()) return absl::CancelledError("the client went away");
+  if (absl::Now() >= ctx.deadline) return absl::DeadlineExceededError("the deadline has passed");
+  return absl::OkStatus();
+}
+
+absl::Status CheckRange(std::string_view what, int64_t value, int64_t least, int64_t most) {
+  if (value >= least && value <= most) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      StrCat(what, " is ", value, "; ", least, " to ", most, " are allowed"));
+}
+
+int LayerIndex(const rpc::BankSpec& spec, int32_t layer) {
+  const auto it = std::lower_bound(spec.router_layers.begin(), spec.router_layers.end(), layer);
+  if (it == spec.router_layers.end() || *it != layer) return -1;
+  return static_cast<int>(it - spec.router_layers.begin());
+}
+
+absl::Status UnknownLayer(const rpc::BankSpec& spec, int32_t layer) {
+  return absl::InvalidArgumentError(
+      StrCat("layer ", layer, " keeps no blocks in bank '", spec.name, "'"));
+}
+
+absl::Status UnknownDocument(const Bank& bank, const std::string& id) {
+  return absl::NotFoundError(
+      StrCat("bank '", bank.spec().name, "' has no document '", id, "'"));
+}
+
+}  // namespace
+
+LocalShard::LocalShard(std::unique_ptr<DocumentStore> store, const kernels::Backend* backend,
+                       ShardOptions options)
+    : store_(std::move(store)),
+      backend_(backend),
+      options_(std::move(options)),
+      scans_(backend, options_.scan),
+      snapshots_(options_.now, options_.max_open_snapshots) {}
+
+absl::StatusOr<std::unique_ptr<LocalShard>> LocalShard::Open(std::unique_ptr<DocumentStore> store,
+                                                             const kernels::Backend* backend,
+                                                             ShardOptions options) {
+  std::unique_ptr<LocalShard> shard(
+      new LocalShard(std::move(store), backend, std::move(options)));
+  MSA_ASSIGN_OR_RETURN(RecoveredStore recovered, Recover(*shard->store_, shard->options_.index));
+  shard->damaged_banks_ = recovered.damaged_banks;
+  {
+    absl::MutexLock lock(&shard->banks_mutex_);
+    for (auto& bank : recovered.banks) shard->banks_[bank->spec().name] = bank;
+  }
+  if (shard->options_.background) {
+    shard->maintenance_ = std::thread([self = shard.get()] { self->MaintenanceLoop(); });
+  }
+  return shard;
+}
+
+LocalShard::~LocalShard() {
+  {
+    absl::MutexLock lock(&wake_mutex_);
+    stop_ = true;
+  }
+  if (maintenance_.joinable()) maintenance_.join();
+}
+
+// ---- Banks
+
+absl::StatusOr<std::shared_ptr<Bank>> LocalShard::FindBank(const rpc::CallContext& ctx,
+                                                           const std::string& name) const {
+  MSA_RETURN_IF_ERROR(CheckContext(ctx));
+  absl::MutexLock lock(&banks_mutex_);
+  const auto it = banks_.find(name);
+  if (it != banks_.end()) return it->second;
+  return absl::NotFoundError(
+      StrCat("there is no bank '", name.substr(0, kMaxBankNameBytes), "'; create it first"));
+}
+
+std::vector<std::shared_ptr<Bank>> LocalShard::Banks() const {
+  absl::MutexLock lock(&banks_mutex_);
+  std::vector<std::shared_ptr<Bank>> banks;
+  for (const auto& [name, bank] : banks_) banks.push_back(bank);
+  return banks;
+}
+
+absl::Status LocalShard::CreateBank(const rpc::CallContext& ctx, const rpc::BankSpec& spec) {
+  MSA_RETURN_IF_ERROR(CheckContext(ctx));
+  MSA_RETURN_IF_ERROR(ValidateBank(spec));
+  absl::MutexLock registry(&registry_mutex_);
+  const auto banks = Banks();
+  for (const auto& bank : banks) {
+    if (bank->spec() == spec) return absl::OkStatus();
+    if (bank->spec().name == spec.name) {
+      return absl::AlreadyExistsError(
+          StrCat("a bank '", spec.name, "' of another specification exists; delete it first or "
+                                        "choose another name"));
+    }
+    if (bank->spec().uid == spec.uid) {
+      return absl::InvalidArgumentError("the uid is another bank's; take a random one");
+    }
+  }
+  if (static_cast<int>(banks.size()) >= options_.max_banks) {
+    return absl::ResourceExhaustedError(
+        StrCat("this node has ", options_.max_banks, " banks, the most it may; delete some"));
+  }
+  if (store_->Get(Table::kSystem, DeletedBankKey(spec.uid)).ok() ||
+      store_->Get(Table::kSystem, BankKey(spec.uid)).ok()) {
+    return absl::InvalidArgumentError("the uid was used before; take a random one");
+  }
+  WriteSet writes;
+  writes.Put(Table::kSystem, BankKey(spec.uid),
+             EncodeRecord(PlainIdentity(spec, RecordKind::kBank, 0, 0), EncodeBankPayload(spec)));
+  MSA_RETURN_IF_ERROR(store_->Commit(writes, Priority::kNormal));
+  absl::MutexLock lock(&banks_mutex_);
+  banks_[spec.name] = std::make_shared<Bank>(spec, options_.index);
+  return absl::OkStatus();
+}
+
+absl::Status LocalShard::DeleteBank(const rpc::CallContext& ctx, const std::string& name) {
+  absl::MutexLock registry(&registry_mutex_);
+  MSA_ASSIGN_OR_RETURN(const std::shared_ptr<Bank> bank, FindBank(ctx, name));
+  absl::WriterMutexLock no_writers(&bank->write_mutex());
+  WriteSet writes;
+  writes.Delete(Table::kSystem, BankKey(bank->spec().uid));
+  writes.Put(Table::kSystem, DeletedBankKey(bank->spec().uid), "");
+  MSA_RETURN_IF_ERROR(store_->Commit(writes, Priority::kUrgent));
+  bank->set_deleted();
+  {
+    absl::MutexLock lock(&banks_mutex_);
+    banks_.erase(name);
+  }
+  snapshots_.CloseAll(*bank);
+  WakeMaintenance();
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::vector<rpc::BankState>> LocalShard::ListBanks(const rpc::CallContext& ctx) {
+  MSA_RETURN_IF_ERROR(CheckContext(ctx));
+  std::vector<rpc::BankState> states;
+  for (const auto& bank : Banks()) states.push_back({bank->spec(), bank->next_reference()});
+  return states;
+}
+
+// ---- Documents: writing
+
+absl::StatusOr<rpc::PutResult> LocalShard::PutDocument(const rpc::CallContext& ctx,
+                                                       const rpc::EncodedDocument& document) {
+  MSA_ASSIGN_OR_RETURN(const std::shared_ptr<Bank> bank, FindBank(ctx, document.bank));
+  MSA_RETURN_IF_ERROR(ValidateDocument(bank->spec(), document));
+  absl::ReaderMutexLock writing(&bank->write_mutex());
+  if (bank->deleted()) {
+    return absl::NotFoundError(StrCat("bank '", document.bank, "' was deleted meanwhile"));
+  }
+  absl::MutexLock id_lock(&bank->IdMutex(document.document.id));
+  return PutLocked(*bank, document);
+}
+
+// The revision a new one follows, of a live, damaged or deleted document; 0 when there was none.
+absl::StatusOr<uint64_t> LocalShard::LastRevision(Bank& bank, const std::string& id,
+                                                  const DocumentEntryPtr& current,
+                                                  int64_t* max_reference) {
+  if (current != nullptr) {
+    *max_reference = current->max_reference;
+    return current->revision;
+  }
+  auto value = store_->Get(Table::kMeta, MetaKey(bank.spec().uid, id));
+  if (absl::IsNotFound(value.status())) return 0;
+  absl::Status status = value.status();
+  if (status.ok()) {
+    auto record = DecodeRecord(value->view());
+    status = record.status();
+    if (status.ok() && record->identity.kind == RecordKind::kTombstone) {
+      MSA_ASSIGN_OR_RETURN(*max_reference, DecodeTombstonePayload(record->payload));
+      return record->identity.revision;
+    }
+    if (status.ok()) status = absl::DataLossError("its record is none of a deleted document");
+  }
+  return absl::IsDataLoss(status) ? Damaged(bank, id, "tombstone", status) : status;
+}
+
+absl::StatusOr<rpc::PutResult> LocalShard::PutLocked(Bank& bank,
+                                                     const rpc::EncodedDocument& document) {
+  const DocumentEntryPtr current = bank.Find(document.document.id);
+  auto entry = std::make_shared<DocumentEntry>(MakeEntry(document));
+  const auto result = [](const DocumentEntry& put) {
+    return rpc::PutResult{put.revision, put.num_tokens, put.num_chunks,
+                          static_cast<int32_t>(put.references.size())};
+  };
+  if (current != nullptr && current->damage.empty() &&
+      current->references == entry->references && current->put_digest == entry->put_digest) {
+    return result(*current);
+  }
+  int64_t max_reference = -1;
+  MSA_ASSIGN_OR_RETURN(const uint64_t last,
+                       LastRevision(bank, entry->id, current, &max_reference));
+  entry->revision = last + 1;
+  entry->max_reference = std::max(max_reference, entry->references.back());
+  MSA_RETURN_IF_ERROR(bank.Reserve(entry));
+  absl::Status status = bank.index().Append(IndexParts(document));
+  if (status.ok()) {
+    status = CommitPut(bank, entry, current, document);
+    if (!status.ok()) bank.index().Abandon(entry->references);
+  }
+  if (!status.ok()) {
+    bank.Unreserve(*entry);
+    return status;
+  }
+  const auto replaced = current == nullptr ? std::vector<int64_t>() : current->references;
+  bank.Install(entry, bank.index().Publish(entry->references, replaced));
+  if (current != nullptr) WakeMaintenance();
+  return result(*entry);
+}
+
+absl::Status LocalShard::CommitPut(Bank& bank, const DocumentEntryPtr& entry,
+                                   const DocumentEntryPtr& replaced,
+                                   const rpc::EncodedDocument& document) {
+  WriteSet writes;
+  AddDocument(bank.spec(), *entry, document, absl::ToUnixMicros(options_.now()), &writes);
+  if (replaced != nullptr) AddGarbage(bank.spec(), *replaced, &writes);
+  const int64_t next = std::max(bank.next_reference(), entry->max_reference + 1);
+  writes.Put(Table::kSystem, NextReferenceKey(bank.spec().uid), EncodeNextReference(next));
+  return store_->Commit(writes, Priority::kNormal);
+}
+
+absl::StatusOr<uint64_t> LocalShard::DeleteDocument(const rpc::CallContext& ctx,
+                                                    const std::string& bank_name,
+                                                    const std::string& id) {
+  MSA_ASSIGN_OR_RETURN(const std::shared_ptr<Bank> bank, FindBank(ctx, bank_name));
+  MSA_RETURN_IF_ERROR(CheckRange("length of the document id", id.size(), 1, kMaxDocumentIdBytes));
+  absl::ReaderMutexLock writing(&bank->write_mutex());
+  if (bank->deleted()) return UnknownDocument(*bank, id);
+  absl::MutexLock id_lock(&bank->IdMutex(id));
+  return DeleteLocked(*bank, id);
+}
+
+absl::StatusOr<uint64_t> LocalShard::DeleteLocked(Bank& bank, const std::string& id) {
+  const DocumentEntryPtr current = bank.Find(id);
+  if (current == nullptr) return UnknownDocument(bank, id);
+  WriteSet writes;
+  AddTombstone(bank.spec(), *current, &writes);
+  AddGarbage(bank.spec(), *current, &writes);
+  MSA_RETURN_IF_ERROR(store_->Commit(writes, Priority::kUrgent));
+  // Older revisions that snapshots still see go with it.
+  for (const DocumentEntryPtr& revision : bank.Revisions(id)) {
+    bank.index().Mask(revision->references);
+  }
+  bank.Remove(id);
+  WakeMaintenance();
+  return current->revision;
+}
+
+// ---- Documents: reading
+
+absl::Status LocalShard::Damaged(Bank& bank, const std::string& id, const std::string& what,
+                                 const absl::Status& why) {
+  bank.AddCorruptRecord();
+  const std::string message =
+      StrCat("document '", id, "' of bank '", bank.spec().name, "' is damaged (", what, ": ",
+             std::string(why.message()), "); add it again or delete it");
+  spdlog::error("{}", message);
+  return absl::DataLossError(message);
+}
+
+absl::StatusOr<rpc::Payload> LocalShard::ReadText(Bank& bank, const DocumentEntry& entry,
+                                                  TextPayload* text) {
+  if (!entry.damage.empty()) {
+    return absl::DataLossError(StrCat("document '", entry.id, "' of bank '", bank.spec().name,
+                                      "' is damaged (", entry.damage,
+                                      "); add it again or delete it"));
+  }
+  auto value =
+      store_->Get(Table::kText, TextKey(bank.spec().uid, entry.references.front()));
+  if (absl::IsNotFound(value.status())) return value.status();
+  absl::Status status = value.status();
+  if (status.ok()) {
+    const auto identity = PlainIdentity(bank.spec(), RecordKind::kText, entry.references.front(),
+                                        entry.revision);
+    auto payload = VerifyRecord(value->view(), identity);
+    auto decoded = payload.ok() ? DecodeTextPayload(*payload)
+                                : absl::StatusOr<TextPayload>(payload.status());
+    status = decoded.status();
+    if (status.ok() && decoded->description.info.id != entry.id) {
+      status = absl::DataLossError("text of another document");
+    }
+    if (status.ok()) *text = *std::move(decoded);
+  }
+  if (status.ok()) return value;
+  return absl::IsDataLoss(status) ? Damaged(bank, entry.id, "text", status) : status;
+}
+
+absl::StatusOr<rpc::StoredDocument> LocalShard::GetDocument(const rpc::CallContext& ctx,
+                                                            const std::string& bank_name,
+                                                            const std::string& id) {
+  MSA_ASSIGN_OR_RETURN(const std::shared_ptr<Bank> bank, FindBank(ctx, bank_name));
+  for (DocumentEntryPtr entry = bank->Find(id); entry != nullptr;) {
+    TextPayload text;
+    auto value = ReadText(*bank, *entry, &text);
+    if (value.ok()) {
+      return rpc::StoredDocument{std::move(text.description.info), std::string(text.full_text)};
+    }
+    if (!absl::IsNotFound(value.status())) return value.status();
+    // Replaced and swept between directory and read: look again; else it is lost.
+    const DocumentEntryPtr again = bank->Find(id);
+    if (again == entry) return Damaged(*bank, id, "text", absl::DataLossError("missing"));
+    entry = again;
+  }
+  return UnknownDocument(*bank, id);
+}
+
+absl::StatusOr<std::vector<rpc::DocumentInfo>> LocalShard::ListDocuments(
+    const rpc::CallContext& ctx, const std::string& bank_name, const std::string& after,
+    int32_t limit) {
+  MSA_ASSIGN_OR_RETURN(const std::shared_ptr<Bank> bank, FindBank(ctx, bank_name));
+  MSA_RETURN_IF_ERROR(CheckRange("limit", limit, 1, kMaxPageSize));
+  std::vector<rpc::DocumentInfo> infos;
+  std::string from = after;
+  // Documents that vanish or prove damaged meanwhile leave gaps: fill the page from what follows.
+  while (static_cast<int32_t>(infos.size()) < limit) {
+    const auto entries = bank->List(from, limit - static_cast<int32_t>(infos.size()));
+    if (entries.empty()) break;
+    for (const DocumentEntryPtr& entry : entries) {
+      auto info = ReadDocumentInfo(*store_, bank->spec(), entry->id);
+      if (info.ok()) {
+        infos.push_back(*std::move(info));
+      } else if (absl::IsDataLoss(info.status())) {
+        Damaged(*bank, entry->id, "record", info.status()).IgnoreError();
+      } else if (!absl::IsNotFound(info.status())) {
+        return info.status();
+      }
+    }
+    from = entries.back()->id;
+  }
+  return infos;
+}
+
+absl::StatusOr<std::vector<rpc::PartText>> LocalShard::GetParts(
+    const rpc::CallContext& ctx, const std::string& bank_name, uint64_t snapshot_id,
+    absl::Span<const int64_t> references) {
+  MSA_ASSIGN_OR_RETURN(const std::shared_ptr<Bank> bank, FindBank(ctx, bank_name));
+  MSA_RETURN_IF_ERROR(CheckRange("number of references", references.size(), 0, kMaxRankLimit));
+  MSA_ASSIGN_OR_RETURN(const auto snapshot, snapshots_.Use(snapshot_id, *bank));
+  std::vector<rpc::PartText> parts;
+  DocumentEntryPtr held;  // whose text is in `value`: neighbours often share a document
+  rpc::Payload value;
+  TextPayload text;
+  for (int64_t reference : references) {
+    MSA_RETURN_IF_ERROR(CheckContext(ctx));
+    const PartPlace place = bank->FindPart(reference);
+    if (place.entry == nullptr || !bank->index().Visible(reference, snapshot->sequence)) continue;
+    if (place.entry != held) {
+      auto read = ReadText(*bank, *place.entry, &text);
+      if (absl::IsNotFound(read.status())) {
+        if (!bank->index().Visible(reference, snapshot->sequence) || snapshot->closed) continue;
+        return Damaged(*bank, place.entry->id, "text", absl::DataLossError("missing"));
+      }
+      MSA_RETURN_IF_ERROR(read.status());
+      value = *std::move(read);
+      held = place.entry;
+    }
+    MSA_ASSIGN_OR_RETURN(rpc::PartText part, MakePartText(text, reference, place.part_index));
+    parts.push_back(std::move(part));
+  }
+  return parts;
+}
+
+// ---- Queries
+
+absl::StatusOr<rpc::Snapshot> LocalShard::OpenSnapshot(const rpc::CallContext& ctx,
+                                                       const std::string& bank_name,
+                                                       absl::Duration ttl) {
+  MSA_ASSIGN_OR_RETURN(const std::shared_ptr<Bank> bank, FindBank(ctx, bank_name));
+  if (ttl <= absl::ZeroDuration() || ttl > options_.max_snapshot_ttl) {
+    return absl::InvalidArgumentError(StrCat("a snapshot's time to live is above 0 and at most ",
+                                             absl::FormatDuration(options_.max_snapshot_ttl)));
+  }
+  snapshots_.Expire();
+  rpc::Snapshot snapshot;
+  MSA_ASSIGN_OR_RETURN(snapshot.id, snapshots_.Open(bank, ttl, &snapshot.sequence));
+  if (bank->deleted()) {
+    snapshots_.Close(snapshot.id);
+    return absl::NotFoundError(StrCat("bank '", bank_name, "' was deleted meanwhile"));
+  }
+  snapshot.num_parts = bank->index().CountVisible(snapshot.sequence);
+  return snapshot;
+}
+
+absl::Status LocalShard::CloseSnapshot(const rpc::CallContext& ctx, uint64_t snapshot_id) {
+  snapshots_.Close(snapshot_id);
+  WakeMaintenance();
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::vector<rpc::RoutedPart>> LocalShard::Route(const rpc::CallContext& ctx,
+                                                               const rpc::RouteRequest& request) {
+  MSA_ASSIGN_OR_RETURN(const std::shared_ptr<Bank> bank, FindBank(ctx, request.bank));
+  const rpc::BankSpec& spec = bank->spec();
+  const int layer_index = LayerIndex(spec, request.layer);
+  if (layer_index < 0) return UnknownLayer(spec, request.layer);
+  MSA_RETURN_IF_ERROR(CheckRange("top_k", request.top_k, 1, kMaxTopK));
+  MSA_RETURN_IF_ERROR(CheckRange("round", request.round, 0, INT32_MAX));
+  MSA_RETURN_IF_ERROR(ValidateQueries(spec, request.queries));
+  MSA_ASSIGN_OR_RETURN(const auto snapshot, snapshots_.Use(request.snapshot_id, *bank));
+  MSA_ASSIGN_OR_RETURN(
+      const PartScores scores,
+      scans_.Score(ctx, bank->index(), spec.routing, layer_index, request.queries));
+  {
+    absl::MutexLock lock(&snapshot->mutex);
+    MSA_RETURN_IF_ERROR(snapshot->sums.Begin(request.round));
+    snapshot->sums.Add(layer_index, scores, snapshot->sequence, bank->index().num_slots());
+  }
+  return SelectBest(*backend_, scores, snapshot->sequence, request.top_k);
+}
+
+absl::StatusOr<std::vector<rpc::RankedPart>> LocalShard::Rank(const rpc::CallContext& ctx,
+                                                              const rpc::RankRequest& request) {
+  MSA_ASSIGN_OR_RETURN(const std::shared_ptr<Bank> bank, FindBank(ctx, request.bank));
+  MSA_RETURN_IF_ERROR(CheckRange("limit", request.limit, 1, kMaxRankLimit));
+  MSA_RETURN_IF_ERROR(
+      CheckRange("number of excluded references", request.exclude.size(), 0, kMaxRankLimit));
+  MSA_ASSIGN_OR_RETURN(const auto snapshot, snapshots_.Use(request.snapshot_id, *bank));
+  absl::MutexLock lock(&snapshot->mutex);
+  MSA_ASSIGN_OR_RETURN(
+      const auto parts,
+      snapshot->sums.Rank(request.round, bank->index().View(), snapshot->sequence,
+                          {request.limit, request.one_per_document, request.exclude}));
+  std::vector<rpc::RankedPart> ranked;
+  for (const ScoredPart& part : parts) ranked.push_back({part, 0});
+  return ranked;
+}
+
+absl::Status LocalShard::FetchBlocks(
+    const rpc::CallContext& ctx, const rpc::FetchRequest& request,
+    const std::function<absl::Status(rpc::FetchedBlock)>& sink) {
+  MSA_ASSIGN_OR_RETURN(const std::shared_ptr<Bank> bank, FindBank(ctx, request.bank));
+  MSA_RETURN_IF_ERROR(
+      CheckRange("number of references", request.references.size(), 0, kMaxRankLimit));
+  MSA_RETURN_IF_ERROR(CheckRange("number of layers", request.layers.size(), 0,
+                                 bank->spec().router_layers.size()));
+  for (int32_t layer : request.layers) {
+    if (LayerIndex(bank->spec(), layer) < 0) return UnknownLayer(bank->spec(), layer);
+  }
+  MSA_ASSIGN_OR_RETURN(const auto snapshot, snapshots_.Use(request.snapshot_id, *bank));
+  for (int64_t reference : request.references) {
+    MSA_RETURN_IF_ERROR(CheckContext(ctx));
+    MSA_RETURN_IF_ERROR(FetchPart(*snapshot, reference, request, sink));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status LocalShard::FetchPart(SnapshotState& snapshot, int64_t reference,
+                                   const rpc::FetchRequest& request,
+                                   const std::function<absl::Status(rpc::FetchedBlock)>& sink) {
+  Bank& bank = *snapshot.bank;
+  const DocumentEntryPtr entry = bank.FindPart(reference).entry;
+  for (int32_t layer : request.layers) {
+    if (entry == nullptr || !bank.index().Visible(reference, snapshot.sequence)) break;
+    auto block = ReadContent(*store_, bank.spec(), *entry, reference, layer);
+    if (absl::IsNotFound(block.status())) {
+      // Swept meanwhile, or lost.
+      if (!bank.index().Visible(reference, snapshot.sequence) || snapshot.closed) break;
+      block = absl::DataLossError("missing");
+    }
+    if (absl::IsDataLoss(block.status())) {
+      return Damaged(bank, entry->id, StrCat("content of layer ", layer, ", reference ", reference),
+                     block.status());
+    }
+    MSA_RETURN_IF_ERROR(block.status());
+    MSA_RETURN_IF_ERROR(sink({reference, layer, *std::move(block)}));
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<rpc::ShardStats> LocalShard::Stats(const rpc::CallContext& ctx,
+                                                  const std::string& bank_name) {
+  MSA_ASSIGN_OR_RETURN(const std::shared_ptr<Bank> bank, FindBank(ctx, bank_name));
+  const Bank::Counts counts = bank->counts();
+  const IndexStats index = bank->index().Stats(bank->index().sequence());
+  rpc::ShardStats stats;
+  stats.spec = bank->spec();
+  stats.num_documents = counts.documents;
+  stats.num_parts = counts.parts;
+  stats.num_tokens = counts.tokens;
+  stats.num_chunks = counts.chunks;
+  stats.resident_key_bytes = index.key_bytes;
+  stats.disk_bytes = store_->DiskBytes();
+  stats.num_segments = index.num_segments;
+  stats.dead_parts = index.dead_parts;
+  stats.open_snapshots = snapshots_.NumOpen(*bank);
+  stats.corrupt_records = bank->corrupt_records();
+  return stats;
+}
+
+}  // namespace msa::memory_node
