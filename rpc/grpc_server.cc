@@ -1,0 +1,136 @@
+#include "rpc/grpc_server.h"
+
+#include <grpc/support/log.h>
+#include <grpcpp/ext/proto_server_reflection_plugin.h>
+#include <grpcpp/health_check_service_interface.h>
+#include <grpcpp/security/server_credentials.h>
+#include <grpcpp/server.h>
+#include <grpcpp/server_builder.h>
+
+#include <cstdlib>
+#include <mutex>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "common/limits.h"
+#include "rpc/channel_args.h"
+#include "rpc/services.h"
+
+namespace msa::rpc {
+namespace {
+
+// gRPC writes its own lines to stderr for what it also reports by status. GRPC_VERBOSITY brings
+// them back.
+void QuietGrpcLog() {
+  static std::once_flag once;
+  std::call_once(once, [] {
+    if (std::getenv("GRPC_VERBOSITY") == nullptr) {
+      gpr_set_log_verbosity(static_cast<gpr_log_severity>(GPR_LOG_SEVERITY_ERROR + 1));
+    }
+  });
+}
+
+// Both plugins apply to servers built afterwards, for the whole process.
+void EnablePlugins(bool reflection) {
+  static std::once_flag health, reflect;
+  std::call_once(health, [] { grpc::EnableDefaultHealthCheckService(true); });
+  if (reflection) {
+    std::call_once(reflect, [] { grpc::reflection::InitProtoReflectionServerBuilderPlugin(); });
+  }
+}
+
+}  // namespace
+
+struct GrpcServer::Builder::Parts {
+  ServerOptions options;
+  std::vector<std::unique_ptr<CallPools>> pools;
+  std::vector<std::unique_ptr<RawService>> services;
+
+  template <class Interface>
+  void Add(Interface* implementation) {
+    pools.push_back(std::unique_ptr<CallPools>(
+        new CallPools{{options.threads, options.queue}, {options.threads, options.queue}}));
+    services.push_back(MakeService(implementation, pools.back().get()));
+  }
+};
+
+// Destroyed from the bottom up: the server first, then the services, then the pools.
+struct GrpcServer::Impl {
+  std::vector<std::unique_ptr<CallPools>> pools;
+  std::vector<std::unique_ptr<RawService>> services;
+  std::unique_ptr<grpc::Server> server;
+  int port = 0;
+  std::once_flag shutdown;
+};
+
+GrpcServer::Builder::Builder(ServerOptions options) : parts_(new Parts{options, {}, {}}) {}
+GrpcServer::Builder::~Builder() = default;
+
+GrpcServer::Builder& GrpcServer::Builder::Add(MemoryShard* shard) {
+  parts_->Add(shard);
+  return *this;
+}
+GrpcServer::Builder& GrpcServer::Builder::Add(SessionRouter* router) {
+  parts_->Add(router);
+  return *this;
+}
+GrpcServer::Builder& GrpcServer::Builder::Add(ComputeNode* node) {
+  parts_->Add(node);
+  return *this;
+}
+GrpcServer::Builder& GrpcServer::Builder::Add(MemoryService* service) {
+  parts_->Add(service);
+  return *this;
+}
+
+absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Builder::Start(const std::string& address) {
+  QuietGrpcLog();
+  EnablePlugins(parts_->options.reflection);
+  auto impl = std::make_unique<Impl>();
+  impl->pools = std::move(parts_->pools);
+  impl->services = std::move(parts_->services);
+
+  grpc::ServerBuilder builder;
+  int port = -1;
+  builder.AddListeningPort(address, grpc::InsecureServerCredentials(), &port);
+  builder.SetMaxReceiveMessageSize(static_cast<int>(kMaxRpcMessageBytes));
+  builder.SetMaxSendMessageSize(static_cast<int>(kMaxRpcMessageBytes));
+  for (const auto& [name, value] : ServerChannelArgs()) builder.AddChannelArgument(name, value);
+  for (const auto& service : impl->services) builder.RegisterService(service.get());
+  impl->server = builder.BuildAndStart();
+  const bool unix_socket = address.rfind("unix:", 0) == 0;
+  if (impl->server == nullptr || (port <= 0 && !unix_socket)) {
+    return absl::UnavailableError(
+        absl::StrCat("cannot listen on ", address,
+                     ": another program uses the port, or the address is not one of this machine; "
+                     "stop that program or choose another address"));
+  }
+  impl->port = unix_socket ? 0 : port;
+  std::unique_ptr<GrpcServer> server(new GrpcServer(std::move(impl)));
+  server->SetServing(true);
+  return server;
+}
+
+GrpcServer::GrpcServer(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+
+GrpcServer::~GrpcServer() { Shutdown(absl::ZeroDuration()); }
+
+int GrpcServer::port() const { return impl_->port; }
+
+void GrpcServer::SetServing(bool serving) {
+  grpc::HealthCheckServiceInterface* health = impl_->server->GetHealthCheckService();
+  if (health == nullptr) return;
+  for (const auto& service : impl_->services) health->SetServingStatus(service->name(), serving);
+  health->SetServingStatus("", serving);
+}
+
+void GrpcServer::Shutdown(absl::Duration grace) {
+  std::call_once(impl_->shutdown, [this, grace] {
+    SetServing(false);
+    impl_->server->Shutdown(absl::ToChronoTime(absl::Now() + grace));
+    impl_->server->Wait();
+  });
+}
+
+}  // namespace msa::rpc

@@ -1,0 +1,70 @@
+// Serves any implementation of the four interfaces over gRPC, with the health service and, on
+// request, reflection. Free of gRPC headers.
+#ifndef MSA_RPC_GRPC_SERVER_H_
+#define MSA_RPC_GRPC_SERVER_H_
+
+#include <memory>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "rpc/compute_node.h"
+#include "rpc/memory_service.h"
+#include "rpc/memory_shard.h"
+#include "rpc/session_router.h"
+
+namespace msa::rpc {
+
+struct ServerOptions {
+  bool reflection = false;
+  // Per service: threads for short calls, as many again for long streams (Generate, Retrieve,
+  // AddDocuments, EncodeDocument). Pools are never shared, so that a service waiting for another
+  // in the same process cannot take its threads.
+  int threads = 32;
+  // Calls that wait for a thread; more are refused with RESOURCE_EXHAUSTED.
+  int queue = 1024;
+};
+
+// Thread-safe.
+class GrpcServer {
+ public:
+  class Builder {
+   public:
+    explicit Builder(ServerOptions options = {});
+    ~Builder();
+    // Borrowed until the server is gone. At most one of each.
+    Builder& Add(MemoryShard* shard);
+    Builder& Add(SessionRouter* router);
+    Builder& Add(ComputeNode* node);
+    Builder& Add(MemoryService* service);
+    // `address`: host:port or unix:path; port 0 takes a free one. Serving when it returns.
+    // UNAVAILABLE naming the address when it cannot be listened on. Uses the builder up.
+    absl::StatusOr<std::unique_ptr<GrpcServer>> Start(const std::string& address);
+
+   private:
+    friend class GrpcServer;
+    struct Parts;
+    std::unique_ptr<Parts> parts_;
+  };
+
+  // Shutdown with no grace.
+  ~GrpcServer();
+
+  // The one listened on; 0 for a unix socket.
+  int port() const;
+  // What the health service says of every service and of "" (overall). Serving from the start.
+  void SetServing(bool serving);
+  // Health says NOT_SERVING, new calls are refused, running ones may finish for `grace` and are
+  // then cancelled. Returns when all have ended. Idempotent.
+  void Shutdown(absl::Duration grace);
+
+ private:
+  struct Impl;
+  explicit GrpcServer(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace msa::rpc
+
+#endif  // MSA_RPC_GRPC_SERVER_H_

@@ -1,0 +1,47 @@
+// Clients of the four interfaces over gRPC. Free of gRPC headers.
+//
+// Connecting is lazy: making one never fails; a peer that cannot be reached answers UNAVAILABLE,
+// with its name, at once when the connection is refused and within the deadline otherwise, and is
+// found again by itself when it is back.
+#ifndef MSA_RPC_REMOTE_H_
+#define MSA_RPC_REMOTE_H_
+
+#include <memory>
+#include <string>
+
+#include "absl/time/time.h"
+#include "rpc/compute_node.h"
+#include "rpc/memory_service.h"
+#include "rpc/memory_shard.h"
+#include "rpc/session_router.h"
+
+namespace msa::rpc {
+
+struct RemoteOptions {
+  std::string address;  // host:port or unix:path
+  std::string name;     // how errors call the peer, e.g. "shard 'a'"; the address is added. Empty:
+                        // the address alone
+  // Of calls whose context has no deadline: one that ends by itself, one that a client drives
+  // (AddDocuments, Generate).
+  absl::Duration timeout = absl::Seconds(60);
+  absl::Duration stream_timeout = absl::Hours(24);
+  absl::Duration max_reconnect_backoff = absl::Seconds(1);
+  // Connections for blocks (FetchBlocks, PutDocument) beside the one for everything else: calls
+  // are spread over them, and a large block delays no short call.
+  int data_connections = 4;
+};
+
+// All thread-safe.
+std::unique_ptr<MemoryShard> MakeRemoteMemoryShard(RemoteOptions options);
+std::unique_ptr<SessionRouter> MakeRemoteSessionRouter(RemoteOptions options);
+std::unique_ptr<ComputeNode> MakeRemoteComputeNode(RemoteOptions options);
+std::unique_ptr<MemoryService> MakeRemoteMemoryService(RemoteOptions options);
+
+// Asks the health service at `address` once: OK when `service` ("msa.v1.ShardService", …; "" for
+// the whole server) is serving, else UNAVAILABLE saying what it answered.
+absl::Status CheckHealth(const RemoteOptions& options, const CallContext& context,
+                         const std::string& service);
+
+}  // namespace msa::rpc
+
+#endif  // MSA_RPC_REMOTE_H_

@@ -1,0 +1,152 @@
+#include "rpc/server_call.h"
+
+#include <grpcpp/impl/codegen/server_callback_handlers.h>
+#include <grpcpp/impl/rpc_service_method.h>
+#include <grpcpp/support/server_callback.h>
+
+#include <atomic>
+#include <deque>
+#include <utility>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
+#include "common/limits.h"
+
+namespace msa::rpc {
+namespace {
+
+// Deep enough to keep the socket busy while the handler makes the next message, small enough that
+// a slow reader costs a call no more than this.
+constexpr size_t kMaxQueuedBytes = 4u << 20;
+
+class Reactor final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>,
+                      public ServerCall {
+ public:
+  Reactor(grpc::CallbackServerContext* context, WorkerPool* pool, const ServerHandler* handler)
+      : pool_(pool), handler_(handler), cancelled_(std::make_shared<std::atomic<bool>>(false)) {
+    const auto deadline = context->deadline();
+    if (deadline != std::chrono::system_clock::time_point::max()) {
+      context_.deadline = absl::FromChrono(deadline);
+    }
+    const auto& metadata = context->client_metadata();
+    if (auto id = metadata.find("x-request-id"); id != metadata.end()) {
+      context_.request_id.assign(id->second.data(), std::min<size_t>(id->second.size(), 128));
+    }
+    context_.cancelled = [flag = cancelled_] { return flag->load(std::memory_order_relaxed); };
+    StartRead(&incoming_);
+  }
+
+  const CallContext& context() const override { return context_; }
+
+  bool Read(grpc::ByteBuffer* message) override {
+    absl::MutexLock lock(&mutex_);
+    const auto settled = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+      return read_ != ReadState::kPending;
+    };
+    mutex_.Await(absl::Condition(&settled));
+    if (read_ == ReadState::kEnd) return false;
+    message->Swap(&incoming_);
+    incoming_.Clear();
+    read_ = ReadState::kPending;
+    // One message is read ahead, so that the next is there when the handler asks.
+    StartRead(&incoming_);
+    return true;
+  }
+
+  bool Write(grpc::ByteBuffer message) override {
+    absl::MutexLock lock(&mutex_);
+    const auto room = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+      return broken_ || queued_bytes_ < kMaxQueuedBytes;
+    };
+    mutex_.Await(absl::Condition(&room));
+    if (broken_) return false;
+    queued_bytes_ += message.Length();
+    outgoing_.push_back(std::move(message));
+    if (outgoing_.size() == 1) StartWrite(&outgoing_.front());
+    return true;
+  }
+
+  void OnReadDone(bool ok) override {
+    {
+      absl::MutexLock lock(&mutex_);
+      read_ = ok ? ReadState::kHave : ReadState::kEnd;
+      if (started_) return;
+      started_ = true;
+    }
+    if (!pool_->Submit([this] { Run(); })) {
+      Finish(grpc::Status(grpc::StatusCode::RESOURCE_EXHAUSTED,
+                          "the server is busy: too many calls wait; try again later"));
+    }
+  }
+
+  void OnWriteDone(bool ok) override {
+    absl::MutexLock lock(&mutex_);
+    queued_bytes_ -= outgoing_.front().Length();
+    outgoing_.pop_front();
+    if (!ok) {
+      broken_ = true;
+      outgoing_.clear();
+    }
+    if (!outgoing_.empty()) StartWrite(&outgoing_.front());
+  }
+
+  void OnCancel() override {
+    cancelled_->store(true, std::memory_order_relaxed);
+    absl::MutexLock lock(&mutex_);
+    broken_ = true;
+  }
+
+  void OnDone() override { delete this; }
+
+ private:
+  enum class ReadState { kPending, kHave, kEnd };
+
+  void Run() {
+    absl::Status status;
+    if (context_.Cancelled()) {
+      status = absl::CancelledError("the client is gone");
+    } else if (absl::Now() >= context_.deadline) {
+      status =
+          absl::DeadlineExceededError("the deadline passed while the call waited for a thread");
+    } else {
+      status = (*handler_)(*this);
+    }
+    {
+      // Finish must come after the last write's OnWriteDone. Broken streams get theirs too.
+      absl::MutexLock lock(&mutex_);
+      const auto drained = [this]()
+                               ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return outgoing_.empty(); };
+      mutex_.Await(absl::Condition(&drained));
+    }
+    Finish(ToGrpc(status));
+  }
+
+  WorkerPool* const pool_;
+  const ServerHandler* const handler_;
+  const std::shared_ptr<std::atomic<bool>> cancelled_;
+  CallContext context_;
+  absl::Mutex mutex_;
+  grpc::ByteBuffer incoming_;
+  ReadState read_ ABSL_GUARDED_BY(mutex_) = ReadState::kPending;
+  bool started_ ABSL_GUARDED_BY(mutex_) = false;
+  bool broken_ ABSL_GUARDED_BY(mutex_) = false;
+  size_t queued_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
+  std::deque<grpc::ByteBuffer> outgoing_ ABSL_GUARDED_BY(mutex_);  // the front is being written
+};
+
+}  // namespace
+
+void RawService::Method(const std::string& method, WorkerPool* pool, ServerHandler handler) {
+  paths_.push_back("/" + name_ + "/" + method);
+  const int index = static_cast<int>(paths_.size()) - 1;
+  auto kept = std::make_shared<const ServerHandler>(std::move(handler));
+  AddMethod(new grpc::internal::RpcServiceMethod(
+      paths_.back().c_str(), grpc::internal::RpcMethod::BIDI_STREAMING, nullptr));
+  MarkMethodRawCallback(index,
+                        new grpc::internal::CallbackBidiHandler<grpc::ByteBuffer, grpc::ByteBuffer>(
+                            [pool, kept](grpc::CallbackServerContext* context) {
+                              return new Reactor(context, pool, kept.get());
+                            }));
+}
+
+}  // namespace msa::rpc

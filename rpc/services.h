@@ -1,0 +1,36 @@
+// Makes each interface's gRPC service. Only rpc/*.cc includes this header.
+#ifndef MSA_RPC_SERVICES_H_
+#define MSA_RPC_SERVICES_H_
+
+#include <memory>
+
+#include "rpc/compute_node.h"
+#include "rpc/memory_service.h"
+#include "rpc/memory_shard.h"
+#include "rpc/server_call.h"
+#include "rpc/session_router.h"
+#include "rpc/worker_pool.h"
+
+namespace msa::rpc {
+
+inline constexpr char kShardServiceName[] = "msa.v1.ShardService";
+inline constexpr char kRoutingServiceName[] = "msa.v1.RoutingService";
+inline constexpr char kComputeServiceName[] = "msa.v1.ComputeService";
+inline constexpr char kMemoryServiceName[] = "msa.v1.MemoryService";
+
+// Where a service's calls run: those that end by themselves soon, and those that may take as long
+// as a client likes. Two pools, so that the second kind cannot starve the first.
+struct CallPools {
+  WorkerPool brief;
+  WorkerPool lengthy;
+};
+
+// All borrow their arguments for the service's life.
+std::unique_ptr<RawService> MakeService(MemoryShard* shard, CallPools* pools);
+std::unique_ptr<RawService> MakeService(SessionRouter* router, CallPools* pools);
+std::unique_ptr<RawService> MakeService(ComputeNode* node, CallPools* pools);
+std::unique_ptr<RawService> MakeService(MemoryService* service, CallPools* pools);
+
+}  // namespace msa::rpc
+
+#endif  // MSA_RPC_SERVICES_H_
