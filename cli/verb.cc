@@ -14,13 +14,12 @@ std::string NewRequestId() {
   return absl::StrFormat("%08x%08x", device(), device());
 }
 
-// A user who meets UNAVAILABLE most often forgot to start a server, or means another one.
-absl::Status SayWhatToDo(absl::Status status, const std::string& server) {
-  if (status.code() != absl::StatusCode::kUnavailable) return status;
+// A user whom no server answers forgot to start one, or means another.
+absl::Status SayWhatToDo(const absl::Status& status, const std::string& server) {
   return absl::Status(
       status.code(),
       StrCat(status.message(), "\nTried the server at ", server,
-             ". If none runs there, start one with\n  msa serve --data-dir DIR --model DIR "
+             ". No server runs there. Start one with\n  msa serve --data-dir DIR --model DIR "
              "--listen ",
              server, "\nor name another with --server or MSA_SERVER."));
 }
@@ -37,9 +36,11 @@ void ClientVerb::AddFlags(FlagSet& flags) {
 }
 
 absl::Status ClientVerb::Run(Io& io) {
-  absl::StatusOr<std::unique_ptr<rpc::MemoryService>> service = connect_(server_);
-  if (!service.ok()) return SayWhatToDo(service.status(), server_);
-  return SayWhatToDo(RunWith(**service, io), server_);
+  absl::StatusOr<Connection> connection = connect_(server_);
+  if (!connection.ok()) return connection.status();
+  const absl::Status status = RunWith(*connection->service, io);
+  if (!absl::IsUnavailable(status) || connection->reachable()) return status;
+  return SayWhatToDo(status, server_);
 }
 
 rpc::CallContext ClientVerb::NewCall() const {

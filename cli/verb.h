@@ -37,9 +37,14 @@ class Verb {
   virtual absl::Status Run(Io& io) = 0;
 };
 
+struct Connection {
+  std::unique_ptr<rpc::MemoryService> service;
+  // Whether anything answers at its address: tells a server that is not there from one that misses
+  // another.
+  std::function<bool()> reachable;
+};
 // Gives the service at `host:port`. Does not need to reach it yet.
-using Connector =
-    std::function<absl::StatusOr<std::unique_ptr<rpc::MemoryService>>(const std::string& server)>;
+using Connector = std::function<absl::StatusOr<Connection>(const std::string& server)>;
 
 // A verb that talks to a running server: adds --server, --bank, --timeout and, where the verb has
 // both forms, --json.

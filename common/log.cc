@@ -103,7 +103,7 @@ std::string LogField::Text() const {
 }
 
 std::string FormatLogLine(bool json, std::string_view time, LogLevel level,
-                          std::string_view message, std::initializer_list<LogField> fields,
+                          std::string_view message, absl::Span<const LogField> fields,
                           std::string_view request_id) {
   std::string line =
       json ? StrCat("{\"time\":", Quote(time), ",\"level\":", Quote(LevelName(level)),
@@ -122,7 +122,7 @@ std::string FormatLogLine(bool json, std::string_view time, LogLevel level,
   return line;
 }
 
-void Log(LogLevel level, std::string_view message, std::initializer_list<LogField> fields) {
+void Log(LogLevel level, std::string_view message, absl::Span<const LogField> fields) {
   spdlog::logger& logger = Logger();
   if (!logger.should_log(SpdlogLevel(level))) return;
   const std::string time =

@@ -12,6 +12,7 @@
 #include <string_view>
 
 #include "absl/status/statusor.h"
+#include "absl/types/span.h"
 
 namespace msa {
 
@@ -57,10 +58,14 @@ class LogField {
 
 // The line without its newline, as `Log` would write it at `time` (RFC 3339).
 std::string FormatLogLine(bool json, std::string_view time, LogLevel level,
-                          std::string_view message, std::initializer_list<LogField> fields,
+                          std::string_view message, absl::Span<const LogField> fields,
                           std::string_view request_id);
 
-void Log(LogLevel level, std::string_view message, std::initializer_list<LogField> fields = {});
+void Log(LogLevel level, std::string_view message, absl::Span<const LogField> fields);
+inline void Log(LogLevel level, std::string_view message,
+                std::initializer_list<LogField> fields = {}) {
+  Log(level, message, absl::MakeConstSpan(fields.begin(), fields.size()));
+}
 
 // While it lives, lines of this thread carry request_id. Nests; an empty id adds nothing.
 class ScopedRequestId {

@@ -91,8 +91,8 @@ class CliTest : public ::testing::Test {
     for (const std::string& argument : arguments) argv.push_back(argument.c_str());
     const auto verbs = ClientVerbs([this](const std::string& server) {
       server_ = server;
-      return absl::StatusOr<std::unique_ptr<rpc::MemoryService>>(
-          std::make_unique<BorrowedService>(service_));
+      return absl::StatusOr<Connection>(
+          Connection{std::make_unique<BorrowedService>(service_), [this] { return reachable_; }});
     });
     const int code = RunCommandLine(verbs, static_cast<int>(argv.size()), argv.data(), io);
     out_ = out.str();
@@ -122,6 +122,7 @@ class CliTest : public ::testing::Test {
   }
 
   testing::FakeMemoryService service_;
+  bool reachable_ = true;
   std::string folder_;
   std::string server_;  // the address last connected to
   std::string out_;

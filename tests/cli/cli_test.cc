@@ -232,11 +232,19 @@ TEST_F(CliTest, ExitCodesTellFailuresApart) {
 }
 
 TEST_F(CliTest, AnUnreachableServerIsToldHowToBeStarted) {
+  reachable_ = false;
   service_.FailWith(absl::UnavailableError("connection refused"));
   EXPECT_EQ(Msa({"ls", "--server", "127.0.0.1:1"}), 4);
   EXPECT_THAT(err_, HasSubstr("connection refused"));
   EXPECT_THAT(err_, HasSubstr("msa serve --data-dir DIR --model DIR --listen 127.0.0.1:1"));
   EXPECT_THAT(err_, HasSubstr("MSA_SERVER"));
+}
+
+TEST_F(CliTest, AServerThatMissesAShardIsNotToldToBeStarted) {
+  service_.FailWith(absl::UnavailableError("shard 'b' does not answer"));
+  EXPECT_EQ(Msa({"ls"}), 4);
+  EXPECT_THAT(err_, HasSubstr("shard 'b'"));
+  EXPECT_THAT(err_, Not(HasSubstr("msa serve")));
 }
 
 TEST_F(CliTest, AFailedAnswerEndsItsEventsWithTheError) {
