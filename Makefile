@@ -1,0 +1,40 @@
+# make demo      everything, from packages to answers, on a fresh Debian 12
+# make test      builds and runs every test
+# make build     leaves build/release/bin/msa
+# make model     leaves models/smollm2-135m-instruct/
+# make bench     runs the benchmarks, writes benchmarks/results/<date>.json
+# make packages  installs the Debian packages (root or sudo)
+SHELL := bash
+BUILD := build/release
+MODEL := models/smollm2-135m-instruct
+
+.PHONY: demo test bench build model packages configure clean
+
+demo: build model
+	@scripts/demo.sh
+
+test: configure model
+	cmake --build $(BUILD)
+	ctest --test-dir $(BUILD) --output-on-failure -j 2
+
+bench: configure model
+	cmake --build $(BUILD)
+	scripts/bench.py --bin $(BUILD)/bin --out benchmarks/results
+
+build: configure
+	cmake --build $(BUILD) --target msa
+
+model: $(MODEL)/tokenizer.json
+$(MODEL)/tokenizer.json: | packages
+	scripts/make_model.sh $(MODEL)
+
+configure: packages
+	@cmake -S . -B $(BUILD) -G Ninja -DCMAKE_BUILD_TYPE=Release >$(BUILD).log 2>&1 || \
+	  { cat $(BUILD).log; exit 1; }
+
+packages:
+	@scripts/install_packages.sh
+	@mkdir -p $(BUILD)
+
+clean:
+	rm -rf build demo-data

@@ -1,0 +1,205 @@
+// msa bench: a load generator against a running server. Bounded in requests; latencies as
+// percentiles.
+#include <algorithm>
+#include <ostream>
+#include <utility>
+#include <variant>
+
+#include "absl/strings/str_format.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/time/clock.h"
+#include "cli/client_verbs.h"
+#include "cli/document_reader.h"
+#include "cli/exit_code.h"
+#include "cli/json.h"
+#include "cli/metrics.h"
+#include "cli/progress.h"
+#include "cli/questions.h"
+#include "common/status_macros.h"
+#include "common/strings.h"
+
+namespace msa::cli {
+namespace {
+
+struct Sample {
+  double total_ms = 0;
+  double first_token_ms = 0;  // `ask` only
+  int64_t tokens = 0;         // written (ask) or encoded (add)
+};
+
+class BenchVerb : public ClientVerb {
+ public:
+  using ClientVerb::ClientVerb;
+  std::string_view name() const override { return "bench"; }
+  std::string_view help() const override { return "Put load on a running server and time it"; }
+
+ protected:
+  double default_timeout_s() const override { return 600; }
+
+  void AddVerbFlags(FlagSet& flags) override {
+    flags.AddChoice("--operation", &operation_, {"ask", "retrieve", "add"}, "What to time");
+    flags.Add("--questions", &questions_path_, "Question set, JSON lines (ask, retrieve)");
+    flags.Add("--corpus", &corpus_, "Documents, JSON lines (add); they go to a bank made for it");
+    flags.Add("--requests", &requests_, "Requests in all");
+    flags.Add("--concurrency", &concurrency_, "Requests at once");
+    flags.Add("--max-new-tokens", &max_new_tokens_, "Tokens of an answer at most (ask)");
+  }
+
+  absl::Status RunWith(rpc::MemoryService& service, Io& io) override {
+    bank_ = bank();
+    if (operation_ == "add") return BenchAdd(service, io);
+    if (questions_path_.empty()) return UsageError("--operation ask and retrieve need --questions");
+    MSA_ASSIGN_OR_RETURN(questions_, ReadQuestions(questions_path_, requests_));
+    if (questions_.empty()) {
+      return absl::InvalidArgumentError(StrCat(questions_path_, " holds no question"));
+    }
+    return Measure(io, [&](size_t i, Sample* sample) {
+      const std::string& question = questions_[i % questions_.size()].text;
+      return operation_ == "ask" ? Ask(service, question, sample) : Retrieve(service, question);
+    });
+  }
+
+ private:
+  using Operation = std::function<absl::Status(size_t, Sample*)>;
+
+  absl::Status BenchAdd(rpc::MemoryService& service, Io& io) {
+    if (corpus_.empty()) return UsageError("--operation add needs --corpus");
+    MSA_ASSIGN_OR_RETURN(DocumentReader reader, DocumentReader::Open({corpus_}, io.in));
+    std::vector<rpc::NewDocument> documents;
+    while (std::cmp_less(documents.size(), requests_)) {
+      std::optional<ReadDocument> read = reader.Next();
+      if (!read.has_value()) break;
+      MSA_RETURN_IF_ERROR(read->status);
+      documents.push_back(std::move(read->document));
+    }
+    if (documents.empty()) {
+      return absl::InvalidArgumentError(StrCat(corpus_, " holds no document"));
+    }
+    requests_ = static_cast<int32_t>(documents.size());
+    bank_ = UniqueBankName("bench-");
+    MSA_ASSIGN_OR_RETURN(const rpc::BankSpec made,
+                         service.CreateBank(NewCall(), bank_, rpc::BankOptions()));
+    absl::Status status =
+        Measure(io, [&](size_t i, Sample* sample) { return Add(service, documents[i], sample); });
+    status.Update(service.DeleteBank(NewCall(), bank_));
+    return status;
+  }
+
+  absl::Status Ask(rpc::MemoryService& service, const std::string& question, Sample* sample) {
+    rpc::GenerateRequest request;
+    request.bank = bank_;
+    request.question = question;
+    request.max_new_tokens = max_new_tokens_;
+    const absl::Time start = absl::Now();
+    return service.Generate(NewCall(), request, [&](const rpc::GenerateEvent& event) {
+      if (std::holds_alternative<rpc::TextEvent>(event) && sample->first_token_ms == 0) {
+        sample->first_token_ms = absl::ToDoubleMilliseconds(absl::Now() - start);
+      } else if (const auto* done = std::get_if<rpc::DoneEvent>(&event)) {
+        sample->tokens = done->usage.generated_tokens;
+      }
+      return true;
+    });
+  }
+
+  absl::Status Retrieve(rpc::MemoryService& service, const std::string& question) {
+    rpc::RetrieveRequest request;
+    request.bank = bank_;
+    request.question = question;
+    request.limit = 16;
+    return service.Retrieve(NewCall(), request).status();
+  }
+
+  absl::Status Add(rpc::MemoryService& service, const rpc::NewDocument& document, Sample* sample) {
+    bool sent = false;
+    absl::Status refused;
+    const absl::Status stream = service.AddDocuments(
+        NewCall(), bank_,
+        [&]() -> std::optional<rpc::NewDocument> {
+          if (std::exchange(sent, true)) return std::nullopt;
+          return document;
+        },
+        [&](const rpc::AddResult& result) {
+          refused = result.status;
+          sample->tokens = result.put.num_tokens;
+          return true;
+        });
+    return stream.ok() ? refused : stream;
+  }
+
+  absl::Status Measure(Io& io, const Operation& operation) {
+    std::vector<Sample> samples(static_cast<size_t>(std::max(requests_, 1)));
+    absl::Mutex mu;
+    Progress progress(io.err, io.err_is_terminal);
+    uint64_t done = 0;
+    const absl::Time start = absl::Now();
+    MSA_RETURN_IF_ERROR(ForEachConcurrently(samples.size(), concurrency_, [&](size_t i) {
+      const absl::Time begin = absl::Now();
+      MSA_RETURN_IF_ERROR(operation(i, &samples[i]));
+      samples[i].total_ms = absl::ToDoubleMilliseconds(absl::Now() - begin);
+      absl::MutexLock lock(&mu);
+      progress.Update(++done, samples.size(), StrCat(done, " requests"));
+      return absl::OkStatus();
+    }));
+    progress.Clear();
+    Print(Report(samples, absl::ToDoubleSeconds(absl::Now() - start)), io.out);
+    return absl::OkStatus();
+  }
+
+  Json Report(const std::vector<Sample>& samples, double seconds) const {
+    std::vector<double> total_ms, first_token_ms;
+    int64_t tokens = 0;
+    for (const Sample& sample : samples) {
+      total_ms.push_back(sample.total_ms);
+      if (sample.first_token_ms > 0) first_token_ms.push_back(sample.first_token_ms);
+      tokens += sample.tokens;
+    }
+    Json report = {{"operation", operation_},
+                   {"requests", samples.size()},
+                   {"concurrency", concurrency_},
+                   {"seconds", seconds},
+                   {"requests_per_s", static_cast<double>(samples.size()) / seconds},
+                   {"latency_ms", LatencyJson(total_ms)}};
+    if (tokens > 0) report["tokens_per_s"] = static_cast<double>(tokens) / seconds;
+    if (!first_token_ms.empty()) report["first_token_ms"] = LatencyJson(first_token_ms);
+    return report;
+  }
+
+  void Print(const Json& report, std::ostream& out) const {
+    if (json()) {
+      out << Dump(report) << "\n";
+      return;
+    }
+    const Json& latency = report["latency_ms"];
+    out << absl::StrFormat(
+        "%s: %d requests, %d at once, %.2f/s; p50 %.1f ms, p90 %.1f ms, p99 %.1f "
+        "ms, max %.1f ms\n",
+        operation_, report["requests"].get<int64_t>(), concurrency_,
+        report["requests_per_s"].get<double>(), latency["p50"].get<double>(),
+        latency["p90"].get<double>(), latency["p99"].get<double>(), latency["max"].get<double>());
+    if (report.contains("first_token_ms")) {
+      out << absl::StrFormat("first token: p50 %.1f ms, p99 %.1f ms\n",
+                             report["first_token_ms"]["p50"].get<double>(),
+                             report["first_token_ms"]["p99"].get<double>());
+    }
+    if (report.contains("tokens_per_s")) {
+      out << absl::StrFormat("%.1f tokens/s\n", report["tokens_per_s"].get<double>());
+    }
+  }
+
+  std::string operation_ = "ask";
+  std::string questions_path_;
+  std::string corpus_;
+  int32_t requests_ = 100;
+  int32_t concurrency_ = 1;
+  int32_t max_new_tokens_ = 64;
+  std::string bank_;
+  std::vector<Question> questions_;
+};
+
+}  // namespace
+
+std::unique_ptr<Verb> MakeBenchVerb(const Connector& connect) {
+  return std::make_unique<BenchVerb>(connect);
+}
+
+}  // namespace msa::cli

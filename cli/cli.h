@@ -1,0 +1,21 @@
+// The command line: finds the verb, parses its flags, runs it, says what went wrong.
+#ifndef MSA_CLI_CLI_H_
+#define MSA_CLI_CLI_H_
+
+#include <memory>
+#include <vector>
+
+#include "cli/verb.h"
+
+namespace msa::cli {
+
+// The verbs that talk to a server, over `connect`.
+std::vector<std::unique_ptr<Verb>> ClientVerbs(const Connector& connect);
+
+// Gives the process's exit code (exit_code.h).
+int RunCommandLine(const std::vector<std::unique_ptr<Verb>>& verbs, int argc,
+                   const char* const* argv, Io& io);
+
+}  // namespace msa::cli
+
+#endif  // MSA_CLI_CLI_H_

@@ -1,0 +1,21 @@
+#include "cli/connect.h"
+
+#include "absl/time/clock.h"
+#include "rpc/remote.h"
+
+namespace msa::cli {
+
+Connector GrpcConnector() {
+  return [](const std::string& server) -> absl::StatusOr<Connection> {
+    rpc::RemoteOptions options;
+    options.address = server;
+    options.data_connections = 1;  // clients move no blocks
+    return Connection{.service = rpc::MakeRemoteMemoryService(options), .reachable = [options] {
+                        rpc::CallContext ctx;
+                        ctx.deadline = absl::Now() + absl::Seconds(2);
+                        return rpc::CheckHealth(options, ctx, "").ok();
+                      }};
+  };
+}
+
+}  // namespace msa::cli

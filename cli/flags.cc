@@ -1,0 +1,82 @@
+#include "cli/flags.h"
+
+#include <CLI/CLI.hpp>
+#include <cctype>
+#include <utility>
+
+namespace msa::cli {
+namespace {
+
+template <typename T>
+CLI::Option* AddTo(CLI::App* app, std::string_view flag, T* value, std::string_view help) {
+  CLI::Option* option = app->add_option(std::string(flag), *value, std::string(help));
+  option->envname(EnvironmentTwin(flag));
+  // An empty default would be printed as an empty pair of brackets.
+  if constexpr (requires { value->empty(); }) {
+    if (value->empty()) return option;
+  }
+  return option->capture_default_str();
+}
+
+}  // namespace
+
+std::string EnvironmentTwin(std::string_view flag) {
+  std::string twin = "MSA_";
+  for (char c : flag.substr(flag.find_first_not_of('-'))) {
+    twin += c == '-' ? '_' : static_cast<char>(std::toupper(static_cast<unsigned char>(c)));
+  }
+  return twin;
+}
+
+void FlagSet::Add(std::string_view flag, std::string* value, std::string_view help) {
+  AddTo(app_, flag, value, help);
+}
+void FlagSet::Add(std::string_view flag, int32_t* value, std::string_view help) {
+  AddTo(app_, flag, value, help);
+}
+void FlagSet::Add(std::string_view flag, uint64_t* value, std::string_view help) {
+  AddTo(app_, flag, value, help);
+}
+void FlagSet::Add(std::string_view flag, double* value, std::string_view help) {
+  AddTo(app_, flag, value, help);
+}
+void FlagSet::Add(std::string_view flag, bool* value, std::string_view help) {
+  app_->add_flag(std::string(flag), *value, std::string(help))->envname(EnvironmentTwin(flag));
+}
+void FlagSet::Add(std::string_view flag, std::optional<std::string>* value, std::string_view help) {
+  app_->add_option(std::string(flag), *value, std::string(help))->envname(EnvironmentTwin(flag));
+}
+void FlagSet::Add(std::string_view flag, std::optional<int32_t>* value, std::string_view help) {
+  app_->add_option(std::string(flag), *value, std::string(help))->envname(EnvironmentTwin(flag));
+}
+void FlagSet::Add(std::string_view flag, std::vector<int32_t>* value, std::string_view help) {
+  AddTo(app_, flag, value, help)->delimiter(',');
+}
+void FlagSet::Add(std::string_view flag, std::vector<std::string>* value, std::string_view help) {
+  // One argument a use, so that a positional after it is not swallowed.
+  AddTo(app_, flag, value, help)->allow_extra_args(false);
+}
+
+void FlagSet::AddRequired(std::string_view flag, std::string* value, std::string_view help) {
+  AddTo(app_, flag, value, help)->required();
+}
+void FlagSet::AddChoice(std::string_view flag, std::string* value, std::vector<std::string> choices,
+                        std::string_view help) {
+  AddTo(app_, flag, value, help)->check(CLI::IsMember(std::move(choices)));
+}
+void FlagSet::AddChoice(std::string_view flag, std::optional<std::string>* value,
+                        std::vector<std::string> choices, std::string_view help) {
+  app_->add_option(std::string(flag), *value, std::string(help))
+      ->envname(EnvironmentTwin(flag))
+      ->check(CLI::IsMember(std::move(choices)));
+}
+
+void FlagSet::Positional(std::string_view name, std::string* value, std::string_view help) {
+  app_->add_option(std::string(name), *value, std::string(help))->required();
+}
+void FlagSet::Positional(std::string_view name, std::vector<std::string>* values,
+                         std::string_view help) {
+  app_->add_option(std::string(name), *values, std::string(help))->required();
+}
+
+}  // namespace msa::cli

@@ -1,0 +1,163 @@
+#include "cli/json.h"
+
+#include <variant>
+
+namespace msa::cli {
+namespace {
+
+template <typename T>
+Json Array(const std::vector<T>& values) {
+  Json array = Json::array();
+  for (const T& value : values) array.push_back(ToJson(value));
+  return array;
+}
+
+std::string_view ReduceName(Reduce reduce) {
+  switch (reduce) {
+    case Reduce::kMean:
+      return "mean";
+    case Reduce::kMax:
+      return "max";
+    case Reduce::kLast:
+      return "last";
+  }
+  return "unknown";
+}
+
+Json EventJson(const rpc::RoutingEvent& event) {
+  Json layers = Json::array();
+  for (const rpc::LayerSelection& layer : event.layers) {
+    Json parts = Json::array();
+    for (const ScoredPart& part : layer.parts) {
+      parts.push_back({{"reference", part.reference}, {"score", part.score}});
+    }
+    layers.push_back({{"layer", layer.layer}, {"parts", std::move(parts)}});
+  }
+  return {{"event", "routing"},
+          {"round", event.round},
+          {"documents", Array(event.documents)},
+          {"layers", std::move(layers)},
+          {"missing_shards", event.missing_shards}};
+}
+
+Json EventJson(const rpc::DocumentsLoadedEvent& event) {
+  return {{"event", "documents"}, {"round", event.round}, {"documents", Array(event.documents)}};
+}
+
+Json EventJson(const rpc::TextEvent& event) {
+  return {{"event", "text"}, {"text", event.text}, {"retrieval", event.retrieval}};
+}
+
+Json EventJson(const rpc::DoneEvent& event) {
+  return {{"event", "done"},
+          {"answer", event.answer},
+          {"documents", Array(event.documents)},
+          {"finish_reason", event.finish_reason},
+          {"missing_shards", event.missing_shards},
+          {"usage", ToJson(event.usage)},
+          {"timings_ms", ToJson(event.timings)}};
+}
+
+}  // namespace
+
+std::string Dump(const Json& json) {
+  return json.dump(-1, ' ', false, Json::error_handler_t::replace);
+}
+
+Json ToJson(const absl::Status& status) {
+  return {{"code", absl::StatusCodeToString(status.code())},
+          {"message", std::string(status.message())}};
+}
+
+Json ToJson(const rpc::ByteSpan& span) { return Json::array({span.begin, span.end}); }
+
+Json ToJson(const rpc::RoutedDocument& document) {
+  return {{"id", document.document_id},     {"score", document.score},
+          {"title", document.title},        {"part", document.part_index},
+          {"span", ToJson(document.span)},  {"layer_votes", document.layer_votes},
+          {"reference", document.reference}};
+}
+
+Json ToJson(const rpc::DocumentInfo& info) {
+  Json parts = Json::array();
+  for (const rpc::PartInfo& part : info.parts) {
+    parts.push_back({{"reference", part.reference},
+                     {"span", ToJson(part.span)},
+                     {"tokens", part.num_tokens},
+                     {"chunks", part.routing_chunks}});
+  }
+  Json json = {{"id", info.id},
+               {"revision", info.revision},
+               {"tokens", info.num_tokens()},
+               {"chunks", info.num_chunks()},
+               {"title", info.title},
+               {"parts", std::move(parts)},
+               {"bytes", info.text_bytes},
+               {"added_unix_micros", info.added_unix_micros}};
+  if (!info.metadata.empty()) {
+    Json metadata = Json::parse(info.metadata, nullptr, /*allow_exceptions=*/false);
+    json["metadata"] = metadata.is_discarded() ? Json(info.metadata) : std::move(metadata);
+  }
+  return json;
+}
+
+Json ToJson(const rpc::BankSpec& spec) {
+  return {{"name", spec.name},
+          {"model", spec.model_name},
+          {"model_fingerprint", spec.model_fingerprint},
+          {"router_layers", spec.router_layers},
+          {"routing_precision", std::string(DTypeName(spec.routing_dtype))},
+          {"content_precision", std::string(DTypeName(spec.content_dtype))},
+          {"routing_chunk_tokens", spec.routing_chunk_tokens},
+          {"content_chunk_tokens", spec.content_chunk_tokens},
+          {"part_tokens", spec.part_tokens},
+          {"parse_special_tokens", spec.parse_special_tokens},
+          {"reduce",
+           {{"head", ReduceName(spec.routing.head)},
+            {"query", ReduceName(spec.routing.query)},
+            {"chunk", ReduceName(spec.routing.chunk)}}}};
+}
+
+Json ToJson(const rpc::ShardStats& stats) {
+  return {{"documents", stats.num_documents},
+          {"parts", stats.num_parts},
+          {"tokens", stats.num_tokens},
+          {"chunks", stats.num_chunks},
+          {"resident_key_bytes", stats.resident_key_bytes},
+          {"disk_bytes", stats.disk_bytes},
+          {"segments", stats.num_segments},
+          {"dead_parts", stats.dead_parts},
+          {"open_snapshots", stats.open_snapshots},
+          {"corrupt_records", stats.corrupt_records}};
+}
+
+Json ToJson(const rpc::Usage& usage) {
+  return {{"prompt_tokens", usage.prompt_tokens},
+          {"generated_tokens", usage.generated_tokens},
+          {"rounds", usage.rounds},
+          {"attended_chunks", usage.attended_chunks},
+          {"fetched_bytes", usage.fetched_bytes},
+          {"memory_parts", usage.memory_parts}};
+}
+
+Json ToJson(const rpc::Timings& timings) {
+  return {{"total", timings.total},
+          {"queue", timings.queue},
+          {"prefill", timings.prefill},
+          {"route", timings.route},
+          {"fetch", timings.fetch},
+          {"decode", timings.decode},
+          {"first_token", timings.first_token}};
+}
+
+Json ToJson(const rpc::GenerateEvent& event) {
+  return std::visit([](const auto& e) { return EventJson(e); }, event);
+}
+
+Json ToJson(const rpc::RetrieveReply& reply) {
+  return {{"documents", Array(reply.documents)},
+          {"missing_shards", reply.missing_shards},
+          {"timings_ms", ToJson(reply.timings)}};
+}
+
+}  // namespace msa::cli

@@ -1,0 +1,122 @@
+#include "cli/server_process.h"
+
+#include <pthread.h>
+#include <signal.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <fstream>
+#include <memory>
+#include <thread>
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "absl/time/clock.h"
+#include "common/status_macros.h"
+#include "common/strings.h"
+
+namespace msa::cli {
+namespace {
+
+sigset_t EndingSignals() {
+  sigset_t signals;
+  sigemptyset(&signals);
+  sigaddset(&signals, SIGTERM);
+  sigaddset(&signals, SIGINT);
+  return signals;
+}
+
+std::string_view Host(std::string_view address) {
+  const size_t colon = address.rfind(':');
+  std::string_view host = address.substr(0, colon);
+  if (host.size() >= 2 && host.front() == '[' && host.back() == ']') {
+    host = host.substr(1, host.size() - 2);
+  }
+  return host;
+}
+
+}  // namespace
+
+bool IsLoopback(std::string_view address) {
+  if (address.starts_with("unix:")) return true;
+  const std::string_view host = Host(address);
+  return host == "localhost" || host == "::1" || host.starts_with("127.");
+}
+
+void ServerProcess::AddFlags(FlagSet& flags, const std::string& listen) {
+  listen_ = listen;
+  flags.Add("--listen", &listen_, "HOST:PORT or unix:PATH to listen on; port 0 takes a free one");
+  flags.Add("--port-file", &port_file_, "File to write the port to once it is listened on");
+  flags.Add("--insecure-listen-any", &insecure_listen_any_,
+            "Listen where others can reach it although there are no API keys");
+  flags.Add("--reflection", &reflection_, "Offer gRPC reflection");
+  flags.Add("--threads", &threads_, "Threads to compute with, 0 for one a core");
+  flags.Add("--drain", &drain_s_, "Seconds that running calls may take after SIGTERM");
+  flags.AddChoice("--log-level", &log_level_, {"debug", "info", "warning", "error"},
+                  "Least level that is logged");
+  flags.AddChoice("--log-format", &log_format_, {"text", "json"}, "Form of the log's lines");
+}
+
+absl::Status ServerProcess::Prepare() {
+  MSA_ASSIGN_OR_RETURN(const LogLevel level, ParseLogLevel(log_level_));
+  ConfigureLogging({.level = level, .json = log_format_ == "json"});
+  const sigset_t signals = EndingSignals();
+  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+  signal(SIGPIPE, SIG_IGN);
+  if (threads_ < 0) return absl::InvalidArgumentError("--threads must be 0 or more");
+  if (threads_ == 0) threads_ = static_cast<int32_t>(std::thread::hardware_concurrency());
+  if (listen_.empty() || insecure_listen_any_ || IsLoopback(listen_)) return absl::OkStatus();
+  return absl::FailedPreconditionError(
+      StrCat("refusing to listen on ", listen_, ": there are no API keys, so anyone who reaches it "
+             "could read and change every document. Listen on 127.0.0.1, or give "
+             "--insecure-listen-any where the network is closed to others"));
+}
+
+void ServerProcess::SetListen(const std::string& address) {
+  if (listen_.empty()) listen_ = address;
+}
+
+rpc::ServerOptions ServerProcess::options() const {
+  rpc::ServerOptions options;
+  options.reflection = reflection_;
+  return options;
+}
+
+// Written whole under another name first: who waits for it never reads half a number.
+absl::Status ServerProcess::WritePortFile(int port) const {
+  if (port_file_.empty()) return absl::OkStatus();
+  const std::string partial = port_file_ + ".partial";
+  std::ofstream(partial) << port << "\n";
+  if (std::rename(partial.c_str(), port_file_.c_str()) == 0) return absl::OkStatus();
+  return absl::PermissionDeniedError(
+      StrCat("cannot write --port-file ", port_file_, ": check that its folder exists"));
+}
+
+absl::Status ServerProcess::Serve(rpc::GrpcServer::Builder builder, std::string_view role,
+                                  std::vector<LogField> fields) {
+  absl::StatusOr<std::unique_ptr<rpc::GrpcServer>> server = builder.Start(listen_);
+  if (!server.ok()) {
+    return absl::Status(
+        server.status().code(),
+        StrCat(server.status().message(),
+               ". Stop the process that has it, or choose another address with --listen"));
+  }
+  const int port = (*server)->port();
+  MSA_RETURN_IF_ERROR(WritePortFile(port));
+  const std::string address =
+      port == 0 ? listen_ : StrCat(listen_.substr(0, listen_.rfind(':')), ":", port);
+  fields.insert(fields.begin(), LogField("address", address));
+  Log(LogLevel::kInfo, StrCat(role, " is serving"), fields);
+
+  const sigset_t signals = EndingSignals();
+  int received = 0;
+  sigwait(&signals, &received);
+  pthread_sigmask(SIG_UNBLOCK, &signals, nullptr);
+  Log(LogLevel::kInfo, "draining: new calls are refused",
+      {{"signal", received == SIGTERM ? "SIGTERM" : "SIGINT"}, {"seconds_at_most", drain_s_}});
+  (*server)->Shutdown(absl::Seconds(drain_s_));
+  Log(LogLevel::kInfo, "stopped");
+  return absl::OkStatus();
+}
+
+}  // namespace msa::cli

@@ -1,0 +1,54 @@
+// What every server verb shares: where it listens, what it logs, how it ends.
+#ifndef MSA_CLI_SERVER_PROCESS_H_
+#define MSA_CLI_SERVER_PROCESS_H_
+
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "cli/flags.h"
+#include "common/log.h"
+#include "rpc/grpc_server.h"
+
+namespace msa::cli {
+
+// Whether only this machine can reach `address` (host:port or unix:path).
+bool IsLoopback(std::string_view address);
+
+class ServerProcess {
+ public:
+  // `listen` is the default of --listen; empty: the verb has another source (SetListen).
+  void AddFlags(FlagSet& flags, const std::string& listen);
+
+  // First of all, before any thread starts: sets up logging and holds SIGTERM and SIGINT back for
+  // Serve, from this thread and all it will start. FAILED_PRECONDITION for an address that others
+  // can reach, since there are no API keys.
+  absl::Status Prepare();
+  // Where --listen was not given.
+  void SetListen(const std::string& address);
+
+  // Listens, writes the port file, serves until SIGTERM or SIGINT, then drains: new calls are
+  // refused, running ones may finish for --drain seconds. A second signal ends the process at once.
+  absl::Status Serve(rpc::GrpcServer::Builder builder, std::string_view role,
+                     std::vector<LogField> fields);
+
+  rpc::ServerOptions options() const;
+  int threads() const { return threads_; }
+
+ private:
+  absl::Status WritePortFile(int port) const;
+
+  std::string listen_;
+  std::string port_file_;
+  bool insecure_listen_any_ = false;
+  bool reflection_ = false;
+  int32_t threads_ = 0;
+  double drain_s_ = 30;
+  std::string log_level_ = "info";
+  std::string log_format_ = "text";
+};
+
+}  // namespace msa::cli
+
+#endif  // MSA_CLI_SERVER_PROCESS_H_

@@ -1,0 +1,53 @@
+#include "cli/verb.h"
+
+#include <random>
+
+#include "absl/strings/str_format.h"
+#include "absl/time/clock.h"
+#include "common/strings.h"
+
+namespace msa::cli {
+namespace {
+
+std::string NewRequestId() {
+  std::random_device device;
+  return absl::StrFormat("%08x%08x", device(), device());
+}
+
+// A user whom no server answers forgot to start one, or means another.
+absl::Status SayWhatToDo(const absl::Status& status, const std::string& server) {
+  return absl::Status(
+      status.code(),
+      StrCat(status.message(), "\nTried the server at ", server,
+             ". No server runs there. Start one with\n  msa serve --data-dir DIR --model DIR "
+             "--listen ",
+             server, "\nor name another with --server or MSA_SERVER."));
+}
+
+}  // namespace
+
+void ClientVerb::AddFlags(FlagSet& flags) {
+  timeout_s_ = default_timeout_s();
+  flags.Add("--server", &server_, "Address of the server or router, HOST:PORT");
+  flags.Add("--bank", &bank_, "Bank of documents");
+  flags.Add("--timeout", &timeout_s_, "Seconds after which a call gives up");
+  if (has_json()) flags.Add("--json", &json_, "Print JSON, one object a line");
+  AddVerbFlags(flags);
+}
+
+absl::Status ClientVerb::Run(Io& io) {
+  absl::StatusOr<Connection> connection = connect_(server_);
+  if (!connection.ok()) return connection.status();
+  const absl::Status status = RunWith(*connection->service, io);
+  if (!absl::IsUnavailable(status) || connection->reachable()) return status;
+  return SayWhatToDo(status, server_);
+}
+
+rpc::CallContext ClientVerb::NewCall() const {
+  rpc::CallContext ctx;
+  ctx.deadline = absl::Now() + absl::Seconds(timeout_s_);
+  ctx.request_id = NewRequestId();
+  return ctx;
+}
+
+}  // namespace msa::cli

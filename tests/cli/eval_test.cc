@@ -1,0 +1,105 @@
+// `eval` and `bench` end to end on a corpus whose right scores are known by hand.
+#include <gmock/gmock.h>
+
+#include "tests/cli/cli_fixture.h"
+
+namespace msa::cli {
+namespace {
+
+using ::testing::HasSubstr;
+
+constexpr char kCorpus[] =
+    "{\"id\":\"1\",\"title\":\"Kenya\",\"text\":\"apple pear\"}\n"
+    "{\"id\":\"2\",\"title\":\"Norway\",\"text\":\"apple plum\"}\n"
+    "{\"id\":\"3\",\"title\":\"Chad\",\"text\":\"fig\"}\n";
+// Ranked 1, 2, 3 / 2, 1, 3 / 3, 1, 2: recall@1 = 1/2, 1, 0; recall@2 = 1, 1, 1/2.
+constexpr char kQuestions[] =
+    "{\"id\":\"a\",\"question\":\"apple pear\",\"answers\":[],"
+    "\"supporting_titles_or_ids\":[\"1\",\"Norway\"]}\n"
+    "{\"id\":\"b\",\"question\":\"apple plum\",\"answers\":[\"The Norway, apple plum!\"],"
+    "\"supporting_titles_or_ids\":[\"2\",\"2\"]}\n"
+    "{\"id\":\"c\",\"question\":\"fig\",\"answers\":[\"nothing\",\"chad\"],"
+    "\"supporting_titles_or_ids\":[\"1\",\"2\"]}\n";
+
+class EvalTest : public CliTest {
+ protected:
+  std::string corpus_ = Write("corpus.jsonl", kCorpus);
+  std::string questions_ = Write("questions.jsonl", kQuestions);
+};
+
+TEST_F(EvalTest, GivesRecallExactMatchAndF1) {
+  ASSERT_EQ(Msa({"eval", "--json", "--corpus", corpus_, "--questions", questions_, "--k", "1,2",
+                 "--answers", "--concurrency", "2"}),
+            0)
+      << err_;
+  const Json report = OutLines()[0];
+  EXPECT_EQ(report["questions"], 3);
+  EXPECT_EQ(report["with_gold"], 3);
+  EXPECT_EQ(report["documents_added"], 3);
+  EXPECT_NEAR(report["recall"]["1"], (0.5 + 1 + 0) / 3, 1e-9);
+  EXPECT_NEAR(report["recall"]["2"], (1 + 1 + 0.5) / 3, 1e-9);
+  EXPECT_NEAR(report["all_gold"]["1"], 1.0 / 3, 1e-9);
+  EXPECT_NEAR(report["all_gold"]["2"], 2.0 / 3, 1e-9);
+  // Answers are "Norway\napple plum" (exact) and "Chad\nfig" (one of two words).
+  EXPECT_EQ(report["with_answers"], 2);
+  EXPECT_NEAR(report["exact_match"], 0.5, 1e-9);
+  EXPECT_NEAR(report["f1"], (1 + 2.0 / 3) / 2, 1e-9);
+}
+
+TEST_F(EvalTest, LeavesNoBankBehind) {
+  ASSERT_EQ(Msa({"eval", "--corpus", corpus_, "--questions", questions_}), 0) << err_;
+  EXPECT_THAT(out_, HasSubstr("recall %"));
+  Msa({"bank", "ls", "--json"});
+  EXPECT_EQ(OutLines().size(), 1u);
+}
+
+TEST_F(EvalTest, MeasuresAnExistingBank) {
+  Msa({"add", corpus_});
+  ASSERT_EQ(Msa({"eval", "--json", "--no-add", "--questions", questions_, "--k", "3"}), 0) << err_;
+  EXPECT_EQ(OutLines()[0]["bank"], "default");
+  EXPECT_EQ(OutLines()[0]["recall"]["3"], 1.0);
+  EXPECT_EQ(service_.last_retrieve().limit, 3);
+}
+
+TEST_F(EvalTest, WritesAnObjectAQuestion) {
+  const std::string details = folder_ + "/details.jsonl";
+  ASSERT_EQ(Msa({"eval", "--corpus", corpus_, "--questions", questions_, "--answers", "--details",
+                 details}),
+            0);
+  std::ifstream file(details);
+  std::string line;
+  ASSERT_TRUE(std::getline(file, line));
+  EXPECT_EQ(Json::parse(line)["ranked"], Json::array({"1", "2", "3"}));
+}
+
+TEST_F(EvalTest, SaysWhatItNeeds) {
+  EXPECT_EQ(Msa({"eval", "--questions", questions_}), 2);
+  EXPECT_EQ(Msa({"eval", "--corpus", corpus_, "--no-add", "--questions", questions_}), 2);
+  EXPECT_EQ(Msa({"eval", "--corpus", corpus_}), 2);
+  EXPECT_EQ(Msa({"eval", "--corpus", corpus_, "--questions", folder_ + "/none"}), 3);
+  EXPECT_EQ(Msa({"eval", "--corpus", corpus_, "--questions", questions_, "--k", "0"}), 2);
+  const std::string broken = Write("broken.jsonl", "{\"question\":\"x\"}\n{\"question\":7}\n");
+  EXPECT_EQ(Msa({"eval", "--corpus", corpus_, "--questions", broken}), 5);
+  EXPECT_THAT(err_, HasSubstr(broken + ":2:"));
+}
+
+TEST_F(EvalTest, BenchGivesPercentilesOfEveryOperation) {
+  Msa({"add", corpus_});
+  for (const std::string operation : {"ask", "retrieve"}) {
+    ASSERT_EQ(Msa({"bench", "--json", "--operation", operation, "--questions", questions_,
+                   "--requests", "20", "--concurrency", "4"}),
+              0)
+        << err_;
+    EXPECT_EQ(OutLines()[0]["operation"], operation);
+    EXPECT_EQ(OutLines()[0]["requests"], 20);
+    EXPECT_TRUE(OutLines()[0]["latency_ms"].contains("p99"));
+  }
+  ASSERT_EQ(Msa({"bench", "--json", "--operation", "add", "--corpus", corpus_}), 0) << err_;
+  EXPECT_EQ(OutLines()[0]["requests"], 3);
+  Msa({"bank", "ls", "--json"});
+  EXPECT_EQ(OutLines().size(), 1u) << "the bank it added to must be gone";
+  EXPECT_EQ(Msa({"bench", "--operation", "ask"}), 2);
+}
+
+}  // namespace
+}  // namespace msa::cli
