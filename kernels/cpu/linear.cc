@@ -1,0 +1,289 @@
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "kernels/cpu/linear.cc"
+#include "hwy/foreach_target.h"
+// After foreach_target.h, as Highway wants it.
+#include <algorithm>
+#include <cstdint>
+
+#include "common/dtype.h"
+#include "hwy/highway.h"
+#include "kernels/cpu/dense.h"
+#include "kernels/cpu/dot_tile-inl.h"
+#include "kernels/cpu/elementwise.h"
+#include "kernels/cpu/linear.h"
+#include "kernels/cpu/scratch.h"
+#include "kernels/weight_format.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace msa::kernels {
+namespace HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+static_assert(kInt8WeightGroup % hn::MaxLanes(FloatTag()) == 0);
+
+// Few rows with 4 weight rows of int8, widened in registers: w = scale · step, then FMA.
+template <int kRows>
+HWY_INLINE void DotTileGroups(const float* HWY_RESTRICT rows, size_t row_stride,
+                              const int8_t* const (&keys)[kTileKeys],
+                              const float* const (&scales)[kTileKeys], size_t width,
+                              FourVec (&sums)[kRows]) {
+  const FloatTag d;
+  FloatVec acc[kRows][kTileKeys];
+  for (int r = 0; r < kRows; ++r) {
+    for (int k = 0; k < kTileKeys; ++k) acc[r][k] = hn::Zero(d);
+  }
+  for (size_t begin = 0, group = 0; begin < width; begin += kInt8WeightGroup, ++group) {
+    const FloatVec s0 = hn::Set(d, scales[0][group]);
+    const FloatVec s1 = hn::Set(d, scales[1][group]);
+    const FloatVec s2 = hn::Set(d, scales[2][group]);
+    const FloatVec s3 = hn::Set(d, scales[3][group]);
+    for (size_t i = begin; i < begin + kInt8WeightGroup; i += hn::Lanes(d)) {
+      const FloatVec k0 = hn::Mul(s0, LoadFloats(keys[0] + i));
+      const FloatVec k1 = hn::Mul(s1, LoadFloats(keys[1] + i));
+      const FloatVec k2 = hn::Mul(s2, LoadFloats(keys[2] + i));
+      const FloatVec k3 = hn::Mul(s3, LoadFloats(keys[3] + i));
+      for (int r = 0; r < kRows; ++r) {
+        const FloatVec x = hn::LoadU(d, rows + r * row_stride + i);
+        acc[r][0] = hn::MulAdd(x, k0, acc[r][0]);
+        acc[r][1] = hn::MulAdd(x, k1, acc[r][1]);
+        acc[r][2] = hn::MulAdd(x, k2, acc[r][2]);
+        acc[r][3] = hn::MulAdd(x, k3, acc[r][3]);
+      }
+    }
+  }
+  for (int r = 0; r < kRows; ++r) sums[r] = SumFour(acc[r][0], acc[r][1], acc[r][2], acc[r][3]);
+}
+
+void WidenInt8Row(const int8_t* HWY_RESTRICT in, const float* HWY_RESTRICT scales, size_t width,
+                  float* HWY_RESTRICT out) {
+  const FloatTag d;
+  for (size_t begin = 0, group = 0; begin < width; begin += kInt8WeightGroup, ++group) {
+    const FloatVec scale = hn::Set(d, scales[group]);
+    for (size_t i = begin; i < begin + kInt8WeightGroup; i += hn::Lanes(d)) {
+      hn::StoreU(hn::Mul(scale, LoadFloats(in + i)), d, out + i);
+    }
+  }
+}
+
+// One weight row as float32, `w.stride()` elements.
+void WidenWeights(const CpuLinearWeights& w, int64_t row, float* out) {
+  if (w.format() == WeightFormat::kInt8) {
+    WidenInt8Row(w.row<int8_t>(row), w.scales(row), w.stride(), out);
+  } else {
+    WidenRow(w.row<BFloat16>(row), w.stride(), out);
+  }
+}
+
+// Writes the up to 4 outputs of one row from `first`, with bias.
+HWY_INLINE void StoreOutputs(const FewRows& p, int64_t row, int64_t first, FourVec sums) {
+  const FourTag d4;
+  const int64_t out_features = p.w.out_features();
+  float* y = p.y + row * out_features + first;
+  if (HWY_LIKELY(first + kTileKeys <= out_features)) {
+    if (p.bias != nullptr) sums = hn::Add(sums, hn::LoadU(d4, p.bias + first));
+    hn::StoreU(sums, d4, y);
+    return;
+  }
+  HWY_ALIGN float values[kTileKeys];
+  hn::Store(sums, d4, values);
+  for (int64_t k = 0; first + k < out_features; ++k) {
+    y[k] = values[k] + (p.bias != nullptr ? p.bias[first + k] : 0.0f);
+  }
+}
+
+template <typename T>
+void FewRowsTile(const FewRows& p, int64_t first, int64_t end) {
+  const T* keys[kTileKeys];
+  TilePointers(p.w.row<T>(0), first, end, p.w.stride(), keys);
+  DotRows(p.x, p.rows, p.w.stride(), keys, p.w.stride(),
+          [&](int64_t row, FourVec sums) HWY_ATTR { StoreOutputs(p, row, first, sums); });
+}
+
+void FewRowsInt8Tile(const FewRows& p, int64_t first, int64_t end) {
+  const int8_t* keys[kTileKeys];
+  const float* scales[kTileKeys];
+  TilePointers(p.w.row<int8_t>(0), first, end, p.w.stride(), keys);
+  TilePointers(p.w.scales(0), first, end, p.w.groups(), scales);
+  const auto run = [&]<int kRows>(int64_t row) HWY_ATTR {
+    FourVec sums[kRows];
+    DotTileGroups<kRows>(p.x + row * p.w.stride(), p.w.stride(), keys, scales, p.w.stride(), sums);
+    for (int r = 0; r < kRows; ++r) StoreOutputs(p, row + r, first, sums[r]);
+  };
+  if (p.rows == 1) return run.template operator()<1>(0);
+  if (p.rows == 2) return run.template operator()<2>(0);
+  run.template operator()<3>(0);
+}
+
+// Widens 4 weight rows into L1 once, for all of more than 3 rows.
+void FewRowsWidenedTile(const FewRows& p, int64_t first, int64_t end, float* widened) {
+  const float* keys[kTileKeys];
+  for (int64_t k = 0; k < kTileKeys; ++k) {
+    const int64_t row = std::min(first + k, end - 1);
+    WidenWeights(p.w, row, widened + k * p.w.stride());
+    keys[k] = widened + k * p.w.stride();
+  }
+  DotRows(p.x, p.rows, p.w.stride(), keys, p.w.stride(),
+          [&](int64_t row, FourVec sums) HWY_ATTR { StoreOutputs(p, row, first, sums); });
+}
+
+void FewRowsRange(const FewRows& p, int64_t begin, int64_t end) {
+  thread_local Scratch<float> scratch;
+  const bool widen = p.rows > kTileRows && p.w.format() != WeightFormat::kFloat32;
+  float* widened = widen ? scratch.Get(kTileKeys * p.w.stride()) : nullptr;
+  for (int64_t first = begin; first < end; first += kTileKeys) {
+    if (widen) {
+      FewRowsWidenedTile(p, first, end, widened);
+    } else if (p.w.format() == WeightFormat::kInt8) {
+      FewRowsInt8Tile(p, first, end);
+    } else if (p.w.format() == WeightFormat::kBFloat16) {
+      FewRowsTile<BFloat16>(p, first, end);
+    } else {
+      FewRowsTile<float>(p, first, end);
+    }
+  }
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace msa::kernels
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+#include "common/strings.h"
+
+namespace msa::kernels {
+
+HWY_EXPORT(FewRowsRange);
+HWY_EXPORT(WidenWeights);
+
+namespace {
+
+// Up to this many rows the own kernels are faster than widening a panel and calling the library.
+constexpr int64_t kFewRows = 8;
+// Weight rows widened at a time for the library: 64 rows of 1536 float32 fill three quarters of a
+// Zen 3 core's 512 KB of L2.
+constexpr int64_t kPanelRows = 64;
+
+int64_t PaddedWidth(int64_t width) {
+  return (width + kInt8WeightGroup - 1) / kInt8WeightGroup * kInt8WeightGroup;
+}
+
+void AddBias(const float* bias, int64_t rows, int64_t begin, int64_t end, int64_t stride,
+             float* y) {
+  if (bias == nullptr) return;
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t o = begin; o < end; ++o) y[r * stride + o] += bias[o];
+  }
+}
+
+// Few rows: parallel over the outputs.
+void LinearFewRows(const CpuLinearWeights& w, const float* x, int64_t rows, const float* bias,
+                   float* y, ThreadPool& pool) {
+  thread_local Scratch<float> padded_scratch;
+  const int64_t in = w.in_features();
+  const float* padded = x;
+  if (in != w.stride()) {
+    float* copy = padded_scratch.Get(rows * w.stride());
+    for (int64_t r = 0; r < rows; ++r) {
+      std::copy_n(x + r * in, in, copy + r * w.stride());
+      std::fill(copy + r * w.stride() + in, copy + (r + 1) * w.stride(), 0.0f);
+    }
+    padded = copy;
+  }
+  const FewRows product{w, padded, rows, bias, y};
+  const auto run = HWY_DYNAMIC_DISPATCH(FewRowsRange);
+  // A range holds some 64 K weights: a few microseconds of streaming.
+  const int64_t grain = std::max<int64_t>(4, (int64_t{1} << 16) / w.stride() / 4 * 4);
+  pool.ParallelFor(0, w.out_features(), grain,
+                   [&](int64_t begin, int64_t end) { run(product, begin, end); });
+}
+
+// Many rows: parallel over panels of weights; a panel that is not float32 is widened first.
+void LinearManyRows(const CpuLinearWeights& w, const float* x, int64_t rows, const float* bias,
+                    float* y, ThreadPool& pool) {
+  const int64_t out_features = w.out_features();
+  const bool widen = w.format() != WeightFormat::kFloat32;
+  const auto run_widen = HWY_DYNAMIC_DISPATCH(WidenWeights);
+  const int64_t share = (out_features + pool.num_threads() - 1) / pool.num_threads();
+  const int64_t grain = widen ? kPanelRows : std::clamp<int64_t>((share + 15) / 16 * 16, 64, 1024);
+  pool.ParallelFor(0, out_features, grain, [&](int64_t begin, int64_t end) {
+    const float* panel = nullptr;
+    if (widen) {
+      thread_local Scratch<float> scratch;
+      float* wide = scratch.Get(kPanelRows * w.stride());
+      for (int64_t o = begin; o < end; ++o) run_widen(w, o, wide + (o - begin) * w.stride());
+      panel = wide;
+    } else {
+      panel = w.row<float>(begin);
+    }
+    DenseProduct(x, rows, w.in_features(), panel, w.stride(), end - begin, y + begin, out_features);
+    AddBias(bias, rows, begin, end, out_features, y);
+  });
+}
+
+void PackRow(const float* in, CpuLinearWeights& w, int64_t row) {
+  const int64_t n = w.in_features();
+  if (w.format() == WeightFormat::kFloat32) {
+    std::copy_n(in, n, w.mutable_row<float>(row));
+    std::fill(w.mutable_row<float>(row) + n, w.mutable_row<float>(row) + w.stride(), 0.0f);
+  } else if (w.format() == WeightFormat::kBFloat16) {
+    std::transform(in, in + n, w.mutable_row<BFloat16>(row), ToBFloat16);
+    std::fill(w.mutable_row<BFloat16>(row) + n, w.mutable_row<BFloat16>(row) + w.stride(),
+              BFloat16{0});
+  } else {
+    int8_t* out = w.mutable_row<int8_t>(row);
+    std::fill(out, out + w.stride(), int8_t{0});
+    for (int64_t begin = 0, group = 0; begin < n; begin += kInt8WeightGroup, ++group) {
+      w.mutable_scales(row)[group] =
+          CpuQuantizeRow(in + begin, std::min(kInt8WeightGroup, n - begin), out + begin);
+    }
+  }
+}
+
+size_t ElementBytes(WeightFormat format) {
+  return format == WeightFormat::kFloat32 ? 4 : format == WeightFormat::kBFloat16 ? 2 : 1;
+}
+
+}  // namespace
+
+CpuLinearWeights::CpuLinearWeights(int64_t out_features, int64_t in_features, WeightFormat format)
+    : out_features_(out_features),
+      in_features_(in_features),
+      stride_(PaddedWidth(in_features)),
+      format_(format),
+      bytes_(hwy::AllocateAligned<uint8_t>(out_features * stride_ * ElementBytes(format))) {
+  if (format == WeightFormat::kInt8) {
+    scales_ = hwy::AllocateAligned<float>(out_features * groups());
+  }
+}
+
+int64_t CpuLinearWeights::groups() const { return stride_ / kInt8WeightGroup; }
+
+bool CpuLinearWeights::allocated() const {
+  return bytes_ != nullptr && (format_ != WeightFormat::kInt8 || scales_ != nullptr);
+}
+
+absl::StatusOr<std::unique_ptr<LinearWeights>> CpuPackLinear(const float* w, int64_t out_features,
+                                                             int64_t in_features,
+                                                             WeightFormat format,
+                                                             ThreadPool& pool) {
+  auto packed = std::make_unique<CpuLinearWeights>(out_features, in_features, format);
+  if (!packed->allocated()) {
+    return absl::ResourceExhaustedError(
+        StrCat("no memory for a weight matrix [", out_features, ", ", in_features,
+               "]: use a smaller weight format or a machine with more memory"));
+  }
+  pool.ParallelFor(0, out_features, 64, [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) PackRow(w + row * in_features, *packed, row);
+  });
+  return std::unique_ptr<LinearWeights>(std::move(packed));
+}
+
+void CpuLinear(const CpuLinearWeights& w, const float* x, int64_t rows, const float* bias, float* y,
+               ThreadPool& pool) {
+  if (rows <= 0) return;
+  if (rows <= kFewRows) return LinearFewRows(w, x, rows, bias, y, pool);
+  LinearManyRows(w, x, rows, bias, y, pool);
+}
+
+}  // namespace msa::kernels
+#endif  // HWY_ONCE

@@ -1,0 +1,285 @@
+// The contract of the small operations: pooling, norms, rotation, precision, selection, activation.
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <random>
+#include <vector>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "kernels/backend.h"
+#include "tests/kernels/backend_fixture.h"
+#include "tests/kernels/oracle.h"
+#include "tests/support/guarded_buffer.h"
+#include "tests/support/tolerances.h"
+
+namespace msa::kernels {
+namespace {
+
+using ::msa::testing::BackendTest;
+using ::msa::testing::GuardedBuffer;
+using ::msa::testing::RandomFloats;
+using ::msa::testing::Tolerances;
+using ::testing::ElementsAre;
+
+constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+
+class BackendContractTest : public BackendTest {
+ protected:
+  std::vector<int64_t> SelectedReferences(const std::vector<float>& scores,
+                                          const std::vector<int64_t>& references, int k,
+                                          const uint8_t* visible = nullptr) {
+    std::vector<int64_t> selected;
+    for (const ScoredPart& part : backend_->SelectTopK(scores, references, visible, k)) {
+      selected.push_back(part.reference);
+    }
+    return selected;
+  }
+};
+
+TEST(MakeBackendTest, UnknownNameIsRefusedWithTheKnownOnes) {
+  const auto backend = MakeBackend("gpu", 1);
+  EXPECT_EQ(backend.status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(backend.status().message()), ::testing::HasSubstr("reference"));
+}
+
+TEST_P(BackendContractTest, PoolsByHand) {
+  const std::vector<float> x = {1, 10, 2, 20, 3, 30, 4, 40, 7, 70};  // 5 tokens of width 2
+  GuardedBuffer<float> out(6);
+  backend_->PoolChunks(x.data(), 5, 2, 2, out.data());
+  EXPECT_THAT(out.span(), ElementsAre(1.5f, 15.0f, 3.5f, 35.0f, 7.0f, 70.0f));
+}
+
+TEST_P(BackendContractTest, PoolingTellsChunksApart) {
+  // A running prefix sum would lose the small chunk behind the large one.
+  const std::vector<float> x = {1e8f, 1e8f, 1e-3f, 3e-3f};
+  GuardedBuffer<float> out(2);
+  backend_->PoolChunks(x.data(), 4, 1, 2, out.data());
+  EXPECT_FLOAT_EQ(out[0], 1e8f);
+  EXPECT_FLOAT_EQ(out[1], 2e-3f);
+}
+
+TEST_P(BackendContractTest, PoolsOddShapes) {
+  for (const int64_t tokens : {1, 63, 64, 65, 200}) {
+    const int64_t width = 37;
+    const std::vector<float> x = RandomFloats(tokens * width, tokens);
+    const int64_t chunks = (tokens + 63) / 64;
+    GuardedBuffer<float> out(chunks * width);
+    backend_->PoolChunks(x.data(), tokens, width, 64, out.data());
+    for (int64_t i = 0; i < chunks * width; ++i) {
+      const int64_t begin = i / width * 64;
+      const int64_t end = std::min<int64_t>(begin + 64, tokens);
+      double sum = 0;
+      for (int64_t t = begin; t < end; ++t) sum += x[t * width + i % width];
+      EXPECT_NEAR(out[i], sum / static_cast<double>(end - begin), Tolerances::kElementwise);
+    }
+  }
+}
+
+TEST_P(BackendContractTest, NormalisesByHandAndKeepsZeros) {
+  GuardedBuffer<float> x(9);
+  const std::vector<float> values = {3, 4, 0, 0, 0, 0, 0, -2, 0};
+  std::copy(values.begin(), values.end(), x.data());
+  backend_->L2Normalize(x.data(), 3, 3);
+  const std::vector<float> expected = {0.6f, 0.8f, 0, 0, 0, 0, 0, -1, 0};
+  for (int i = 0; i < 9; ++i) EXPECT_NEAR(x[i], expected[i], 1e-7) << i;
+}
+
+TEST_P(BackendContractTest, TinyNormsAreDividedByTheFloor) {
+  GuardedBuffer<float> x(1);
+  x[0] = 1e-13f;
+  backend_->L2Normalize(x.data(), 1, 1);
+  EXPECT_NEAR(x[0], 0.1, 1e-6);
+}
+
+TEST_P(BackendContractTest, FoldsGroupsOfHeads) {
+  // 1 token, 4 query heads of size 2, 2 KV heads: group 0 = heads 0, 1.
+  const std::vector<float> q = {1, 2, 3, 4, 10, 20, 30, 40};
+  GuardedBuffer<float> out(4);
+  backend_->FoldQueries(q.data(), 1, 4, 2, 2, out.data());
+  EXPECT_THAT(out.span(), ElementsAre(1.0f, 1.5f, 10.0f, 15.0f));
+}
+
+TEST_P(BackendContractTest, RmsNormMatchesItsFormulaInPlaceToo) {
+  for (const int64_t width : {1, 7, 64, 577}) {
+    const int64_t rows = 3;
+    const std::vector<float> x = RandomFloats(rows * width, width);
+    const std::vector<float> weight = RandomFloats(width, width + 1);
+    GuardedBuffer<float> out(rows * width);
+    backend_->RmsNorm(x.data(), weight.data(), rows, width, 1e-5f, out.data());
+    GuardedBuffer<float> in_place(rows * width);
+    std::copy(x.begin(), x.end(), in_place.data());
+    backend_->RmsNorm(in_place.data(), weight.data(), rows, width, 1e-5f, in_place.data());
+    for (int64_t i = 0; i < rows * width; ++i) {
+      double squares = 0;
+      for (int64_t j = 0; j < width; ++j) squares += std::pow(x[i / width * width + j], 2);
+      const double mean = squares / static_cast<double>(width);
+      const double expected = x[i] / std::sqrt(mean + 1e-5) * weight[i % width];
+      EXPECT_NEAR(out[i], expected, Tolerances::kElementwise * (1 + std::fabs(expected)));
+      EXPECT_EQ(out[i], in_place[i]);
+    }
+  }
+}
+
+TEST_P(BackendContractTest, RopeRotatesHalvesByPosition) {
+  // One frequency of 1: position p turns the pair (x[0], x[1]) by p radians.
+  GuardedBuffer<float> x(4);
+  const std::vector<float> values = {1, 0, 0, 2};
+  std::copy(values.begin(), values.end(), x.data());
+  const float inv_freq = 1.0f;
+  backend_->Rope(x.data(), {2, 0}, 1, 2, &inv_freq, 1.0f);
+  EXPECT_NEAR(x[0], std::cos(2.0), 1e-6);
+  EXPECT_NEAR(x[1], std::sin(2.0), 1e-6);
+  EXPECT_EQ(x[2], 0.0f);
+  EXPECT_EQ(x[3], 2.0f);
+}
+
+TEST_P(BackendContractTest, RopeUsesFloat32AnglesAndMagnitude) {
+  for (const int head_dim : {6, 16, 32, 64, 128}) {
+    const int heads = 3;
+    const std::vector<int32_t> positions = {0, 1, 77, 4095, 130000};
+    std::vector<float> inv_freq(head_dim / 2);
+    for (int i = 0; i < head_dim / 2; ++i) {
+      inv_freq[i] = std::pow(1e4f, -2.0f * static_cast<float>(i) / static_cast<float>(head_dim));
+    }
+    const size_t n = positions.size() * heads * head_dim;
+    const std::vector<float> before = RandomFloats(n, head_dim);
+    GuardedBuffer<float> x(n);
+    std::copy(before.begin(), before.end(), x.data());
+    backend_->Rope(x.data(), positions, heads, head_dim, inv_freq.data(), 1.5f);
+    for (size_t i = 0; i < n; ++i) {
+      const int lane = static_cast<int>(i) % head_dim;
+      const int pair = lane % (head_dim / 2);
+      const float angle = static_cast<float>(positions[i / (heads * head_dim)]) * inv_freq[pair];
+      const double cosine = std::cos(double{angle});
+      const double sine = std::sin(double{angle});
+      const double low = before[i - lane + pair];
+      const double high = before[i - lane + pair + head_dim / 2];
+      const double turned = lane == pair ? low * cosine - high * sine : high * cosine + low * sine;
+      EXPECT_NEAR(x[i], 1.5 * turned, 2 * Tolerances::kElementwise) << i;
+    }
+  }
+}
+
+TEST_P(BackendContractTest, SiluMulAtBothEndsAndInPlace) {
+  const std::vector<float> gate = {-200, -3, -0.0f, 0.5, 3, 60, 88, 200, 1, 2, 3};
+  GuardedBuffer<float> out(gate.size());
+  std::copy(gate.begin(), gate.end(), out.data());
+  const std::vector<float> up = RandomFloats(gate.size(), 5);
+  backend_->SiluMul(out.data(), up.data(), static_cast<int64_t>(gate.size()), out.data());
+  for (size_t i = 0; i < gate.size(); ++i) {
+    const double expected = gate[i] / (1 + std::exp(-double{gate[i]})) * up[i];
+    EXPECT_NEAR(out[i], expected, Tolerances::kElementwise * (1 + std::fabs(expected))) << gate[i];
+  }
+}
+
+TEST_P(BackendContractTest, AddsOddLengths) {
+  for (const int64_t n : {0, 1, 8, 1001}) {
+    const std::vector<float> x = RandomFloats(n, 1);
+    const std::vector<float> y = RandomFloats(n, 2);
+    GuardedBuffer<float> sum(n);
+    std::copy(x.begin(), x.end(), sum.data());
+    backend_->Add(sum.data(), y.data(), n);
+    for (int64_t i = 0; i < n; ++i) EXPECT_EQ(sum[i], x[i] + y[i]);
+  }
+}
+
+TEST_P(BackendContractTest, QuantizesInt8ByHand) {
+  // Largest 254, scale 2; ties round to even: 1 / 2 = 0.5 to 0, 3 / 2 = 1.5 to 2.
+  const std::vector<float> x = {254, 1, 3, -254, -3, 5, 0, 0, 0, 0, 0, 0};
+  GuardedBuffer<int8_t> steps(12);
+  GuardedBuffer<float> scales(2);
+  backend_->Quantize(x.data(), 2, 6, DType::kInt8, steps.data(), scales.data());
+  EXPECT_THAT(steps.span(), ElementsAre(127, 0, 2, -127, -2, 2, 0, 0, 0, 0, 0, 0));
+  EXPECT_THAT(scales.span(), ElementsAre(2.0f, 0.0f));
+  GuardedBuffer<float> back(12);
+  backend_->Dequantize(steps.data(), scales.data(), 2, 6, DType::kInt8, back.data());
+  EXPECT_THAT(back.span(), ElementsAre(254, 0, 4, -254, -4, 4, 0, 0, 0, 0, 0, 0));
+}
+
+TEST_P(BackendContractTest, QuantizeAndBackStaysWithinHalfAStep) {
+  for (const int64_t width : {1, 5, 64, 131}) {
+    const std::vector<float> x = RandomFloats(3 * width, width);
+    GuardedBuffer<int8_t> steps(3 * width);
+    GuardedBuffer<float> scales(3);
+    GuardedBuffer<float> back(3 * width);
+    backend_->Quantize(x.data(), 3, width, DType::kInt8, steps.data(), scales.data());
+    backend_->Dequantize(steps.data(), scales.data(), 3, width, DType::kInt8, back.data());
+    for (int64_t i = 0; i < 3 * width; ++i) {
+      EXPECT_NEAR(back[i], x[i], scales[i / width] * 0.50001);
+      EXPECT_LE(std::fabs(x[i]), scales[i / width] * 127.001);
+    }
+  }
+}
+
+TEST_P(BackendContractTest, QuantizesBFloat16ToNearestEven) {
+  // 1 + 2^-8 lies half way between 1 and 1 + 2^-7: even is 1. 1 + 3·2^-8 goes up.
+  const std::vector<float> x = {1.00390625f, 1.01171875f, -2.5f, 3e38f};
+  GuardedBuffer<BFloat16> bits(4);
+  backend_->Quantize(x.data(), 1, 4, DType::kBFloat16, bits.data(), nullptr);
+  GuardedBuffer<float> back(4);
+  backend_->Dequantize(bits.data(), nullptr, 1, 4, DType::kBFloat16, back.data());
+  EXPECT_EQ(back[0], 1.0f);
+  EXPECT_EQ(back[1], 1.015625f);
+  EXPECT_EQ(back[2], -2.5f);
+  EXPECT_NEAR(back[3], 3e38f, 3e38 / 256);
+}
+
+TEST_P(BackendContractTest, ARowWithNanReadsBackAsNan) {
+  std::vector<float> x(20, 1.0f);
+  x[3] = kNan;   // in a whole vector of up to 8 lanes
+  x[19] = kNan;  // in a tail
+  for (const DType dtype : {DType::kBFloat16, DType::kInt8}) {
+    std::vector<uint8_t> stored(40);
+    std::vector<float> scales(2);
+    std::vector<float> back(20);
+    backend_->Quantize(x.data(), 2, 10, dtype, stored.data(), scales.data());
+    backend_->Dequantize(stored.data(), scales.data(), 2, 10, dtype, back.data());
+    EXPECT_TRUE(std::isnan(back[3]));
+    EXPECT_TRUE(std::isnan(back[19]));
+  }
+}
+
+TEST_P(BackendContractTest, SelectsInTheOrderOfPrecedes) {
+  EXPECT_THAT(SelectedReferences({1, 3, 2}, {10, 11, 12}, 2), ElementsAre(11, 12));
+  // Equal scores: the lower reference number first, wherever it stands.
+  EXPECT_THAT(SelectedReferences({5, 5, 5, 7}, {30, 10, 20, 40}, 3), ElementsAre(40, 10, 20));
+  EXPECT_THAT(SelectedReferences({-0.0f, 0.0f}, {2, 1}, 2), ElementsAre(1, 2));
+}
+
+TEST_P(BackendContractTest, NeverSelectsNanNoScoreOrMasked) {
+  const std::vector<float> scores = {kNan, 1, kNoScore, 2, 3};
+  const std::vector<uint8_t> visible = {1, 1, 1, 1, 0};
+  EXPECT_THAT(SelectedReferences(scores, {0, 1, 2, 3, 4}, 5, visible.data()), ElementsAre(3, 1));
+  EXPECT_THAT(SelectedReferences({kNan, kNoScore}, {0, 1}, 2), ElementsAre());
+  EXPECT_THAT(SelectedReferences({}, {}, 2), ElementsAre());
+  EXPECT_THAT(SelectedReferences({1}, {0}, 0), ElementsAre());
+}
+
+TEST_P(BackendContractTest, SelectionIsTheHeadOfTheSortedList) {
+  std::mt19937 generator(7);
+  for (const int n : {1, 16, 17, 500}) {
+    std::vector<ScoredPart> all;
+    std::vector<float> scores;
+    std::vector<int64_t> references;
+    for (int i = 0; i < n; ++i) {
+      scores.push_back(static_cast<float>(generator() % 20));  // many ties
+      references.push_back(4000 - 7 * i);
+      all.push_back({scores.back(), references.back()});
+    }
+    std::sort(all.begin(), all.end(), [](const ScoredPart& a, const ScoredPart& b) {
+      return a.score > b.score || (a.score == b.score && a.reference < b.reference);
+    });
+    const std::vector<ScoredPart> selected = backend_->SelectTopK(scores, references, nullptr, 16);
+    ASSERT_EQ(selected.size(), std::min<size_t>(n, 16));
+    for (size_t i = 0; i < selected.size(); ++i) {
+      EXPECT_EQ(selected[i].reference, all[i].reference);
+      EXPECT_EQ(selected[i].score, all[i].score);
+    }
+  }
+}
+
+MSA_ON_EVERY_BACKEND(BackendContractTest);
+
+}  // namespace
+}  // namespace msa::kernels
