@@ -1,0 +1,187 @@
+#include "router/banks.h"
+
+#include <algorithm>
+#include <random>
+#include <utility>
+
+#include "common/status_macros.h"
+#include "common/strings.h"
+#include "router/validate.h"
+
+namespace msa::router {
+namespace {
+
+uint64_t RandomUid() {
+  std::random_device device;
+  uint64_t uid = 0;
+  while (uid == 0) uid = (uint64_t{device()} << 32) | device();
+  return uid;
+}
+
+absl::StatusOr<rpc::BankSpec> MakeSpec(const rpc::ModelInfo& model, const std::string& name,
+                                       const rpc::BankOptions& options) {
+  rpc::BankSpec spec = model.default_bank;
+  spec.name = name;
+  spec.uid = RandomUid();
+  spec.model_fingerprint = model.fingerprint;
+  spec.model_name = model.name;
+  spec.routing_dtype = options.routing_dtype.value_or(spec.routing_dtype);
+  spec.content_dtype = options.content_dtype.value_or(spec.content_dtype);
+  spec.routing_chunk_tokens = options.routing_chunk_tokens.value_or(spec.routing_chunk_tokens);
+  spec.content_chunk_tokens = options.content_chunk_tokens.value_or(spec.content_chunk_tokens);
+  spec.part_tokens = options.part_tokens.value_or(spec.part_tokens);
+  spec.parse_special_tokens = options.parse_special_tokens.value_or(spec.parse_special_tokens);
+  if (spec.router_layers.empty()) {
+    return absl::FailedPreconditionError(
+        StrCat("the model ", model.name, " has no router layers and cannot serve a bank"));
+  }
+  return spec;
+}
+
+}  // namespace
+
+absl::Status UnknownBank(const std::string& name) {
+  return absl::NotFoundError(StrCat("there is no bank '", name, "'",
+                                    name == kDefaultBank
+                                        ? ": it is made when the first document is added"
+                                        : ": create it first, or see which banks there are"));
+}
+
+absl::StatusOr<std::map<std::string, Banks::Found>> Banks::Survey(
+    const rpc::CallContext& context) const {
+  std::vector<std::vector<rpc::BankState>> states(shards_->size());
+  MSA_RETURN_IF_ERROR(FirstError(shards_->AskEach(
+      context, shards_->All(), /*all_or_nothing=*/true,
+      [&](const rpc::CallContext& limited, int shard) -> absl::Status {
+        MSA_ASSIGN_OR_RETURN(states[shard], shards_->shard(shard).ListBanks(limited));
+        return absl::OkStatus();
+      })));
+  std::map<std::string, Found> banks;
+  for (int shard = 0; shard < shards_->size(); ++shard) {
+    for (rpc::BankState& state : states[shard]) {
+      auto [at, fresh] = banks.try_emplace(state.spec.name);
+      Found& found = at->second;
+      if (fresh) {
+        found.first_shard = shard;
+        found.bank.spec = state.spec;
+        for (int before = 0; before < shard; ++before) found.missing_on.push_back(before);
+      } else if (!(found.bank.spec == state.spec)) {
+        found.differs_on = shard;
+      }
+      found.bank.next_reference = std::max(found.bank.next_reference, state.next_reference);
+    }
+    for (auto& [name, found] : banks) {
+      const bool here = std::any_of(states[shard].begin(), states[shard].end(),
+                                    [&](const auto& state) { return state.spec.name == name; });
+      if (!here) found.missing_on.push_back(shard);
+    }
+  }
+  return banks;
+}
+
+absl::Status Banks::Complete(const rpc::CallContext& context, const Found& found) const {
+  const std::string& name = found.bank.spec.name;
+  if (found.differs_on >= 0) {
+    return absl::FailedPreconditionError(
+        StrCat("bank '", name, "' is not the same on the shards '",
+               shards_->name(found.first_shard), "' and '", shards_->name(found.differs_on),
+               "': one of them belongs to another cluster, or delete the bank and add again"));
+  }
+  if (found.missing_on.empty()) return absl::OkStatus();
+  return FirstError(shards_->AskEach(context, found.missing_on, /*all_or_nothing=*/false,
+                                     [&](const rpc::CallContext& limited, int shard) {
+                                       return shards_->shard(shard).CreateBank(limited,
+                                                                               found.bank.spec);
+                                     }));
+}
+
+absl::StatusOr<Bank> Banks::Find(const rpc::CallContext& context, const std::string& name) {
+  MSA_RETURN_IF_ERROR(CheckBankName(name));
+  MSA_ASSIGN_OR_RETURN(const auto banks, Survey(context));
+  const auto found = banks.find(name);
+  if (found == banks.end()) return UnknownBank(name);
+  MSA_RETURN_IF_ERROR(Complete(context, found->second));
+  return found->second.bank;
+}
+
+absl::StatusOr<Bank> Banks::FindOrMakeDefault(const rpc::CallContext& context,
+                                              const std::string& name) {
+  absl::StatusOr<Bank> bank = Find(context, name);
+  if (name != kDefaultBank || !absl::IsNotFound(bank.status())) return bank;
+  const absl::Status made = Create(context, name, {}).status();
+  // Another stream may have made it meanwhile.
+  if (!made.ok() && !absl::IsAlreadyExists(made)) return made;
+  return Find(context, name);
+}
+
+absl::Status Banks::Repair(const rpc::CallContext& context) {
+  MSA_ASSIGN_OR_RETURN(const auto banks, Survey(context));
+  for (const auto& [name, found] : banks) MSA_RETURN_IF_ERROR(Complete(context, found));
+  return absl::OkStatus();
+}
+
+absl::Status Banks::CreateEverywhere(const rpc::CallContext& context,
+                                     const rpc::BankSpec& spec) const {
+  const std::vector<int> all = shards_->All();
+  const auto statuses = shards_->AskEach(context, all, /*all_or_nothing=*/false,
+                                         [&](const rpc::CallContext& limited, int shard) {
+                                           return shards_->shard(shard).CreateBank(limited, spec);
+                                         });
+  const absl::Status error = FirstError(statuses);
+  if (error.ok()) return error;
+  std::vector<int> made;
+  for (int shard : all) {
+    if (statuses[shard].ok()) made.push_back(shard);
+  }
+  // Taking back must not fail for the client's deadline or its having gone.
+  const rpc::CallContext own{.deadline = absl::Now() + absl::Seconds(10),
+                             .request_id = context.request_id,
+                             .cancelled = nullptr};
+  if (!made.empty()) {
+    (void)shards_->AskEach(own, made, /*all_or_nothing=*/false,
+                           [&](const rpc::CallContext& limited, int shard) {
+                             return shards_->shard(shard).DeleteBank(limited, spec.name);
+                           });
+  }
+  return error;
+}
+
+absl::StatusOr<rpc::BankSpec> Banks::Create(const rpc::CallContext& context,
+                                            const std::string& name,
+                                            const rpc::BankOptions& options) {
+  MSA_RETURN_IF_ERROR(CheckBankName(name));
+  MSA_RETURN_IF_ERROR(CheckBankOptions(options));
+  MSA_ASSIGN_OR_RETURN(const rpc::ModelInfo model, compute_->Info(context));
+  MSA_ASSIGN_OR_RETURN(const rpc::BankSpec spec, MakeSpec(model, name, options));
+  absl::MutexLock lock(&creating_);
+  MSA_ASSIGN_OR_RETURN(const auto banks, Survey(context));
+  if (banks.count(name) > 0) {
+    return absl::AlreadyExistsError(StrCat("there is already a bank '", name, "'"));
+  }
+  MSA_RETURN_IF_ERROR(CreateEverywhere(context, spec));
+  return spec;
+}
+
+absl::Status Banks::Delete(const rpc::CallContext& context, const std::string& name) {
+  MSA_RETURN_IF_ERROR(CheckBankName(name));
+  const auto statuses = shards_->AskEach(context, shards_->All(), /*all_or_nothing=*/false,
+                                         [&](const rpc::CallContext& limited, int shard) {
+                                           return shards_->shard(shard).DeleteBank(limited, name);
+                                         });
+  // A shard that lacks it is where an earlier attempt came to.
+  bool deleted = false;
+  for (const absl::Status& status : statuses) {
+    deleted |= status.ok();
+    if (!status.ok() && !absl::IsNotFound(status)) return status;
+  }
+  return deleted ? absl::OkStatus() : UnknownBank(name);
+}
+
+absl::StatusOr<std::vector<rpc::BankSpec>> Banks::List(const rpc::CallContext& context) {
+  MSA_ASSIGN_OR_RETURN(const auto banks, Survey(context));
+  std::vector<rpc::BankSpec> specs;
+  for (const auto& [name, found] : banks) specs.push_back(found.bank.spec);
+  return specs;
+}
+
+}  // namespace msa::router

@@ -1,0 +1,66 @@
+// Banks over all shards: a bank exists on every shard with the same spec, its random uid included.
+#ifndef MSA_ROUTER_BANKS_H_
+#define MSA_ROUTER_BANKS_H_
+
+#include <map>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/synchronization/mutex.h"
+#include "router/compute_pool.h"
+#include "router/shard_group.h"
+#include "rpc/memory_service.h"
+#include "rpc/types.h"
+
+namespace msa::router {
+
+inline constexpr char kDefaultBank[] = "default";
+
+struct Bank {
+  rpc::BankSpec spec;
+  int64_t next_reference = 0;  // the largest of all shards
+};
+
+// Thread-safe. Both arguments are borrowed.
+class Banks {
+ public:
+  Banks(const ShardGroup* shards, ComputePool* compute) : shards_(shards), compute_(compute) {}
+
+  // On all shards or on none: what was made is taken back when a shard fails. Should this process
+  // die in between, Find or Repair completes the bank.
+  absl::StatusOr<rpc::BankSpec> Create(const rpc::CallContext& context, const std::string& name,
+                                       const rpc::BankOptions& options);
+  absl::Status Delete(const rpc::CallContext& context, const std::string& name);
+  // Names ascending. UNAVAILABLE when a shard does not answer.
+  absl::StatusOr<std::vector<rpc::BankSpec>> List(const rpc::CallContext& context);
+  // Asks every shard; makes the bank where it is missing. NOT_FOUND; FAILED_PRECONDITION when
+  // shards hold different banks under the name.
+  absl::StatusOr<Bank> Find(const rpc::CallContext& context, const std::string& name);
+  // Find; "default" is made when it is not there.
+  absl::StatusOr<Bank> FindOrMakeDefault(const rpc::CallContext& context, const std::string& name);
+  // Makes every bank that some shards lack there.
+  absl::Status Repair(const rpc::CallContext& context);
+
+ private:
+  struct Found {
+    Bank bank;
+    int first_shard = 0;  // has it
+    std::vector<int> missing_on;
+    int differs_on = -1;  // a shard with another spec under the name
+  };
+  absl::StatusOr<std::map<std::string, Found>> Survey(const rpc::CallContext& context) const;
+  absl::Status Complete(const rpc::CallContext& context, const Found& found) const;
+  absl::Status CreateEverywhere(const rpc::CallContext& context, const rpc::BankSpec& spec) const;
+
+  const ShardGroup* const shards_;
+  ComputePool* const compute_;
+  absl::Mutex creating_;  // one creation at a time in this process
+};
+
+absl::Status UnknownBank(const std::string& name);
+
+}  // namespace msa::router
+
+#endif  // MSA_ROUTER_BANKS_H_

@@ -1,0 +1,82 @@
+#include "router/compute_pool.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "common/status_macros.h"
+#include "common/strings.h"
+
+namespace msa::router {
+
+void ComputePool::Add(std::string name, rpc::ComputeNode* node) {
+  absl::MutexLock lock(&mutex_);
+  nodes_.push_back({std::move(name), node});
+}
+
+int ComputePool::size() const {
+  absl::MutexLock lock(&mutex_);
+  return static_cast<int>(nodes_.size());
+}
+
+int ComputePool::Take(const std::vector<bool>& tried) {
+  absl::MutexLock lock(&mutex_);
+  int best = -1;
+  for (int i = 0; i < static_cast<int>(nodes_.size()); ++i) {
+    if (i < static_cast<int>(tried.size()) && tried[i]) continue;
+    if (best < 0 || std::pair(nodes_[i].running, nodes_[i].last_used) <
+                        std::pair(nodes_[best].running, nodes_[best].last_used)) {
+      best = i;
+    }
+  }
+  if (best < 0) return best;
+  ++nodes_[best].running;
+  nodes_[best].last_used = ++calls_;
+  return best;
+}
+
+void ComputePool::Release(int index) {
+  absl::MutexLock lock(&mutex_);
+  --nodes_[index].running;
+}
+
+absl::Status ComputePool::Call(const rpc::CallContext& context,
+                               const std::function<absl::Status(rpc::ComputeNode&)>& call,
+                               const std::function<bool()>& may_retry) {
+  absl::Status status = absl::UnavailableError("no compute node is configured");
+  std::vector<bool> tried(size());
+  while (true) {
+    const int index = Take(tried);
+    if (index < 0) return status;
+    rpc::ComputeNode* node;
+    std::string name;
+    {
+      absl::MutexLock lock(&mutex_);
+      node = nodes_[index].node;
+      name = nodes_[index].name;
+    }
+    status = call(*node);
+    Release(index);
+    if (!absl::IsUnavailable(status)) return status;
+    // The message may be about a shard that the node could not reach, and then names that.
+    if (!absl::StrContains(status.message(), "'")) {
+      status = absl::UnavailableError(
+          StrCat("compute node '", name, "': ", std::string(status.message())));
+    }
+    if (may_retry && !may_retry()) return status;
+    if (context.Cancelled() || absl::Now() >= context.deadline) return status;
+    tried.resize(std::max<size_t>(tried.size(), index + 1));
+    tried[index] = true;
+  }
+}
+
+absl::StatusOr<rpc::ModelInfo> ComputePool::Info(const rpc::CallContext& context) {
+  rpc::ModelInfo info;
+  MSA_RETURN_IF_ERROR(Call(context, [&](rpc::ComputeNode& node) -> absl::Status {
+    MSA_ASSIGN_OR_RETURN(info, node.Info(context));
+    return absl::OkStatus();
+  }));
+  return info;
+}
+
+}  // namespace msa::router

@@ -1,0 +1,208 @@
+#include "router/ingest.h"
+
+#include <xxhash.h>
+
+#include <algorithm>
+#include <deque>
+#include <memory>
+#include <unordered_set>
+#include <utility>
+
+#include "common/limits.h"
+#include "common/status_macros.h"
+#include "common/strings.h"
+#include "router/validate.h"
+
+namespace msa::router {
+namespace {
+
+// Results that become ready in any order, reported in the order of the stream. Thread-safe.
+class OrderedReports {
+ public:
+  explicit OrderedReports(const std::function<bool(const rpc::AddResult&)>& done) : done_(done) {}
+
+  // Waits until fewer than `window` results are open, then opens the next. false: the client wants
+  // no more.
+  bool Open(size_t window) {
+    absl::MutexLock lock(&mutex_);
+    const auto room = [this, window]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+      return open_.size() < window || stopped_;
+    };
+    mutex_.Await(absl::Condition(&room));
+    if (stopped_) return false;
+    open_.emplace_back();
+    return true;
+  }
+
+  void Complete(rpc::AddResult result) {
+    absl::MutexLock lock(&mutex_);
+    open_[result.index - first_] = std::move(result);
+    if (reporting_) return;
+    reporting_ = true;
+    while (!open_.empty() && open_.front().has_value()) ReportFront();
+    reporting_ = false;
+  }
+
+  // Waits until all are reported. false: the client wanted no more.
+  bool Drain() {
+    absl::MutexLock lock(&mutex_);
+    const auto drained = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+      return open_.empty() && !reporting_;
+    };
+    mutex_.Await(absl::Condition(&drained));
+    return !stopped_;
+  }
+
+ private:
+  // The entry stays in place while it is reported, so that Drain waits for the report.
+  void ReportFront() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    const rpc::AddResult result = *std::move(open_.front());
+    const bool wanted = !stopped_;
+    mutex_.Unlock();
+    const bool more = wanted && done_(result);
+    mutex_.Lock();
+    stopped_ |= !more;
+    open_.pop_front();
+    ++first_;
+  }
+
+  const std::function<bool(const rpc::AddResult&)>& done_;
+  absl::Mutex mutex_;
+  std::deque<std::optional<rpc::AddResult>> open_ ABSL_GUARDED_BY(mutex_);
+  uint64_t first_ ABSL_GUARDED_BY(mutex_) = 0;  // index of open_.front()
+  bool reporting_ ABSL_GUARDED_BY(mutex_) = false;
+  bool stopped_ ABSL_GUARDED_BY(mutex_) = false;
+};
+
+// Ids seen in a stream, as 128-bit hashes: ten million ids must fit in memory.
+class SeenIds {
+ public:
+  // false: seen before.
+  bool Insert(const std::string& id) {
+    const XXH128_hash_t hash = XXH3_128bits(id.data(), id.size());
+    return seen_.insert({hash.low64, hash.high64}).second;
+  }
+
+ private:
+  struct First {
+    size_t operator()(const std::pair<uint64_t, uint64_t>& hash) const { return hash.first; }
+  };
+  std::unordered_set<std::pair<uint64_t, uint64_t>, First> seen_;
+};
+
+class Stream {
+ public:
+  Stream(const IngestParts& parts, const rpc::CallContext& context, Bank bank,
+         const std::function<bool(const rpc::AddResult&)>& done)
+      : parts_(parts), context_(context), bank_(std::move(bank)), reports_(done) {}
+
+  absl::Status Run(const std::function<std::optional<rpc::NewDocument>()>& next) {
+    absl::Status status;
+    uint64_t index = 0;
+    while (status.ok()) {
+      std::optional<rpc::NewDocument> document = next();
+      if (!document || !reports_.Open(parts_.window)) break;
+      Start(index++, *std::move(document));
+      status = CheckCaller(index);
+    }
+    if (!reports_.Drain() && status.ok()) status = absl::CancelledError("the client is gone");
+    return status;
+  }
+
+ private:
+  absl::Status CheckCaller(uint64_t documents) const {
+    if (context_.Cancelled()) return absl::CancelledError("the client is gone");
+    if (absl::Now() >= context_.deadline) {
+      return absl::DeadlineExceededError("the deadline passed before all documents were added");
+    }
+    if (documents >= static_cast<uint64_t>(kMaxDocumentsPerStream)) {
+      return absl::InvalidArgumentError(StrCat("the stream has more than ", kMaxDocumentsPerStream,
+                                               " documents: send the rest in another"));
+    }
+    return absl::OkStatus();
+  }
+
+  void Refuse(uint64_t index, std::string id, absl::Status status) {
+    reports_.Complete({index, std::move(id), std::move(status), {}});
+  }
+
+  // Numbers are taken here, on the stream's thread, so that they follow the stream's order.
+  void Start(uint64_t index, rpc::NewDocument document) {
+    absl::StatusOr<rpc::EncodeRequest> request = Prepare(document);
+    if (!request.ok()) return Refuse(index, std::move(document.id), request.status());
+    request->document = std::move(document);
+    auto task = [this, index,
+                 request = std::make_shared<const rpc::EncodeRequest>(*std::move(request))] {
+      Encode(index, *request);
+    };
+    if (!parts_.encoders->Submit(task)) task();
+  }
+
+  absl::StatusOr<rpc::EncodeRequest> Prepare(const rpc::NewDocument& document) {
+    MSA_RETURN_IF_ERROR(CheckDocument(document));
+    if (!seen_.Insert(document.id)) {
+      return absl::InvalidArgumentError(
+          StrCat("the id '", document.id, "' came earlier in this stream"));
+    }
+    rpc::EncodeRequest request;
+    request.bank = bank_.spec;
+    request.shard = parts_.shards->ShardOf(document.id);
+    const std::string text = document.FullText();
+    MSA_RETURN_IF_ERROR(parts_.compute->Call(context_, [&](rpc::ComputeNode& node) -> absl::Status {
+      MSA_ASSIGN_OR_RETURN(request.parts,
+                           node.SplitDocument(context_, text, bank_.spec.part_tokens));
+      return absl::OkStatus();
+    }));
+    if (request.parts.empty()) return absl::InternalError("the document was split into no parts");
+    request.first_reference = parts_.references->Reserve(
+        bank_.spec.uid, bank_.next_reference, static_cast<int64_t>(request.parts.size()));
+    return request;
+  }
+
+  // A second attempt after UNAVAILABLE may store the same document once more: the same text under
+  // the next revision.
+  void Encode(uint64_t index, const rpc::EncodeRequest& request) {
+    rpc::AddResult result{.index = index, .id = request.document.id, .status = {}, .put = {}};
+    result.status = parts_.compute->Call(context_, [&](rpc::ComputeNode& node) -> absl::Status {
+      MSA_ASSIGN_OR_RETURN(result.put, node.EncodeDocument(context_, request));
+      return absl::OkStatus();
+    });
+    reports_.Complete(std::move(result));
+  }
+
+  const IngestParts& parts_;
+  const rpc::CallContext& context_;
+  const Bank bank_;
+  OrderedReports reports_;
+  SeenIds seen_;
+};
+
+absl::Status CheckModel(const rpc::BankSpec& bank, const rpc::ModelInfo& model) {
+  if (bank.model_fingerprint == model.fingerprint) return absl::OkStatus();
+  return absl::FailedPreconditionError(
+      StrCat("bank '", bank.name, "' was made by the model ", bank.model_name, " (",
+             bank.model_fingerprint, "), this server runs ", model.name, " (", model.fingerprint,
+             "): start it with the bank's model, or use another bank"));
+}
+
+}  // namespace
+
+int64_t References::Reserve(uint64_t bank_uid, int64_t floor, int64_t count) {
+  absl::MutexLock lock(&mutex_);
+  int64_t& next = next_[bank_uid];
+  const int64_t first = std::max(next, floor);
+  next = first + count;
+  return first;
+}
+
+absl::Status AddDocuments(const IngestParts& parts, const rpc::CallContext& context,
+                          const std::string& bank,
+                          const std::function<std::optional<rpc::NewDocument>()>& next,
+                          const std::function<bool(const rpc::AddResult&)>& done) {
+  MSA_ASSIGN_OR_RETURN(Bank found, parts.banks->FindOrMakeDefault(context, bank));
+  MSA_ASSIGN_OR_RETURN(const rpc::ModelInfo model, parts.compute->Info(context));
+  MSA_RETURN_IF_ERROR(CheckModel(found.spec, model));
+  return Stream(parts, context, std::move(found), done).Run(next);
+}
+
+}  // namespace msa::router

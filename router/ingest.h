@@ -1,0 +1,53 @@
+// One AddDocuments stream: validation, reference numbers, encoding in parallel, results in order.
+#ifndef MSA_ROUTER_INGEST_H_
+#define MSA_ROUTER_INGEST_H_
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <optional>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "absl/synchronization/mutex.h"
+#include "router/banks.h"
+#include "router/compute_pool.h"
+#include "router/shard_group.h"
+#include "rpc/memory_service.h"
+#include "rpc/worker_pool.h"
+
+namespace msa::router {
+
+// Hands out the reference numbers of all banks. One router at a time may add to a bank: a second
+// one would hand out the same. Thread-safe.
+class References {
+ public:
+  // The first of `count` numbers never given before, at least `floor`.
+  int64_t Reserve(uint64_t bank_uid, int64_t floor, int64_t count);
+
+ private:
+  absl::Mutex mutex_;
+  std::map<uint64_t, int64_t> next_ ABSL_GUARDED_BY(mutex_);  // by bank uid
+};
+
+// All borrowed for the stream.
+struct IngestParts {
+  const ShardGroup* shards;
+  ComputePool* compute;
+  Banks* banks;
+  References* references;
+  rpc::WorkerPool* encoders;
+  int window = 4;  // documents of one stream that are encoded or wait for their turn to be reported
+};
+
+// As rpc::MemoryService::AddDocuments. `next` is called on this thread; `done` on any, one at a
+// time, in the order of the stream. Numbers are given in the order of the stream, to accepted
+// documents only. Blocks until all results are reported.
+absl::Status AddDocuments(const IngestParts& parts, const rpc::CallContext& context,
+                          const std::string& bank,
+                          const std::function<std::optional<rpc::NewDocument>()>& next,
+                          const std::function<bool(const rpc::AddResult&)>& done);
+
+}  // namespace msa::router
+
+#endif  // MSA_ROUTER_INGEST_H_

@@ -1,0 +1,101 @@
+#include "router/shard_group.h"
+
+#include <algorithm>
+#include <atomic>
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "absl/synchronization/blocking_counter.h"
+#include "common/check.h"
+#include "common/strings.h"
+
+namespace msa::router {
+
+ShardGroup::ShardGroup(const rpc::ShardMap& map, std::vector<rpc::MemoryShard*> shards,
+                       absl::Duration timeout, int threads)
+    : map_(map), shards_(std::move(shards)), timeout_(timeout), pool_(threads, 0) {
+  MSA_CHECK(!shards_.empty() && shards_.size() == map_.shards.size());
+}
+
+std::vector<int> ShardGroup::All() const {
+  std::vector<int> all(shards_.size());
+  for (int i = 0; i < size(); ++i) all[i] = i;
+  return all;
+}
+
+// A tenth of the caller's time (at most 200 ms) is kept back, so that the answer that names the
+// dead shard still reaches the client.
+rpc::CallContext ShardGroup::Limited(const rpc::CallContext& context) const {
+  const absl::Time now = absl::Now();
+  rpc::CallContext limited = context;
+  if (context.deadline != absl::InfiniteFuture()) {
+    limited.deadline -=
+        std::clamp((context.deadline - now) / 10, absl::ZeroDuration(), absl::Milliseconds(200));
+  }
+  limited.deadline = std::min(limited.deadline, now + timeout_);
+  return limited;
+}
+
+absl::Status ShardGroup::Named(const rpc::CallContext& context, int shard,
+                               absl::Status status) const {
+  const bool late = absl::IsDeadlineExceeded(status) && absl::Now() < context.deadline;
+  if (!late && !absl::IsUnavailable(status)) return status;
+  const std::string who = StrCat("shard '", name(shard), "'");
+  if (late) return absl::UnavailableError(StrCat(who, " did not answer in time"));
+  if (absl::StrContains(status.message(), who)) return status;
+  return absl::UnavailableError(StrCat(who, ": ", std::string(status.message())));
+}
+
+absl::Status ShardGroup::Ask(const rpc::CallContext& context, int shard, const Call& call) const {
+  return Named(context, shard, call(Limited(context), shard));
+}
+
+std::vector<absl::Status> ShardGroup::AskEach(const rpc::CallContext& context,
+                                              const std::vector<int>& which, bool all_or_nothing,
+                                              const Call& call) const {
+  std::vector<absl::Status> statuses(which.size());
+  if (which.size() == 1) {
+    statuses[0] = Ask(context, which[0], call);
+    return statuses;
+  }
+  std::atomic<bool> failed = false;
+  rpc::CallContext linked = context;
+  if (all_or_nothing) {
+    linked.cancelled = [&context, &failed] {
+      return failed.load(std::memory_order_relaxed) || context.Cancelled();
+    };
+  }
+  const auto ask = [&](size_t i) {
+    statuses[i] = Ask(linked, which[i], call);
+    if (!statuses[i].ok()) failed.store(true, std::memory_order_relaxed);
+  };
+  // Those for whom no thread is free run here, after the others were started.
+  absl::BlockingCounter pending(static_cast<int>(which.size()));
+  std::vector<size_t> here;
+  for (size_t i = 0; i < which.size(); ++i) {
+    const bool last = i + 1 == which.size();
+    const bool elsewhere = !last && pool_.SubmitNow([&ask, &pending, i] {
+      ask(i);
+      pending.DecrementCount();
+    });
+    if (!elsewhere) here.push_back(i);
+  }
+  for (size_t i : here) {
+    ask(i);
+    pending.DecrementCount();
+  }
+  pending.Wait();
+  return statuses;
+}
+
+absl::Status FirstError(const std::vector<absl::Status>& statuses) {
+  absl::Status first;
+  for (const absl::Status& status : statuses) {
+    if (status.ok()) continue;
+    if (!absl::IsCancelled(status)) return status;
+    if (first.ok()) first = status;
+  }
+  return first;
+}
+
+}  // namespace msa::router

@@ -1,0 +1,57 @@
+// The shards of a map, called together.
+#ifndef MSA_ROUTER_SHARD_GROUP_H_
+#define MSA_ROUTER_SHARD_GROUP_H_
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "rpc/memory_shard.h"
+#include "rpc/shard_map.h"
+#include "rpc/worker_pool.h"
+
+namespace msa::router {
+
+// Thread-safe.
+class ShardGroup {
+ public:
+  // `shards`: one an entry of `map`, borrowed. `timeout`: of one shard's answer. `threads`: for
+  // calls beyond the caller's own.
+  ShardGroup(const rpc::ShardMap& map, std::vector<rpc::MemoryShard*> shards,
+             absl::Duration timeout, int threads);
+
+  int size() const { return static_cast<int>(shards_.size()); }
+  const std::string& name(int shard) const { return map_.shards[shard].name; }
+  rpc::MemoryShard& shard(int shard) const { return *shards_[shard]; }
+  int ShardOf(const std::string& document_id) const { return map_.ShardOf(document_id); }
+  std::vector<int> All() const;
+
+  using Call = std::function<absl::Status(const rpc::CallContext& context, int shard)>;
+
+  // One shard, on this thread. A shard that does not answer in time is UNAVAILABLE by name as long
+  // as the caller still has time to hear it.
+  absl::Status Ask(const rpc::CallContext& context, int shard, const Call& call) const;
+
+  // Asks `which` in parallel (one alone on this thread); statuses in the order of `which`. With
+  // `all_or_nothing` the first error cancels the others.
+  std::vector<absl::Status> AskEach(const rpc::CallContext& context, const std::vector<int>& which,
+                                    bool all_or_nothing, const Call& call) const;
+
+ private:
+  rpc::CallContext Limited(const rpc::CallContext& context) const;
+  absl::Status Named(const rpc::CallContext& context, int shard, absl::Status status) const;
+
+  const rpc::ShardMap map_;
+  const std::vector<rpc::MemoryShard*> shards_;
+  const absl::Duration timeout_;
+  mutable rpc::WorkerPool pool_;
+};
+
+// The error that says most: the first that is not a cancellation, else the first, else OK.
+absl::Status FirstError(const std::vector<absl::Status>& statuses);
+
+}  // namespace msa::router
+
+#endif  // MSA_ROUTER_SHARD_GROUP_H_
