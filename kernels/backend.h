@@ -1,5 +1,5 @@
 // The operations the service computes with, one implementation a device. `reference` is naive, in
-// double precision, and the oracle; `cpu` is Highway and a BLAS. Semantics common to all are in
+// double precision, and the oracle; `cpu` is Highway and oneDNN. Semantics common to all are in
 // kernels/types.h.
 //
 // Thread-safety: every method may be called from several threads at once; outputs must not overlap

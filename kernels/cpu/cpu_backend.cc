@@ -6,7 +6,6 @@
 #include "common/check.h"
 #include "common/thread_pool.h"
 #include "kernels/cpu/attention.h"
-#include "kernels/cpu/dense.h"
 #include "kernels/cpu/elementwise.h"
 #include "kernels/cpu/linear.h"
 #include "kernels/cpu/routing.h"
@@ -20,7 +19,7 @@ constexpr int64_t kGrainElements = 1 << 14;
 
 class CpuBackend : public Backend {
  public:
-  explicit CpuBackend(int num_threads) : pool_(num_threads) { UseOneBlasThread(); }
+  explicit CpuBackend(int num_threads) : pool_(num_threads) {}
 
   std::string_view name() const override { return "cpu"; }
 

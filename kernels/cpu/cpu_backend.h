@@ -1,5 +1,5 @@
 // The backend of ordinary processors: Highway kernels chosen at run time for the instruction set
-// found, OpenBLAS for products of many rows, one pool of threads for all of it.
+// found, oneDNN for products of many rows, one pool of threads for all of it.
 #ifndef MSA_KERNELS_CPU_CPU_BACKEND_H_
 #define MSA_KERNELS_CPU_CPU_BACKEND_H_
 
@@ -9,8 +9,8 @@
 
 namespace msa::kernels {
 
-// num_threads 0 = one a core. The pool belongs to the backend; the BLAS library's own threads are
-// switched off for the whole process, since two pools on the same cores only slow each other down.
+// num_threads 0 = one a core. The pool belongs to the backend and divides all work, the library's
+// products too: two pools of threads on the same cores only slow each other down.
 std::unique_ptr<Backend> MakeCpuBackend(int num_threads);
 
 }  // namespace msa::kernels

@@ -1,5 +1,5 @@
 // Linear layers on a CPU. Few rows are bound by the bytes of the weights: own kernels read them
-// once, in the precision they are held in. Many rows are bound by arithmetic: the BLAS library, on
+// once, in the precision they are held in. Many rows are bound by arithmetic: the library, on
 // panels widened to float32.
 #ifndef MSA_KERNELS_CPU_LINEAR_H_
 #define MSA_KERNELS_CPU_LINEAR_H_
