@@ -36,8 +36,10 @@ absl::StatusOr<std::string> FindModel(const std::string& given) {
   if (!given.empty()) {
     if (HoldsModel(given)) return given;
     return absl::NotFoundError(
-        StrCat("no model in ", given, ": a folder of Hugging Face files (config.json, "
-               "*.safetensors, tokenizer.json) is expected; `make model` makes ", kDefaultModel));
+        StrCat("no model in ", given,
+               ": a folder of Hugging Face files (config.json, "
+               "*.safetensors, tokenizer.json) is expected; `make model` makes ",
+               kDefaultModel));
   }
   for (const fs::path& place : PlacesToLook()) {
     if (HoldsModel(place / kDefaultModel)) return (place / kDefaultModel).string();

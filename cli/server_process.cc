@@ -67,7 +67,8 @@ absl::Status ServerProcess::Prepare() {
   if (threads_ == 0) threads_ = static_cast<int32_t>(std::thread::hardware_concurrency());
   if (listen_.empty() || insecure_listen_any_ || IsLoopback(listen_)) return absl::OkStatus();
   return absl::FailedPreconditionError(
-      StrCat("refusing to listen on ", listen_, ": there are no API keys, so anyone who reaches it "
+      StrCat("refusing to listen on ", listen_,
+             ": there are no API keys, so anyone who reaches it "
              "could read and change every document. Listen on 127.0.0.1, or give "
              "--insecure-listen-any where the network is closed to others"));
 }

@@ -1,0 +1,67 @@
+// msa compute-node: encodes documents and answers questions for a cluster.
+#include <vector>
+
+#include "cli/roles.h"
+#include "cli/server_process.h"
+#include "cli/server_verbs.h"
+#include "common/status_macros.h"
+#include "common/strings.h"
+#include "rpc/remote.h"
+#include "rpc/shard_map.h"
+
+namespace msa::cli {
+namespace {
+
+class ComputeNodeVerb : public Verb {
+ public:
+  std::string_view name() const override { return "compute-node"; }
+  std::string_view help() const override {
+    return "Encode documents and answer questions for a cluster";
+  }
+
+  void AddFlags(FlagSet& flags) override {
+    flags.AddRequired("--shard-map", &shard_map_, "File that names the cluster's processes");
+    flags.AddRequired("--name", &name_, "This node's name in the map; its address is listened on");
+    model_.AddFlags(flags);
+    process_.AddFlags(flags, "");
+  }
+
+  absl::Status Run(Io&) override {
+    MSA_ASSIGN_OR_RETURN(const rpc::ShardMap map, rpc::ShardMap::Load(shard_map_));
+    MSA_ASSIGN_OR_RETURN(const int32_t index, map.FindComputeNode(name_));
+    if (map.router.empty()) {
+      return absl::InvalidArgumentError(StrCat(shard_map_, ": \"router\" is missing"));
+    }
+    process_.SetListen(map.compute_nodes[static_cast<size_t>(index)].address);
+    MSA_RETURN_IF_ERROR(process_.Prepare());
+    MSA_ASSIGN_OR_RETURN(const auto kernels,
+                         kernels::MakeBackend(model_.backend, process_.threads()));
+    MSA_ASSIGN_OR_RETURN(const auto node, model_.LoadNode(*kernels));
+
+    const auto router = rpc::MakeRemoteSessionRouter({.address = map.router, .name = "the router"});
+    std::vector<std::unique_ptr<rpc::MemoryShard>> shards;
+    std::vector<rpc::MemoryShard*> borrowed;
+    for (const rpc::Endpoint& shard : map.shards) {
+      shards.push_back(rpc::MakeRemoteMemoryShard(
+          {.address = shard.address, .name = StrCat("shard '", shard.name, "'")}));
+      borrowed.push_back(shards.back().get());
+    }
+    node->Attach(router.get(), borrowed);
+
+    rpc::GrpcServer::Builder builder(process_.options());
+    builder.Add(node.get());
+    return process_.Serve(std::move(builder), "compute node", {{"node", name_}});
+  }
+
+ private:
+  std::string shard_map_;
+  std::string name_;
+  ModelFlags model_;
+  ServerProcess process_;
+};
+
+}  // namespace
+
+std::unique_ptr<Verb> MakeComputeNodeVerb() { return std::make_unique<ComputeNodeVerb>(); }
+
+}  // namespace msa::cli

@@ -1,0 +1,21 @@
+// The `msa` binary. Verbs are in a file each; cli.h runs them.
+#include <unistd.h>
+
+#include <iostream>
+#include <utility>
+
+#include "cli/cli.h"
+#include "cli/connect.h"
+#include "cli/server_verbs.h"
+
+int main(int argc, char** argv) {
+  using namespace msa::cli;
+  std::vector<std::unique_ptr<Verb>> verbs;
+  for (auto make : {MakeServeVerb, MakeMemoryNodeVerb, MakeRouterVerb, MakeComputeNodeVerb}) {
+    verbs.push_back(make());
+  }
+  for (std::unique_ptr<Verb>& verb : ClientVerbs(GrpcConnector())) verbs.push_back(std::move(verb));
+  verbs.push_back(MakeVerifyVerb());
+  Io io{std::cin, std::cout, std::cerr, isatty(STDOUT_FILENO) == 1, isatty(STDERR_FILENO) == 1};
+  return RunCommandLine(verbs, argc, argv, io);
+}

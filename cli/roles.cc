@@ -1,0 +1,93 @@
+#include "cli/roles.h"
+
+#include <utility>
+
+#include "absl/time/clock.h"
+#include "cli/model_paths.h"
+#include "common/log.h"
+#include "common/status_macros.h"
+#include "common/strings.h"
+
+namespace msa::cli {
+namespace {
+
+absl::StatusOr<kernels::WeightFormat> ParseWeights(const std::string& name) {
+  if (name == "f32") return kernels::WeightFormat::kFloat32;
+  if (name == "bf16") return kernels::WeightFormat::kBFloat16;
+  if (name == "int8") return kernels::WeightFormat::kInt8;
+  return absl::InvalidArgumentError(StrCat("unknown weights '", name, "': use f32, bf16 or int8"));
+}
+
+double SecondsSince(absl::Time start) { return absl::ToDoubleSeconds(absl::Now() - start); }
+
+}  // namespace
+
+void ModelFlags::AddFlags(FlagSet& flags) {
+  flags.Add("--model", &model,
+            "Folder of Hugging Face files (default: models/smollm2-135m-instruct)");
+  flags.Add("--adapter", &adapter,
+            "Folder of routers and LoRA, merged at load (default: MODEL-msa beside the model)");
+  flags.Add("--no-adapter", &no_adapter, "Use no adapter although there is one");
+  flags.AddChoice("--weights", &weights, {"f32", "bf16", "int8"}, "Precision of the weights");
+  flags.AddChoice("--backend", &backend, {"cpu", "reference"}, "Kernels to compute with");
+  flags.Add("--content-cache-mb", &content_cache_mb, "Memory for fetched blocks, MB");
+  flags.Add("--prefetch-layers", &prefetch_layers,
+            "Router layers whose blocks a document's first fetch brings");
+  flags.Add("--max-sessions", &max_sessions, "Questions answered at once; more wait");
+  flags.Add("--max-waiting", &max_waiting, "Questions that may wait; more are refused");
+}
+
+absl::StatusOr<std::unique_ptr<compute_node::Node>> ModelFlags::LoadNode(
+    const kernels::Backend& kernels) const {
+  compute_node::NodeOptions options;
+  MSA_ASSIGN_OR_RETURN(options.model_dir, FindModel(model));
+  if (!no_adapter) options.adapter_dir = adapter.empty() ? FindAdapter(options.model_dir) : adapter;
+  MSA_ASSIGN_OR_RETURN(options.weights, ParseWeights(weights));
+  options.content_cache_bytes = static_cast<size_t>(content_cache_mb) << 20;
+  options.prefetch_layers = prefetch_layers;
+  options.max_sessions = max_sessions;
+  options.max_waiting = max_waiting;
+  const absl::Time start = absl::Now();
+  MSA_ASSIGN_OR_RETURN(auto node, compute_node::Node::Load(options, kernels));
+  MSA_ASSIGN_OR_RETURN(const rpc::ModelInfo info, node->Info({}));
+  Log(LogLevel::kInfo, "loaded the model",
+      {{"model", options.model_dir},
+       {"adapter", options.adapter_dir.empty() ? "none" : options.adapter_dir},
+       {"weights", weights},
+       {"fingerprint", info.fingerprint},
+       {"retrieval", info.retrieval_mode},
+       {"seconds", SecondsSince(start)}});
+  if (!info.has_trained_routers) {
+    Log(LogLevel::kWarning,
+        "the model has no trained routers: its W_q and W_k serve as routers, and find documents "
+        "poorly; name an adapter with --adapter");
+  }
+  return node;
+}
+
+void StoreFlags::AddFlags(FlagSet& flags) {
+  flags.AddRequired("--data-dir", &data_dir, "Folder of the documents; made when missing");
+  flags.Add("--max-key-mb", &max_key_mb,
+            "Memory for routing keys, MB; documents over it are refused (0: no limit)");
+}
+
+absl::StatusOr<std::unique_ptr<memory_node::LocalShard>> StoreFlags::OpenShard(
+    const kernels::Backend& kernels) const {
+  const absl::Time start = absl::Now();
+  memory_node::RocksDbOptions store_options;
+  store_options.path = data_dir;
+  MSA_ASSIGN_OR_RETURN(auto store, memory_node::OpenRocksDbStore(store_options));
+  memory_node::ShardOptions options;
+  if (max_key_mb > 0) options.index.max_key_bytes = int64_t{max_key_mb} << 20;
+  MSA_ASSIGN_OR_RETURN(auto shard,
+                       memory_node::LocalShard::Open(std::move(store), &kernels, options));
+  MSA_ASSIGN_OR_RETURN(const auto banks, shard->ListBanks({}));
+  Log(LogLevel::kInfo, "opened the store",
+      {{"data_dir", data_dir},
+       {"banks", banks.size()},
+       {"damaged_banks", shard->damaged_banks()},
+       {"seconds", SecondsSince(start)}});
+  return shard;
+}
+
+}  // namespace msa::cli

@@ -1,0 +1,47 @@
+// The flags of each role and what they make: a model with its node, a store with its shard. Shared
+// by `serve`, which plays every role, and the verbs that play one.
+#ifndef MSA_CLI_ROLES_H_
+#define MSA_CLI_ROLES_H_
+
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "cli/flags.h"
+#include "compute_node/node.h"
+#include "kernels/backend.h"
+#include "memory_node/shard.h"
+
+namespace msa::cli {
+
+struct ModelFlags {
+  std::string model;
+  std::string adapter;
+  bool no_adapter = false;
+  std::string weights = "f32";
+  std::string backend = "cpu";
+  int32_t content_cache_mb = 1024;
+  int32_t prefetch_layers = 1;
+  int32_t max_sessions = 16;
+  int32_t max_waiting = 256;
+
+  void AddFlags(FlagSet& flags);
+  // Loads the model, says in the log which and what serves as its routers. `kernels` must outlive
+  // the node.
+  absl::StatusOr<std::unique_ptr<compute_node::Node>> LoadNode(
+      const kernels::Backend& kernels) const;
+};
+
+struct StoreFlags {
+  std::string data_dir;
+  int32_t max_key_mb = 0;
+
+  void AddFlags(FlagSet& flags);
+  // `kernels` must outlive the shard.
+  absl::StatusOr<std::unique_ptr<memory_node::LocalShard>> OpenShard(
+      const kernels::Backend& kernels) const;
+};
+
+}  // namespace msa::cli
+
+#endif  // MSA_CLI_ROLES_H_

@@ -1,0 +1,82 @@
+// msa router: what clients and compute nodes call in a cluster. Holds no data.
+#include "router/router.h"
+
+#include <utility>
+#include <vector>
+
+#include "absl/time/clock.h"
+#include "cli/server_process.h"
+#include "cli/server_verbs.h"
+#include "common/status_macros.h"
+#include "common/strings.h"
+#include "rpc/remote.h"
+#include "rpc/shard_map.h"
+
+namespace msa::cli {
+namespace {
+
+// How long a start waits for shards that are not up yet; they are asked again when they are used.
+constexpr absl::Duration kRepairTimeout = absl::Seconds(5);
+
+class RouterVerb : public Verb {
+ public:
+  std::string_view name() const override { return "router"; }
+  std::string_view help() const override { return "Serve a cluster's clients: holds no data"; }
+
+  void AddFlags(FlagSet& flags) override {
+    flags.AddRequired("--shard-map", &shard_map_, "File that names the cluster's processes");
+    flags.Add("--shard-timeout", &shard_timeout_s_, "Seconds a shard may take to answer");
+    process_.AddFlags(flags, "");
+  }
+
+  absl::Status Run(Io&) override {
+    MSA_ASSIGN_OR_RETURN(const rpc::ShardMap map, rpc::ShardMap::Load(shard_map_));
+    if (map.router.empty()) {
+      return absl::InvalidArgumentError(StrCat(shard_map_, ": \"router\" is missing"));
+    }
+    process_.SetListen(map.router);
+    MSA_RETURN_IF_ERROR(process_.Prepare());
+
+    std::vector<std::unique_ptr<rpc::MemoryShard>> shards;
+    std::vector<rpc::MemoryShard*> borrowed_shards;
+    for (const rpc::Endpoint& shard : map.shards) {
+      shards.push_back(rpc::MakeRemoteMemoryShard(
+          {.address = shard.address, .name = StrCat("shard '", shard.name, "'")}));
+      borrowed_shards.push_back(shards.back().get());
+    }
+    std::vector<std::unique_ptr<rpc::ComputeNode>> nodes;
+    std::vector<rpc::ComputeNode*> borrowed_nodes;
+    for (const rpc::Endpoint& node : map.compute_nodes) {
+      nodes.push_back(rpc::MakeRemoteComputeNode(
+          {.address = node.address, .name = StrCat("compute node '", node.name, "'")}));
+      borrowed_nodes.push_back(nodes.back().get());
+    }
+    router::RouterOptions options;
+    options.shard_timeout = absl::Seconds(shard_timeout_s_);
+    router::Router router(map, borrowed_shards, borrowed_nodes, options);
+    rpc::CallContext ctx;
+    ctx.deadline = absl::Now() + kRepairTimeout;
+    if (const absl::Status status = router.Repair(ctx); !status.ok()) {
+      Log(LogLevel::kWarning, "serving although not every shard is up",
+          {{"status", std::string(status.message())}});
+    }
+
+    rpc::GrpcServer::Builder builder(process_.options());
+    builder.Add(static_cast<rpc::MemoryService*>(&router));
+    builder.Add(static_cast<rpc::SessionRouter*>(&router));
+    return process_.Serve(
+        std::move(builder), "router",
+        {{"shards", map.shards.size()}, {"compute_nodes", map.compute_nodes.size()}});
+  }
+
+ private:
+  std::string shard_map_;
+  double shard_timeout_s_ = 30;
+  ServerProcess process_;
+};
+
+}  // namespace
+
+std::unique_ptr<Verb> MakeRouterVerb() { return std::make_unique<RouterVerb>(); }
+
+}  // namespace msa::cli

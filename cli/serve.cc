@@ -1,0 +1,55 @@
+// msa serve: every role in one process, data in one folder, no other server.
+#include <utility>
+
+#include "cli/roles.h"
+#include "cli/server_process.h"
+#include "cli/server_verbs.h"
+#include "common/status_macros.h"
+#include "router/router.h"
+#include "rpc/shard_map.h"
+
+namespace msa::cli {
+namespace {
+
+class ServeVerb : public Verb {
+ public:
+  std::string_view name() const override { return "serve"; }
+  std::string_view help() const override {
+    return "Serve a folder of documents: all in one process";
+  }
+
+  void AddFlags(FlagSet& flags) override {
+    store_.AddFlags(flags);
+    model_.AddFlags(flags);
+    process_.AddFlags(flags, "127.0.0.1:7070");
+  }
+
+  absl::Status Run(Io&) override {
+    MSA_RETURN_IF_ERROR(process_.Prepare());
+    MSA_ASSIGN_OR_RETURN(const auto kernels,
+                         kernels::MakeBackend(model_.backend, process_.threads()));
+    // The folder first: a lock held by another process is told before a model is loaded.
+    MSA_ASSIGN_OR_RETURN(const auto shard, store_.OpenShard(*kernels));
+    MSA_ASSIGN_OR_RETURN(const auto node, model_.LoadNode(*kernels));
+    const rpc::ShardMap map = rpc::ShardMap::Embedded();
+    router::Router router(map, {shard.get()}, {});
+    router.AddComputeNode("local", node.get());
+    node->Attach(&router, {shard.get()});
+    MSA_RETURN_IF_ERROR(router.Repair({}));
+
+    rpc::GrpcServer::Builder builder(process_.options());
+    builder.Add(static_cast<rpc::MemoryService*>(&router));
+    return process_.Serve(std::move(builder), "msa", {{"data_dir", store_.data_dir}});
+  }
+
+ private:
+  StoreFlags store_;
+  ModelFlags model_;
+  ServerProcess process_;
+};
+
+}  // namespace
+
+std::unique_ptr<Verb> MakeServeVerb() { return std::make_unique<ServeVerb>(); }
+
+}  // namespace msa::cli

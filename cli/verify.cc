@@ -1,0 +1,139 @@
+// msa verify: runs golden cases through the whole engine and compares what they hold.
+#include "compute_node/verify/verify.h"
+
+#include <ostream>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_format.h"
+#include "cli/json.h"
+#include "cli/model_paths.h"
+#include "cli/server_verbs.h"
+#include "common/status_macros.h"
+#include "common/strings.h"
+#include "kernels/backend.h"
+#include "memory_node/document_store.h"
+#include "memory_node/shard.h"
+#include "router/router.h"
+#include "rpc/shard_map.h"
+
+namespace msa::cli {
+namespace {
+
+// One shard and a router in memory, as `serve` has them on disk.
+class InProcessMemory : public compute_node::VerifyMemory {
+ public:
+  static absl::StatusOr<std::unique_ptr<compute_node::VerifyMemory>> Make(
+      const kernels::Backend* kernels, rpc::ComputeNode& node) {
+    MSA_ASSIGN_OR_RETURN(
+        auto shard, memory_node::LocalShard::Open(memory_node::MakeMemoryStore(), kernels, {}));
+    return std::unique_ptr<compute_node::VerifyMemory>(new InProcessMemory(std::move(shard), node));
+  }
+
+  rpc::MemoryService& service() override { return router_; }
+  rpc::SessionRouter& router() override { return router_; }
+  std::vector<rpc::MemoryShard*> shards() override { return {shard_.get()}; }
+
+ private:
+  InProcessMemory(std::unique_ptr<memory_node::LocalShard> shard, rpc::ComputeNode& node)
+      : shard_(std::move(shard)), router_(rpc::ShardMap::Embedded(), {shard_.get()}, {}) {
+    router_.AddComputeNode("local", &node);
+  }
+
+  std::unique_ptr<memory_node::LocalShard> shard_;
+  router::Router router_;
+};
+
+Json ReportJson(const compute_node::VerifyReport& report) {
+  Json tensors = Json::array();
+  for (const compute_node::TensorCheck& check : report.tensors) {
+    tensors.push_back({{"name", check.name},
+                       {"max_error", check.max_error},
+                       {"tolerance", check.tolerance},
+                       {"ok", check.ok}});
+  }
+  Json exact = Json::array();
+  for (const compute_node::ExactCheck& check : report.exact) {
+    exact.push_back({{"name", check.name}, {"ok", check.ok}, {"detail", check.detail}});
+  }
+  return {{"case", report.case_dir},
+          {"kind", report.kind},
+          {"ok", report.ok()},
+          {"tensors", std::move(tensors)},
+          {"exact", std::move(exact)}};
+}
+
+class VerifyVerb : public Verb {
+ public:
+  std::string_view name() const override { return "verify"; }
+  std::string_view help() const override {
+    return "Compare this engine with golden cases, tensor by tensor";
+  }
+
+  void AddFlags(FlagSet& flags) override {
+    flags.Positional("cases", &cases_, "Folders of golden cases (tests/golden/README.md)");
+    flags.Add("--model", &model_, "Base model of the cases that name an adapter");
+    flags.AddChoice("--backend", &backend_, {"cpu", "reference"}, "Kernels to compute with");
+    flags.Add("--threads", &threads_, "Threads to compute with, 0 for one a core");
+    flags.Add("--all", &all_, "Print every check, not only those that failed");
+    flags.Add("--json", &json_, "Print JSON, an object a case");
+  }
+
+  absl::Status Run(Io& io) override {
+    MSA_ASSIGN_OR_RETURN(const auto kernels, kernels::MakeBackend(backend_, threads_));
+    compute_node::VerifyOptions options;
+    options.backend = kernels.get();
+    options.make_memory = [&](rpc::ComputeNode& node) {
+      return InProcessMemory::Make(kernels.get(), node);
+    };
+    // Only some cases need it; theirs is the error when it is missing.
+    options.base_model_dir = FindModel(model_).value_or(model_);
+    int failed = 0;
+    for (const std::string& dir : cases_) {
+      MSA_ASSIGN_OR_RETURN(const compute_node::VerifyReport report,
+                           compute_node::RunVerify(dir, options));
+      failed += !report.ok();
+      if (json_) {
+        io.out << Dump(ReportJson(report)) << "\n" << std::flush;
+      } else {
+        Print(report, io.out);
+      }
+    }
+    if (failed == 0) return absl::OkStatus();
+    return absl::DataLossError(StrCat(failed, " of ", cases_.size(),
+                                      " cases differ from what is expected past their tolerance"));
+  }
+
+ private:
+  void Print(const compute_node::VerifyReport& report, std::ostream& out) const {
+    size_t passed = 0;
+    for (const compute_node::TensorCheck& check : report.tensors) {
+      passed += check.ok;
+      if (check.ok && !all_) continue;
+      out << absl::StrFormat("%-6s %-44s %10.2e of %8.1e\n", check.ok ? "ok" : "FAILED", check.name,
+                             check.max_error, check.tolerance);
+    }
+    for (const compute_node::ExactCheck& check : report.exact) {
+      passed += check.ok;
+      if (check.ok && !all_) continue;
+      out << absl::StrFormat("%-6s %-44s %s\n", check.ok ? "ok" : "FAILED", check.name,
+                             check.ok ? "equal" : check.detail);
+    }
+    out << absl::StrFormat("%s: %d of %d checks passed (%d tensors, %d exact)\n", report.case_dir,
+                           passed, report.tensors.size() + report.exact.size(),
+                           report.tensors.size(), report.exact.size());
+  }
+
+  std::vector<std::string> cases_;
+  std::string model_;
+  std::string backend_ = "cpu";
+  int32_t threads_ = 0;
+  bool all_ = false;
+  bool json_ = false;
+};
+
+}  // namespace
+
+std::unique_ptr<Verb> MakeVerifyVerb() { return std::make_unique<VerifyVerb>(); }
+
+}  // namespace msa::cli

@@ -1,0 +1,94 @@
+"""Three memory nodes, a router and two compute nodes answer as one `msa serve` does."""
+import json
+import time
+import unittest
+
+from harness import ServerTest, documents
+
+QUESTIONS = ["Which garden has a violin?", "Where is the copper tower 12?", "Number 370",
+             "What is in the marble castle of the falcon?"]
+
+
+class Cluster(ServerTest):
+    def start_cluster(self):
+        # Sockets in a folder instead of ports: every address is known before anything starts.
+        address = lambda name: f"unix:{self.path(name)}.sock"
+        self.map = self.path("map.json")
+        with open(self.map, "w", encoding="utf-8") as file:
+            json.dump({"version": 1, "slots": 1024,
+                       "shards": [{"name": n, "address": address(n)} for n in "abc"],
+                       "compute_nodes": [{"name": n, "address": address(n)} for n in ("c0", "c1")],
+                       "router": address("router")}, file)
+        common = ["--shard-map", self.map, "--threads", "1"]
+        self.shards = {n: self.start(["memory-node", "--name", n, "--data-dir", self.path("data-" + n),
+                                      *common]) for n in "abc"}
+        nodes = [self.start(["compute-node", "--name", n, "--model", self.model, *common])
+                 for n in ("c0", "c1")]
+        for process in [*self.shards.values(), *nodes]:
+            process.wait_ready()
+        self.nodes = nodes
+        return self.start(["router", "--shard-timeout", "5", *common]).wait_ready()
+
+    def test_same_documents_same_order_same_answer_as_one_process(self):
+        alone, cluster = self.serve(), self.start_cluster()
+        docs = documents(40)
+        self.assertEqual(self.add(alone, docs), self.add(cluster, docs))
+        counts = [s["documents"] for s in self.msa(cluster, "stats")[0]["shards"]]
+        self.assertEqual(40, sum(counts))
+        self.assertTrue(all(counts), counts)
+
+        self.compare(alone, cluster)
+        for server in (alone, cluster):
+            self.add(server, [{"id": "doc-007", "text": "a violin in the garden"}])
+            self.msa(server, "rm", "doc-011", "doc-012")
+        self.compare(alone, cluster)
+
+    def compare(self, alone, cluster):
+        listed = [self.msa(s, "ls") for s in (alone, cluster)]
+        for document in listed[0] + listed[1]:
+            document.pop("added_unix_micros")
+        self.assertEqual(listed[0], listed[1])
+        for question in QUESTIONS:
+            self.assertEqual(self.retrieve(alone, question, "--limit", "40"),
+                             self.retrieve(cluster, question, "--limit", "40"))
+            for mode in ("router", "generative"):
+                one = self.ask(alone, question, "--mode", mode)
+                other = self.ask(cluster, question, "--mode", mode)
+                self.assertEqual(one["answer"], other["answer"])
+                self.assertEqual(one["documents"], other["documents"])
+
+    def test_a_dead_shard_is_named_within_the_deadline(self):
+        cluster = self.start_cluster()
+        self.add(cluster, documents(40))
+        self.shards["b"].kill()
+        for verb in ("retrieve", "ask"):
+            started = time.monotonic()
+            result = self.run_msa([verb, "--timeout", "20", QUESTIONS[0]], cluster)
+            self.assertLess(time.monotonic() - started, 25)
+            self.assertEqual(4, result.code, result.err)
+            self.assertIn("shard 'b'", result.err)
+            self.assertNotIn("msa serve", result.err)
+
+        partial = self.msa(cluster, "retrieve", "--allow-partial", "--limit", "40", QUESTIONS[0])[0]
+        self.assertEqual(["b"], partial["missing_shards"])
+        self.assertGreater(len(partial["documents"]), 0)
+        done = self.msa(cluster, "ask", "--allow-partial", "--max-new-tokens", "4", QUESTIONS[0])[-1]
+        self.assertEqual(["b"], done["missing_shards"])
+
+        # It comes back by itself.
+        self.start(["memory-node", "--name", "b", "--data-dir", self.path("data-b"),
+                    "--shard-map", self.map]).wait_ready()
+        whole = self.msa(cluster, "retrieve", "--timeout", "60", "--limit", "40", QUESTIONS[0])[0]
+        self.assertEqual([], whole["missing_shards"])
+        self.assertEqual(40, len(whole["documents"]))
+
+    def test_one_dead_compute_node_does_not_matter(self):
+        cluster = self.start_cluster()
+        self.add(cluster, documents(10))
+        self.nodes[0].kill()
+        for question in QUESTIONS:
+            self.assertEqual(10, len(self.retrieve(cluster, question, "--limit", "10")))
+
+
+if __name__ == "__main__":
+    unittest.main()
