@@ -333,6 +333,7 @@ absl::StatusOr<rpc::RetrieveReply> RetrieveDocuments(const rpc::CallContext& ctx
   const int32_t max_rounds = request.max_rounds.value_or(config.router_rounds);
   rpc::RetrieveReply reply;
   std::vector<int64_t> taken;
+  std::set<std::string> seen;  // another part of a document may rank in a later round
   for (int32_t round = 1; round <= max_rounds; ++round) {
     MSA_ASSIGN_OR_RETURN(const RoutingPrompt prompt, dialogue.Prompt());
     MSA_ASSIGN_OR_RETURN(
@@ -352,7 +353,7 @@ absl::StatusOr<rpc::RetrieveReply> RetrieveDocuments(const rpc::CallContext& ctx
     std::vector<ReferencedText> texts;
     for (const rpc::RankedPart& part : ranked) {
       const auto it = known.find(part.scored.reference);
-      if (it == known.end()) continue;  // deleted meanwhile
+      if (it == known.end() || !seen.insert(it->second.document_id).second) continue;
       reply.documents.push_back(Describe(part.scored, &it->second, votes[it->first]));
     }
     for (const auto& [reference, part] : known) texts.push_back({reference, part.text});

@@ -33,6 +33,7 @@ struct VerifyReport {
   std::string kind;  // "numeric", "rounds", "prompts" or "adapter"
   std::vector<TensorCheck> tensors;
   std::vector<ExactCheck> exact;
+  std::vector<std::string> skipped;  // what could not be compared here, and why
 
   bool ok() const;
 };
