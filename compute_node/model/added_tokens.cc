@@ -8,6 +8,7 @@
 #include "common/status_macros.h"
 #include "common/strings.h"
 #include "compute_node/model/json_fields.h"
+#include "compute_node/model/unicode_additions.h"
 #include "compute_node/model/utf8.h"
 
 namespace msa::compute_node {
@@ -50,7 +51,7 @@ bool IsWordCharacter(char32_t code_point) {
   const auto c = static_cast<UChar32>(code_point);
   constexpr uint32_t kMask = U_GC_M_MASK | U_GC_ND_MASK | U_GC_PC_MASK;
   return u_isUAlphabetic(c) || (U_GET_GC_MASK(c) & kMask) != 0 ||
-         u_hasBinaryProperty(c, UCHAR_JOIN_CONTROL);
+         u_hasBinaryProperty(c, UCHAR_JOIN_CONTROL) || IsAddedWordCharacter(code_point);
 }
 
 bool TouchesWord(std::string_view text, ByteRange match) {

@@ -1,6 +1,9 @@
 #include "compute_node/model/unicode_additions.h"
 
+#include <algorithm>
 #include <array>
+
+#include "absl/types/span.h"
 
 namespace msa::compute_node {
 namespace {
@@ -45,6 +48,15 @@ constexpr std::array<Addition, 7> kAdditions = {{
      "\\x{1E4F0}-\\x{1E4F9}\\x{1E5F1}-\\x{1E5FA}"},
 }};
 
+struct Range {
+  char32_t first, last;
+};
+
+bool IsIn(absl::Span<const Range> ranges, char32_t c) {
+  return std::any_of(ranges.begin(), ranges.end(),
+                     [c](const Range& range) { return c >= range.first && c <= range.last; });
+}
+
 }  // namespace
 
 std::string_view UnicodeAdditions(std::string_view category) {
@@ -55,10 +67,7 @@ std::string_view UnicodeAdditions(std::string_view category) {
 }
 
 bool IsAddedNumeric(char32_t c) {
-  struct Range {
-    char32_t first, last;
-  };
-  constexpr std::array<Range, 9> kRanges = {{
+  static constexpr std::array<Range, 9> kRanges = {{
       {0x10D40, 0x10D49},
       {0x116D0, 0x116E3},
       {0x11BF0, 0x11BF9},
@@ -69,10 +78,21 @@ bool IsAddedNumeric(char32_t c) {
       {0x1CCF0, 0x1CCF9},
       {0x1E5F1, 0x1E5FA},
   }};
-  for (const Range& range : kRanges) {
-    if (c >= range.first && c <= range.last) return true;
-  }
-  return false;
+  return IsIn(kRanges, c);
+}
+
+bool IsAddedWordCharacter(char32_t c) {
+  static constexpr std::array<Range, 32> kRanges = {{
+      {0x897, 0x897},     {0x1C89, 0x1C8A},   {0xA7CB, 0xA7CD},   {0xA7DA, 0xA7DC},
+      {0x105C0, 0x105F3}, {0x10D40, 0x10D65}, {0x10D69, 0x10D6D}, {0x10D6F, 0x10D85},
+      {0x10EC2, 0x10EC4}, {0x10EFC, 0x10EFC}, {0x11380, 0x11389}, {0x1138B, 0x1138B},
+      {0x1138E, 0x1138E}, {0x11390, 0x113B5}, {0x113B7, 0x113C0}, {0x113C2, 0x113C2},
+      {0x113C5, 0x113C5}, {0x113C7, 0x113CA}, {0x113CC, 0x113D3}, {0x113E1, 0x113E2},
+      {0x116D0, 0x116E3}, {0x11BC0, 0x11BE0}, {0x11BF0, 0x11BF9}, {0x11F5A, 0x11F5A},
+      {0x13460, 0x143FA}, {0x16100, 0x16139}, {0x16D40, 0x16D6C}, {0x16D70, 0x16D79},
+      {0x18CFF, 0x18CFF}, {0x1CCF0, 0x1CCF9}, {0x1E5D0, 0x1E5FA}, {0x2EBF0, 0x2EE5D},
+  }};
+  return IsIn(kRanges, c);
 }
 
 }  // namespace msa::compute_node

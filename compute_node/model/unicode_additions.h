@@ -16,6 +16,9 @@ std::string_view UnicodeAdditions(std::string_view category);
 // True for digits and other numbers (Nd, Nl, No) that ICU 72 does not know.
 bool IsAddedNumeric(char32_t c);
 
+// True for word characters (\w of Unicode TS 18) that ICU 72 does not know.
+bool IsAddedWordCharacter(char32_t c);
+
 }  // namespace msa::compute_node
 
 #endif  // MSA_COMPUTE_NODE_MODEL_UNICODE_ADDITIONS_H_

@@ -11,12 +11,14 @@ import ctypes.util
 import re
 import sys
 
-from tokenizers import Regex, pre_tokenizers
+from tokenizers import AddedToken, Regex, Tokenizer, models, pre_tokenizers
 
 CODE_POINTS = [c for c in range(0x110000) if not 0xD800 <= c < 0xE000]
 CATEGORIES = ["L", "Lu", "Ll", "Lm", "Lo", "M", "N"]
 PCRE2_UTF, PCRE2_UCP, PCRE2_NO_UTF_CHECK = 0x00080000, 0x00020000, 0x40000000
 ICU_NUMBERS = {9, 10, 11}  # u_charType: Nd, Nl, No
+ICU_WORD_TYPES = {6, 7, 8, 9, 22}  # Mn, Me, Mc, Nd, Pc
+ICU_ALPHABETIC, ICU_JOIN_CONTROL = 0, 20  # UProperty
 
 
 def pcre2_matches(pattern):
@@ -40,13 +42,29 @@ def pcre2_matches(pattern):
     return {c for c in CODE_POINTS if matches(c)}
 
 
-def icu_numbers():
-    path = ctypes.util.find_library("icuuc")
-    library = ctypes.CDLL(path)
-    version = re.search(r"\.so\.(\d+)", path).group(1)
-    char_type = getattr(library, f"u_charType_{version}")
-    char_type.restype = ctypes.c_int8
-    return {c for c in CODE_POINTS if char_type(c) in ICU_NUMBERS}
+class Icu:
+    """The installed ICU, whose functions carry its version in their names."""
+
+    def __init__(self):
+        path = ctypes.util.find_library("icuuc")
+        self.library, self.version = ctypes.CDLL(path), re.search(r"\.so\.(\d+)", path).group(1)
+        self.char_type = self.function("u_charType")
+        self.has_property = self.function("u_hasBinaryProperty")
+
+    def function(self, name):
+        function = getattr(self.library, f"{name}_{self.version}")
+        function.restype = ctypes.c_int8
+        return function
+
+    def numbers(self):
+        return {c for c in CODE_POINTS if self.char_type(c) in ICU_NUMBERS}
+
+    def is_word_character(self, c):
+        properties = (ICU_ALPHABETIC, ICU_JOIN_CONTROL)
+        return self.char_type(c) in ICU_WORD_TYPES or any(self.has_property(c, p) for p in properties)
+
+    def word_characters(self):
+        return {c for c in CODE_POINTS if self.is_word_character(c)}
 
 
 def reference_matches(pattern):
@@ -57,6 +75,21 @@ def reference_matches(pattern):
 def reference_digits():
     digits = pre_tokenizers.Digits(individual_digits=True)
     return {c for c in CODE_POINTS if len(digits.pre_tokenize_str(chr(c) * 2)) == 2}
+
+
+def reference_word_characters():
+    """What keeps a single_word token from being recognised before it."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.add_tokens([AddedToken("word", single_word=True, normalized=False)])
+    return {c for c in CODE_POINTS if not tokenizer.encode("word" + chr(c)).ids}
+
+
+def print_predicate(name, code_points):
+    found = ranges(code_points)
+    print(f"bool {name}(char32_t c) {{")
+    print(f"  static constexpr std::array<Range, {len(found)}> kRanges = {{{{")
+    print("\n".join(f"      {{0x{first:X}, 0x{last:X}}}," for first, last in found))
+    print("  }};\n  return IsIn(kRanges, c);\n}\n")
 
 
 def ranges(code_points):
@@ -85,7 +118,8 @@ def main():
     if spaces != stated:
         print("\\s differs from kSpace in regex.cc", file=sys.stderr)
         return 1
-    print('#include "compute_node/model/unicode_additions.h"\n\n#include <array>\n')
+    print('#include "compute_node/model/unicode_additions.h"\n')
+    print('#include <algorithm>\n#include <array>\n\n#include "absl/types/span.h"\n')
     print("namespace msa::compute_node {\nnamespace {\n\nstruct Addition {\n  std::string_view category;")
     print("  std::string_view ranges;\n};\n")
     print(f"constexpr std::array<Addition, {len(CATEGORIES)}> kAdditions = {{{{")
@@ -97,16 +131,16 @@ def main():
             return 1
         strings = "\n     ".join(f'"{line}"' for line in class_lines(reference - ours))
         print(f'    {{"{category}",\n     {strings}}},')
-    print("}};\n\n}  // namespace\n")
+    print("}};\n\nstruct Range {\n  char32_t first, last;\n};\n")
+    print("bool IsIn(absl::Span<const Range> ranges, char32_t c) {")
+    print("  return std::any_of(ranges.begin(), ranges.end(), [c](const Range& range) {")
+    print("    return c >= range.first && c <= range.last;\n  });\n}\n\n}  // namespace\n")
     print("std::string_view UnicodeAdditions(std::string_view category) {")
     print("  for (const Addition& addition : kAdditions) {")
     print("    if (addition.category == category) return addition.ranges;\n  }\n  return \"\";\n}\n")
-    numbers = ranges(reference_digits() - icu_numbers())
-    print("bool IsAddedNumeric(char32_t c) {\n  struct Range {\n    char32_t first, last;\n  };")
-    print(f"  constexpr std::array<Range, {len(numbers)}> kRanges = {{{{")
-    print("\n".join(f"      {{0x{first:X}, 0x{last:X}}}," for first, last in numbers))
-    print("  }};\n  for (const Range& range : kRanges) {")
-    print("    if (c >= range.first && c <= range.last) return true;\n  }\n  return false;\n}\n")
+    icu = Icu()
+    print_predicate("IsAddedNumeric", reference_digits() - icu.numbers())
+    print_predicate("IsAddedWordCharacter", reference_word_characters() - icu.word_characters())
     print("}  // namespace msa::compute_node")
     return 0
 
