@@ -30,7 +30,7 @@ EncodedDocument Document(const std::string& id, int parts, size_t content_bytes)
   std::mt19937 random(static_cast<unsigned>(std::hash<std::string>()(id)));
   for (int i = 0; i < parts; ++i) {
     EncodedPart part;
-    part.reference = i + static_cast<int64_t>(std::hash<std::string>()(id) % 1000) * 1000;
+    part.reference = i + static_cast<int64_t>(std::hash<std::string>()(id) % 1000000007) * 100000;
     part.span = {static_cast<uint64_t>(i) * 10, static_cast<uint64_t>(i) * 10 + 10};
     part.num_tokens = 10;
     part.routing_chunks = 1;
