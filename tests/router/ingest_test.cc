@@ -18,7 +18,8 @@ using ::testing::HasSubstr;
 std::map<int64_t, std::string> ReferencesOf(FakeCluster& cluster, const std::string& bank) {
   std::map<int64_t, std::string> references;
   for (auto& shard : cluster.shards) {
-    for (const auto& info : *shard.ListDocuments(cluster.ctx, bank, "", 100000)) {
+    const auto documents = shard.ListDocuments(cluster.ctx, bank, "", 100000);
+    for (const auto& info : *documents) {
       for (const auto& part : info.parts) references[part.reference] = info.id;
     }
   }
