@@ -159,8 +159,8 @@ class Stream {
     return request;
   }
 
-  // A second attempt after UNAVAILABLE may store the same document once more: the same text under
-  // the next revision.
+  // A second attempt after UNAVAILABLE carries the same references and bytes: a shard that has them
+  // already answers with the revision it gave.
   void Encode(uint64_t index, const rpc::EncodeRequest& request) {
     rpc::AddResult result{.index = index, .id = request.document.id, .status = {}, .put = {}};
     result.status = parts_.compute->Call(context_, [&](rpc::ComputeNode& node) -> absl::Status {

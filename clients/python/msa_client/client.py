@@ -1,0 +1,211 @@
+"""A thin layer over the generated stubs: str instead of bytes, iterators, errors with words.
+
+Everything the protocol has is reachable through `Client.stub` and the messages in `msa.v1`.
+"""
+import dataclasses
+import json
+import os
+from typing import Dict, Iterable, Iterator, List, Optional, Union
+
+import grpc
+
+from msa.v1 import common_pb2, compute_node_pb2, router_pb2, router_pb2_grpc
+
+MAX_MESSAGE_BYTES = 64 << 20
+DEFAULT_TIMEOUT_S = 60.0
+
+
+class MsaError(Exception):
+    """A call that failed: `code` is a grpc.StatusCode, the text says what to do."""
+
+    def __init__(self, code: grpc.StatusCode, message: str):
+        super().__init__(f"{code.name}: {message}")
+        self.code = code
+        self.message = message
+
+
+@dataclasses.dataclass
+class ItemError:
+    """Why one document was refused while others went on. `code` is a gRPC status number."""
+
+    code: int
+    message: str
+
+
+@dataclasses.dataclass
+class AddResult:
+    """One a document, in the order they were sent."""
+
+    index: int  # from 0
+    id: str
+    error: Optional[ItemError]  # None: durable, and routed to from now on
+    revision: int = 0  # 1 for the first, one more a replacement
+    tokens: int = 0
+    chunks: int = 0
+    parts: int = 0
+
+
+@dataclasses.dataclass
+class Document:
+    """A stored document; `text` is "" where only the listing was asked for."""
+
+    id: str
+    title: str
+    metadata: Dict
+    revision: int
+    tokens: int
+    chunks: int
+    text: str = ""
+
+
+@dataclasses.dataclass
+class Answer:
+    text: str
+    documents: List[compute_node_pb2.RoutedDocument]  # what it was read from, best first
+    done: compute_node_pb2.DoneEvent
+
+
+def _message(document: Union[Dict, common_pb2.Document]) -> common_pb2.Document:
+    if isinstance(document, common_pb2.Document):
+        return document
+    unknown = set(document) - {"id", "title", "text", "metadata"}
+    if unknown:
+        raise ValueError(f"unknown fields in a document: {sorted(unknown)}")
+    metadata = document.get("metadata")
+    return common_pb2.Document(
+        id=document["id"].encode(),
+        title=document.get("title", "").encode(),
+        text=document.get("text", "").encode(),
+        metadata=json.dumps(metadata).encode() if metadata else b"")
+
+
+def _document(info: common_pb2.DocumentInfo, text: bytes = b"") -> Document:
+    return Document(
+        id=info.id.decode(), title=info.title.decode(),
+        metadata=json.loads(info.metadata) if info.metadata else {}, revision=info.revision,
+        tokens=sum(p.num_tokens for p in info.parts),
+        chunks=sum(p.routing_chunks for p in info.parts), text=text.decode())
+
+
+def _error(status: common_pb2.ItemStatus) -> Optional[ItemError]:
+    return ItemError(status.code, status.message) if status.code else None
+
+
+class Client:
+    """Thread-safe. `server`: host:port, else MSA_SERVER, else 127.0.0.1:7070."""
+
+    def __init__(self, server: Optional[str] = None, bank: str = "default",
+                 timeout_s: float = DEFAULT_TIMEOUT_S):
+        self.bank = bank
+        self.timeout_s = timeout_s
+        self._channel = grpc.insecure_channel(
+            server or os.environ.get("MSA_SERVER") or "127.0.0.1:7070",
+            options=[("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+                     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+                     ("grpc.enable_http_proxy", 0)])
+        self.stub = router_pb2_grpc.MemoryServiceStub(self._channel)
+
+    def close(self):
+        self._channel.close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *unused):
+        self.close()
+
+    def _call(self, method, request, timeout_s=None):
+        try:
+            return method(request, timeout=timeout_s or self.timeout_s)
+        except grpc.RpcError as error:
+            raise MsaError(error.code(), error.details()) from None
+
+    def create_bank(self, name: str, **options) -> common_pb2.BankSpec:
+        """`options`: fields of msa.v1.BankOptions."""
+        request = router_pb2.CreateBankRequest(name=name,
+                                               options=router_pb2.BankOptions(**options))
+        return self._call(self.stub.CreateBank, request).spec
+
+    def delete_bank(self, name: str):
+        self._call(self.stub.DeleteBank, router_pb2.DeleteBankRequest(name=name))
+
+    def list_banks(self) -> List[common_pb2.BankSpec]:
+        return list(self._call(self.stub.ListBanks, router_pb2.ListBanksRequest()).banks)
+
+    def add_stream(self, documents: Iterable[Union[Dict, common_pb2.Document]],
+                   timeout_s: Optional[float] = None) -> Iterator[AddResult]:
+        """Results as documents become durable, in the order sent. `documents` may be a generator:
+        it is read from another thread, as the server has room. No timeout unless given."""
+
+        def requests():
+            yield router_pb2.AddDocumentsRequest(bank=self.bank)
+            for document in documents:
+                yield router_pb2.AddDocumentsRequest(document=_message(document))
+
+        try:
+            for reply in self.stub.AddDocuments(requests(), timeout=timeout_s):
+                yield AddResult(reply.index, reply.id.decode(errors="replace"),
+                                _error(reply.status), reply.result.revision,
+                                reply.result.num_tokens, reply.result.num_chunks,
+                                reply.result.num_parts)
+        except grpc.RpcError as error:
+            raise MsaError(error.code(), error.details()) from None
+
+    def add(self, documents, timeout_s: Optional[float] = None) -> List[AddResult]:
+        return list(self.add_stream(documents, timeout_s))
+
+    def delete(self, ids: Iterable[str]) -> Dict[str, Optional[ItemError]]:
+        """By id: None where it was deleted, else why not."""
+        request = router_pb2.DeleteDocumentsRequest(bank=self.bank, ids=[i.encode() for i in ids])
+        reply = self._call(self.stub.DeleteDocuments, request)
+        return {r.id.decode(): _error(r.status) for r in reply.results}
+
+    def get(self, document_id: str) -> Document:
+        """`text` is the full text: title, newline, text."""
+        request = router_pb2.GetDocumentRequest(bank=self.bank, id=document_id.encode())
+        found = self._call(self.stub.GetDocument, request).document
+        return _document(found.info, found.full_text)
+
+    def list(self, page_size: int = 0) -> Iterator[Document]:
+        """All documents, ids ascending bytewise, a page a call."""
+        request = router_pb2.ListDocumentsRequest(bank=self.bank, page_size=page_size)
+        while True:
+            page = self._call(self.stub.ListDocuments, request)
+            for info in page.documents:
+                yield _document(info)
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
+
+    def stats(self) -> router_pb2.StatsReply:
+        return self._call(self.stub.Stats, router_pb2.StatsRequest(bank=self.bank))
+
+    def retrieve(self, question: str, limit: int = 10,
+                 **options) -> compute_node_pb2.RetrieveReply:
+        """`options`: other fields of msa.v1.RetrieveRequest."""
+        request = compute_node_pb2.RetrieveRequest(bank=self.bank, question=question.encode(),
+                                                   limit=limit, **options)
+        return self._call(self.stub.Retrieve, request)
+
+    def generate(self, question: str, timeout_s: Optional[float] = None,
+                 **options) -> Iterator[compute_node_pb2.GenerateEvent]:
+        """Events as they come; the last has `done`. `options`: other fields of
+        msa.v1.GenerateRequest. Leaving the loop early stops the server's work."""
+        request = compute_node_pb2.GenerateRequest(bank=self.bank, question=question.encode(),
+                                                   **options)
+        call = self.stub.Generate(request, timeout=timeout_s or 10 * self.timeout_s)
+        try:
+            yield from call
+        except grpc.RpcError as error:
+            raise MsaError(error.code(), error.details()) from None
+        finally:
+            call.cancel()
+
+    def ask(self, question: str, **options) -> Answer:
+        done = None
+        for event in self.generate(question, **options):
+            if event.WhichOneof("event") == "done":
+                done = event.done
+        if done is None:
+            raise MsaError(grpc.StatusCode.INTERNAL, "the answer ended without its last event")
+        return Answer(done.answer, list(done.documents), done)

@@ -1,0 +1,101 @@
+#!/usr/bin/env python3
+"""Drives a real server through the client: MSA_SERVER=127.0.0.1:7070 python3 test_client.py
+
+Works in a bank of its own and deletes it. Exits 77 (skipped) without MSA_SERVER, grpcio or stubs.
+"""
+import os
+import sys
+import unittest
+import uuid
+
+try:
+    import grpc
+
+    from msa.v1 import common_pb2
+    from msa_client import Client, MsaError
+except ImportError as error:
+    print(f"skipped: {error}; pip install grpcio grpcio-tools, then clients/python/generate.sh")
+    sys.exit(77)
+if not os.environ.get("MSA_SERVER"):
+    print("skipped: MSA_SERVER is not set")
+    sys.exit(77)
+
+
+class ClientTest(unittest.TestCase):
+
+    def setUp(self):
+        self.client = Client(bank=f"python-{uuid.uuid4().hex[:12]}")
+        self.addCleanup(self.client.close)
+        self.client.create_bank(self.client.bank)
+        self.addCleanup(self.client.delete_bank, self.client.bank)
+
+    def code_of(self, call):
+        with self.assertRaises(MsaError) as caught:
+            call()
+        self.assertTrue(caught.exception.message)
+        return caught.exception.code
+
+    def test_documents_live_and_die(self):
+        results = self.client.add([
+            {"id": "b", "title": "Bridge", "text": "It opened in 1931.", "metadata": {"k": [1]}},
+            {"id": "a", "text": "Zürich lies by a lake. 湖"}])
+        self.assertEqual([r.id for r in results], ["b", "a"])
+        self.assertEqual([r.revision for r in results], [1, 1])
+        self.assertTrue(all(r.tokens > 0 and r.chunks > 0 for r in results))
+        self.assertEqual([d.id for d in self.client.list(page_size=1)], ["a", "b"])
+        found = self.client.get("b")
+        self.assertEqual(found.text, "Bridge\nIt opened in 1931.")
+        self.assertEqual(found.metadata, {"k": [1]})
+        self.assertEqual(self.client.add([{"id": "b", "text": "new"}])[0].revision, 2)
+        gone = self.client.delete(["b", "never"])
+        self.assertIsNone(gone["b"])
+        self.assertEqual(gone["never"].code, grpc.StatusCode.NOT_FOUND.value[0])
+        self.assertEqual(self.code_of(lambda: self.client.get("b")), grpc.StatusCode.NOT_FOUND)
+        shards = self.client.stats().shards
+        self.assertEqual(sum(s.stats.num_documents for s in shards), 1)
+
+    def test_refusals_are_item_by_item(self):
+        results = self.client.add([
+            {"id": "ok", "text": "fine"},
+            common_pb2.Document(id=b"bad", text=b"\xff"),
+            {"id": "x" * 10240, "text": "fine"},
+            {"id": "ok", "text": "again"},
+            {"id": "nul", "text": "a\0b"}])
+        self.assertEqual([r.error is None for r in results], [True, False, False, False, True])
+        self.assertEqual([r.index for r in results], [0, 1, 2, 3, 4])
+        self.assertIn("UTF-8", results[1].error.message)
+        self.assertIn("512", results[2].error.message)
+
+    def test_questions(self):
+        self.client.add([{"id": f"d{i}", "text": f"The {w} tower is {i}00 m high."}
+                         for i, w in enumerate(["Mira", "Orlan", "Teval", "Quist"])])
+        reply = self.client.retrieve("How high is the Orlan tower?", limit=3)
+        self.assertEqual(len(reply.documents), 3)
+        self.assertEqual(len({d.document_id for d in reply.documents}), 3)
+        events = list(self.client.generate("How high is the Orlan tower?", max_new_tokens=8))
+        self.assertEqual(events[-1].WhichOneof("event"), "done")
+        text = "".join(e.text.text for e in events
+                       if e.WhichOneof("event") == "text" and not e.text.retrieval)
+        self.assertEqual(text.strip(), events[-1].done.answer.strip())
+        again = self.client.ask("How high is the Orlan tower?", max_new_tokens=8)
+        self.assertEqual(again.text, events[-1].done.answer)
+
+    def test_bad_questions(self):
+        invalid = grpc.StatusCode.INVALID_ARGUMENT
+        self.assertEqual(self.code_of(lambda: self.client.ask("")), invalid)
+        self.assertEqual(self.code_of(lambda: self.client.ask("q" * (10 << 20))), invalid)
+        self.assertEqual(self.code_of(lambda: self.client.ask("q", top_k=0)), invalid)
+        self.assertEqual(self.code_of(lambda: self.client.retrieve("q", limit=-1)), invalid)
+
+    def test_unknown_bank(self):
+        with Client(bank="there-is-none") as other:
+            self.assertEqual(self.code_of(lambda: other.ask("q")), grpc.StatusCode.NOT_FOUND)
+            self.assertEqual(self.code_of(lambda: other.add([])), grpc.StatusCode.NOT_FOUND)
+
+    def test_unreachable_server(self):
+        with Client("127.0.0.1:1", timeout_s=5) as nobody:
+            self.assertEqual(self.code_of(nobody.list_banks), grpc.StatusCode.UNAVAILABLE)
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)

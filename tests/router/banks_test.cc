@@ -1,0 +1,74 @@
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "tests/router/fake_cluster.h"
+
+namespace msa::router {
+namespace {
+
+using ::testing::HasSubstr;
+
+TEST(Banks, ABankIsTheSameOnEveryShard) {
+  FakeCluster cluster(3);
+  rpc::BankOptions options;
+  options.part_tokens = 100;
+  const auto made = cluster.router->CreateBank(cluster.ctx, "b", options);
+  ASSERT_TRUE(made.ok()) << made.status();
+  EXPECT_NE(made->uid, 0u);
+  EXPECT_EQ(made->part_tokens, 100);
+  EXPECT_EQ(made->model_fingerprint, cluster.nodes[0]->model.fingerprint);
+  for (auto& shard : cluster.shards) {
+    const auto banks = shard.ListBanks(cluster.ctx);
+    ASSERT_EQ(banks->size(), 1u);
+    EXPECT_EQ(banks->front().spec, *made);
+  }
+  EXPECT_EQ(cluster.router->CreateBank(cluster.ctx, "b", {}).status().code(),
+            absl::StatusCode::kAlreadyExists);
+  EXPECT_EQ(cluster.router->ListBanks(cluster.ctx)->size(), 1u);
+  EXPECT_TRUE(cluster.router->DeleteBank(cluster.ctx, "b").ok());
+  EXPECT_EQ(cluster.router->DeleteBank(cluster.ctx, "b").code(), absl::StatusCode::kNotFound);
+}
+
+TEST(Banks, AFailedCreationLeavesNothing) {
+  FakeCluster cluster(3);
+  cluster.shards[1].before = [](const std::string& method, const rpc::CallContext&) {
+    return method == "CreateBank" ? absl::ResourceExhaustedError("disk full") : absl::OkStatus();
+  };
+  EXPECT_EQ(cluster.router->CreateBank(cluster.ctx, "b", {}).status().code(),
+            absl::StatusCode::kResourceExhausted);
+  for (auto& shard : cluster.shards) EXPECT_TRUE(shard.ListBanks(cluster.ctx)->empty());
+}
+
+TEST(Banks, ABankThatSomeShardsLackIsCompleted) {
+  FakeCluster cluster(3);
+  rpc::BankSpec spec = testing::TestBankSpec();
+  spec.name = "b";
+  spec.uid = 5;
+  ASSERT_TRUE(cluster.shards[2].CreateBank(cluster.ctx, spec).ok());
+  ASSERT_TRUE(cluster.router->Repair(cluster.ctx).ok());
+  for (auto& shard : cluster.shards) EXPECT_EQ(shard.ListBanks(cluster.ctx)->size(), 1u);
+  // The same on use, without Repair.
+  spec.name = "c";
+  ASSERT_TRUE(cluster.shards[1].CreateBank(cluster.ctx, spec).ok());
+  EXPECT_TRUE(cluster.router->OpenSession(cluster.ctx, "c", false).ok());
+  EXPECT_EQ(cluster.shards[0].open_snapshots(), 1u);
+}
+
+TEST(Banks, DifferentBanksUnderOneNameAreRefused) {
+  FakeCluster cluster(2);
+  rpc::BankSpec spec = testing::TestBankSpec();
+  spec.name = "b";
+  for (auto& shard : cluster.shards) {
+    ++spec.uid;
+    ASSERT_TRUE(shard.CreateBank(cluster.ctx, spec).ok());
+  }
+  absl::Status stream;
+  cluster.Add(SomeDocuments(1), "b", &stream);
+  EXPECT_EQ(stream.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(std::string(stream.message()), HasSubstr("'s1'"));
+  EXPECT_EQ(cluster.router->OpenSession(cluster.ctx, "b", false).status().code(),
+            absl::StatusCode::kFailedPrecondition);
+}
+
+}  // namespace
+}  // namespace msa::router

@@ -1,0 +1,194 @@
+#include "router/ingest.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <mutex>
+#include <set>
+
+#include "absl/synchronization/notification.h"
+#include "tests/router/fake_cluster.h"
+
+namespace msa::router {
+namespace {
+
+using ::testing::HasSubstr;
+
+std::map<int64_t, std::string> ReferencesOf(FakeCluster& cluster, const std::string& bank) {
+  std::map<int64_t, std::string> references;
+  for (auto& shard : cluster.shards) {
+    const auto documents = shard.ListDocuments(cluster.ctx, bank, "", 100000);
+    for (const auto& info : *documents) {
+      for (const auto& part : info.parts) references[part.reference] = info.id;
+    }
+  }
+  return references;
+}
+
+TEST(Ingest, ReportsInOrderAndNumbersInOrder) {
+  FakeCluster cluster(3, 2);
+  const auto documents = SomeDocuments(200);
+  const auto results = cluster.Add(documents);
+  ASSERT_EQ(results.size(), documents.size());
+  for (size_t i = 0; i < results.size(); ++i) {
+    ASSERT_TRUE(results[i].status.ok()) << results[i].status;
+    EXPECT_EQ(results[i].index, i);
+    EXPECT_EQ(results[i].id, documents[i].id);
+    EXPECT_EQ(results[i].put.revision, 1u);
+  }
+  // Numbers 0, 1, 2, … without gaps, in the order of the stream.
+  std::vector<std::string> order;
+  int64_t expected = 0;
+  for (const auto& [reference, id] : ReferencesOf(cluster, "default")) {
+    EXPECT_EQ(reference, expected++);
+    if (order.empty() || order.back() != id) order.push_back(id);
+  }
+  ASSERT_EQ(order.size(), documents.size());
+  for (size_t i = 0; i < order.size(); ++i) EXPECT_EQ(order[i], documents[i].id);
+}
+
+TEST(Ingest, NumbersGoOnAfterTheLargestOfAllShards) {
+  FakeCluster first(4);
+  first.Add(SomeDocuments(10));
+  const int64_t next = ReferencesOf(first, "default").rbegin()->first + 1;
+  // Another router over the same shards: as after a restart.
+  Router again(first.map, first.pointers, {first.nodes[0].get()});
+  first.router->AddComputeNode("unused", first.nodes[0].get());
+  bool sent = false;
+  ASSERT_TRUE(again
+                  .AddDocuments(
+                      first.ctx, "default",
+                      [&]() -> std::optional<rpc::NewDocument> {
+                        if (std::exchange(sent, true)) return std::nullopt;
+                        return rpc::NewDocument{"late", "", "text", ""};
+                      },
+                      [](const rpc::AddResult& result) { return result.status.ok(); })
+                  .ok());
+  EXPECT_EQ(ReferencesOf(first, "default").rbegin()->first, next);
+}
+
+TEST(Ingest, RefusesItemByItem) {
+  FakeCluster cluster(2);
+  std::vector<rpc::NewDocument> documents = SomeDocuments(6);
+  documents[1].id = "";
+  documents[2].text = "\xFF";
+  documents[3].id = "doc-0";
+  documents[4].metadata = "[]";
+  const auto results = cluster.Add(documents);
+  ASSERT_EQ(results.size(), 6u);
+  for (size_t i = 0; i < 6; ++i) {
+    EXPECT_EQ(results[i].index, i);
+    EXPECT_EQ(results[i].status.ok(), i == 0 || i == 5) << i << results[i].status;
+  }
+  EXPECT_THAT(std::string(results[3].status.message()), HasSubstr("came earlier in this stream"));
+  // The refused ones took no number: document 5 follows document 0.
+  const auto references = ReferencesOf(cluster, "default");
+  EXPECT_EQ(references.begin()->second, "doc-0");
+  EXPECT_EQ(references.rbegin()->first + 1, static_cast<int64_t>(references.size()));
+}
+
+TEST(Ingest, ReplacesInALaterStream) {
+  FakeCluster cluster(2);
+  cluster.Add(SomeDocuments(3));
+  const auto results = cluster.Add(SomeDocuments(3));
+  for (const auto& result : results) EXPECT_EQ(result.put.revision, 2u);
+}
+
+TEST(Ingest, UnknownBankAndWrongModelEndTheStream) {
+  FakeCluster cluster(2);
+  absl::Status stream;
+  EXPECT_TRUE(cluster.Add(SomeDocuments(1), "none", &stream).empty());
+  EXPECT_EQ(stream.code(), absl::StatusCode::kNotFound);
+  cluster.Add(SomeDocuments(1));
+  cluster.nodes[0]->model.fingerprint = "another";
+  cluster.nodes[0]->model.name = "newer";
+  EXPECT_TRUE(cluster.Add(SomeDocuments(1), "default", &stream).empty());
+  EXPECT_EQ(stream.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(std::string(stream.message()), HasSubstr("was made by the model fake"));
+}
+
+TEST(Ingest, ADeadNodesWorkGoesToAnother) {
+  FakeCluster cluster(2, 2);
+  std::atomic<int> failed = 0;
+  cluster.nodes[0]->before = [&](const std::string& method, const rpc::CallContext&) {
+    if (method != "EncodeDocument") return absl::OkStatus();
+    ++failed;
+    return absl::UnavailableError("socket closed");
+  };
+  for (const auto& result : cluster.Add(SomeDocuments(20))) EXPECT_TRUE(result.status.ok());
+  EXPECT_GT(failed, 0);
+}
+
+TEST(Ingest, NoNodeLeftIsUnavailableByName) {
+  FakeCluster cluster(1, 2);
+  cluster.Add(SomeDocuments(1));
+  for (auto& node : cluster.nodes) {
+    node->before = [](const std::string& method, const rpc::CallContext&) {
+      return method == "EncodeDocument" ? absl::UnavailableError("socket closed")
+                                        : absl::OkStatus();
+    };
+  }
+  const auto results = cluster.Add(SomeDocuments(2));
+  ASSERT_EQ(results.size(), 2u);
+  EXPECT_EQ(results[1].status.code(), absl::StatusCode::kUnavailable);
+  EXPECT_THAT(std::string(results[1].status.message()), HasSubstr("compute node 'c"));
+}
+
+// Results come while the client still thinks about its next document.
+TEST(Ingest, ReportsWithoutWaitingForTheNextDocument) {
+  FakeCluster cluster(1);
+  absl::Notification reported;
+  int sent = 0;
+  const absl::Status status = cluster.router->AddDocuments(
+      cluster.ctx, "default",
+      [&]() -> std::optional<rpc::NewDocument> {
+        if (sent++ == 0) return rpc::NewDocument{"a", "", "text", ""};
+        EXPECT_TRUE(reported.WaitForNotificationWithTimeout(absl::Seconds(60)));
+        return std::nullopt;
+      },
+      [&](const rpc::AddResult&) {
+        reported.Notify();
+        return true;
+      });
+  EXPECT_TRUE(status.ok()) << status;
+}
+
+TEST(Ingest, StopsWhenTheClientWantsNoMore) {
+  FakeCluster cluster(1);
+  int sent = 0;
+  const absl::Status status = cluster.router->AddDocuments(
+      cluster.ctx, "default",
+      [&]() -> std::optional<rpc::NewDocument> {
+        if (sent == 1000) return std::nullopt;
+        return rpc::NewDocument{absl::StrCat("d", sent++), "", "text", ""};
+      },
+      [](const rpc::AddResult&) { return false; });
+  EXPECT_EQ(status.code(), absl::StatusCode::kCancelled);
+  EXPECT_LT(sent, 1000);
+}
+
+// Never more documents in work than the window.
+TEST(Ingest, WorksWithinItsWindow) {
+  RouterOptions options;
+  options.encode_threads = 16;
+  options.encode_window = 3;
+  FakeCluster cluster(1, 1, options);
+  std::atomic<int> running = 0, most = 0;
+  cluster.nodes[0]->before = [&](const std::string& method, const rpc::CallContext&) {
+    if (method == "EncodeDocument") {
+      const int now = ++running;
+      int seen = most;
+      while (seen < now && !most.compare_exchange_weak(seen, now)) {
+      }
+      std::this_thread::yield();
+      --running;
+    }
+    return absl::OkStatus();
+  };
+  EXPECT_EQ(cluster.Add(SomeDocuments(300)).size(), 300u);
+  EXPECT_LE(most, 3);
+}
+
+}  // namespace
+}  // namespace msa::router
