@@ -19,7 +19,7 @@ test: configure model
 
 bench: configure model
 	cmake --build $(BUILD)
-	scripts/bench.py --bin $(BUILD)/bin --out benchmarks/results
+	scripts/bench.py --bin $(BUILD)/benchmarks --out benchmarks/results
 
 build: configure
 	cmake --build $(BUILD) --target msa

@@ -40,7 +40,9 @@ std::string_view Host(std::string_view address) {
 bool IsLoopback(std::string_view address) {
   if (address.starts_with("unix:")) return true;
   const std::string_view host = Host(address);
-  return host == "localhost" || host == "::1" || host.starts_with("127.");
+  // A name may begin with 127. and lead anywhere.
+  const bool is_number = host.find_first_not_of("0123456789.") == std::string_view::npos;
+  return host == "localhost" || host == "::1" || (is_number && host.starts_with("127."));
 }
 
 void ServerProcess::AddFlags(FlagSet& flags, const std::string& listen) {

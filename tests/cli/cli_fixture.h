@@ -89,12 +89,8 @@ class CliTest : public ::testing::Test {
     arguments.insert(arguments.begin(), "msa");
     std::vector<const char*> argv;
     for (const std::string& argument : arguments) argv.push_back(argument.c_str());
-    const auto verbs = ClientVerbs([this](const std::string& server) {
-      server_ = server;
-      return absl::StatusOr<Connection>(
-          Connection{std::make_unique<BorrowedService>(service_), [this] { return reachable_; }});
-    });
-    const int code = RunCommandLine(verbs, static_cast<int>(argv.size()), argv.data(), io);
+    const int code =
+        RunCommandLine(ClientVerbs(connect_), static_cast<int>(argv.size()), argv.data(), io);
     out_ = out.str();
     err_ = err.str();
     return code;
@@ -122,6 +118,11 @@ class CliTest : public ::testing::Test {
   }
 
   testing::FakeMemoryService service_;
+  // What the verbs connect by; a test may put another in its place.
+  Connector connect_ = [this](const std::string& server) -> absl::StatusOr<Connection> {
+    server_ = server;
+    return Connection{std::make_unique<BorrowedService>(service_), [this] { return reachable_; }};
+  };
   bool reachable_ = true;
   std::string folder_;
   std::string server_;  // the address last connected to
