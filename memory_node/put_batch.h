@@ -22,8 +22,7 @@ std::vector<IndexPart> IndexParts(const rpc::EncodedDocument& document);
 
 // All records of one revision. Borrows the payloads until the commit.
 void AddDocument(const rpc::BankSpec& bank, const DocumentEntry& entry,
-                 const rpc::EncodedDocument& document, int64_t added_unix_micros,
-                 WriteSet* writes);
+                 const rpc::EncodedDocument& document, int64_t added_unix_micros, WriteSet* writes);
 void AddTombstone(const rpc::BankSpec& bank, const DocumentEntry& entry, WriteSet* writes);
 // Nothing for an entry whose references are unknown.
 void AddGarbage(const rpc::BankSpec& bank, const DocumentEntry& entry, WriteSet* writes);

@@ -54,8 +54,8 @@ absl::Status ToStatus(const rocksdb::Status& status, std::string_view doing) {
   return absl::UnavailableError(message);
 }
 
-// A hole in a log is silent to RocksDB where a page of it reads as zeroes. Batches of one log follow
-// one another without a gap in their sequence numbers, so a gap is damage.
+// A hole in a log is silent to RocksDB where a page of it reads as zeroes. Batches of one log
+// follow one another without a gap in their sequence numbers, so a gap is damage.
 class GapFinder : public rocksdb::WalFilter {
  public:
   const char* Name() const override { return "msa.GapFinder"; }
@@ -301,8 +301,8 @@ absl::Status PrepareFolder(const std::string& path) {
   std::filesystem::create_directories(path, error);
   if (!std::filesystem::is_directory(path)) {
     const bool read_only = error.value() == EROFS || error.value() == EACCES;
-    const std::string message = StrCat("the data folder ", path, " cannot be made: ",
-                                       error.message(), "; choose another folder");
+    const std::string message = StrCat(
+        "the data folder ", path, " cannot be made: ", error.message(), "; choose another folder");
     return read_only ? absl::PermissionDeniedError(message) : absl::InvalidArgumentError(message);
   }
   if (access(path.c_str(), W_OK | R_OK | X_OK) == 0) return absl::OkStatus();
@@ -320,9 +320,9 @@ absl::Status OpenError(const rocksdb::Status& status, const std::string& path,
                " is in use by another process; stop it or choose another folder (", text, ")"));
   }
   if (status.IsInvalidArgument() && text.find("olumn famil") != std::string::npos) {
-    return absl::FailedPreconditionError(
-        StrCat("the data folder ", path,
-               " was written by a newer program (", text, "); use that program"));
+    return absl::FailedPreconditionError(StrCat("the data folder ", path,
+                                                " was written by a newer program (", text,
+                                                "); use that program"));
   }
   if (status.IsCorruption()) {
     const std::string hole =
@@ -339,8 +339,8 @@ rocksdb::Status TryOpen(const RocksDbOptions& options, bool paranoid, GapFinder*
   rocksdb::DBOptions db_options = MakeDbOptions(options, paranoid);
   db_options.wal_filter = gaps;
   rocksdb::DB* db = nullptr;
-  const rocksdb::Status status = rocksdb::DB::Open(db_options, options.path,
-                                                   MakeFamilies(options), &database->families, &db);
+  const rocksdb::Status status =
+      rocksdb::DB::Open(db_options, options.path, MakeFamilies(options), &database->families, &db);
   database->db.reset(db);
   return status;
 }
@@ -391,9 +391,9 @@ absl::Status CheckFormatVersion(DocumentStore& store, const std::string& path) {
   if (found->size() != sizeof(version)) return absl::DataLossError("damaged format version");
   std::memcpy(&version, found->view().data(), sizeof(version));
   if (version == kStoreFormatVersion) return absl::OkStatus();
-  return absl::FailedPreconditionError(
-      StrCat("the store in ", path, " has format version ", version, "; this program reads version ",
-             kStoreFormatVersion, ": use the program that wrote it"));
+  return absl::FailedPreconditionError(StrCat(
+      "the store in ", path, " has format version ", version, "; this program reads version ",
+      kStoreFormatVersion, ": use the program that wrote it"));
 }
 
 }  // namespace
