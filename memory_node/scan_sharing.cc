@@ -33,6 +33,11 @@ int64_t ScanSharer::questions() const {
   return questions_;
 }
 
+int64_t ScanSharer::waiting() const {
+  absl::MutexLock lock(&mutex_);
+  return static_cast<int64_t>(waiting_.size());
+}
+
 absl::StatusOr<PartScores> ScanSharer::Score(const rpc::CallContext& ctx, const RoutingIndex& index,
                                              const RoutingShape& shape, int layer_index,
                                              const std::vector<float>& queries) {
