@@ -123,6 +123,17 @@ absl::StatusOr<rpc::DocumentInfo> ReadDocumentInfo(DocumentStore& store, const r
   return std::move(payload.description.info);
 }
 
+absl::StatusOr<Tombstone> ReadTombstone(DocumentStore& store, const rpc::BankSpec& bank,
+                                        const std::string& id) {
+  MSA_ASSIGN_OR_RETURN(const rpc::Payload value, store.Get(Table::kMeta, MetaKey(bank.uid, id)));
+  MSA_ASSIGN_OR_RETURN(const BlockRecord record, DecodeRecord(value.view()));
+  const BlockIdentity& is = record.identity;
+  MSA_RETURN_IF_ERROR(CheckIdentity(
+      is, PlainIdentity(bank, RecordKind::kTombstone, is.reference, is.revision)));
+  MSA_ASSIGN_OR_RETURN(const int64_t max_reference, DecodeTombstonePayload(record.payload));
+  return Tombstone{is.revision, max_reference};
+}
+
 absl::StatusOr<rpc::Payload> ReadContent(DocumentStore& store, const rpc::BankSpec& bank,
                                          const DocumentEntry& entry, int64_t reference,
                                          int32_t layer) {

@@ -1,11 +1,10 @@
 // The one file that knows RocksDB. Start-up decisions (recovery mode, what happens on damage):
 // docs/storage_format.md "Damage".
-#include <fcntl.h>
 #include <rocksdb/cache.h>
-#include <rocksdb/convenience.h>
 #include <rocksdb/db.h>
 #include <rocksdb/env.h>
 #include <rocksdb/filter_policy.h>
+#include <rocksdb/listener.h>
 #include <rocksdb/options.h>
 #include <rocksdb/table.h>
 #include <rocksdb/utilities/table_properties_collectors.h>
@@ -103,6 +102,16 @@ class IgnoredDamageLogger : public rocksdb::Logger {
   std::string damage_;
 };
 
+// RocksDB would poll a full disk every five seconds and be "busy" meanwhile. The next commit knows
+// better when to try again.
+class NoPolling : public rocksdb::EventListener {
+ public:
+  void OnErrorRecoveryBegin(rocksdb::BackgroundErrorReason, rocksdb::Status,
+                            bool* auto_recovery) override {
+    *auto_recovery = false;
+  }
+};
+
 // The open database with its families; closed when the store and every pinned value are gone.
 struct Database {
   ~Database() {
@@ -151,7 +160,7 @@ class RocksDbStore : public DocumentStore {
     sync.sync = true;
     rocksdb::Status status = db().Write(sync, &batch);
     // After a failed write RocksDB refuses all others until told that the cause may be gone.
-    if (!status.ok() && db().Resume().ok()) status = db().Write(sync, &batch);
+    if (!status.ok() && Resume()) status = db().Write(sync, &batch);
     return ToStatus(status, StrCat("write to the store in ", options_.path));
   }
 
@@ -200,6 +209,11 @@ class RocksDbStore : public DocumentStore {
     return database_->families[static_cast<int>(table)];
   }
 
+  bool Resume() {
+    absl::MutexLock one_at_a_time(&resume_mutex_);
+    return db().Resume().ok();
+  }
+
   // Keeps room for tombstones and compaction, without which a full disk could never be emptied.
   absl::Status CheckReserve(size_t bytes) {
     struct statvfs disk;
@@ -238,6 +252,7 @@ class RocksDbStore : public DocumentStore {
 
   const std::shared_ptr<Database> database_;
   const RocksDbOptions options_;
+  absl::Mutex resume_mutex_;
 };
 
 rocksdb::DBOptions MakeDbOptions(const RocksDbOptions& options, bool paranoid) {
@@ -253,6 +268,7 @@ rocksdb::DBOptions MakeDbOptions(const RocksDbOptions& options, bool paranoid) {
   db.keep_log_file_num = 4;
   db.skip_stats_update_on_db_open = true;
   db.avoid_unnecessary_blocking_io = true;
+  db.listeners.push_back(std::make_shared<NoPolling>());
   return db;
 }
 

@@ -174,23 +174,23 @@ absl::StatusOr<rpc::PutResult> LocalShard::PutDocument(const rpc::CallContext& c
 absl::StatusOr<uint64_t> LocalShard::LastRevision(Bank& bank, const std::string& id,
                                                   const DocumentEntryPtr& current,
                                                   int64_t* max_reference) {
-  if (current != nullptr) {
+  if (current != nullptr && current->revision > 0) {
     *max_reference = current->max_reference;
     return current->revision;
   }
-  auto value = store_->Get(Table::kMeta, MetaKey(bank.spec().uid, id));
-  if (absl::IsNotFound(value.status())) return 0;
-  absl::Status status = value.status();
-  if (status.ok()) {
-    auto record = DecodeRecord(value->view());
-    status = record.status();
-    if (status.ok() && record->identity.kind == RecordKind::kTombstone) {
-      MSA_ASSIGN_OR_RETURN(*max_reference, DecodeTombstonePayload(record->payload));
-      return record->identity.revision;
+  if (current == nullptr) {
+    auto tombstone = ReadTombstone(*store_, bank.spec(), id);
+    if (absl::IsNotFound(tombstone.status())) return 0;
+    if (tombstone.ok()) {
+      *max_reference = tombstone->max_reference;
+      return tombstone->revision;
     }
-    if (status.ok()) status = absl::DataLossError("its record is none of a deleted document");
+    if (!absl::IsDataLoss(tombstone.status())) return tombstone.status();
+    Damaged(bank, id, "tombstone", tombstone.status()).IgnoreError();
   }
-  return absl::IsDataLoss(status) ? Damaged(bank, id, "tombstone", status) : status;
+  // The number is lost. Every revision took a reference of its own, so none was larger than this.
+  *max_reference = bank.next_reference() - 1;
+  return static_cast<uint64_t>(bank.next_reference());
 }
 
 absl::StatusOr<rpc::PutResult> LocalShard::PutLocked(Bank& bank,

@@ -60,7 +60,8 @@ class DamageTest : public testing::StoreFixture {
     CheckRouted(**shard, snapshot->id, whole);
     EXPECT_EQ(outcome.damaged > 0, (*shard)->Stats({}, bank_.name)->corrupt_records > 0);
     // A damaged document can be put again, others go on.
-    EXPECT_TRUE(Put(**shard, kDocuments).ok());
+    const absl::Status put = Put(**shard, kDocuments);
+    EXPECT_TRUE(put.ok()) << put;
     return outcome;
   }
 

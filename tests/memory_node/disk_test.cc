@@ -63,7 +63,8 @@ TEST_F(DiskTest, AFullDiskRefusesWritesAndRecovers) {
         EXPECT_TRUE((*shard)->DeleteDocument({}, bank_.name, "d0").ok());
       }
       std::filesystem::remove(filler);
-      ASSERT_TRUE(Put(**shard, acknowledged).ok());
+      const absl::Status put = Put(**shard, acknowledged);
+      ASSERT_TRUE(put.ok()) << put;
     }
     auto shard = Open(path, reserve);
     ASSERT_TRUE(shard.ok()) << shard.status();
