@@ -68,9 +68,8 @@ BlockIdentity LoadIdentity(std::string_view header) {
 // Magic, version and checksum of the header; the version is believed only when the checksum holds.
 absl::Status CheckHeader(std::string_view bytes) {
   if (bytes.size() < kRecordHeaderBytes) {
-    return absl::DataLossError(StrCat("record of ", bytes.size(),
-                                            " bytes is shorter than its ", kRecordHeaderBytes,
-                                            "-byte header"));
+    return absl::DataLossError(StrCat("record of ", bytes.size(), " bytes is shorter than its ",
+                                      kRecordHeaderBytes, "-byte header"));
   }
   if (std::memcmp(bytes.data(), kMagic, sizeof(kMagic)) != 0) {
     return absl::DataLossError("record does not begin with the magic bytes 'MSAB'");
@@ -82,7 +81,7 @@ absl::Status CheckHeader(std::string_view bytes) {
   if (version != kRecordFormatVersion) {
     return absl::FailedPreconditionError(
         StrCat("record of format version ", version, "; this program reads version ",
-                     kRecordFormatVersion, ": use the program that wrote it"));
+               kRecordFormatVersion, ": use the program that wrote it"));
   }
   return absl::OkStatus();
 }
@@ -158,8 +157,7 @@ absl::StatusOr<BlockRecord> DecodeRecord(std::string_view bytes) {
   const auto payload_bytes = Load<uint64_t>(bytes, kPayloadBytesAt);
   if (payload.size() != payload_bytes) {
     return absl::DataLossError(StrCat("record has ", payload.size(),
-                                            " bytes of payload where its header says ",
-                                            payload_bytes));
+                                      " bytes of payload where its header says ", payload_bytes));
   }
   const auto crc = Load<uint32_t>(bytes, kPayloadCrcAt);
   if (Crc32c(payload) != crc) {

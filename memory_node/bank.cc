@@ -54,9 +54,9 @@ absl::Status Bank::Reserve(const DocumentEntryPtr& entry) {
   absl::MutexLock lock(&mutex_);
   for (int64_t reference : entry->references) {
     if (!parts_.contains(reference)) continue;
-    return absl::InvalidArgumentError(
-        StrCat("reference ", reference, " is in use by another document or revision of bank '",
-               spec_.name, "'; take new references"));
+    return absl::InvalidArgumentError(StrCat("reference ", reference,
+                                             " is in use by another document or revision of bank '",
+                                             spec_.name, "'; take new references"));
   }
   for (size_t i = 0; i < entry->references.size(); ++i) {
     parts_[entry->references[i]] = {entry, static_cast<int32_t>(i)};

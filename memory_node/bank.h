@@ -27,7 +27,7 @@ struct DocumentEntry {
   uint64_t revision = 0;
   std::vector<int64_t> references;   // a part each; empty only where damage hides them
   std::vector<int32_t> part_tokens;  // of each
-  int64_t max_reference = -1;       // the largest its id ever had
+  int64_t max_reference = -1;        // the largest its id ever had
   uint32_t put_digest = 0;
   int64_t num_tokens = 0;
   int64_t num_chunks = 0;

@@ -30,8 +30,8 @@ class WriteSet {
     Type type;
     Table table;
     std::string key;
-    std::string end_key;                    // kDeleteRange: first key that stays
-    std::vector<std::string_view> pieces;   // kPut: the value is their concatenation
+    std::string end_key;                   // kDeleteRange: first key that stays
+    std::vector<std::string_view> pieces;  // kPut: the value is their concatenation
   };
 
   // Takes the value with it.
@@ -78,7 +78,8 @@ class DocumentStore {
   // Atomic and synced to disk when it returns OK; concurrent callers share one sync. Else nothing
   // of it is visible, and a restart finds nothing or all of it: RESOURCE_EXHAUSTED when the disk is
   // full (a later call succeeds once there is space), UNAVAILABLE for other failures of the disk.
-  // Urgent commits (deletes, which free space) may use the last of the disk, others leave a reserve.
+  // Urgent commits (deletes, which free space) may use the last of the disk, others leave a
+  // reserve.
   enum class Priority : uint8_t { kNormal, kUrgent };
   virtual absl::Status Commit(const WriteSet& writes, Priority priority) = 0;
 
@@ -100,11 +101,11 @@ class DocumentStore {
 std::unique_ptr<DocumentStore> MakeMemoryStore();
 
 struct RocksDbOptions {
-  std::string path;                        // made when missing
+  std::string path;  // made when missing
   int64_t block_cache_bytes = 64 << 20;
-  int64_t write_buffer_bytes = 64 << 20;   // of `routing` and of `content`, each
+  int64_t write_buffer_bytes = 64 << 20;  // of `routing` and of `content`, each
   int64_t max_wal_bytes = 512 << 20;
-  int64_t reserve_bytes = 64 << 20;        // of the disk, kept for deletes and compaction
+  int64_t reserve_bytes = 64 << 20;  // of the disk, kept for deletes and compaction
 };
 
 // FAILED_PRECONDITION: another process holds the folder, or another format version wrote it;

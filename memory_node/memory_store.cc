@@ -5,8 +5,8 @@
 #include <utility>
 
 #include "absl/base/thread_annotations.h"
-#include "common/strings.h"
 #include "absl/synchronization/mutex.h"
+#include "common/strings.h"
 #include "memory_node/document_store.h"
 
 namespace msa::memory_node {

@@ -28,8 +28,8 @@ Description Describe(const DocumentEntry& entry, const rpc::EncodedDocument& doc
   return description;
 }
 
-void PutBlock(Table table, std::string key, const BlockIdentity& identity,
-              std::string_view payload, uint32_t crc32c, WriteSet* writes) {
+void PutBlock(Table table, std::string key, const BlockIdentity& identity, std::string_view payload,
+              uint32_t crc32c, WriteSet* writes) {
   const RecordHeader header = EncodeRecordHeader(identity, payload.size(), crc32c);
   const std::string_view kept = writes->Keep(std::string(header.begin(), header.end()));
   writes->PutPieces(table, std::move(key), {kept, payload});
@@ -71,17 +71,15 @@ void AddDocument(const rpc::BankSpec& bank, const DocumentEntry& entry,
                  WriteSet* writes) {
   const int64_t first = entry.references.front();
   const std::string full_text = document.document.FullText();
-  const Description description =
-      Describe(entry, document, full_text.size(), added_unix_micros);
+  const Description description = Describe(entry, document, full_text.size(), added_unix_micros);
   const auto plain = [&](RecordKind kind) {
     return PlainIdentity(bank, kind, first, entry.revision);
   };
   writes->Put(Table::kMeta, MetaKey(bank.uid, entry.id),
               EncodeRecord(plain(RecordKind::kDocument),
                            EncodeDocumentPayload({description, entry.put_digest})));
-  writes->Put(
-      Table::kText, TextKey(bank.uid, first),
-      EncodeRecord(plain(RecordKind::kText), EncodeTextPayload({description, full_text})));
+  writes->Put(Table::kText, TextKey(bank.uid, first),
+              EncodeRecord(plain(RecordKind::kText), EncodeTextPayload({description, full_text})));
   for (const rpc::EncodedPart& part : document.parts) {
     for (size_t i = 0; i < part.layers.size(); ++i) {
       const rpc::EncodedLayer& layer = part.layers[i];
@@ -125,6 +123,17 @@ absl::StatusOr<rpc::DocumentInfo> ReadDocumentInfo(DocumentStore& store, const r
   return std::move(payload.description.info);
 }
 
+absl::StatusOr<Tombstone> ReadTombstone(DocumentStore& store, const rpc::BankSpec& bank,
+                                        const std::string& id) {
+  MSA_ASSIGN_OR_RETURN(const rpc::Payload value, store.Get(Table::kMeta, MetaKey(bank.uid, id)));
+  MSA_ASSIGN_OR_RETURN(const BlockRecord record, DecodeRecord(value.view()));
+  const BlockIdentity& is = record.identity;
+  MSA_RETURN_IF_ERROR(CheckIdentity(
+      is, PlainIdentity(bank, RecordKind::kTombstone, is.reference, is.revision)));
+  MSA_ASSIGN_OR_RETURN(const int64_t max_reference, DecodeTombstonePayload(record.payload));
+  return Tombstone{is.revision, max_reference};
+}
+
 absl::StatusOr<rpc::Payload> ReadContent(DocumentStore& store, const rpc::BankSpec& bank,
                                          const DocumentEntry& entry, int64_t reference,
                                          int32_t layer) {
@@ -134,8 +143,8 @@ absl::StatusOr<rpc::Payload> ReadContent(DocumentStore& store, const rpc::BankSp
   }
   MSA_ASSIGN_OR_RETURN(rpc::Payload value,
                        store.Get(Table::kContent, BlockKey(bank.uid, reference, layer)));
-  const BlockIdentity identity = ContentIdentity(bank, reference, entry.revision, layer,
-                                                 ContentChunks(bank, tokens));
+  const BlockIdentity identity =
+      ContentIdentity(bank, reference, entry.revision, layer, ContentChunks(bank, tokens));
   MSA_RETURN_IF_ERROR(VerifyRecord(value.view(), identity).status());
   return value;
 }

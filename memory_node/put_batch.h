@@ -22,8 +22,7 @@ std::vector<IndexPart> IndexParts(const rpc::EncodedDocument& document);
 
 // All records of one revision. Borrows the payloads until the commit.
 void AddDocument(const rpc::BankSpec& bank, const DocumentEntry& entry,
-                 const rpc::EncodedDocument& document, int64_t added_unix_micros,
-                 WriteSet* writes);
+                 const rpc::EncodedDocument& document, int64_t added_unix_micros, WriteSet* writes);
 void AddTombstone(const rpc::BankSpec& bank, const DocumentEntry& entry, WriteSet* writes);
 // Nothing for an entry whose references are unknown.
 void AddGarbage(const rpc::BankSpec& bank, const DocumentEntry& entry, WriteSet* writes);
@@ -31,6 +30,13 @@ void AddGarbage(const rpc::BankSpec& bank, const DocumentEntry& entry, WriteSet*
 // NOT_FOUND when there is none any more; DATA_LOSS.
 absl::StatusOr<rpc::DocumentInfo> ReadDocumentInfo(DocumentStore& store, const rpc::BankSpec& bank,
                                                    const std::string& id);
+struct Tombstone {
+  uint64_t revision = 0;
+  int64_t max_reference = -1;
+};
+// NOT_FOUND when the id was never there; DATA_LOSS. REQUIRES: no such document lives.
+absl::StatusOr<Tombstone> ReadTombstone(DocumentStore& store, const rpc::BankSpec& bank,
+                                        const std::string& id);
 // The whole verified record, uncopied. NOT_FOUND; DATA_LOSS.
 absl::StatusOr<rpc::Payload> ReadContent(DocumentStore& store, const rpc::BankSpec& bank,
                                          const DocumentEntry& entry, int64_t reference,

@@ -26,7 +26,6 @@ struct RankOptions {
 
 class RankSums {
  public:
-
   // INVALID_ARGUMENT for a round that is over. A later round forgets the sums of the one before.
   absl::Status Begin(int32_t round);
   // Counts a layer's scores once a round, however often it is routed. `num_slots` is of the index.
@@ -34,17 +33,16 @@ class RankSums {
   // Best first by Precedes, over the parts of `view` visible at `sequence` now. FAILED_PRECONDITION
   // when no layer was routed in `round`. A document is told by its part's added mark.
   absl::StatusOr<std::vector<ScoredPart>> Rank(int32_t round, const IndexView& view,
-                                               uint64_t sequence,
-                                               const RankOptions& options) const;
+                                               uint64_t sequence, const RankOptions& options) const;
 
  private:
   // Sums over all layers added, by slot.
   std::vector<double> Total() const;
 
   int32_t round_ = -1;
-  std::set<int> layers_;            // added in this round
-  int next_layer_ = 0;              // sums_ holds the layers below
-  std::vector<double> sums_;        // by slot
+  std::set<int> layers_;      // added in this round
+  int next_layer_ = 0;        // sums_ holds the layers below
+  std::vector<double> sums_;  // by slot
   // Layers that came before one below them; by slot. Empty when layers come in order.
   std::map<int, std::vector<float>> early_;
 };

@@ -133,8 +133,8 @@ absl::Status CheckDescription(const Description& description) {
   return absl::DataLossError("document without parts");
 }
 
-BlockIdentity TensorIdentity(const rpc::BankSpec& bank, RecordKind kind, DType dtype,
-                             int32_t layer, int64_t reference, uint64_t revision, int32_t rows) {
+BlockIdentity TensorIdentity(const rpc::BankSpec& bank, RecordKind kind, DType dtype, int32_t layer,
+                             int64_t reference, uint64_t revision, int32_t rows) {
   return {.kind = kind,
           .dtype = dtype,
           .layer = layer,

@@ -18,7 +18,7 @@ using Priority = DocumentStore::Priority;
 // A document as start-up knows it before its keys are read.
 struct Found {
   std::shared_ptr<DocumentEntry> entry;
-  std::vector<int32_t> chunks;          // routing chunks of each part
+  std::vector<int32_t> chunks;  // routing chunks of each part
   std::vector<int32_t> content_chunks;
 };
 
@@ -81,9 +81,9 @@ class BankLoader {
     }
     MSA_ASSIGN_OR_RETURN(const DocumentPayload payload, DecodeDocumentPayload(record.payload));
     const Description& description = payload.description;
-    MSA_RETURN_IF_ERROR(CheckIdentity(
-        is, PlainIdentity(spec_, RecordKind::kDocument, description.first_reference(),
-                          description.info.revision)));
+    MSA_RETURN_IF_ERROR(
+        CheckIdentity(is, PlainIdentity(spec_, RecordKind::kDocument, description.first_reference(),
+                                        description.info.revision)));
     if (description.info.id != id) {
       return absl::DataLossError(StrCat("record is of document '", description.info.id, "'"));
     }
@@ -114,8 +114,10 @@ class BankLoader {
   // A block of `meta` cannot be read, nor which ids it holds. Texts name them: look each up alone.
   absl::Status RescueMeta(const std::string& last) {
     bank_->AddCorruptRecord();
-    spdlog::error("part of the document list of bank '{}' cannot be read; looking up its documents "
-                  "one by one", spec_.name);
+    spdlog::error(
+        "part of the document list of bank '{}' cannot be read; looking up its documents "
+        "one by one",
+        spec_.name);
     MSA_RETURN_IF_ERROR(ScanTexts());
     for (const auto& [id, found] : texts_) {
       const std::string key = MetaKey(spec_.uid, id);
@@ -179,8 +181,8 @@ class BankLoader {
     for (size_t i = 0; i < found.chunks.size(); ++i) {
       IndexPart part{found.entry->references[i], found.chunks[i], found.content_chunks[i], {}};
       for (int32_t layer : spec_.router_layers) {
-        const auto identity = RoutingIdentity(spec_, part.reference, found.entry->revision, layer,
-                                              part.chunks);
+        const auto identity =
+            RoutingIdentity(spec_, part.reference, found.entry->revision, layer, part.chunks);
         MSA_ASSIGN_OR_RETURN(const std::string_view keys, ReadKeys(identity, cursor));
         held.emplace_back(keys);
         part.layers.push_back(held.back());
@@ -201,12 +203,13 @@ class BankLoader {
     const std::string key = BlockKey(spec_.uid, identity.reference, identity.layer);
     if (cursor.Valid() && cursor.key() < key) cursor.Next();  // the next one, nearly always
     if (!cursor.Valid() || cursor.key() != key) cursor.Seek(key);
-    const std::string what = StrCat("routing keys of layer ", identity.layer, " of reference ",
-                                    identity.reference);
+    const std::string what =
+        StrCat("routing keys of layer ", identity.layer, " of reference ", identity.reference);
     if (!cursor.status().ok()) {
       return absl::Status(cursor.status().code(), StrCat(what, ": ", cursor.status().message()));
     }
-    if (!cursor.Valid() || cursor.key() != key) return absl::DataLossError(StrCat(what, " missing"));
+    if (!cursor.Valid() || cursor.key() != key)
+      return absl::DataLossError(StrCat(what, " missing"));
     auto payload = VerifyRecord(cursor.value(), identity);
     if (payload.ok()) return payload;
     return absl::DataLossError(StrCat(what, ": ", payload.status().message()));
@@ -241,8 +244,7 @@ absl::StatusOr<std::vector<std::pair<std::string, std::string>>> SystemRecords(D
   std::vector<std::pair<std::string, std::string>> records;
   auto cursor = store.NewCursor(Table::kSystem, /*sequential=*/true);
   const std::string prefix(1, kind);
-  for (cursor->Seek(prefix); cursor->Valid() && cursor->key() < PrefixEnd(prefix);
-       cursor->Next()) {
+  for (cursor->Seek(prefix); cursor->Valid() && cursor->key() < PrefixEnd(prefix); cursor->Next()) {
     records.emplace_back(cursor->key(), cursor->value());
   }
   MSA_RETURN_IF_ERROR(cursor->status());
@@ -253,8 +255,7 @@ absl::StatusOr<rpc::BankSpec> ReadBank(std::string_view key, std::string_view va
   MSA_ASSIGN_OR_RETURN(const BlockRecord record, DecodeRecord(value));
   MSA_ASSIGN_OR_RETURN(rpc::BankSpec spec, DecodeBankPayload(record.payload));
   spec.uid = KeyBankUid(key);
-  MSA_RETURN_IF_ERROR(
-      CheckIdentity(record.identity, PlainIdentity(spec, RecordKind::kBank, 0, 0)));
+  MSA_RETURN_IF_ERROR(CheckIdentity(record.identity, PlainIdentity(spec, RecordKind::kBank, 0, 0)));
   return spec;
 }
 

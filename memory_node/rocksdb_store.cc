@@ -1,11 +1,10 @@
 // The one file that knows RocksDB. Start-up decisions (recovery mode, what happens on damage):
 // docs/storage_format.md "Damage".
-#include <fcntl.h>
 #include <rocksdb/cache.h>
-#include <rocksdb/convenience.h>
 #include <rocksdb/db.h>
 #include <rocksdb/env.h>
 #include <rocksdb/filter_policy.h>
+#include <rocksdb/listener.h>
 #include <rocksdb/options.h>
 #include <rocksdb/table.h>
 #include <rocksdb/utilities/table_properties_collectors.h>
@@ -54,8 +53,8 @@ absl::Status ToStatus(const rocksdb::Status& status, std::string_view doing) {
   return absl::UnavailableError(message);
 }
 
-// A hole in a log is silent to RocksDB where a page of it reads as zeroes. Batches of one log follow
-// one another without a gap in their sequence numbers, so a gap is damage.
+// A hole in a log is silent to RocksDB where a page of it reads as zeroes. Batches of one log
+// follow one another without a gap in their sequence numbers, so a gap is damage.
 class GapFinder : public rocksdb::WalFilter {
  public:
   const char* Name() const override { return "msa.GapFinder"; }
@@ -101,6 +100,16 @@ class IgnoredDamageLogger : public rocksdb::Logger {
 
  private:
   std::string damage_;
+};
+
+// RocksDB would poll a full disk every five seconds and be "busy" meanwhile. The next commit knows
+// better when to try again.
+class NoPolling : public rocksdb::EventListener {
+ public:
+  void OnErrorRecoveryBegin(rocksdb::BackgroundErrorReason, rocksdb::Status,
+                            bool* auto_recovery) override {
+    *auto_recovery = false;
+  }
 };
 
 // The open database with its families; closed when the store and every pinned value are gone.
@@ -151,7 +160,7 @@ class RocksDbStore : public DocumentStore {
     sync.sync = true;
     rocksdb::Status status = db().Write(sync, &batch);
     // After a failed write RocksDB refuses all others until told that the cause may be gone.
-    if (!status.ok() && db().Resume().ok()) status = db().Write(sync, &batch);
+    if (!status.ok() && Resume()) status = db().Write(sync, &batch);
     return ToStatus(status, StrCat("write to the store in ", options_.path));
   }
 
@@ -200,6 +209,11 @@ class RocksDbStore : public DocumentStore {
     return database_->families[static_cast<int>(table)];
   }
 
+  bool Resume() {
+    absl::MutexLock one_at_a_time(&resume_mutex_);
+    return db().Resume().ok();
+  }
+
   // Keeps room for tombstones and compaction, without which a full disk could never be emptied.
   absl::Status CheckReserve(size_t bytes) {
     struct statvfs disk;
@@ -238,6 +252,7 @@ class RocksDbStore : public DocumentStore {
 
   const std::shared_ptr<Database> database_;
   const RocksDbOptions options_;
+  absl::Mutex resume_mutex_;
 };
 
 rocksdb::DBOptions MakeDbOptions(const RocksDbOptions& options, bool paranoid) {
@@ -253,6 +268,7 @@ rocksdb::DBOptions MakeDbOptions(const RocksDbOptions& options, bool paranoid) {
   db.keep_log_file_num = 4;
   db.skip_stats_update_on_db_open = true;
   db.avoid_unnecessary_blocking_io = true;
+  db.listeners.push_back(std::make_shared<NoPolling>());
   return db;
 }
 
@@ -301,8 +317,8 @@ absl::Status PrepareFolder(const std::string& path) {
   std::filesystem::create_directories(path, error);
   if (!std::filesystem::is_directory(path)) {
     const bool read_only = error.value() == EROFS || error.value() == EACCES;
-    const std::string message = StrCat("the data folder ", path, " cannot be made: ",
-                                       error.message(), "; choose another folder");
+    const std::string message = StrCat(
+        "the data folder ", path, " cannot be made: ", error.message(), "; choose another folder");
     return read_only ? absl::PermissionDeniedError(message) : absl::InvalidArgumentError(message);
   }
   if (access(path.c_str(), W_OK | R_OK | X_OK) == 0) return absl::OkStatus();
@@ -320,9 +336,9 @@ absl::Status OpenError(const rocksdb::Status& status, const std::string& path,
                " is in use by another process; stop it or choose another folder (", text, ")"));
   }
   if (status.IsInvalidArgument() && text.find("olumn famil") != std::string::npos) {
-    return absl::FailedPreconditionError(
-        StrCat("the data folder ", path,
-               " was written by a newer program (", text, "); use that program"));
+    return absl::FailedPreconditionError(StrCat("the data folder ", path,
+                                                " was written by a newer program (", text,
+                                                "); use that program"));
   }
   if (status.IsCorruption()) {
     const std::string hole =
@@ -339,8 +355,8 @@ rocksdb::Status TryOpen(const RocksDbOptions& options, bool paranoid, GapFinder*
   rocksdb::DBOptions db_options = MakeDbOptions(options, paranoid);
   db_options.wal_filter = gaps;
   rocksdb::DB* db = nullptr;
-  const rocksdb::Status status = rocksdb::DB::Open(db_options, options.path,
-                                                   MakeFamilies(options), &database->families, &db);
+  const rocksdb::Status status =
+      rocksdb::DB::Open(db_options, options.path, MakeFamilies(options), &database->families, &db);
   database->db.reset(db);
   return status;
 }
@@ -391,9 +407,9 @@ absl::Status CheckFormatVersion(DocumentStore& store, const std::string& path) {
   if (found->size() != sizeof(version)) return absl::DataLossError("damaged format version");
   std::memcpy(&version, found->view().data(), sizeof(version));
   if (version == kStoreFormatVersion) return absl::OkStatus();
-  return absl::FailedPreconditionError(
-      StrCat("the store in ", path, " has format version ", version, "; this program reads version ",
-             kStoreFormatVersion, ": use the program that wrote it"));
+  return absl::FailedPreconditionError(StrCat(
+      "the store in ", path, " has format version ", version, "; this program reads version ",
+      kStoreFormatVersion, ": use the program that wrote it"));
 }
 
 }  // namespace

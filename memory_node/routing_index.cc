@@ -84,7 +84,8 @@ absl::Status RoutingIndex::AppendOne(const IndexPart& part) {
 absl::Status RoutingIndex::MakeRoom(int64_t chunks) {
   if (open_ != nullptr && open_->Fits(1, chunks)) return absl::OkStatus();
   // Segments grow with the bank: few of them when it is large, little waste when it is small.
-  const int64_t grown = std::clamp(num_chunks_ / 2, options_.min_segment_chunks, MaxSegmentChunks());
+  const int64_t grown =
+      std::clamp(num_chunks_ / 2, options_.min_segment_chunks, MaxSegmentChunks());
   const int64_t capacity = std::max(grown, chunks);
   auto segment = Segment::Make(shape_, capacity, capacity);
   if (segment == nullptr) {
@@ -256,8 +257,7 @@ void RoutingIndex::Swap(const std::vector<std::shared_ptr<Segment>>& victims,
       merged->SetAdded(next, victim->added(part));
       merged->SetRemoved(next, victim->removed(part));
       const auto it = locations_.find(entry.reference);
-      if (it != locations_.end() && it->second.segment == victim.get() &&
-          it->second.part == part) {
+      if (it != locations_.end() && it->second.segment == victim.get() && it->second.part == part) {
         it->second = {merged.get(), next};
       }
       ++next;

@@ -2,10 +2,11 @@
 // queries run; a reader's snapshot is a sequence number.
 //
 // A document becomes visible in three steps, so that a failed disk write leaves no trace: Append
-// copies its keys where no reader sees them, the caller makes it durable, Publish shows it and hides
-// what it replaces under one new sequence number (or Abandon gives it up).
+// copies its keys where no reader sees them, the caller makes it durable, Publish shows it and
+// hides what it replaces under one new sequence number (or Abandon gives it up).
 //
-// Thread-safety: all methods, from any thread. Readers never wait for Append or CompactOnce to copy.
+// Thread-safety: all methods, from any thread. Readers never wait for Append or CompactOnce to
+// copy.
 #ifndef MSA_MEMORY_NODE_ROUTING_INDEX_H_
 #define MSA_MEMORY_NODE_ROUTING_INDEX_H_
 
@@ -27,8 +28,8 @@ namespace msa::memory_node {
 struct IndexOptions {
   int64_t min_segment_chunks = 1024;
   int64_t max_segment_bytes_per_layer = 32 << 20;
-  double max_dead_share = 0.25;            // of a sealed segment's chunks before it is rewritten
-  int merge_count = 4;                     // small segments that are made one
+  double max_dead_share = 0.25;              // of a sealed segment's chunks before it is rewritten
+  int merge_count = 4;                       // small segments that are made one
   int64_t max_key_bytes = int64_t{1} << 40;  // of the whole index, dead keys included
 };
 
@@ -104,7 +105,8 @@ class RoutingIndex {
   absl::Mutex compaction_mutex_ ABSL_ACQUIRED_BEFORE(mutex_);
   mutable absl::Mutex mutex_;
   std::vector<std::shared_ptr<Segment>> segments_ ABSL_GUARDED_BY(mutex_);
-  std::shared_ptr<Segment> open_ ABSL_GUARDED_BY(mutex_);  // also in segments_; null before the first
+  std::shared_ptr<Segment> open_
+      ABSL_GUARDED_BY(mutex_);  // also in segments_; null before the first
   // Rewritten, but perhaps still scanned: a mask must reach them too.
   std::vector<std::weak_ptr<Segment>> retired_ ABSL_GUARDED_BY(mutex_);
   absl::flat_hash_map<int64_t, Location> locations_ ABSL_GUARDED_BY(mutex_);

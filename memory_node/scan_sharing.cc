@@ -33,9 +33,14 @@ int64_t ScanSharer::questions() const {
   return questions_;
 }
 
-absl::StatusOr<PartScores> ScanSharer::Score(const rpc::CallContext& ctx,
-                                             const RoutingIndex& index, const RoutingShape& shape,
-                                             int layer_index, const std::vector<float>& queries) {
+int64_t ScanSharer::waiting() const {
+  absl::MutexLock lock(&mutex_);
+  return static_cast<int64_t>(waiting_.size());
+}
+
+absl::StatusOr<PartScores> ScanSharer::Score(const rpc::CallContext& ctx, const RoutingIndex& index,
+                                             const RoutingShape& shape, int layer_index,
+                                             const std::vector<float>& queries) {
   Question question{&index, &shape, layer_index, &queries, false, false, {}};
   absl::MutexLock lock(&mutex_);
   if (static_cast<int>(waiting_.size()) >= options_.max_waiting) {
@@ -148,7 +153,8 @@ void AppendBest(const kernels::Backend& backend, const SegmentView& view,
   for (int64_t part = 0; part < view.num_parts; ++part) {
     if (!visible[part] || !(scores[part] >= least)) continue;
     const auto it = chosen.find(references[part]);
-    if (it != chosen.end()) (*routed)[it->second].content_chunks = view.segment->content_chunks(part);
+    if (it != chosen.end())
+      (*routed)[it->second].content_chunks = view.segment->content_chunks(part);
   }
 }
 

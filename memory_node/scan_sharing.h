@@ -48,6 +48,7 @@ class ScanSharer {
 
   int64_t passes() const;     // made since start
   int64_t questions() const;  // answered by them
+  int64_t waiting() const;    // now, for a pass to begin
 
  private:
   struct Question {

@@ -1,6 +1,6 @@
-// A run of parts with their routing keys: one contiguous key array a layer, chunk ordinals shared by
-// all layers. Fixed capacity, so that nothing moves: readers go on while one writer appends behind
-// what they see.
+// A run of parts with their routing keys: one contiguous key array a layer, chunk ordinals shared
+// by all layers. Fixed capacity, so that nothing moves: readers go on while one writer appends
+// behind what they see.
 //
 // Thread-safety: one writer at a time calls Append; everything else from any thread. A part's keys
 // never change; its marks do.
@@ -98,8 +98,8 @@ class Segment {
 
   const SegmentShape shape_;
   const int64_t capacity_chunks_;
-  std::vector<Buffer> keys_;    // [num_layers] of [capacity_chunks, key_width]
-  std::vector<Buffer> scales_;  // [num_layers] of [capacity_chunks], kInt8 only
+  std::vector<Buffer> keys_;         // [num_layers] of [capacity_chunks, key_width]
+  std::vector<Buffer> scales_;       // [num_layers] of [capacity_chunks], kInt8 only
   std::vector<int64_t> part_begin_;  // [capacity_parts + 1]
   std::vector<int64_t> references_;
   std::vector<uint32_t> slots_;

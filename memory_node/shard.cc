@@ -41,8 +41,7 @@ absl::Status UnknownLayer(const rpc::BankSpec& spec, int32_t layer) {
 }
 
 absl::Status UnknownDocument(const Bank& bank, const std::string& id) {
-  return absl::NotFoundError(
-      StrCat("bank '", bank.spec().name, "' has no document '", id, "'"));
+  return absl::NotFoundError(StrCat("bank '", bank.spec().name, "' has no document '", id, "'"));
 }
 
 }  // namespace
@@ -58,8 +57,7 @@ LocalShard::LocalShard(std::unique_ptr<DocumentStore> store, const kernels::Back
 absl::StatusOr<std::unique_ptr<LocalShard>> LocalShard::Open(std::unique_ptr<DocumentStore> store,
                                                              const kernels::Backend* backend,
                                                              ShardOptions options) {
-  std::unique_ptr<LocalShard> shard(
-      new LocalShard(std::move(store), backend, std::move(options)));
+  std::unique_ptr<LocalShard> shard(new LocalShard(std::move(store), backend, std::move(options)));
   MSA_ASSIGN_OR_RETURN(RecoveredStore recovered, Recover(*shard->store_, shard->options_.index));
   shard->damaged_banks_ = recovered.damaged_banks;
   {
@@ -108,8 +106,9 @@ absl::Status LocalShard::CreateBank(const rpc::CallContext& ctx, const rpc::Bank
     if (bank->spec() == spec) return absl::OkStatus();
     if (bank->spec().name == spec.name) {
       return absl::AlreadyExistsError(
-          StrCat("a bank '", spec.name, "' of another specification exists; delete it first or "
-                                        "choose another name"));
+          StrCat("a bank '", spec.name,
+                 "' of another specification exists; delete it first or "
+                 "choose another name"));
     }
     if (bank->spec().uid == spec.uid) {
       return absl::InvalidArgumentError("the uid is another bank's; take a random one");
@@ -175,23 +174,23 @@ absl::StatusOr<rpc::PutResult> LocalShard::PutDocument(const rpc::CallContext& c
 absl::StatusOr<uint64_t> LocalShard::LastRevision(Bank& bank, const std::string& id,
                                                   const DocumentEntryPtr& current,
                                                   int64_t* max_reference) {
-  if (current != nullptr) {
+  if (current != nullptr && current->revision > 0) {
     *max_reference = current->max_reference;
     return current->revision;
   }
-  auto value = store_->Get(Table::kMeta, MetaKey(bank.spec().uid, id));
-  if (absl::IsNotFound(value.status())) return 0;
-  absl::Status status = value.status();
-  if (status.ok()) {
-    auto record = DecodeRecord(value->view());
-    status = record.status();
-    if (status.ok() && record->identity.kind == RecordKind::kTombstone) {
-      MSA_ASSIGN_OR_RETURN(*max_reference, DecodeTombstonePayload(record->payload));
-      return record->identity.revision;
+  if (current == nullptr) {
+    auto tombstone = ReadTombstone(*store_, bank.spec(), id);
+    if (absl::IsNotFound(tombstone.status())) return 0;
+    if (tombstone.ok()) {
+      *max_reference = tombstone->max_reference;
+      return tombstone->revision;
     }
-    if (status.ok()) status = absl::DataLossError("its record is none of a deleted document");
+    if (!absl::IsDataLoss(tombstone.status())) return tombstone.status();
+    Damaged(bank, id, "tombstone", tombstone.status()).IgnoreError();
   }
-  return absl::IsDataLoss(status) ? Damaged(bank, id, "tombstone", status) : status;
+  // The number is lost. Every revision took a reference of its own, so none was larger than this.
+  *max_reference = bank.next_reference() - 1;
+  return static_cast<uint64_t>(bank.next_reference());
 }
 
 absl::StatusOr<rpc::PutResult> LocalShard::PutLocked(Bank& bank,
@@ -202,13 +201,12 @@ absl::StatusOr<rpc::PutResult> LocalShard::PutLocked(Bank& bank,
     return rpc::PutResult{put.revision, put.num_tokens, put.num_chunks,
                           static_cast<int32_t>(put.references.size())};
   };
-  if (current != nullptr && current->damage.empty() &&
-      current->references == entry->references && current->put_digest == entry->put_digest) {
+  if (current != nullptr && current->damage.empty() && current->references == entry->references &&
+      current->put_digest == entry->put_digest) {
     return result(*current);
   }
   int64_t max_reference = -1;
-  MSA_ASSIGN_OR_RETURN(const uint64_t last,
-                       LastRevision(bank, entry->id, current, &max_reference));
+  MSA_ASSIGN_OR_RETURN(const uint64_t last, LastRevision(bank, entry->id, current, &max_reference));
   entry->revision = last + 1;
   entry->max_reference = std::max(max_reference, entry->references.back());
   MSA_RETURN_IF_ERROR(bank.Reserve(entry));
@@ -284,16 +282,15 @@ absl::StatusOr<rpc::Payload> LocalShard::ReadText(Bank& bank, const DocumentEntr
                                       "' is damaged (", entry.damage,
                                       "); add it again or delete it"));
   }
-  auto value =
-      store_->Get(Table::kText, TextKey(bank.spec().uid, entry.references.front()));
+  auto value = store_->Get(Table::kText, TextKey(bank.spec().uid, entry.references.front()));
   if (absl::IsNotFound(value.status())) return value.status();
   absl::Status status = value.status();
   if (status.ok()) {
-    const auto identity = PlainIdentity(bank.spec(), RecordKind::kText, entry.references.front(),
-                                        entry.revision);
+    const auto identity =
+        PlainIdentity(bank.spec(), RecordKind::kText, entry.references.front(), entry.revision);
     auto payload = VerifyRecord(value->view(), identity);
-    auto decoded = payload.ok() ? DecodeTextPayload(*payload)
-                                : absl::StatusOr<TextPayload>(payload.status());
+    auto decoded =
+        payload.ok() ? DecodeTextPayload(*payload) : absl::StatusOr<TextPayload>(payload.status());
     status = decoded.status();
     if (status.ok() && decoded->description.info.id != entry.id) {
       status = absl::DataLossError("text of another document");
@@ -416,9 +413,8 @@ absl::StatusOr<std::vector<rpc::RoutedPart>> LocalShard::Route(const rpc::CallCo
   MSA_RETURN_IF_ERROR(CheckRange("round", request.round, 0, INT32_MAX));
   MSA_RETURN_IF_ERROR(ValidateQueries(spec, request.queries));
   MSA_ASSIGN_OR_RETURN(const auto snapshot, snapshots_.Use(request.snapshot_id, *bank));
-  MSA_ASSIGN_OR_RETURN(
-      const PartScores scores,
-      scans_.Score(ctx, bank->index(), spec.routing, layer_index, request.queries));
+  MSA_ASSIGN_OR_RETURN(const PartScores scores, scans_.Score(ctx, bank->index(), spec.routing,
+                                                             layer_index, request.queries));
   {
     absl::MutexLock lock(&snapshot->mutex);
     MSA_RETURN_IF_ERROR(snapshot->sums.Begin(request.round));
@@ -444,14 +440,13 @@ absl::StatusOr<std::vector<rpc::RankedPart>> LocalShard::Rank(const rpc::CallCon
   return ranked;
 }
 
-absl::Status LocalShard::FetchBlocks(
-    const rpc::CallContext& ctx, const rpc::FetchRequest& request,
-    const std::function<absl::Status(rpc::FetchedBlock)>& sink) {
+absl::Status LocalShard::FetchBlocks(const rpc::CallContext& ctx, const rpc::FetchRequest& request,
+                                     const std::function<absl::Status(rpc::FetchedBlock)>& sink) {
   MSA_ASSIGN_OR_RETURN(const std::shared_ptr<Bank> bank, FindBank(ctx, request.bank));
   MSA_RETURN_IF_ERROR(
       CheckRange("number of references", request.references.size(), 0, kMaxRankLimit));
-  MSA_RETURN_IF_ERROR(CheckRange("number of layers", request.layers.size(), 0,
-                                 bank->spec().router_layers.size()));
+  MSA_RETURN_IF_ERROR(
+      CheckRange("number of layers", request.layers.size(), 0, bank->spec().router_layers.size()));
   for (int32_t layer : request.layers) {
     if (LayerIndex(bank->spec(), layer) < 0) return UnknownLayer(bank->spec(), layer);
   }

@@ -1,5 +1,6 @@
 // A memory node: documents durably in a store, their routing keys resident, queries answered while
-// documents come and go. The contract is rpc/memory_shard.h; what is on disk, docs/storage_format.md.
+// documents come and go. The contract is rpc/memory_shard.h; what is on disk,
+// docs/storage_format.md.
 //
 // Order of a write: validated, keys copied where no reader sees them, committed to the store and
 // synced, shown to readers, acknowledged. Nothing is visible that is not durable; nothing
@@ -77,9 +78,8 @@ class LocalShard : public rpc::MemoryShard {
                                                      const rpc::RouteRequest& request) override;
   absl::StatusOr<std::vector<rpc::RankedPart>> Rank(const rpc::CallContext& ctx,
                                                     const rpc::RankRequest& request) override;
-  absl::Status FetchBlocks(
-      const rpc::CallContext& ctx, const rpc::FetchRequest& request,
-      const std::function<absl::Status(rpc::FetchedBlock)>& sink) override;
+  absl::Status FetchBlocks(const rpc::CallContext& ctx, const rpc::FetchRequest& request,
+                           const std::function<absl::Status(rpc::FetchedBlock)>& sink) override;
   absl::StatusOr<rpc::ShardStats> Stats(const rpc::CallContext& ctx,
                                         const std::string& bank) override;
 
@@ -103,9 +103,9 @@ class LocalShard : public rpc::MemoryShard {
   absl::Status CommitPut(Bank& bank, const DocumentEntryPtr& entry,
                          const DocumentEntryPtr& replaced, const rpc::EncodedDocument& document);
   absl::StatusOr<uint64_t> DeleteLocked(Bank& bank, const std::string& id);
-  absl::StatusOr<rpc::Payload> ReadText(Bank& bank, const DocumentEntry& entry,
-                                        TextPayload* text);
-  absl::Status FetchPart(SnapshotState& snapshot, int64_t reference, const rpc::FetchRequest& request,
+  absl::StatusOr<rpc::Payload> ReadText(Bank& bank, const DocumentEntry& entry, TextPayload* text);
+  absl::Status FetchPart(SnapshotState& snapshot, int64_t reference,
+                         const rpc::FetchRequest& request,
                          const std::function<absl::Status(rpc::FetchedBlock)>& sink);
   absl::Status Damaged(Bank& bank, const std::string& id, const std::string& what,
                        const absl::Status& why);

@@ -34,8 +34,9 @@ absl::StatusOr<std::shared_ptr<SnapshotState>> SnapshotTable::Use(uint64_t id, c
   const auto it = open_.find(id);
   if (it == open_.end() || Expired(it->second)) {
     return absl::FailedPreconditionError(
-        StrCat("snapshot ", id, " is not open: it expired, was closed, or the node restarted; "
-                                "open a new one"));
+        StrCat("snapshot ", id,
+               " is not open: it expired, was closed, or the node restarted; "
+               "open a new one"));
   }
   if (it->second.snapshot->bank.get() != &bank) {
     return absl::FailedPreconditionError(

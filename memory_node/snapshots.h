@@ -1,5 +1,5 @@
-// Open snapshots of a node. Each ends when closed, or `ttl` after its last use; while a call uses it
-// it does not expire. Thread-safe.
+// Open snapshots of a node. Each ends when closed, or `ttl` after its last use; while a call uses
+// it it does not expire. Thread-safe.
 #ifndef MSA_MEMORY_NODE_SNAPSHOTS_H_
 #define MSA_MEMORY_NODE_SNAPSHOTS_H_
 

@@ -35,7 +35,9 @@ bool HasControlCharacter(std::string_view text) {
 // Length of the UTF-8 sequence that `text` begins with; 0 when it is not one (RFC 3629).
 size_t Utf8Length(std::string_view text) {
   const auto byte = [&](size_t i) { return i < text.size() ? static_cast<uint8_t>(text[i]) : 0; };
-  const auto follows = [&](size_t i, int low, int high) { return byte(i) >= low && byte(i) <= high; };
+  const auto follows = [&](size_t i, int low, int high) {
+    return byte(i) >= low && byte(i) <= high;
+  };
   const int lead = byte(0);
   if (lead < 0x80) return 1;
   if (lead >= 0xC2 && lead <= 0xDF) return follows(1, 0x80, 0xBF) ? 2 : 0;
@@ -94,7 +96,7 @@ struct BlockCheck {
   std::string_view what;  // "routing" or "content"
   std::string_view payload;
   uint32_t crc32c;
-  size_t size;         // that fits the bank
+  size_t size;          // that fits the bank
   size_t scales_begin;  // numbers of `dtype` before, float32 scales from here on
   DType dtype;
 };
@@ -158,8 +160,7 @@ absl::Status WithContext(const absl::Status& status, const std::string& context)
   return absl::Status(status.code(), StrCat(context, ": ", status.message()));
 }
 
-absl::Status CheckPart(const rpc::BankSpec& bank, const rpc::EncodedPart& part,
-                       size_t text_bytes) {
+absl::Status CheckPart(const rpc::BankSpec& bank, const rpc::EncodedPart& part, size_t text_bytes) {
   const std::string context = StrCat("part with reference ", part.reference);
   MSA_RETURN_IF_ERROR(WithContext(CheckPartShape(bank, part, text_bytes), context));
   for (size_t i = 0; i < part.layers.size(); ++i) {

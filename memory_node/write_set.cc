@@ -31,8 +31,7 @@ void WriteSet::Delete(Table table, std::string key) {
 
 void WriteSet::DeleteRange(Table table, std::string begin, std::string end) {
   bytes_ += begin.size() + end.size();
-  changes_.push_back(
-      {Change::Type::kDeleteRange, table, std::move(begin), std::move(end), {}});
+  changes_.push_back({Change::Type::kDeleteRange, table, std::move(begin), std::move(end), {}});
 }
 
 }  // namespace msa::memory_node

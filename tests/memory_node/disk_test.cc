@@ -1,0 +1,122 @@
+// Disks and folders that do not do what is asked: full, read-only, locked, of another version.
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+
+#include "gmock/gmock.h"
+#include "tests/memory_node/child_process.h"
+#include "tests/memory_node/store_fixture.h"
+
+namespace msa::memory_node {
+namespace {
+
+using ::testing::HasSubstr;
+using Code = absl::StatusCode;
+
+class DiskTest : public testing::StoreFixture {
+ protected:
+  ~DiskTest() override {
+    if (mounted_) umount2(mount_.c_str(), MNT_DETACH);
+  }
+  // A disk of that size at mount_; false (say why) where mounting is not allowed.
+  bool Mount(const char* options) {
+    mkdir(mount_.c_str(), 0700);
+    mounted_ = mount("tmpfs", mount_.c_str(), "tmpfs", 0, options) == 0;
+    return mounted_;
+  }
+
+  // Puts until the disk is full; how many documents were acknowledged.
+  int Fill(LocalShard& shard, int from) {
+    for (int i = from;; ++i) {
+      const absl::Status status = Put(shard, i);
+      if (status.ok()) continue;
+      EXPECT_EQ(status.code(), Code::kResourceExhausted) << status;
+      return i;
+    }
+  }
+
+  const std::string mount_ = folder_.path() + "/disk";
+  bool mounted_ = false;
+};
+
+TEST_F(DiskTest, AFullDiskRefusesWritesAndRecovers) {
+  if (!Mount("size=24m")) GTEST_SKIP() << "cannot mount a small disk: " << std::strerror(errno);
+  for (int64_t reserve : {int64_t{0}, int64_t{4 << 20}}) {
+    SCOPED_TRACE(reserve);
+    const std::string path = mount_ + "/data", filler = mount_ + "/filler";
+    Overwrite(filler, std::string(12 << 20, 'f'));
+    int acknowledged = 0;
+    {
+      auto shard = Open(path, reserve);
+      ASSERT_TRUE(shard.ok()) << shard.status();
+      ASSERT_TRUE((*shard)->CreateBank({}, bank_).ok());
+      acknowledged = Fill(**shard, 0);
+      ASSERT_GT(acknowledged, 10);
+      EXPECT_EQ(Put(**shard, acknowledged).code(), Code::kResourceExhausted);
+      const uint64_t snapshot = (*shard)->OpenSnapshot({}, bank_.name, absl::Minutes(5))->id;
+      for (int i = 0; i < acknowledged; ++i) EXPECT_TRUE(Check(**shard, snapshot, i).ok()) << i;
+      EXPECT_EQ((*shard)->Stats({}, bank_.name)->num_documents, acknowledged);
+      if (reserve > 0) {  // a delete needs no more room than is kept for it
+        EXPECT_TRUE((*shard)->DeleteDocument({}, bank_.name, "d0").ok());
+      }
+      std::filesystem::remove(filler);
+      const absl::Status put = Put(**shard, acknowledged);
+      ASSERT_TRUE(put.ok()) << put;
+    }
+    auto shard = Open(path, reserve);
+    ASSERT_TRUE(shard.ok()) << shard.status();
+    const uint64_t snapshot = (*shard)->OpenSnapshot({}, bank_.name, absl::Minutes(5))->id;
+    for (int i = reserve > 0 ? 1 : 0; i <= acknowledged; ++i) {
+      EXPECT_TRUE(Check(**shard, snapshot, i).ok()) << i;
+    }
+    shard->reset();
+    std::filesystem::remove_all(path);
+  }
+}
+
+TEST_F(DiskTest, AReadOnlyDiskIsSaid) {
+  if (!Mount("size=8m")) GTEST_SKIP() << "cannot mount a small disk: " << std::strerror(errno);
+  ASSERT_EQ(mount("tmpfs", mount_.c_str(), "tmpfs", MS_REMOUNT | MS_RDONLY, nullptr), 0);
+  for (const std::string& path : {mount_, mount_ + "/new"}) {
+    const absl::Status status = Open(path).status();
+    EXPECT_EQ(status.code(), Code::kPermissionDenied) << status;
+    EXPECT_THAT(std::string(status.message()), HasSubstr(path));
+  }
+}
+
+TEST_F(DiskTest, AFileIsNoFolder) {
+  Overwrite(data_, "a file");
+  const absl::Status status = Open(data_).status();
+  EXPECT_EQ(status.code(), Code::kInvalidArgument) << status;
+  EXPECT_EQ(Contents(data_), "a file");
+}
+
+TEST_F(DiskTest, AFolderInUseIsSaid) {
+  testing::ChildProcess other(
+      {std::string(MSA_BINARY_DIR) + "/tests/crash_workload", "hold", data_});
+  ASSERT_TRUE(other.ReadByte());
+  const absl::Status status = Open(data_).status();
+  EXPECT_EQ(status.code(), Code::kFailedPrecondition) << status;
+  EXPECT_THAT(std::string(status.message()), HasSubstr("another process"));
+  other.Kill();
+  EXPECT_TRUE(Open(data_).ok());
+}
+
+TEST_F(DiskTest, AnotherFormatVersionIsRefused) {
+  {
+    auto store = OpenRocksDbStore({.path = data_});
+    ASSERT_TRUE(store.ok());
+    WriteSet writes;
+    writes.Put(Table::kSystem, "f", std::string("\x63\0\0\0", 4));
+    ASSERT_TRUE((*store)->Commit(writes, DocumentStore::Priority::kNormal).ok());
+  }
+  const absl::Status status = Open(data_).status();
+  EXPECT_EQ(status.code(), Code::kFailedPrecondition) << status;
+  EXPECT_THAT(std::string(status.message()), HasSubstr("99"));
+}
+
+}  // namespace
+}  // namespace msa::memory_node

@@ -1,0 +1,76 @@
+// The contract of rpc/memory_shard.h on the local shard, over both stores.
+#include <utility>
+
+#include "memory_node/shard.h"
+#include "tests/memory_node/temp_folder.h"
+#include "tests/support/memory_shard_contract.h"
+#include "tests/support/tiny_backend.h"
+
+namespace msa::memory_node {
+namespace {
+
+class LocalUnderTest : public testing::ShardUnderTest {
+ public:
+  LocalUnderTest() { options_.background = false; }
+
+  rpc::MemoryShard& shard() override { return *shard_; }
+  bool AdvanceClock(absl::Duration by) override {
+    now_ += by;
+    return true;
+  }
+  bool RunMaintenance() override {
+    shard_->RunMaintenance();
+    return true;
+  }
+
+ protected:
+  void Start(std::unique_ptr<DocumentStore> store) {
+    options_.now = [this] { return now_; };
+    options_.index.min_segment_chunks = 32;  // small: many segments, much to compact
+    auto shard = LocalShard::Open(std::move(store), &backend_, options_);
+    ASSERT_TRUE(shard.ok()) << shard.status();
+    shard_ = *std::move(shard);
+  }
+
+  testing::TinyBackend backend_;
+  absl::Time now_ = absl::FromUnixSeconds(1'700'000'000);
+  ShardOptions options_;
+  std::unique_ptr<LocalShard> shard_;
+};
+
+class OverMemory : public LocalUnderTest {
+ public:
+  OverMemory() { Start(MakeMemoryStore()); }
+};
+
+class OverRocksDb : public LocalUnderTest {
+ public:
+  OverRocksDb() { StartOnFolder(); }
+  bool Restart() override {
+    shard_.reset();
+    StartOnFolder();
+    return true;
+  }
+
+ private:
+  void StartOnFolder() {
+    auto store = OpenRocksDbStore({.path = folder_.path()});
+    ASSERT_TRUE(store.ok()) << store.status();
+    Start(*std::move(store));
+  }
+  testing::TempFolder folder_;
+};
+
+}  // namespace
+}  // namespace msa::memory_node
+
+namespace msa::testing {
+
+INSTANTIATE_TEST_SUITE_P(
+    Local, MemoryShardContract,
+    ::testing::Values(
+        NamedShardFactory{"memory", [] { return std::make_unique<memory_node::OverMemory>(); }},
+        NamedShardFactory{"rocksdb", [] { return std::make_unique<memory_node::OverRocksDb>(); }}),
+    FactoryName);
+
+}  // namespace msa::testing

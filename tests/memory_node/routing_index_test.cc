@@ -1,0 +1,276 @@
+// The index against a list of what should be visible, through random sequences of everything that
+// can happen; and scan sharing.
+#include "memory_node/routing_index.h"
+
+#include <algorithm>
+#include <map>
+#include <random>
+#include <thread>
+
+#include "absl/synchronization/notification.h"
+#include "gtest/gtest.h"
+#include "memory_node/scan_sharing.h"
+#include "tests/support/encoded_documents.h"
+#include "tests/support/tiny_backend.h"
+
+namespace msa::memory_node {
+namespace {
+
+IndexPart PartOf(const rpc::EncodedPart& part) {
+  IndexPart added{part.reference, part.routing_chunks, part.content_chunks, {}};
+  for (const auto& layer : part.layers) added.layers.push_back(layer.routing.view());
+  return added;
+}
+
+SegmentShape ShapeOf(const rpc::BankSpec& bank) {
+  return {bank.routing_dtype, bank.routing.key_width(),
+          static_cast<int>(bank.router_layers.size())};
+}
+
+// The definition: each part with the sequence numbers between which it is seen.
+class IndexStory {
+ public:
+  IndexStory(DType dtype, uint64_t seed)
+      : bank_(testing::TestBank(dtype, dtype)),
+        index_(ShapeOf(bank_), {.min_segment_chunks = 16,
+                                .max_segment_bytes_per_layer =
+                                    static_cast<int64_t>(100 * ShapeOf(bank_).KeyBytes())}),
+        sharer_(&backend_, {}),
+        random_(seed) {}
+
+  void Step() {
+    switch (random_() % 8) {
+      case 0:
+      case 1:
+      case 2:
+        return Add(nullptr, true);
+      case 3:
+        return live_.empty() ? Add(nullptr, true) : Replace();
+      case 4:
+        return live_.empty() ? Add(nullptr, false) : Delete();
+      case 5:
+        snapshots_.push_back(index_.sequence());
+        if (snapshots_.size() > 4) snapshots_.erase(snapshots_.begin() + random_() % 4);
+        return;
+      case 6:
+        while (index_.CompactOnce(Oldest())) {
+        }
+        return;
+      default:
+        return Check(random_() % 2 == 0 || snapshots_.empty()
+                         ? index_.sequence()
+                         : snapshots_[random_() % snapshots_.size()]);
+    }
+  }
+
+  void Check(uint64_t sequence) {
+    const auto queries = testing::MakeQueries(bank_, 1 + random_() % 3, random_());
+    const int layer = static_cast<int>(random_() % 3);
+    const int top_k = 1 + static_cast<int>(random_() % 20);
+    auto scores = sharer_.Score({}, index_, bank_.routing, layer, queries);
+    ASSERT_TRUE(scores.ok());
+    const auto routed = SelectBest(backend_, *scores, sequence, top_k);
+    std::vector<ScoredPart> expected;
+    for (const auto& [reference, part] : parts_) {
+      EXPECT_EQ(index_.Visible(reference, sequence), part.Visible(sequence)) << reference;
+      if (!part.Visible(sequence)) continue;
+      expected.push_back({testing::OracleScore(bank_, part.encoded, layer, queries), reference});
+    }
+    EXPECT_EQ(index_.CountVisible(sequence), static_cast<int64_t>(expected.size()));
+    std::sort(expected.begin(), expected.end(), Precedes);
+    expected.resize(std::min<size_t>(expected.size(), top_k));
+    ASSERT_EQ(routed.size(), expected.size());
+    for (size_t i = 0; i < expected.size(); ++i) {
+      ASSERT_EQ(routed[i].scored.reference, expected[i].reference);
+      ASSERT_EQ(routed[i].scored.score, expected[i].score);
+      ASSERT_EQ(routed[i].content_chunks, parts_[expected[i].reference].encoded.content_chunks);
+    }
+  }
+
+  // After everything is deleted and compacted nothing is left.
+  void End() {
+    while (!live_.empty()) Delete();
+    snapshots_.clear();
+    while (index_.CompactOnce(Oldest())) {
+    }
+    const IndexStats stats = index_.Stats(Oldest());
+    EXPECT_EQ(stats.dead_parts, 0);
+    EXPECT_EQ(stats.key_bytes, 0);
+    EXPECT_EQ(stats.num_segments, 0);
+  }
+
+ private:
+  struct Part {
+    rpc::EncodedPart encoded;
+    uint64_t added = kNever;
+    uint64_t removed = kNever;
+    bool Visible(uint64_t at) const { return added <= at && at < removed; }
+  };
+  using Document = std::vector<int64_t>;
+
+  uint64_t Oldest() const {
+    uint64_t oldest = index_.sequence();
+    for (uint64_t snapshot : snapshots_) oldest = std::min(oldest, snapshot);
+    return oldest;
+  }
+
+  void Add(const Document* replaced, bool publish) {
+    const std::vector<int32_t> tokens(1 + random_() % 3, 1 + static_cast<int32_t>(random_() % 64));
+    const auto document = testing::MakeDocument(
+        bank_, {.id = "d", .first_reference = next_, .part_tokens = tokens, .seed = random_()});
+    next_ += 5;
+    std::vector<IndexPart> added;
+    Document references;
+    for (const auto& part : document.parts) {
+      added.push_back(PartOf(part));
+      references.push_back(part.reference);
+    }
+    ASSERT_TRUE(index_.Append(added).ok());
+    for (int64_t reference : references) EXPECT_FALSE(index_.Visible(reference, kNever - 1));
+    if (!publish) return index_.Abandon(references);
+    const uint64_t at =
+        index_.Publish(references, replaced == nullptr ? Document() : *replaced);
+    for (const auto& part : document.parts) parts_[part.reference] = {part, at, kNever};
+    if (replaced != nullptr) {
+      for (int64_t reference : *replaced) parts_[reference].removed = at;
+    }
+    live_.push_back(references);
+  }
+
+  void Replace() {
+    const size_t at = random_() % live_.size();
+    const Document old = live_[at];
+    live_.erase(live_.begin() + at);
+    Add(&old, true);
+  }
+
+  void Delete() {
+    const size_t at = random_() % live_.size();
+    index_.Mask(live_[at]);
+    for (int64_t reference : live_[at]) parts_[reference].removed = kMasked;
+    live_.erase(live_.begin() + at);
+  }
+
+  const rpc::BankSpec bank_;
+  testing::TinyBackend backend_;
+  RoutingIndex index_;
+  ScanSharer sharer_;
+  std::mt19937_64 random_;
+  std::map<int64_t, Part> parts_;
+  std::vector<Document> live_;
+  std::vector<uint64_t> snapshots_;
+  int64_t next_ = 0;
+};
+
+class RoutingIndexTest : public ::testing::TestWithParam<DType> {};
+
+TEST_P(RoutingIndexTest, AnswersAsAListWould) {
+  for (uint64_t seed = 0; seed < 12; ++seed) {
+    SCOPED_TRACE(seed);
+    IndexStory story(GetParam(), seed);
+    for (int step = 0; step < 400; ++step) {
+      story.Step();
+      if (::testing::Test::HasFailure()) return;
+    }
+    story.End();
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Precisions, RoutingIndexTest,
+                         ::testing::Values(DType::kFloat32, DType::kBFloat16, DType::kInt8),
+                         [](const auto& info) { return std::string(DTypeName(info.param)); });
+
+TEST(RoutingIndexLimits, MemoryAndReferencesAreRefusedWithoutATrace) {
+  const auto bank = testing::TestBank(DType::kFloat32, DType::kFloat32);
+  const int64_t chunk = static_cast<int64_t>(ShapeOf(bank).ChunkBytes());
+  RoutingIndex index(ShapeOf(bank), {.max_key_bytes = 5 * chunk});
+  const auto three =
+      testing::MakeDocument(bank, {.id = "a", .first_reference = 1, .part_tokens = {8, 4}});
+  ASSERT_TRUE(index.Append({PartOf(three.parts[0]), PartOf(three.parts[1])}).ok());
+  EXPECT_EQ(index.Append({PartOf(three.parts[1])}).code(), absl::StatusCode::kInvalidArgument);
+  const auto four =
+      testing::MakeDocument(bank, {.id = "b", .first_reference = 9, .part_tokens = {8, 8}});
+  const std::vector<IndexPart> parts = {PartOf(four.parts[0]), PartOf(four.parts[1])};
+  EXPECT_EQ(index.Append(parts).code(), absl::StatusCode::kResourceExhausted);
+  index.Publish({1, 2}, {});
+  EXPECT_EQ(index.CountVisible(index.sequence()), 2);
+  while (index.CompactOnce(index.sequence())) {
+  }
+  EXPECT_TRUE(index.Append({parts[0]}).ok());  // what was begun of it is free again
+}
+
+// Holds every pass until released.
+class GatedBackend : public testing::TinyBackend {
+ public:
+  void ScoreParts(const kernels::ScoreArgs& args) const override {
+    if (!entered.HasBeenNotified()) entered.Notify();
+    release.WaitForNotification();
+    testing::TinyBackend::ScoreParts(args);
+  }
+  mutable absl::Notification entered;
+  absl::Notification release;
+};
+
+TEST(ScanSharing, QuestionsThatWaitShareAPassAndGetTheirOwnAnswers) {
+  const auto bank = testing::TestBank(DType::kFloat32, DType::kFloat32);
+  RoutingIndex index(ShapeOf(bank), {.min_segment_chunks = 16});
+  std::vector<rpc::EncodedDocument> documents;
+  for (int64_t i = 0; i < 20; ++i) {
+    documents.push_back(testing::MakeDocument(bank, {.id = "d", .first_reference = i}));
+    ASSERT_TRUE(index.Append({PartOf(documents.back().parts[0])}).ok());
+    index.Publish({i}, {});
+  }
+  GatedBackend backend;
+  ScanSharer sharer(&backend, {});
+  constexpr int kQuestions = 6;
+  std::atomic<int> begun{0};
+  std::vector<std::thread> threads;
+  std::vector<std::vector<float>> queries;
+  for (int i = 0; i <= kQuestions; ++i) queries.push_back(testing::MakeQueries(bank, 1 + i, i));
+  const auto ask = [&](int i) {
+    ++begun;
+    auto scores = sharer.Score({}, index, bank.routing, i % 2, queries[i]);
+    ASSERT_TRUE(scores.ok());
+    for (const auto& part : SelectBest(backend, *scores, index.sequence(), 20)) {
+      EXPECT_EQ(part.scored.score, testing::OracleScore(bank, documents[part.scored.reference].parts[0],
+                                                        i % 2, queries[i]));
+    }
+  };
+  threads.emplace_back(ask, 0);
+  backend.entered.WaitForNotification();
+  for (int i = 1; i <= kQuestions; ++i) threads.emplace_back(ask, i);
+  while (sharer.waiting() < kQuestions) std::this_thread::yield();
+  backend.release.Notify();
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(sharer.questions(), kQuestions + 1);
+  EXPECT_EQ(sharer.passes(), 3);  // the first alone, then one a layer
+}
+
+TEST(ScanSharing, WaitingIsLimitedAndEndsAtTheDeadline) {
+  const auto bank = testing::TestBank(DType::kFloat32, DType::kFloat32);
+  RoutingIndex index(ShapeOf(bank), {});
+  const auto document = testing::MakeDocument(bank, {.id = "d"});
+  ASSERT_TRUE(index.Append({PartOf(document.parts[0])}).ok());
+  GatedBackend backend;
+  ScanSharer sharer(&backend, {.max_waiting = 1});
+  const auto queries = testing::MakeQueries(bank, 1, 1);
+  std::thread first([&] { EXPECT_TRUE(sharer.Score({}, index, bank.routing, 0, queries).ok()); });
+  backend.entered.WaitForNotification();
+  rpc::CallContext late;
+  late.deadline = absl::Now() + absl::Milliseconds(20);
+  EXPECT_TRUE(
+      absl::IsDeadlineExceeded(sharer.Score(late, index, bank.routing, 0, queries).status()));
+  rpc::CallContext gone;
+  gone.cancelled = [] { return true; };
+  EXPECT_TRUE(absl::IsCancelled(sharer.Score(gone, index, bank.routing, 0, queries).status()));
+  std::thread second([&] { EXPECT_TRUE(sharer.Score({}, index, bank.routing, 0, queries).ok()); });
+  while (sharer.waiting() < 1) std::this_thread::yield();
+  EXPECT_TRUE(
+      absl::IsResourceExhausted(sharer.Score({}, index, bank.routing, 0, queries).status()));
+  backend.release.Notify();
+  first.join();
+  second.join();
+}
+
+}  // namespace
+}  // namespace msa::memory_node

@@ -1,0 +1,700 @@
+#include "tests/support/memory_shard_contract.h"
+
+#include <algorithm>
+#include <atomic>
+#include <limits>
+#include <map>
+#include <random>
+#include <thread>
+#include <vector>
+
+#include "common/crc32c.h"
+#include "common/limits.h"
+#include "common/strings.h"
+#include "gmock/gmock.h"
+#include "tests/support/encoded_documents.h"
+
+namespace msa::testing {
+
+// Instantiated by the programs that have a shard to test.
+GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(MemoryShardContract);
+
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+
+const rpc::BankSpec kBank = TestBank(DType::kFloat32, DType::kFloat32);
+
+#define ASSERT_CODE(expr, expected_code)                                   \
+  do {                                                                     \
+    const absl::Status status_ = (expr);                                   \
+    ASSERT_EQ(status_.code(), absl::StatusCode::expected_code) << status_; \
+  } while (false)
+#define ASSERT_OK(expr) ASSERT_CODE(expr, kOk)
+
+std::vector<int64_t> References(const std::vector<rpc::RoutedPart>& parts) {
+  std::vector<int64_t> references;
+  for (const auto& part : parts) references.push_back(part.scored.reference);
+  return references;
+}
+
+std::vector<int64_t> References(const std::vector<rpc::RankedPart>& parts) {
+  std::vector<int64_t> references;
+  for (const auto& part : parts) references.push_back(part.scored.reference);
+  return references;
+}
+
+// A shard with a bank and what was put on it.
+class Story {
+ public:
+  explicit Story(rpc::MemoryShard& shard, rpc::BankSpec bank = kBank)
+      : shard_(shard), bank_(std::move(bank)) {
+    EXPECT_TRUE(shard_.CreateBank(ctx_, bank_).ok());
+  }
+
+  rpc::PutResult Put(const DocumentSeed& seed) {
+    const rpc::EncodedDocument document = MakeDocument(bank_, seed);
+    auto result = shard_.PutDocument(ctx_, document);
+    EXPECT_TRUE(result.ok()) << result.status();
+    if (!result.ok()) return {};
+    for (const auto& part : document.parts) parts_[part.reference] = part;
+    return *result;
+  }
+  void Delete(const std::string& id) {
+    auto revision = shard_.DeleteDocument(ctx_, bank_.name, id);
+    EXPECT_TRUE(revision.ok()) << revision.status();
+  }
+  uint64_t Open() {
+    auto snapshot = shard_.OpenSnapshot(ctx_, bank_.name, absl::Minutes(1));
+    EXPECT_TRUE(snapshot.ok()) << snapshot.status();
+    return snapshot.ok() ? snapshot->id : 0;
+  }
+  rpc::RouteRequest Request(uint64_t snapshot, int32_t layer, int round = 0, int top_k = 100) {
+    return {bank_.name, snapshot, round, layer, top_k, MakeQueries(bank_, 3, 42)};
+  }
+  std::vector<rpc::RoutedPart> Route(uint64_t snapshot, int32_t layer, int round = 0,
+                                     int top_k = 100) {
+    auto routed = shard_.Route(ctx_, Request(snapshot, layer, round, top_k));
+    EXPECT_TRUE(routed.ok()) << routed.status();
+    return routed.ok() ? *routed : std::vector<rpc::RoutedPart>();
+  }
+  // What Route must give when `visible` can be seen.
+  std::vector<ScoredPart> Expected(std::vector<int64_t> visible, int layer_index) {
+    std::vector<ScoredPart> scored;
+    for (int64_t reference : visible) {
+      scored.push_back(
+          {OracleScore(bank_, parts_[reference], layer_index, MakeQueries(bank_, 3, 42)),
+           reference});
+    }
+    std::sort(scored.begin(), scored.end(), Precedes);
+    return scored;
+  }
+  void ExpectRouted(const std::vector<rpc::RoutedPart>& routed, std::vector<int64_t> visible,
+                    int layer_index) {
+    const auto expected = Expected(std::move(visible), layer_index);
+    ASSERT_EQ(routed.size(), expected.size());
+    for (size_t i = 0; i < routed.size(); ++i) {
+      EXPECT_EQ(routed[i].scored.reference, expected[i].reference) << "place " << i;
+      EXPECT_EQ(routed[i].scored.score, expected[i].score) << "place " << i;
+      EXPECT_EQ(routed[i].content_chunks, parts_[expected[i].reference].content_chunks);
+    }
+  }
+  rpc::EncodedPart& part(int64_t reference) { return parts_[reference]; }
+
+ private:
+  rpc::MemoryShard& shard_;
+  const rpc::BankSpec bank_;
+  rpc::CallContext ctx_;
+  std::map<int64_t, rpc::EncodedPart> parts_;
+};
+
+TEST_P(MemoryShardContract, BanksComeBackAsTheyWereMade) {
+  const rpc::BankSpec other = TestBank(DType::kInt8, DType::kBFloat16, "other", 78);
+  ASSERT_OK(shard().CreateBank(ctx_, kBank));
+  ASSERT_OK(shard().CreateBank(ctx_, other));
+  ASSERT_OK(shard().CreateBank(ctx_, kBank));  // the same again
+  rpc::BankSpec changed = kBank;
+  changed.content_dtype = DType::kInt8;
+  ASSERT_CODE(shard().CreateBank(ctx_, changed), kAlreadyExists);
+  auto banks = shard().ListBanks(ctx_);
+  ASSERT_OK(banks.status());
+  ASSERT_EQ(banks->size(), 2u);
+  std::sort(banks->begin(), banks->end(),
+            [](const auto& a, const auto& b) { return a.spec.name < b.spec.name; });
+  EXPECT_EQ((*banks)[0].spec, kBank);
+  EXPECT_EQ((*banks)[1].spec, other);
+  EXPECT_EQ((*banks)[0].next_reference, 0);
+}
+
+TEST_P(MemoryShardContract, BanksThatCannotBeAreRefused) {
+  const auto refused = [&](auto change) {
+    rpc::BankSpec bank = kBank;
+    change(bank);
+    EXPECT_EQ(shard().CreateBank(ctx_, bank).code(), absl::StatusCode::kInvalidArgument);
+  };
+  refused([](auto& bank) { bank.name = ""; });
+  refused([](auto& bank) { bank.name = std::string(kMaxBankNameBytes + 1, 'n'); });
+  refused([](auto& bank) { bank.name = "line\nbreak"; });
+  refused([](auto& bank) { bank.uid = 0; });
+  refused([](auto& bank) { bank.router_layers = {}; });
+  refused([](auto& bank) { bank.router_layers = {3, 3}; });
+  refused([](auto& bank) { bank.routing.num_kv_heads = 3; });
+  refused([](auto& bank) { bank.routing.head_dim = 0; });
+  refused([](auto& bank) { bank.routing_chunk_tokens = 0; });
+  refused([](auto& bank) { bank.part_tokens = kMaxPartTokens + 1; });
+  refused([](auto& bank) { bank.model_fingerprint = ""; });
+}
+
+TEST_P(MemoryShardContract, AnUnknownBankIsNamed) {
+  const std::vector<absl::Status> statuses = {
+      shard().DeleteBank(ctx_, "nowhere"),
+      shard()
+          .PutDocument(ctx_, MakeDocument(TestBank(DType::kFloat32, DType::kFloat32, "nowhere"),
+                                          {.id = "a"}))
+          .status(),
+      shard().DeleteDocument(ctx_, "nowhere", "a").status(),
+      shard().GetDocument(ctx_, "nowhere", "a").status(),
+      shard().ListDocuments(ctx_, "nowhere", "", 10).status(),
+      shard().GetParts(ctx_, "nowhere", 1, {}).status(),
+      shard().OpenSnapshot(ctx_, "nowhere", absl::Seconds(1)).status(),
+      shard().Route(ctx_, {"nowhere", 1, 0, 2, 1, MakeQueries(kBank, 1, 1)}).status(),
+      shard().Rank(ctx_, {"nowhere", 1, 0, 1, false, {}}).status(),
+      shard().FetchBlocks(ctx_, {"nowhere", 1, {}, {}}, [](auto) { return absl::OkStatus(); }),
+      shard().Stats(ctx_, "nowhere").status()};
+  for (size_t i = 0; i < statuses.size(); ++i) {
+    EXPECT_EQ(statuses[i].code(), absl::StatusCode::kNotFound) << i;
+    EXPECT_THAT(std::string(statuses[i].message()), HasSubstr("nowhere")) << i;
+  }
+}
+
+TEST_P(MemoryShardContract, ADocumentComesBackWhole) {
+  Story story(shard());
+  const auto put = story.Put({.id = "a/ä 1",
+                              .first_reference = 5,
+                              .part_tokens = {64, 9},
+                              .seed = 3,
+                              .title = "Title",
+                              .text = "first half, second half"});
+  EXPECT_EQ(put.revision, 1u);
+  EXPECT_EQ(put.num_tokens, 73);
+  EXPECT_EQ(put.num_chunks, 16 + 3);
+  EXPECT_EQ(put.num_parts, 2);
+  auto document = shard().GetDocument(ctx_, kBank.name, "a/ä 1");
+  ASSERT_OK(document.status());
+  EXPECT_EQ(document->full_text, "Title\nfirst half, second half");
+  EXPECT_EQ(document->info.id, "a/ä 1");
+  EXPECT_EQ(document->info.title, "Title");
+  EXPECT_EQ(document->info.metadata, "{\"seed\":3}");
+  EXPECT_EQ(document->info.revision, 1u);
+  EXPECT_EQ(document->info.text_bytes, document->full_text.size());
+  ASSERT_EQ(document->info.parts.size(), 2u);
+  EXPECT_EQ(document->info.parts[1].reference, 6);
+  EXPECT_EQ(document->info.parts[1].num_tokens, 9);
+  EXPECT_EQ(document->info.parts[1].routing_chunks, 3);
+  EXPECT_EQ(document->info.parts[1].span, story.part(6).span);
+}
+
+TEST_P(MemoryShardContract, RevisionsGoOnThroughReplaceAndDelete) {
+  Story story(shard());
+  EXPECT_EQ(story.Put({.id = "a", .first_reference = 0}).revision, 1u);
+  EXPECT_EQ(story.Put({.id = "a", .first_reference = 1}).revision, 2u);
+  auto deleted = shard().DeleteDocument(ctx_, kBank.name, "a");
+  ASSERT_OK(deleted.status());
+  EXPECT_EQ(*deleted, 2u);
+  ASSERT_CODE(shard().DeleteDocument(ctx_, kBank.name, "a").status(), kNotFound);
+  ASSERT_CODE(shard().GetDocument(ctx_, kBank.name, "a").status(), kNotFound);
+  EXPECT_EQ(story.Put({.id = "a", .first_reference = 2}).revision, 3u);
+}
+
+TEST_P(MemoryShardContract, NextReferenceCountsDeletedDocuments) {
+  Story story(shard());
+  story.Put({.id = "high", .first_reference = 40, .part_tokens = {5, 5}});
+  story.Put({.id = "low", .first_reference = 7});
+  story.Delete("high");
+  under_test_->RunMaintenance();
+  if (under_test_->Restart()) {
+    EXPECT_EQ((*shard().ListBanks(ctx_))[0].next_reference, 42);
+  }
+  EXPECT_EQ((*shard().ListBanks(ctx_))[0].next_reference, 42);
+}
+
+TEST_P(MemoryShardContract, ARepeatedPutIsOnePut) {
+  Story story(shard());
+  EXPECT_EQ(story.Put({.id = "a", .first_reference = 3}).revision, 1u);
+  EXPECT_EQ(story.Put({.id = "a", .first_reference = 3}).revision, 1u);
+  const auto other = MakeDocument(kBank, {.id = "b", .first_reference = 3});
+  ASSERT_CODE(shard().PutDocument(ctx_, other).status(), kInvalidArgument);
+  const auto changed = MakeDocument(kBank, {.id = "a", .first_reference = 3, .seed = 9});
+  ASSERT_CODE(shard().PutDocument(ctx_, changed).status(), kInvalidArgument);
+  EXPECT_EQ(shard().GetDocument(ctx_, kBank.name, "a")->info.revision, 1u);
+}
+
+TEST_P(MemoryShardContract, DocumentsThatDoNotFitAreRefusedAndLeaveNothing) {
+  Story story(shard());
+  using Code = absl::StatusCode;
+  const auto refused = [&](Code code, auto change) {
+    auto document = MakeDocument(kBank, {.id = "a", .part_tokens = {10, 20}});
+    change(document);
+    const auto status = shard().PutDocument(ctx_, document).status();
+    EXPECT_EQ(status.code(), code) << status;
+  };
+  const auto set_float = [](rpc::Payload& payload, uint32_t& crc, float value) {
+    std::string bytes(payload.view());
+    bytes.replace(8, 4, reinterpret_cast<const char*>(&value), 4);
+    crc = Crc32c(bytes);
+    payload = rpc::Payload(std::move(bytes));
+  };
+  refused(Code::kFailedPrecondition, [](auto& d) { d.model_fingerprint[0] = 'x'; });
+  refused(Code::kFailedPrecondition, [](auto& d) { d.bank_uid = 1; });
+  refused(Code::kInvalidArgument, [](auto& d) { d.document.id = ""; });
+  refused(Code::kInvalidArgument,
+          [](auto& d) { d.document.id = std::string(kMaxDocumentIdBytes + 1, 'i'); });
+  refused(Code::kInvalidArgument, [](auto& d) { d.document.id = "a\tb"; });
+  refused(Code::kInvalidArgument, [](auto& d) { d.document.id = "\xff"; });
+  refused(Code::kInvalidArgument,
+          [](auto& d) { d.document.title = std::string(kMaxDocumentTitleBytes + 1, 't'); });
+  refused(Code::kInvalidArgument,
+          [](auto& d) { d.document.metadata = std::string(kMaxDocumentMetadataBytes + 1, 'm'); });
+  refused(Code::kInvalidArgument, [](auto& d) { d.parts.clear(); });
+  refused(Code::kInvalidArgument, [](auto& d) { d.parts[0].layers.pop_back(); });
+  refused(Code::kInvalidArgument, [](auto& d) { d.parts[1].reference = d.parts[0].reference; });
+  refused(Code::kInvalidArgument, [](auto& d) { d.parts[0].reference = -1; });
+  refused(Code::kInvalidArgument, [](auto& d) { d.parts[1].span.end = 1000; });
+  refused(Code::kInvalidArgument, [](auto& d) { d.parts[0].num_tokens = 40; });
+  refused(Code::kInvalidArgument, [](auto& d) { d.parts[0].content_chunks = 1; });
+  refused(Code::kInvalidArgument,
+          [](auto& d) { d.parts[1].layers[0].routing = rpc::Payload(std::string("short")); });
+  refused(Code::kDataLoss, [](auto& d) { d.parts[1].layers[2].routing_crc32c ^= 1; });
+  refused(Code::kDataLoss, [](auto& d) { d.parts[0].layers[1].content_crc32c ^= 1; });
+  refused(Code::kInvalidArgument, [&](auto& d) {
+    auto& layer = d.parts[1].layers[1];
+    set_float(layer.routing, layer.routing_crc32c, std::numeric_limits<float>::quiet_NaN());
+  });
+  refused(Code::kInvalidArgument, [&](auto& d) {
+    auto& layer = d.parts[1].layers[1];
+    set_float(layer.content, layer.content_crc32c, std::numeric_limits<float>::infinity());
+  });
+  ASSERT_CODE(shard().GetDocument(ctx_, kBank.name, "a").status(), kNotFound);
+  EXPECT_EQ(shard().Stats(ctx_, kBank.name)->num_parts, 0);
+  EXPECT_TRUE(story.Route(story.Open(), 2).empty());
+  EXPECT_EQ(story.Put({.id = "a", .part_tokens = {10, 20}}).revision, 1u);
+}
+
+TEST_P(MemoryShardContract, RoutesToTheBestPartsInEveryPrecision) {
+  uint64_t uid = 100;
+  for (DType dtype : {DType::kFloat32, DType::kBFloat16, DType::kInt8}) {
+    const std::string name = StrCat("bank", ++uid);
+    Story story(shard(), TestBank(dtype, dtype, name, uid));
+    std::vector<int64_t> all;
+    for (int64_t i = 0; i < 40; ++i) {
+      const std::vector<int32_t> tokens = i % 5 == 0
+                                              ? std::vector<int32_t>{64, 3}
+                                              : std::vector<int32_t>{1 + static_cast<int32_t>(i)};
+      story.Put({.id = StrCat("d", i),
+                 .first_reference = 2 * i,
+                 .part_tokens = tokens,
+                 .seed = static_cast<uint64_t>(i)});
+      all.push_back(2 * i);
+      if (i % 5 == 0) all.push_back(2 * i + 1);
+    }
+    const uint64_t snapshot = story.Open();
+    const int32_t layers[] = {2, 3, 5};
+    for (int layer = 0; layer < 3; ++layer) {
+      story.ExpectRouted(story.Route(snapshot, layers[layer]), all, layer);
+      const auto best = story.Route(snapshot, layers[layer], 0, 4);
+      const auto expected = story.Expected(all, layer);
+      ASSERT_EQ(best.size(), 4u);
+      for (int i = 0; i < 4; ++i) EXPECT_EQ(best[i].scored.reference, expected[i].reference);
+    }
+  }
+}
+
+TEST_P(MemoryShardContract, EqualScoresComeByReference) {
+  Story story(shard());
+  // The same keys under several references: a document's seed and first reference make its keys.
+  auto document = MakeDocument(kBank, {.id = "x", .first_reference = 9});
+  for (int64_t reference : {9, 3, 7, 5}) {
+    document.document.id = StrCat("d", reference);
+    document.parts[0].reference = reference;
+    ASSERT_OK(shard().PutDocument(ctx_, document).status());
+  }
+  EXPECT_THAT(References(story.Route(story.Open(), 3)), ElementsAre(3, 5, 7, 9));
+  EXPECT_THAT(References(story.Route(story.Open(), 3, 0, 2)), ElementsAre(3, 5));
+}
+
+TEST_P(MemoryShardContract, RouteRefusesWhatItCannotAnswer) {
+  Story story(shard());
+  story.Put({.id = "a"});
+  const uint64_t snapshot = story.Open();
+  const auto refused = [&](absl::StatusCode code, auto change) {
+    rpc::RouteRequest request = story.Request(snapshot, 2);
+    change(request);
+    const auto status = shard().Route(ctx_, request).status();
+    EXPECT_EQ(status.code(), code) << status;
+  };
+  using Code = absl::StatusCode;
+  refused(Code::kInvalidArgument, [](auto& r) { r.layer = 4; });
+  refused(Code::kInvalidArgument, [](auto& r) { r.top_k = 0; });
+  refused(Code::kInvalidArgument, [](auto& r) { r.top_k = kMaxTopK + 1; });
+  refused(Code::kInvalidArgument, [](auto& r) { r.queries.clear(); });
+  refused(Code::kInvalidArgument, [](auto& r) { r.queries.pop_back(); });
+  refused(Code::kInvalidArgument, [](auto& r) { r.queries[1] = std::nanf(""); });
+  refused(Code::kFailedPrecondition, [](auto& r) { r.snapshot_id += 1; });
+  ASSERT_OK(shard().CloseSnapshot(ctx_, snapshot));
+  refused(Code::kFailedPrecondition, [](auto& r) {});
+}
+
+TEST_P(MemoryShardContract, ASnapshotSeesWhatWasThereLessWhatIsDeleted) {
+  Story story(shard());
+  story.Put({.id = "stays", .first_reference = 0, .seed = 1});
+  story.Put({.id = "replaced", .first_reference = 1, .part_tokens = {9, 9}, .seed = 2});
+  story.Put({.id = "deleted", .first_reference = 3, .seed = 3});
+  const uint64_t before = story.Open();
+  story.Put({.id = "replaced", .first_reference = 4, .seed = 4});
+  story.Put({.id = "late", .first_reference = 5, .seed = 5});
+  story.ExpectRouted(story.Route(before, 2), {0, 1, 2, 3}, 0);
+  story.Delete("deleted");
+  story.ExpectRouted(story.Route(before, 2), {0, 1, 2}, 0);
+  const uint64_t after = story.Open();
+  story.ExpectRouted(story.Route(after, 2), {0, 4, 5}, 0);
+  // Compaction keeps what a snapshot needs; a delete reaches the old revision, too.
+  under_test_->RunMaintenance();
+  story.ExpectRouted(story.Route(before, 3), {0, 1, 2}, 1);
+  story.Delete("replaced");
+  story.ExpectRouted(story.Route(before, 5), {0}, 2);
+  story.ExpectRouted(story.Route(after, 5), {0, 5}, 2);
+  under_test_->RunMaintenance();
+  story.ExpectRouted(story.Route(before, 5), {0}, 2);
+  EXPECT_EQ(shard().OpenSnapshot(ctx_, kBank.name, absl::Seconds(1))->num_parts, 2);
+}
+
+TEST_P(MemoryShardContract, ASnapshotExpiresAfterItsLastUse) {
+  Story story(shard());
+  story.Put({.id = "a"});
+  const uint64_t snapshot = story.Open();
+  if (!under_test_->AdvanceClock(absl::Seconds(40))) GTEST_SKIP() << "no clock to move";
+  EXPECT_EQ(story.Route(snapshot, 2).size(), 1u);
+  under_test_->AdvanceClock(absl::Seconds(40));
+  EXPECT_EQ(story.Route(snapshot, 2).size(), 1u);
+  under_test_->AdvanceClock(absl::Seconds(61));
+  ASSERT_CODE(shard().Route(ctx_, story.Request(snapshot, 2)).status(), kFailedPrecondition);
+  EXPECT_EQ(shard().Stats(ctx_, kBank.name)->open_snapshots, 0);
+}
+
+TEST_P(MemoryShardContract, TtlsAreLimited) {
+  Story story(shard());
+  for (absl::Duration ttl : {absl::ZeroDuration(), absl::Seconds(-1), absl::Hours(24 * 365)}) {
+    ASSERT_CODE(shard().OpenSnapshot(ctx_, kBank.name, ttl).status(), kInvalidArgument);
+  }
+}
+
+TEST_P(MemoryShardContract, PartsComeInTheOrderAsked) {
+  Story story(shard());
+  story.Put({.id = "a",
+             .first_reference = 0,
+             .part_tokens = {8, 8, 8},
+             .title = "A",
+             .text = "0123456789"});
+  story.Put({.id = "b", .first_reference = 10, .text = "whole"});
+  const uint64_t snapshot = story.Open();
+  story.Put({.id = "b", .first_reference = 11, .text = "new"});
+  story.Put({.id = "c", .first_reference = 12});
+  auto parts = shard().GetParts(ctx_, kBank.name, snapshot, {10, 2, 99, 0, 11, 12});
+  ASSERT_OK(parts.status());
+  ASSERT_EQ(parts->size(), 3u);
+  EXPECT_EQ((*parts)[0].text, "whole");
+  EXPECT_EQ((*parts)[0].revision, 1u);
+  EXPECT_EQ((*parts)[1].document_id, "a");
+  EXPECT_EQ((*parts)[1].part_index, 2);
+  EXPECT_EQ((*parts)[1].num_parts, 3);
+  EXPECT_EQ((*parts)[1].span, story.part(2).span);
+  EXPECT_EQ((*parts)[0].title + (*parts)[2].title, "A");
+  EXPECT_EQ((*parts)[2].text, "A\n01");
+  story.Delete("a");
+  EXPECT_EQ(shard().GetParts(ctx_, kBank.name, snapshot, {10, 2, 0})->size(), 1u);
+}
+
+TEST_P(MemoryShardContract, RanksByTheMeanOverLayers) {
+  Story story(shard());
+  for (int64_t i = 0; i < 12; ++i) {
+    story.Put({.id = StrCat("d", i),
+               .first_reference = 2 * i,
+               .part_tokens = {12, 7},
+               .seed = static_cast<uint64_t>(i) + 50});
+  }
+  const uint64_t snapshot = story.Open();
+  const rpc::RankRequest all = {kBank.name, snapshot, 0, 1000, false, {}};
+  ASSERT_CODE(shard().Rank(ctx_, all).status(), kFailedPrecondition);
+  for (int32_t layer : {2, 3, 5, 3}) story.Route(snapshot, layer);  // 3 again: counts once
+  std::vector<ScoredPart> expected;
+  for (int64_t reference = 0; reference < 24; ++reference) {
+    double sum = 0;
+    for (int layer = 0; layer < 3; ++layer) {
+      sum += OracleScore(kBank, story.part(reference), layer, MakeQueries(kBank, 3, 42));
+    }
+    expected.push_back({static_cast<float>(sum / 3), reference});
+  }
+  std::sort(expected.begin(), expected.end(), Precedes);
+  auto ranked = shard().Rank(ctx_, all);
+  ASSERT_OK(ranked.status());
+  ASSERT_EQ(ranked->size(), expected.size());
+  for (size_t i = 0; i < expected.size(); ++i) {
+    EXPECT_EQ((*ranked)[i].scored.reference, expected[i].reference);
+    EXPECT_EQ((*ranked)[i].scored.score, expected[i].score);
+  }
+  // One part a document: the first of each in the list above.
+  std::vector<int64_t> firsts;
+  std::vector<bool> seen(12);
+  for (const ScoredPart& part : expected) {
+    if (!seen[part.reference / 2]) firsts.push_back(part.reference);
+    seen[part.reference / 2] = true;
+  }
+  rpc::RankRequest one = all;
+  one.one_per_document = true;
+  EXPECT_EQ(References(*shard().Rank(ctx_, one)), firsts);
+  one.limit = 2;
+  one.exclude = {firsts[0]};
+  const auto limited = References(*shard().Rank(ctx_, one));
+  ASSERT_EQ(limited.size(), 2u);
+  EXPECT_NE(limited[0], firsts[0]);
+  // A deleted document drops out of sums already made.
+  story.Delete(StrCat("d", expected[0].reference / 2));
+  EXPECT_EQ(shard().Rank(ctx_, all)->size(), expected.size() - 2);
+}
+
+TEST_P(MemoryShardContract, RankSumsForgetTheRoundBeforeAndNotTheOrderOfLayers) {
+  Story story(shard());
+  for (int64_t i = 0; i < 6; ++i) {
+    story.Put({.id = StrCat("d", i), .first_reference = i, .seed = static_cast<uint64_t>(i) + 9});
+  }
+  const uint64_t forward = story.Open(), backward = story.Open();
+  for (int32_t layer : {2, 3, 5}) story.Route(forward, layer, 0);
+  for (int32_t layer : {5, 3, 2}) story.Route(backward, layer, 0);
+  const auto rank = [&](uint64_t snapshot, int round) {
+    return shard().Rank(ctx_, {kBank.name, snapshot, round, 100, false, {}});
+  };
+  const auto a = rank(forward, 0), b = rank(backward, 0);
+  ASSERT_OK(a.status());
+  ASSERT_OK(b.status());
+  ASSERT_EQ(References(*a), References(*b));
+  for (size_t i = 0; i < a->size(); ++i) EXPECT_EQ((*a)[i].scored.score, (*b)[i].scored.score);
+  story.Route(forward, 3, 1);
+  const auto second = rank(forward, 1);
+  ASSERT_OK(second.status());
+  const auto expected = story.Expected({0, 1, 2, 3, 4, 5}, 1);
+  ASSERT_EQ(second->size(), expected.size());
+  for (size_t i = 0; i < expected.size(); ++i) {
+    EXPECT_EQ((*second)[i].scored.reference, expected[i].reference);
+    EXPECT_EQ((*second)[i].scored.score, expected[i].score);
+  }
+  ASSERT_CODE(rank(forward, 0).status(), kFailedPrecondition);
+}
+
+TEST_P(MemoryShardContract, BlocksComeAsTheyWerePut) {
+  uint64_t uid = 200;
+  for (DType dtype : {DType::kFloat32, DType::kBFloat16, DType::kInt8}) {
+    ++uid;
+    const rpc::BankSpec bank = TestBank(DType::kBFloat16, dtype, StrCat("b", uid), uid);
+    Story story(shard(), bank);
+    story.Put({.id = "a", .first_reference = 3, .part_tokens = {40, 11}, .seed = 5});
+    story.Put({.id = "gone", .first_reference = 6});
+    story.Put({.id = "b", .first_reference = 7, .seed = 6});
+    const uint64_t snapshot = story.Open();
+    story.Put({.id = "b", .first_reference = 8, .seed = 7});  // the snapshot keeps revision 1
+    story.Delete("gone");
+    under_test_->RunMaintenance();
+    std::vector<std::pair<int64_t, int32_t>> order;
+    ASSERT_OK(shard().FetchBlocks(
+        ctx_, {bank.name, snapshot, {7, 4, 6, 8, 1000}, {5, 2}}, [&](rpc::FetchedBlock block) {
+          order.emplace_back(block.reference, block.layer);
+          const auto& part = story.part(block.reference);
+          std::string error;
+          const int layer_index = block.layer == 2 ? 0 : 2;
+          EXPECT_EQ(ContentPayload(bank, part, 1, block.layer, block.record.view(), &error),
+                    std::string(part.layers[layer_index].content.view()))
+              << error;
+          return absl::OkStatus();
+        }));
+    using Block = std::pair<int64_t, int32_t>;
+    EXPECT_THAT(order, ElementsAre(Block(7, 5), Block(7, 2), Block(4, 5), Block(4, 2)));
+  }
+}
+
+TEST_P(MemoryShardContract, FetchStopsWhereTheReaderStops) {
+  Story story(shard());
+  story.Put({.id = "a", .part_tokens = {8, 8, 8}});
+  const uint64_t snapshot = story.Open();
+  int blocks = 0;
+  const auto status = shard().FetchBlocks(
+      ctx_, {kBank.name, snapshot, {0, 1, 2}, {2, 3}},
+      [&](auto) { return ++blocks == 3 ? absl::AbortedError("enough") : absl::OkStatus(); });
+  EXPECT_EQ(status.code(), absl::StatusCode::kAborted) << status;
+  EXPECT_EQ(blocks, 3);
+  ASSERT_CODE(shard().FetchBlocks(ctx_, {kBank.name, snapshot, {0}, {4}},
+                                  [](auto) { return absl::OkStatus(); }),
+              kInvalidArgument);
+}
+
+TEST_P(MemoryShardContract, DocumentsAreListedInPages) {
+  Story story(shard());
+  std::vector<std::string> ids;
+  for (int i = 0; i < 25; ++i) {
+    ids.push_back(StrCat("d", i));
+    story.Put({.id = ids.back(), .first_reference = i});
+  }
+  ids.push_back("d3\xC3\xA9");
+  story.Put({.id = ids.back(), .first_reference = 50});
+  story.Delete("d7");
+  std::erase(ids, "d7");
+  std::sort(ids.begin(), ids.end());
+  std::vector<std::string> listed;
+  while (true) {
+    auto page = shard().ListDocuments(ctx_, kBank.name, listed.empty() ? "" : listed.back(), 4);
+    ASSERT_OK(page.status());
+    ASSERT_LE(page->size(), 4u);
+    for (const auto& info : *page) listed.push_back(info.id);
+    if (page->size() < 4) break;
+  }
+  EXPECT_EQ(listed, ids);
+  for (int32_t limit : {0, -1, kMaxPageSize + 1}) {
+    ASSERT_CODE(shard().ListDocuments(ctx_, kBank.name, "", limit).status(), kInvalidArgument);
+  }
+}
+
+TEST_P(MemoryShardContract, StatsCountWhatIsThere) {
+  Story story(shard());
+  story.Put({.id = "a", .first_reference = 0, .part_tokens = {10, 20}});
+  story.Put({.id = "b", .first_reference = 2, .part_tokens = {5}});
+  story.Put({.id = "b", .first_reference = 3, .part_tokens = {6}});
+  story.Put({.id = "c", .first_reference = 4});
+  story.Delete("c");
+  const uint64_t snapshot = story.Open();
+  auto stats = shard().Stats(ctx_, kBank.name);
+  ASSERT_OK(stats.status());
+  EXPECT_EQ(stats->spec, kBank);
+  EXPECT_EQ(stats->num_documents, 2);
+  EXPECT_EQ(stats->num_parts, 3);
+  EXPECT_EQ(stats->num_tokens, 36);
+  EXPECT_EQ(stats->num_chunks, 3 + 5 + 2);
+  EXPECT_EQ(stats->open_snapshots, 1);
+  EXPECT_EQ(stats->corrupt_records, 0);
+  EXPECT_GE(stats->resident_key_bytes, 10 * 3 * 8 * 4);
+  EXPECT_GT(stats->disk_bytes, 0);
+  ASSERT_OK(shard().CloseSnapshot(ctx_, snapshot));
+  if (!under_test_->RunMaintenance()) return;
+  EXPECT_EQ(shard().Stats(ctx_, kBank.name)->dead_parts, 0);
+  EXPECT_EQ(shard().Stats(ctx_, kBank.name)->open_snapshots, 0);
+}
+
+TEST_P(MemoryShardContract, ADeletedBankIsGoneAndItsNameFree) {
+  Story story(shard());
+  story.Put({.id = "a", .first_reference = 0});
+  const uint64_t snapshot = story.Open();
+  ASSERT_OK(shard().DeleteBank(ctx_, kBank.name));
+  ASSERT_CODE(shard().Route(ctx_, story.Request(snapshot, 2)).status(), kNotFound);
+  under_test_->RunMaintenance();
+  rpc::BankSpec anew = kBank;
+  anew.uid = 1234;
+  Story second(shard(), anew);
+  EXPECT_EQ((*shard().ListBanks(ctx_))[0].next_reference, 0);
+  ASSERT_CODE(shard().PutDocument(ctx_, MakeDocument(kBank, {.id = "a"})).status(),
+              kFailedPrecondition);
+  ASSERT_CODE(shard().Route(ctx_, story.Request(snapshot, 2)).status(), kFailedPrecondition);
+  EXPECT_EQ(second.Put({.id = "a", .first_reference = 0}).revision, 1u);
+  if (under_test_->Restart()) {
+    EXPECT_EQ(shard().Stats(ctx_, kBank.name)->num_documents, 1);
+  }
+}
+
+TEST_P(MemoryShardContract, EverythingAcknowledgedIsThereAfterARestart) {
+  std::vector<int64_t> live;
+  {
+    Story story(shard());
+    for (int64_t i = 0; i < 30; ++i) {
+      story.Put({.id = StrCat("d", i % 20),
+                 .first_reference = 2 * i,
+                 .part_tokens = {9, 33},
+                 .seed = static_cast<uint64_t>(i)});
+    }
+    story.Delete("d3");
+    story.Delete("d15");
+  }
+  if (!under_test_->Restart()) GTEST_SKIP() << "cannot be restarted";
+  EXPECT_EQ(shard().Stats(ctx_, kBank.name)->num_documents, 18);
+  auto document = shard().GetDocument(ctx_, kBank.name, "d5");
+  ASSERT_OK(document.status());
+  EXPECT_EQ(document->info.revision, 2u);
+  EXPECT_EQ(document->full_text, "text of d5, seed 25");
+  auto snapshot = shard().OpenSnapshot(ctx_, kBank.name, absl::Minutes(1));
+  ASSERT_OK(snapshot.status());
+  EXPECT_EQ(snapshot->num_parts, 36);
+  Story again(shard());
+  EXPECT_EQ(again.Route(snapshot->id, 2).size(), 36u);
+  int blocks = 0;
+  ASSERT_OK(shard().FetchBlocks(ctx_, {kBank.name, snapshot->id, {50, 51}, {2, 3, 5}}, [&](auto) {
+    ++blocks;
+    return absl::OkStatus();
+  }));
+  EXPECT_EQ(blocks, 6);
+  EXPECT_EQ(again.Put({.id = "d3", .first_reference = 100}).revision, 3u);
+  EXPECT_EQ(again.Put({.id = "d15", .first_reference = 101}).revision, 2u);
+}
+
+TEST_P(MemoryShardContract, DeadlinesAndCancelledCallersAreHonoured) {
+  Story story(shard());
+  story.Put({.id = "a"});
+  const uint64_t snapshot = story.Open();
+  rpc::CallContext late, gone;
+  late.deadline = absl::Now() - absl::Seconds(1);
+  gone.cancelled = [] { return true; };
+  ASSERT_CODE(shard().Route(late, story.Request(snapshot, 2)).status(), kDeadlineExceeded);
+  ASSERT_CODE(shard().Route(gone, story.Request(snapshot, 2)).status(), kCancelled);
+  ASSERT_CODE(shard().GetDocument(late, kBank.name, "a").status(), kDeadlineExceeded);
+  ASSERT_CODE(shard().DeleteDocument(gone, kBank.name, "a").status(), kCancelled);
+  ASSERT_OK(shard().GetDocument(ctx_, kBank.name, "a").status());
+}
+
+TEST_P(MemoryShardContract, AnAcknowledgedDeleteIsNeverRoutedToAgain) {
+  Story story(shard());
+  constexpr int kWriters = 2, kRounds = 60, kIds = 8;
+  // deleted[r]: the delete of reference r was acknowledged. References are used once.
+  std::vector<std::atomic<bool>> deleted(kWriters * kRounds);
+  std::atomic<bool> done{false};
+  std::vector<std::thread> threads;
+  for (int writer = 0; writer < kWriters; ++writer) {
+    threads.emplace_back([&, writer] {
+      for (int round = 0; round < kRounds; ++round) {
+        const int64_t reference = int64_t{round} * kWriters + writer;
+        const std::string id = StrCat("w", writer, ".", round % kIds);
+        auto put = shard().PutDocument(
+            ctx_, MakeDocument(kBank, {.id = id, .first_reference = reference}));
+        EXPECT_TRUE(put.ok()) << put.status();
+        if (round % 3 != 0) continue;
+        EXPECT_TRUE(shard().DeleteDocument(ctx_, kBank.name, id).ok());
+        deleted[reference] = true;
+      }
+    });
+  }
+  const uint64_t old = story.Open();
+  std::thread reader([&] {
+    while (!done) {
+      std::vector<bool> before(deleted.begin(), deleted.end());
+      for (uint64_t snapshot : {old, story.Open()}) {
+        for (int64_t reference : References(story.Route(snapshot, 5, 0, 1000))) {
+          EXPECT_FALSE(before[reference]) << reference;
+        }
+        if (snapshot != old) {
+          EXPECT_TRUE(shard().CloseSnapshot(ctx_, snapshot).ok());
+        }
+      }
+      under_test_->RunMaintenance();
+    }
+  });
+  for (std::thread& thread : threads) thread.join();
+  done = true;
+  reader.join();
+}
+
+}  // namespace
+}  // namespace msa::testing
