@@ -66,6 +66,8 @@ struct GrpcServer::Impl {
 
 GrpcServer::Builder::Builder(ServerOptions options) : parts_(new Parts{options, {}, {}}) {}
 GrpcServer::Builder::~Builder() = default;
+GrpcServer::Builder::Builder(Builder&&) noexcept = default;
+GrpcServer::Builder& GrpcServer::Builder::operator=(Builder&&) noexcept = default;
 
 GrpcServer::Builder& GrpcServer::Builder::Add(MemoryShard* shard) {
   parts_->Add(shard);

@@ -33,6 +33,8 @@ class GrpcServer {
    public:
     explicit Builder(ServerOptions options = {});
     ~Builder();
+    Builder(Builder&&) noexcept;
+    Builder& operator=(Builder&&) noexcept;
     // Borrowed until the server is gone. At most one of each.
     Builder& Add(MemoryShard* shard);
     Builder& Add(SessionRouter* router);

@@ -70,7 +70,9 @@ TEST(BatcherTest, NoBatchCostsMoreThanTheLimitButOneItemMay) {
   EXPECT_LE(largest, 4u);
   for (const Item& item : items) {
     EXPECT_GE(item.batch_size, 1u);
-    if (item.cost > 4) EXPECT_EQ(item.batch_size, 1u);
+    if (item.cost > 4) {
+      EXPECT_EQ(item.batch_size, 1u);
+    }
   }
 }
 

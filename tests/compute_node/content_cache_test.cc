@@ -4,6 +4,7 @@
 
 #include "common/block_layout.h"
 #include "common/block_record.h"
+#include "common/strings.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
@@ -61,7 +62,7 @@ TEST(ParseContentBlockTest, GivesViewsIntoTheRecord) {
 
 TEST(ParseContentBlockTest, ReadsFromAnyAlignment) {
   const rpc::BankSpec bank = Bank();
-  const auto shifted = std::make_shared<const std::string>("x" + Record(Identity(bank, 9, 3)));
+  const auto shifted = std::make_shared<const std::string>(StrCat("x", Record(Identity(bank, 9, 3))));
   const rpc::Payload payload(std::string_view(*shifted).substr(1), shifted);
   const auto block = ParseContentBlock(bank, 9, 3, payload);
   ASSERT_TRUE(block.ok()) << block.status();

@@ -43,7 +43,7 @@ Vectors LoadVectors(const std::string& family) {
 
 // Feeds all ids in chunks of the sizes given (cycled) and returns the logits after each chunk, with
 // its last index.
-std::vector<std::pair<size_t, std::vector<float>>> Run(const Transformer& model,
+std::vector<std::pair<size_t, std::vector<float>>> RunModel(const Transformer& model,
                                                        const std::vector<int32_t>& ids,
                                                        const std::vector<size_t>& sizes) {
   KvCache cache(model.config().num_layers, model.kv_width(), 1);
@@ -82,7 +82,7 @@ TEST_P(FamilyTest, LogitsEqualTransformers) {
   // Whole, token by token, and in uneven pieces: prefill and decode are one function.
   for (const std::vector<size_t>& sizes :
        {std::vector<size_t>{1000}, std::vector<size_t>{1}, std::vector<size_t>{7, 64, 1}}) {
-    for (const auto& [row, logits] : Run(*model, vectors.ids, sizes)) {
+    for (const auto& [row, logits] : RunModel(*model, vectors.ids, sizes)) {
       ASSERT_LE(MaxError(logits, vectors.logits, row), kLogitTolerance) << "token " << row;
     }
   }
@@ -92,7 +92,7 @@ TEST_P(FamilyTest, ReferenceBackendAgrees) {
   const auto reference = *kernels::MakeBackend("reference", 1);
   const auto model = Load(GetParam(), *reference, kernels::WeightFormat::kFloat32);
   const Vectors vectors = LoadVectors(GetParam());
-  const auto all = Run(*model, vectors.ids, {1000});
+  const auto all = RunModel(*model, vectors.ids, {1000});
   EXPECT_LE(MaxError(all[0].second, vectors.logits, all[0].first), kLogitTolerance);
 }
 
@@ -100,7 +100,7 @@ TEST_P(FamilyTest, RoundedWeightsStayNear) {
   const Vectors vectors = LoadVectors(GetParam());
   for (const auto format : {kernels::WeightFormat::kBFloat16, kernels::WeightFormat::kInt8}) {
     const auto model = Load(GetParam(), *backend_, format);
-    const auto all = Run(*model, vectors.ids, {1000});
+    const auto all = RunModel(*model, vectors.ids, {1000});
     const double error = MaxError(all[0].second, vectors.logits, all[0].first);
     // Weights of spread 0.2 lose 2^-9 of themselves in bf16 and in 8 bit; through 3 layers that
     // moves logits of 6 by tenths.
