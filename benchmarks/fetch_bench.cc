@@ -187,7 +187,7 @@ class Redis {
     if (process_ == 0) {
       const std::string port = absl::StrCat(port_);
       ::execlp("redis-server", "redis-server", "--port", port.c_str(), "--bind", "127.0.0.1",
-               "--save", "", "--appendonly", "no", "--loglevel", "warning", nullptr);
+               "--save", "", "--appendonly", "no", "--logfile", "/dev/null", nullptr);
       std::_Exit(127);
     }
     redis_process = process_;
