@@ -1,7 +1,8 @@
 // FetchBlocks over loopback beside Redis GET of the same sizes and memcpy, in one run.
 //   fetch_bench [--seconds 1] [--sizes 65536,…] [--streams 1,4,16] [--no-redis]
-// Prints JSON: for each size and number of streams the throughput (GB/s, 1e9 bytes) and the time
-// from one block to the next (p50, p99, µs).
+// Prints JSON: for each size and number of streams the throughput (GB/s, 1e9 bytes), the time from
+// one block to the next (p50, p99, µs) and the processor time of both ends together (s/GB), which
+// other load on the machine moves least.
 //
 // What is compared: a caller wants the blocks of a routed selection, all keys known. FetchBlocks is
 // one call for kBatch blocks; Redis is asked in two ways, one GET after another ("redis_get") and
@@ -9,6 +10,7 @@
 // both receivers keep the block they got until the next one comes.
 #include <hiredis/hiredis.h>
 #include <signal.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -17,6 +19,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <fstream>
 #include <functional>
 #include <memory>
 #include <string>
@@ -39,6 +42,7 @@ struct Figures {
   double gigabytes_per_second = 0;
   double p50_us = 0;
   double p99_us = 0;
+  double cpu_s_per_gb = 0;
 };
 
 // Serves kBatch equal blocks from memory.
@@ -103,12 +107,33 @@ class BlockShard : public rpc::MemoryShard {
   rpc::Payload block_;
 };
 
+pid_t redis_process = 0;  // 0: none
+
+double Seconds(const timeval& time) {
+  return static_cast<double>(time.tv_sec) + static_cast<double>(time.tv_usec) / 1e6;
+}
+
+// Of this process and of redis-server.
+double CpuSeconds() {
+  rusage own{};
+  getrusage(RUSAGE_SELF, &own);
+  double total = Seconds(own.ru_utime) + Seconds(own.ru_stime);
+  std::ifstream file(absl::StrCat("/proc/", redis_process, "/stat"));
+  std::string field;
+  // Fields 14 and 15 are user and system time in clock ticks; the name (2) has no spaces.
+  for (int i = 1; i <= 15 && file >> field; ++i) {
+    if (i >= 14) total += std::atof(field.c_str()) / static_cast<double>(sysconf(_SC_CLK_TCK));
+  }
+  return total;
+}
+
 // Runs `worker(stream, tick)` on `streams` threads for `seconds`; `tick(bytes)` is called a block
 // and says whether to go on.
 Figures Measure(int streams, double seconds,
                 const std::function<void(int, const std::function<bool(size_t)>&)>& worker) {
   std::atomic<int64_t> bytes = 0;
   std::vector<std::vector<double>> gaps(streams);
+  const double cpu = CpuSeconds();
   const absl::Time begin = absl::Now();
   const absl::Time end = begin + absl::Seconds(seconds);
   std::vector<std::thread> threads;
@@ -130,8 +155,9 @@ Figures Measure(int streams, double seconds,
   for (const auto& own : gaps) all.insert(all.end(), own.begin(), own.end());
   std::sort(all.begin(), all.end());
   if (all.empty()) return {};
-  return {static_cast<double>(bytes) / elapsed / 1e9, all[all.size() / 2],
-          all[all.size() * 99 / 100]};
+  const double gigabytes = static_cast<double>(bytes) / 1e9;
+  return {gigabytes / elapsed, all[all.size() / 2], all[all.size() * 99 / 100],
+          (CpuSeconds() - cpu) / gigabytes};
 }
 
 Figures MeasureFetch(rpc::MemoryShard& shard, int streams, double seconds) {
@@ -161,9 +187,10 @@ class Redis {
     if (process_ == 0) {
       const std::string port = absl::StrCat(port_);
       ::execlp("redis-server", "redis-server", "--port", port.c_str(), "--bind", "127.0.0.1",
-               "--save", "", "--appendonly", "no", "--loglevel", "warning", nullptr);
+               "--save", "", "--appendonly", "no", "--logfile", "/dev/null", nullptr);
       std::_Exit(127);
     }
+    redis_process = process_;
   }
   ~Redis() {
     ::kill(process_, SIGTERM);
@@ -236,7 +263,8 @@ Figures MeasureMemcpy(size_t size, int streams, double seconds) {
 
 std::string Json(const Figures& figures) {
   return absl::StrCat("{\"gb_per_s\": ", figures.gigabytes_per_second,
-                      ", \"p50_us\": ", figures.p50_us, ", \"p99_us\": ", figures.p99_us, "}");
+                      ", \"p50_us\": ", figures.p50_us, ", \"p99_us\": ", figures.p99_us,
+                      ", \"cpu_s_per_gb\": ", figures.cpu_s_per_gb, "}");
 }
 
 std::vector<int> Numbers(const std::string& list) {

@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/limits.h"
+#include "rpc/allocator.h"
 #include "rpc/channel_args.h"
 
 namespace msa::rpc {
@@ -34,6 +35,7 @@ std::string PeerName(const RemoteOptions& options) {
 
 Peer::Peer(RemoteOptions options, std::string service)
     : options_(std::move(options)), service_(std::move(service)) {
+  KeepFreedMemory();
   for (int i = 0; i < 1 + std::max(options_.data_connections, 1); ++i) {
     channels_.push_back(MakeChannel(options_));
   }

@@ -14,6 +14,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/limits.h"
+#include "rpc/allocator.h"
 #include "rpc/channel_args.h"
 #include "rpc/services.h"
 
@@ -87,6 +88,7 @@ GrpcServer::Builder& GrpcServer::Builder::Add(MemoryService* service) {
 }
 
 absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Builder::Start(const std::string& address) {
+  KeepFreedMemory();
   QuietGrpcLog();
   EnablePlugins(parts_->options.reflection);
   auto impl = std::make_unique<Impl>();
