@@ -50,7 +50,7 @@ class ComputeNodeVerb : public Verb {
 
     rpc::GrpcServer::Builder builder(process_.options());
     builder.Add(node.get());
-    return process_.Serve(std::move(builder), "compute node", {{"node", name_}});
+    return process_.Serve(builder, "compute node", {{"node", name_}});
   }
 
  private:

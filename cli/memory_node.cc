@@ -30,7 +30,7 @@ class MemoryNodeVerb : public Verb {
     MSA_ASSIGN_OR_RETURN(const auto shard, store_.OpenShard(*kernels));
     rpc::GrpcServer::Builder builder(process_.options());
     builder.Add(shard.get());
-    return process_.Serve(std::move(builder), "memory node", {{"shard", name_}});
+    return process_.Serve(builder, "memory node", {{"shard", name_}});
   }
 
  private:

@@ -65,7 +65,7 @@ class RouterVerb : public Verb {
     builder.Add(static_cast<rpc::MemoryService*>(&router));
     builder.Add(static_cast<rpc::SessionRouter*>(&router));
     return process_.Serve(
-        std::move(builder), "router",
+        builder, "router",
         {{"shards", map.shards.size()}, {"compute_nodes", map.compute_nodes.size()}});
   }
 

@@ -39,7 +39,7 @@ class ServeVerb : public Verb {
 
     rpc::GrpcServer::Builder builder(process_.options());
     builder.Add(static_cast<rpc::MemoryService*>(&router));
-    return process_.Serve(std::move(builder), "msa", {{"data_dir", store_.data_dir}});
+    return process_.Serve(builder, "msa", {{"data_dir", store_.data_dir}});
   }
 
  private:

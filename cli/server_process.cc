@@ -95,7 +95,7 @@ absl::Status ServerProcess::WritePortFile(int port) const {
       StrCat("cannot write --port-file ", port_file_, ": check that its folder exists"));
 }
 
-absl::Status ServerProcess::Serve(rpc::GrpcServer::Builder builder, std::string_view role,
+absl::Status ServerProcess::Serve(rpc::GrpcServer::Builder& builder, std::string_view role,
                                   std::vector<LogField> fields) {
   absl::StatusOr<std::unique_ptr<rpc::GrpcServer>> server = builder.Start(listen_);
   if (!server.ok()) {

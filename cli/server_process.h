@@ -30,7 +30,7 @@ class ServerProcess {
 
   // Listens, writes the port file, serves until SIGTERM or SIGINT, then drains: new calls are
   // refused, running ones may finish for --drain seconds. A second signal ends the process at once.
-  absl::Status Serve(rpc::GrpcServer::Builder builder, std::string_view role,
+  absl::Status Serve(rpc::GrpcServer::Builder& builder, std::string_view role,
                      std::vector<LogField> fields);
 
   rpc::ServerOptions options() const;

@@ -8,7 +8,7 @@ packages=(
   libabsl-dev libcli11-dev libspdlog-dev nlohmann-json3-dev libzstd-dev libxxhash-dev
   libgrpc++-dev protobuf-compiler protobuf-compiler-grpc libprotobuf-dev
   librocksdb-dev libisal-dev
-  libhwy-dev libopenblas-dev libpcre2-dev libicu-dev
+  libhwy-dev libopenblas-dev libdnnl-dev libpcre2-dev libicu-dev
   libgtest-dev libgmock-dev
   python3 python3-venv
 )
