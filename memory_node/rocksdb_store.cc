@@ -403,6 +403,11 @@ absl::Status CheckFormatVersion(DocumentStore& store, const std::string& path) {
                std::string(reinterpret_cast<const char*>(&version), sizeof(version)));
     return store.Commit(writes, DocumentStore::Priority::kUrgent);
   }
+  if (absl::IsDataLoss(found.status())) {
+    spdlog::error("the format version of the store in {} is damaged; every record has its own",
+                  path);
+    return absl::OkStatus();
+  }
   MSA_RETURN_IF_ERROR(found.status());
   if (found->size() != sizeof(version)) return absl::DataLossError("damaged format version");
   std::memcpy(&version, found->view().data(), sizeof(version));
