@@ -115,12 +115,17 @@ class NoPolling : public rocksdb::EventListener {
 // The open database with its families; closed when the store and every pinned value are gone.
 struct Database {
   ~Database() {
+    // An orderly end leaves tables, which load faster than a log replays. Without it nothing is
+    // lost.
+    if (writable && db != nullptr)
+      db->Flush(rocksdb::FlushOptions(), families).PermitUncheckedError();
     for (auto* family : families) {
       if (db != nullptr) db->DestroyColumnFamilyHandle(family);
     }
     if (db != nullptr) db->Close();
   }
   std::unique_ptr<rocksdb::DB> db;
+  bool writable = false;
   std::vector<rocksdb::ColumnFamilyHandle*> families;  // by Table, then "default"
 };
 
@@ -358,6 +363,7 @@ rocksdb::Status TryOpen(const RocksDbOptions& options, bool paranoid, GapFinder*
   const rocksdb::Status status =
       rocksdb::DB::Open(db_options, options.path, MakeFamilies(options), &database->families, &db);
   database->db.reset(db);
+  database->writable = status.ok();
   return status;
 }
 
