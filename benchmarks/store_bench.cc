@@ -1,7 +1,9 @@
 // Durable adds and deletes of a memory node beside a bare RocksDB doing the same bytes, in one run.
 //   store_bench [--dir DIR] [--documents N] [--large N]
-// Prints one JSON object. Sizes are those of MSA-4B on a smaller scale: 18 router layers, int8.
+// Prints one JSON object. Documents are SmolLM2-135M's: 15 router layers, 3 heads of 64, int8, one
+// part of 256 tokens.
 #include <rocksdb/db.h>
+#include <rocksdb/statistics.h>
 #include <rocksdb/write_batch.h>
 
 #include <algorithm>
@@ -123,6 +125,66 @@ size_t BytesOf(const rpc::EncodedDocument& document) {
   return bytes;
 }
 
+std::unique_ptr<rocksdb::DB> OpenBare(const std::string& path, rocksdb::Options options = {}) {
+  options.create_if_missing = true;
+  rocksdb::DB* db = nullptr;
+  MSA_CHECK(rocksdb::DB::Open(options, path, &db).ok());
+  return std::unique_ptr<rocksdb::DB>(db);
+}
+
+std::string BigEndian(uint32_t value) {
+  std::string bytes;
+  for (int shift = 24; shift >= 0; shift -= 8) bytes.push_back(static_cast<char>(value >> shift));
+  return bytes;
+}
+
+// Routing records of `documents` documents under one order of keys: what writing costs, and reading
+// all of them once (docs/decisions/0002).
+Json KeyOrder(const std::string& path, bool layer_major, int documents) {
+  constexpr int kLayers = 15;
+  const std::string value(3168, 'k');
+  rocksdb::Options options;
+  options.compression = rocksdb::kNoCompression;
+  options.write_buffer_size = 8 << 20;
+  options.target_file_size_base = 8 << 20;
+  options.max_bytes_for_level_base = 32 << 20;
+  options.statistics = rocksdb::CreateDBStatistics();
+  auto db = OpenBare(path, options);
+  const auto begin = Clock::now();
+  for (int document = 0; document < documents; ++document) {
+    rocksdb::WriteBatch batch;
+    for (int layer = 0; layer < kLayers; ++layer) {
+      const std::string d = BigEndian(document), l = BigEndian(layer);
+      batch.Put(layer_major ? l + d : d + l, value);
+    }
+    MSA_CHECK(db->Write({}, &batch).ok());
+  }
+  MSA_CHECK(db->Flush({}).ok());
+  uint64_t pending = 1;  // let the compactions that the order causes come to an end
+  while (pending > 0) {
+    MSA_CHECK(db->GetIntProperty("rocksdb.num-running-compactions", &pending));
+    uint64_t waiting = 0;
+    MSA_CHECK(db->GetIntProperty("rocksdb.compaction-pending", &waiting));
+    pending += waiting;
+    std::this_thread::yield();
+  }
+  const double write_ms = Milliseconds(Clock::now() - begin);
+  const double stored = static_cast<double>(documents) * kLayers * value.size();
+  const double written = options.statistics->getTickerCount(rocksdb::COMPACT_WRITE_BYTES) +
+                         options.statistics->getTickerCount(rocksdb::FLUSH_WRITE_BYTES);
+  rocksdb::ReadOptions read;
+  read.readahead_size = 2 << 20;
+  read.fill_cache = false;
+  const auto scan = Clock::now();
+  int64_t records = 0;
+  const std::unique_ptr<rocksdb::Iterator> it(db->NewIterator(read));
+  for (it->SeekToFirst(); it->Valid(); it->Next()) ++records;
+  MSA_CHECK(records == int64_t{documents} * kLayers);
+  return {{"write_ms", write_ms},
+          {"bytes_written_per_byte", written / stored},
+          {"scan_ms", Milliseconds(Clock::now() - scan)}};
+}
+
 class Bench {
  public:
   Bench(std::string folder, const kernels::Backend* backend) : folder_(std::move(folder)) {
@@ -139,18 +201,14 @@ class Bench {
     for (int i = 0; i < count; ++i) documents.push_back(MakeDocument(bank_, next_++));
     double seconds = 0;
     const auto ms = Timed(
-        count, threads,
-        [&](int i) { MSA_CHECK(shard_->PutDocument({}, documents[i]).ok()); }, &seconds);
+        count, threads, [&](int i) { MSA_CHECK(shard_->PutDocument({}, documents[i]).ok()); },
+        &seconds);
     return Rate(ms, seconds, BytesOf(documents[0]));
   }
 
   // The same bytes in as many keys, synced, with RocksDB's default options.
   Json BareAdd(int count, int threads) {
-    rocksdb::Options options;
-    options.create_if_missing = true;
-    rocksdb::DB* opened = nullptr;
-    MSA_CHECK(rocksdb::DB::Open(options, folder_ + "/bare", &opened).ok());
-    const std::unique_ptr<rocksdb::DB> db(opened);
+    const auto db = OpenBare(folder_ + "/bare");
     std::vector<rpc::EncodedDocument> documents;
     for (int i = 0; i < count; ++i) documents.push_back(MakeDocument(bank_, bare_next_++));
     double seconds = 0;
@@ -174,8 +232,13 @@ class Bench {
     return Rate(ms, seconds, BytesOf(documents[0]));
   }
 
-  // Deletes one after the other while `queriers` route without pause.
+  // Deletes one after the other, each followed by a bare synced write of as many bytes, while
+  // `queriers` route without pause.
   Json DeleteUnderLoad(int count, int queriers) {
+    const auto bare = OpenBare(folder_ + "/bare");
+    std::vector<double> bare_ms;
+    rocksdb::WriteOptions sync;
+    sync.sync = true;
     std::atomic<bool> done{false};
     std::atomic<int64_t> routed{0};
     std::vector<std::thread> threads;
@@ -189,24 +252,26 @@ class Bench {
         MSA_CHECK(snapshot.ok());
         for (int round = 0; !done; ++round) {
           const int32_t layer = bank_.router_layers[round % bank_.router_layers.size()];
-          MSA_CHECK(
-              shard_->Route({}, {bank_.name, snapshot->id, round, layer, 16, queries}).ok());
+          MSA_CHECK(shard_->Route({}, {bank_.name, snapshot->id, round, layer, 16, queries}).ok());
           ++routed;
         }
       });
     }
-    double seconds = 0;
     const int64_t parts = shard_->Stats({}, bank_.name)->num_parts;
-    const auto ms = Timed(
-        count, 1,
-        [&](int) {
-          MSA_CHECK(
-              shard_->DeleteDocument({}, bank_.name, StrCat("document-", deleted_++)).ok());
-        },
-        &seconds);
+    std::vector<double> ms;
+    const auto begin = Clock::now();
+    for (int i = 0; i < count; ++i) {
+      const auto started = Clock::now();
+      MSA_CHECK(shard_->DeleteDocument({}, bank_.name, StrCat("document-", deleted_++)).ok());
+      const auto deleted = Clock::now();
+      MSA_CHECK(bare->Put(sync, StrCat("k", deleted_), std::string(300, 'v')).ok());
+      ms.push_back(Milliseconds(deleted - started));
+      bare_ms.push_back(Milliseconds(Clock::now() - deleted));
+    }
+    const double seconds = Milliseconds(Clock::now() - begin) / 1000;
     done = true;
     for (std::thread& thread : threads) thread.join();
-    Json json = Percentiles(ms);
+    Json json = {{"memory_node", Percentiles(ms)}, {"bare_rocksdb", Percentiles(bare_ms)}};
     json["corpus_parts"] = parts;
     json["corpus_tokens"] = parts * 256;
     json["queriers"] = queriers;
@@ -244,6 +309,9 @@ int Run(const std::string& folder, int documents, int large) {
   std::filesystem::remove_all(folder);
   std::filesystem::create_directories(folder);
   Json report;
+  report["key_order"]["layer_major"] = KeyOrder(folder + "/layer_major", true, documents * 20);
+  report["key_order"]["document_major"] =
+      KeyOrder(folder + "/document_major", false, documents * 20);
   {
     Bench bench(folder, backend->get());
     for (int threads : {1, 4, 16}) {

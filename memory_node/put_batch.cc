@@ -128,8 +128,8 @@ absl::StatusOr<Tombstone> ReadTombstone(DocumentStore& store, const rpc::BankSpe
   MSA_ASSIGN_OR_RETURN(const rpc::Payload value, store.Get(Table::kMeta, MetaKey(bank.uid, id)));
   MSA_ASSIGN_OR_RETURN(const BlockRecord record, DecodeRecord(value.view()));
   const BlockIdentity& is = record.identity;
-  MSA_RETURN_IF_ERROR(CheckIdentity(
-      is, PlainIdentity(bank, RecordKind::kTombstone, is.reference, is.revision)));
+  MSA_RETURN_IF_ERROR(
+      CheckIdentity(is, PlainIdentity(bank, RecordKind::kTombstone, is.reference, is.revision)));
   MSA_ASSIGN_OR_RETURN(const int64_t max_reference, DecodeTombstonePayload(record.payload));
   return Tombstone{is.revision, max_reference};
 }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <map>
+#include <set>
 #include <string>
 #include <utility>
 
@@ -95,6 +96,7 @@ class BankLoader {
 
   void AddMetaOrDamage(std::string_view key, std::string_view value) {
     const std::string id(key.substr(Prefix().size()));
+    if (id.empty()) return;  // the copy of the bank's record
     const absl::Status status = AddMeta(id, value);
     if (!status.ok()) Damage(FromText(id), status);
   }
@@ -259,8 +261,58 @@ absl::StatusOr<rpc::BankSpec> ReadBank(std::string_view key, std::string_view va
   return spec;
 }
 
+// The uids that `meta` has keys of, one Seek each.
+std::set<uint64_t> BanksInMeta(DocumentStore& store) {
+  std::set<uint64_t> uids;
+  auto cursor = store.NewCursor(Table::kMeta, /*sequential=*/false);
+  for (cursor->Seek(""); cursor->Valid() && cursor->key().size() >= sizeof(uint64_t);) {
+    const std::string prefix(cursor->key().substr(0, sizeof(uint64_t)));
+    uids.insert(KeyBankUid("b" + prefix));
+    cursor->Seek(PrefixEnd(prefix));
+  }
+  return uids;
+}
+
+// Every bank has its record twice, in two files: `system`, and `meta` under the empty id. Without
+// it none of its documents could be read.
+absl::StatusOr<std::map<uint64_t, rpc::BankSpec>> ReadBanks(DocumentStore& store,
+                                                            int64_t* damaged) {
+  std::map<uint64_t, rpc::BankSpec> specs;
+  std::set<uint64_t> uids;
+  const auto records = SystemRecords(store, 'b');
+  if (records.ok()) {
+    for (const auto& [key, value] : *records) uids.insert(KeyBankUid(key));
+  } else if (absl::IsDataLoss(records.status())) {
+    spdlog::error("the list of banks is damaged, using its copy: {}",
+                  std::string(records.status().message()));
+    uids = BanksInMeta(store);
+    *damaged += uids.empty();
+  } else {
+    return records.status();
+  }
+  for (uint64_t uid : uids) {
+    absl::StatusOr<rpc::BankSpec> spec = absl::DataLossError("no record");
+    for (const auto& [table, key] :
+         {std::pair(Table::kSystem, BankKey(uid)), std::pair(Table::kMeta, MetaKey(uid, ""))}) {
+      auto value = store.Get(table, key);
+      if (!spec.ok() && value.ok()) spec = ReadBank(BankKey(uid), value->view());
+    }
+    if (spec.ok()) {
+      specs[uid] = *std::move(spec);
+    } else if (records.ok() || store.Get(Table::kMeta, MetaKey(uid, "")).ok()) {
+      ++*damaged;
+      spdlog::error("the bank with uid {:016x} is damaged and will not be served: {}", uid,
+                    std::string(spec.status().message()));
+    }
+  }
+  return specs;
+}
+
 absl::Status SweepBankGarbage(DocumentStore& store, const rpc::BankSpec& spec) {
-  MSA_ASSIGN_OR_RETURN(const auto records, SystemRecords(store, 'g'));
+  const auto listed = SystemRecords(store, 'g');
+  // Damaged: what is garbage stays, unread, and takes space.
+  if (absl::IsDataLoss(listed.status())) return absl::OkStatus();
+  MSA_ASSIGN_OR_RETURN(const auto records, listed);
   for (const auto& [key, value] : records) {
     if (KeyBankUid(key) != spec.uid) continue;
     auto record = DecodeRecord(value);
@@ -315,17 +367,10 @@ absl::Status SweepDeletedBank(DocumentStore& store, uint64_t bank_uid) {
 
 absl::StatusOr<RecoveredStore> Recover(DocumentStore& store, const IndexOptions& options) {
   RecoveredStore recovered;
-  MSA_ASSIGN_OR_RETURN(const auto records, SystemRecords(store, 'b'));
-  for (const auto& [key, value] : records) {
-    auto spec = ReadBank(key, value);
-    if (!spec.ok()) {
-      ++recovered.damaged_banks;
-      spdlog::error("the bank with uid {:016x} is damaged and will not be served: {}",
-                    KeyBankUid(key), std::string(spec.status().message()));
-      continue;
-    }
-    MSA_RETURN_IF_ERROR(SweepBankGarbage(store, *spec));
-    auto bank = std::make_shared<Bank>(*spec, options);
+  MSA_ASSIGN_OR_RETURN(const auto specs, ReadBanks(store, &recovered.damaged_banks));
+  for (const auto& [uid, spec] : specs) {
+    MSA_RETURN_IF_ERROR(SweepBankGarbage(store, spec));
+    auto bank = std::make_shared<Bank>(spec, options);
     MSA_RETURN_IF_ERROR(BankLoader(store, bank).Load());
     recovered.banks.push_back(std::move(bank));
   }

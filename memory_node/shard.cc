@@ -123,8 +123,10 @@ absl::Status LocalShard::CreateBank(const rpc::CallContext& ctx, const rpc::Bank
     return absl::InvalidArgumentError("the uid was used before; take a random one");
   }
   WriteSet writes;
-  writes.Put(Table::kSystem, BankKey(spec.uid),
-             EncodeRecord(PlainIdentity(spec, RecordKind::kBank, 0, 0), EncodeBankPayload(spec)));
+  const std::string record =
+      EncodeRecord(PlainIdentity(spec, RecordKind::kBank, 0, 0), EncodeBankPayload(spec));
+  writes.Put(Table::kSystem, BankKey(spec.uid), record);
+  writes.Put(Table::kMeta, MetaKey(spec.uid, ""), record);
   MSA_RETURN_IF_ERROR(store_->Commit(writes, Priority::kNormal));
   absl::MutexLock lock(&banks_mutex_);
   banks_[spec.name] = std::make_shared<Bank>(spec, options_.index);
@@ -137,6 +139,7 @@ absl::Status LocalShard::DeleteBank(const rpc::CallContext& ctx, const std::stri
   absl::WriterMutexLock no_writers(&bank->write_mutex());
   WriteSet writes;
   writes.Delete(Table::kSystem, BankKey(bank->spec().uid));
+  writes.Delete(Table::kMeta, MetaKey(bank->spec().uid, ""));
   writes.Put(Table::kSystem, DeletedBankKey(bank->spec().uid), "");
   MSA_RETURN_IF_ERROR(store_->Commit(writes, Priority::kUrgent));
   bank->set_deleted();

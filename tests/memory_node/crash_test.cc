@@ -81,8 +81,8 @@ class CrashTest : public ::testing::Test {
     const int64_t first = document->info.parts[0].reference;
     std::vector<int32_t> tokens;
     for (const auto& part : document->info.parts) tokens.push_back(part.num_tokens);
-    const auto put = testing::MakeDocument(
-        kBank, {.id = id, .first_reference = first, .part_tokens = tokens});
+    const auto put =
+        testing::MakeDocument(kBank, {.id = id, .first_reference = first, .part_tokens = tokens});
     for (const auto& part : put.parts) {
       parts_.insert(part.reference);
       size_t layer = 0;
@@ -125,8 +125,8 @@ class CrashTest : public ::testing::Test {
 
   // Every part of what is there, with its score, and nothing else.
   void CheckRouted(LocalShard& shard, uint64_t snapshot) {
-    auto routed = shard.Route(
-        {}, {kBank.name, snapshot, 0, 3, 1000, testing::MakeQueries(kBank, 2, 1)});
+    auto routed =
+        shard.Route({}, {kBank.name, snapshot, 0, 3, 1000, testing::MakeQueries(kBank, 2, 1)});
     ASSERT_TRUE(routed.ok()) << routed.status();
     std::set<int64_t> references;
     for (const auto& part : *routed) references.insert(part.scored.reference);

@@ -60,7 +60,8 @@ void Work(LocalShard& shard, int fd, int thread, uint64_t seed, int64_t first_re
                                              .part_tokens = tokens,
                                              .text = std::string(random() % 20000, 't')}));
       MSA_CHECK(put.ok());
-      Log(fd, StrCat("done put ", id, " ", reference, " ", put->revision, " ", put->num_parts, "\n"));
+      Log(fd,
+          StrCat("done put ", id, " ", reference, " ", put->revision, " ", put->num_parts, "\n"));
     }
   }
 }
@@ -95,6 +96,7 @@ int Hold(const std::string& folder) {
 
 int main(int argc, char** argv) {
   if (argc == 3) return msa::memory_node::Hold(argv[2]);
-  if (argc == 4) return msa::memory_node::Run(argv[1], argv[2], std::strtoull(argv[3], nullptr, 10));
+  if (argc == 4)
+    return msa::memory_node::Run(argv[1], argv[2], std::strtoull(argv[3], nullptr, 10));
   return 2;
 }

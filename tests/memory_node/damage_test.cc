@@ -1,5 +1,5 @@
-// Damaged stores: a flipped byte anywhere, a torn log, a hole in a log. What is served is right, what
-// is not is named.
+// Damaged stores: a flipped byte anywhere, a torn log, a hole in a log. What is served is right,
+// what is not is named.
 #include <algorithm>
 #include <cstdio>
 #include <set>

@@ -1,11 +1,12 @@
 // The contract of document_store.h on both stores.
+#include "memory_node/document_store.h"
+
 #include <atomic>
 #include <thread>
 
 #include "common/strings.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
-#include "memory_node/document_store.h"
 #include "tests/memory_node/temp_folder.h"
 
 namespace msa::memory_node {

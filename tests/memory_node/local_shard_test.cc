@@ -1,17 +1,20 @@
-// The contract of rpc/memory_shard.h on the local shard, over both stores.
+// The contract of rpc/memory_shard.h on the local shard, over both stores and both backends.
 #include <utility>
 
+#include "kernels/backend.h"
 #include "memory_node/shard.h"
 #include "tests/memory_node/temp_folder.h"
 #include "tests/support/memory_shard_contract.h"
-#include "tests/support/tiny_backend.h"
 
 namespace msa::memory_node {
 namespace {
 
 class LocalUnderTest : public testing::ShardUnderTest {
  public:
-  LocalUnderTest() { options_.background = false; }
+  explicit LocalUnderTest(const char* backend)
+      : backend_(*kernels::MakeBackend(backend, /*num_threads=*/2)) {
+    options_.background = false;
+  }
 
   rpc::MemoryShard& shard() override { return *shard_; }
   bool AdvanceClock(absl::Duration by) override {
@@ -27,12 +30,12 @@ class LocalUnderTest : public testing::ShardUnderTest {
   void Start(std::unique_ptr<DocumentStore> store) {
     options_.now = [this] { return now_; };
     options_.index.min_segment_chunks = 32;  // small: many segments, much to compact
-    auto shard = LocalShard::Open(std::move(store), &backend_, options_);
+    auto shard = LocalShard::Open(std::move(store), backend_.get(), options_);
     ASSERT_TRUE(shard.ok()) << shard.status();
     shard_ = *std::move(shard);
   }
 
-  testing::TinyBackend backend_;
+  const std::unique_ptr<kernels::Backend> backend_;
   absl::Time now_ = absl::FromUnixSeconds(1'700'000'000);
   ShardOptions options_;
   std::unique_ptr<LocalShard> shard_;
@@ -40,12 +43,12 @@ class LocalUnderTest : public testing::ShardUnderTest {
 
 class OverMemory : public LocalUnderTest {
  public:
-  OverMemory() { Start(MakeMemoryStore()); }
+  OverMemory() : LocalUnderTest("reference") { Start(MakeMemoryStore()); }
 };
 
 class OverRocksDb : public LocalUnderTest {
  public:
-  OverRocksDb() { StartOnFolder(); }
+  OverRocksDb() : LocalUnderTest("cpu") { StartOnFolder(); }
   bool Restart() override {
     shard_.reset();
     StartOnFolder();

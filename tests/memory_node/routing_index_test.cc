@@ -128,8 +128,7 @@ class IndexStory {
     ASSERT_TRUE(index_.Append(added).ok());
     for (int64_t reference : references) EXPECT_FALSE(index_.Visible(reference, kNever - 1));
     if (!publish) return index_.Abandon(references);
-    const uint64_t at =
-        index_.Publish(references, replaced == nullptr ? Document() : *replaced);
+    const uint64_t at = index_.Publish(references, replaced == nullptr ? Document() : *replaced);
     for (const auto& part : document.parts) parts_[part.reference] = {part, at, kNever};
     if (replaced != nullptr) {
       for (int64_t reference : *replaced) parts_[reference].removed = at;
@@ -232,8 +231,9 @@ TEST(ScanSharing, QuestionsThatWaitShareAPassAndGetTheirOwnAnswers) {
     auto scores = sharer.Score({}, index, bank.routing, i % 2, queries[i]);
     ASSERT_TRUE(scores.ok());
     for (const auto& part : SelectBest(backend, *scores, index.sequence(), 20)) {
-      EXPECT_EQ(part.scored.score, testing::OracleScore(bank, documents[part.scored.reference].parts[0],
-                                                        i % 2, queries[i]));
+      EXPECT_EQ(
+          part.scored.score,
+          testing::OracleScore(bank, documents[part.scored.reference].parts[0], i % 2, queries[i]));
     }
   };
   threads.emplace_back(ask, 0);

@@ -1,0 +1,158 @@
+// Stores of released versions are read for ever: golden_records/v1 is every key and value that
+// version 1 wrote for a known story, one hex line "table key value" each. To write the folder of a
+// new version, run with MSA_WRITE_GOLDEN_RECORDS naming a file.
+#include <cstdlib>
+#include <fstream>
+#include <sstream>
+
+#include "absl/strings/escaping.h"
+#include "common/strings.h"
+#include "gtest/gtest.h"
+#include "memory_node/shard.h"
+#include "tests/support/encoded_documents.h"
+#include "tests/support/tiny_backend.h"
+
+namespace msa::memory_node {
+namespace {
+
+const rpc::BankSpec kBank = testing::TestBank(DType::kInt8, DType::kBFloat16);
+
+rpc::EncodedDocument Kept() {
+  return testing::MakeDocument(kBank, {.id = "kept",
+                                       .first_reference = 3,
+                                       .part_tokens = {20, 5},
+                                       .seed = 5,
+                                       .title = "Title",
+                                       .text = "first, second"});
+}
+
+ShardOptions Options() {
+  ShardOptions options;
+  options.background = false;
+  options.now = [] { return absl::FromUnixSeconds(1'700'000'000); };
+  return options;
+}
+
+// The story: "kept" at revision 2, its revision 1 not yet swept; "gone" deleted.
+void Tell(LocalShard& shard) {
+  ASSERT_TRUE(shard.CreateBank({}, kBank).ok());
+  ASSERT_TRUE(shard.PutDocument({}, testing::MakeDocument(kBank, {.id = "kept"})).ok());
+  ASSERT_TRUE(
+      shard.PutDocument({}, testing::MakeDocument(kBank, {.id = "gone", .first_reference = 9}))
+          .ok());
+  ASSERT_TRUE(shard.PutDocument({}, Kept()).ok());
+  ASSERT_TRUE(shard.DeleteDocument({}, kBank.name, "gone").ok());
+}
+
+std::string Hex(std::string_view bytes) { return absl::BytesToHexString(ToAbsl(bytes)); }
+
+std::string Dump(DocumentStore& store) {
+  std::string dump;
+  for (int table = 0; table < kNumTables; ++table) {
+    auto cursor = store.NewCursor(static_cast<Table>(table), true);
+    for (cursor->Seek(""); cursor->Valid(); cursor->Next()) {
+      dump += StrCat(table, " ", Hex(cursor->key()), " ", Hex(cursor->value()), "\n");
+    }
+  }
+  return dump;
+}
+
+std::unique_ptr<DocumentStore> Load(const std::string& path) {
+  auto store = MakeMemoryStore();
+  std::ifstream file(path);
+  EXPECT_TRUE(file.good()) << path;
+  WriteSet writes;
+  int table = 0;
+  for (std::string line, key, value; std::getline(file, line); key.clear(), value.clear()) {
+    std::istringstream(line) >> table >> key >> value;
+    writes.Put(static_cast<Table>(table), absl::HexStringToBytes(key),
+               absl::HexStringToBytes(value));
+  }
+  EXPECT_TRUE(store->Commit(writes, DocumentStore::Priority::kNormal).ok());
+  return store;
+}
+
+const std::string kVersion1 =
+    std::string(MSA_SOURCE_DIR) + "/tests/memory_node/golden_records/v1.txt";
+
+TEST(GoldenRecords, Version1IsReadAsItWasWritten) {
+  testing::TinyBackend backend;
+  auto shard = LocalShard::Open(Load(kVersion1), &backend, Options());
+  ASSERT_TRUE(shard.ok()) << shard.status();
+  auto banks = (*shard)->ListBanks({});
+  ASSERT_EQ(banks->size(), 1u);
+  EXPECT_EQ((*banks)[0].spec, kBank);
+  EXPECT_EQ((*banks)[0].next_reference, 10);
+  EXPECT_TRUE(absl::IsNotFound((*shard)->GetDocument({}, kBank.name, "gone").status()));
+  auto kept = (*shard)->GetDocument({}, kBank.name, "kept");
+  ASSERT_TRUE(kept.ok()) << kept.status();
+  EXPECT_EQ(kept->full_text, "Title\nfirst, second");
+  EXPECT_EQ(kept->info.revision, 2u);
+  EXPECT_EQ(kept->info.metadata, "{\"seed\":5}");
+  EXPECT_EQ(kept->info.added_unix_micros, 1'700'000'000'000'000);
+  const uint64_t snapshot = (*shard)->OpenSnapshot({}, kBank.name, absl::Minutes(1))->id;
+  const auto document = Kept();
+  const auto queries = testing::MakeQueries(kBank, 2, 8);
+  auto routed = (*shard)->Route({}, {kBank.name, snapshot, 0, 5, 10, queries});
+  ASSERT_TRUE(routed.ok() && routed->size() == 2);
+  for (const auto& part : *routed) {
+    EXPECT_EQ(part.scored.score,
+              testing::OracleScore(kBank, document.parts[part.scored.reference - 3], 2, queries));
+  }
+  int blocks = 0;
+  ASSERT_TRUE((*shard)
+                  ->FetchBlocks({}, {kBank.name, snapshot, {3, 4}, {2, 3, 5}},
+                                [&](rpc::FetchedBlock block) {
+                                  const auto& part = document.parts[block.reference - 3];
+                                  std::string error;
+                                  EXPECT_EQ(testing::ContentPayload(kBank, part, 2, block.layer,
+                                                                    block.record.view(), &error),
+                                            part.layers[blocks++ % 3].content.view())
+                                      << error;
+                                  return absl::OkStatus();
+                                })
+                  .ok());
+  EXPECT_EQ(blocks, 6);
+  EXPECT_EQ((*(*shard)->PutDocument(
+                 {}, testing::MakeDocument(kBank, {.id = "gone", .first_reference = 20})))
+                .revision,
+            2u);
+}
+
+// Shares a store with a shard that would own it.
+class Borrowed : public DocumentStore {
+ public:
+  explicit Borrowed(DocumentStore* store) : store_(store) {}
+  absl::Status Commit(const WriteSet& writes, Priority priority) override {
+    return store_->Commit(writes, priority);
+  }
+  absl::StatusOr<rpc::Payload> Get(Table table, std::string_view key) override {
+    return store_->Get(table, key);
+  }
+  std::unique_ptr<Cursor> NewCursor(Table table, bool sequential) override {
+    return store_->NewCursor(table, sequential);
+  }
+  absl::Status Reclaim(Table table, std::string_view begin, std::string_view end) override {
+    return store_->Reclaim(table, begin, end);
+  }
+  int64_t DiskBytes() override { return store_->DiskBytes(); }
+
+ private:
+  DocumentStore* store_;
+};
+
+// Fails when what is written changes: then the format version must, too.
+TEST(GoldenRecords, TodayWritesVersion1) {
+  testing::TinyBackend backend;
+  const auto store = MakeMemoryStore();
+  auto shard = LocalShard::Open(std::make_unique<Borrowed>(store.get()), &backend, Options());
+  ASSERT_TRUE(shard.ok());
+  Tell(**shard);
+  const std::string written = Dump(*store);
+  if (const char* path = std::getenv("MSA_WRITE_GOLDEN_RECORDS")) std::ofstream(path) << written;
+  std::ifstream file(kVersion1);
+  EXPECT_EQ(written, std::string(std::istreambuf_iterator<char>(file), {}));
+}
+
+}  // namespace
+}  // namespace msa::memory_node
