@@ -124,27 +124,28 @@ HWY_INLINE void DotTile(const float* HWY_RESTRICT rows, size_t row_stride,
   for (int r = 0; r < kRows; ++r) sums[r] = SumFour(acc[r][0], acc[r][1], acc[r][2], acc[r][3]);
 }
 
+// How many of `left` rows the next tile takes: 3, but 2 where that would leave one alone, whose
+// four sums do not hide the latency of an addition.
+HWY_INLINE int64_t RowsOfTile(int64_t left) {
+  return left == 4 ? 2 : std::min<int64_t>(left, kTileRows);
+}
+
 // Calls done(row, sums) for every one of num_rows rows against 4 keys. `ahead` as in DotTile.
 template <typename T, class Done>
 HWY_INLINE void DotRows(const float* HWY_RESTRICT rows, int64_t num_rows, size_t row_stride,
                         const T* const (&keys)[kTileKeys], size_t width, size_t ahead,
                         Done&& done) {
-  int64_t r = 0;
-  for (; r + kTileRows <= num_rows; r += kTileRows) {
-    FourVec sums[kTileRows];
-    DotTile(rows + r * row_stride, row_stride, keys, width, ahead, sums);
-    for (int i = 0; i < kTileRows; ++i) done(r + i, sums[i]);
-    ahead = 0;
-  }
-  if (num_rows - r == 2) {
-    FourVec sums[2];
-    DotTile(rows + r * row_stride, row_stride, keys, width, ahead, sums);
-    done(r, sums[0]);
-    done(r + 1, sums[1]);
-  } else if (num_rows - r == 1) {
-    FourVec sums[1];
-    DotTile(rows + r * row_stride, row_stride, keys, width, ahead, sums);
-    done(r, sums[0]);
+  const auto tile = [&]<int kRows>(int64_t r) HWY_ATTR {
+    FourVec sums[kRows];
+    DotTile(rows + r * row_stride, row_stride, keys, width, r == 0 ? ahead : 0, sums);
+    for (int i = 0; i < kRows; ++i) done(r + i, sums[i]);
+  };
+  for (int64_t r = 0; r < num_rows;) {
+    const int64_t n = RowsOfTile(num_rows - r);
+    if (n == 3) tile.template operator()<3>(r);
+    if (n == 2) tile.template operator()<2>(r);
+    if (n == 1) tile.template operator()<1>(r);
+    r += n;
   }
 }
 

@@ -26,14 +26,13 @@ static_assert(kInt8WeightGroup % hn::MaxLanes(FloatTag()) == 0);
 template <int kRows>
 HWY_INLINE void DotTileGroups(const float* HWY_RESTRICT rows, size_t row_stride,
                               const int8_t* const (&keys)[kTileKeys],
-                              const float* const (&scales)[kTileKeys], size_t width,
+                              const float* const (&scales)[kTileKeys], size_t width, size_t ahead,
                               FourVec (&sums)[kRows]) {
   const FloatTag d;
   FloatVec acc[kRows][kTileKeys];
   for (int r = 0; r < kRows; ++r) {
     for (int k = 0; k < kTileKeys; ++k) acc[r][k] = hn::Zero(d);
   }
-  const size_t ahead = Ahead<int8_t>(width);
   for (size_t begin = 0, group = 0; begin < width; begin += kInt8WeightGroup, ++group) {
     if (group % 2 == 0) {
       for (int k = 0; k < kTileKeys; ++k) hwy::Prefetch(keys[k] + begin + ahead);
@@ -85,58 +84,41 @@ HWY_INLINE void StoreOutputs(const FewRows& p, int64_t row, const Tiles& tiles, 
   }
 }
 
-// kRows rows with the weights of a tile, read as they are held.
+// kRows rows from `row` with the weights of a tile, read as they are held. Only the first rows
+// fetch ahead: the others find the weights in L1.
 template <int kRows, typename T>
-HWY_INLINE void StreamTile(const FewRows& p, const Tiles& tiles, int64_t tile) {
+HWY_INLINE void StreamTile(const FewRows& p, int64_t row, const Tiles& tiles, int64_t tile) {
   const int64_t stride = p.w.stride();
+  const float* x = p.x + row * stride;
+  const size_t ahead = row == 0 ? Ahead<T>(stride) : 0;
   const T* keys[kTileKeys];
   TilePointers(p.w.row<T>(0), tiles, tile, stride, keys);
   FourVec sums[kRows];
   if constexpr (std::is_same_v<T, int8_t>) {
     const float* scales[kTileKeys];
     TilePointers(p.w.scales(0), tiles, tile, p.w.groups(), scales);
-    DotTileGroups(p.x, stride, keys, scales, stride, sums);
+    DotTileGroups(x, stride, keys, scales, stride, ahead, sums);
   } else {
-    DotTile(p.x, stride, keys, stride, Ahead<T>(stride), sums);
+    DotTile(x, stride, keys, stride, ahead, sums);
   }
-  for (int r = 0; r < kRows; ++r) StoreOutputs(p, r, tiles, tile, sums[r]);
+  for (int r = 0; r < kRows; ++r) StoreOutputs(p, row + r, tiles, tile, sums[r]);
 }
 
-// Up to 3 rows.
 template <typename T>
 void StreamTiles(const FewRows& p, const Tiles& tiles) {
   for (int64_t tile = 0; tile < tiles.count; ++tile) {
-    if (p.rows == 1) StreamTile<1, T>(p, tiles, tile);
-    if (p.rows == 2) StreamTile<2, T>(p, tiles, tile);
-    if (p.rows == 3) StreamTile<3, T>(p, tiles, tile);
-  }
-}
-
-// More rows: 4 weight rows are widened into L1 once for all of them.
-void WidenedTiles(const FewRows& p, const Tiles& tiles) {
-  thread_local Scratch<float> scratch;
-  const int64_t stride = p.w.stride();
-  float* widened = scratch.Get(kTileKeys * stride);
-  for (int64_t tile = 0; tile < tiles.count; ++tile) {
-    const float* keys[kTileKeys];
-    for (int k = 0; k < kTileKeys; ++k) {
-      const int64_t row = tiles.Row(tile, k);
-      keys[k] = widened + k * stride;
-      if (p.w.format() == WeightFormat::kFloat32) {
-        keys[k] = p.w.row<float>(row);
-      } else {
-        WidenWeights(p.w, row, widened + k * stride);
-      }
+    for (int64_t row = 0; row < p.rows;) {
+      const int64_t n = RowsOfTile(p.rows - row);
+      if (n == 3) StreamTile<3, T>(p, row, tiles, tile);
+      if (n == 2) StreamTile<2, T>(p, row, tiles, tile);
+      if (n == 1) StreamTile<1, T>(p, row, tiles, tile);
+      row += n;
     }
-    const size_t ahead = p.w.format() == WeightFormat::kFloat32 ? Ahead<float>(stride) : 0;
-    DotRows(p.x, p.rows, stride, keys, stride, ahead,
-            [&](int64_t row, FourVec sums) HWY_ATTR { StoreOutputs(p, row, tiles, tile, sums); });
   }
 }
 
 void FewRowsRange(const FewRows& p, int64_t begin, int64_t end) {
   const Tiles tiles(begin, end);
-  if (p.rows > kTileRows) return WidenedTiles(p, tiles);
   if (p.w.format() == WeightFormat::kInt8) return StreamTiles<int8_t>(p, tiles);
   if (p.w.format() == WeightFormat::kBFloat16) return StreamTiles<BFloat16>(p, tiles);
   StreamTiles<float>(p, tiles);
@@ -156,8 +138,20 @@ HWY_EXPORT(WidenWeights);
 
 namespace {
 
-// Up to this many rows the own kernels are faster than widening a panel and calling the library.
-constexpr int64_t kFewRows = 8;
+// Up to this many rows the own kernels are faster than widening a panel and calling the library
+// (measured on Zen 3 at the shapes of SmolLM2-135M).
+int64_t FewRowsLimit(WeightFormat format) {
+  switch (format) {
+    case WeightFormat::kFloat32:
+      return 12;
+    case WeightFormat::kBFloat16:
+      return 16;
+    case WeightFormat::kInt8:
+      break;
+  }
+  return 8;
+}
+
 // Weight rows widened at a time for the library: 64 rows of 1536 float32 fill three quarters of a
 // Zen 3 core's 512 KB of L2.
 constexpr int64_t kPanelRows = 64;
@@ -280,7 +274,7 @@ absl::StatusOr<std::unique_ptr<LinearWeights>> CpuPackLinear(const float* w, int
 void CpuLinear(const CpuLinearWeights& w, const float* x, int64_t rows, const float* bias, float* y,
                ThreadPool& pool) {
   if (rows <= 0) return;
-  if (rows <= kFewRows) return LinearFewRows(w, x, rows, bias, y, pool);
+  if (rows <= FewRowsLimit(w.format())) return LinearFewRows(w, x, rows, bias, y, pool);
   LinearManyRows(w, x, rows, bias, y, pool);
 }
 
