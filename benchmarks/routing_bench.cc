@@ -66,6 +66,13 @@ void Sgemm(const std::vector<float>& queries, int rows, const Bank& bank, int64_
   });
 }
 
+// GFLOP/s of the library at 32 rows of this bank.
+double SgemmRate(const Bank& bank, int64_t width, ThreadPool& pool, int runs) {
+  const std::vector<float> queries = RandomFloats(32 * width, 2);
+  const Timing timing = TimeInTurns(runs, {[&] { Sgemm(queries, 32, bank, width, pool); }})[0];
+  return 64e-9 * static_cast<double>(bank.f32.size()) / timing.median();
+}
+
 // GFLOP/s of a product that fits no bound but arithmetic.
 double SgemmPeak(ThreadPool& pool) {
   constexpr int kSize = 768;
@@ -82,7 +89,8 @@ double SgemmPeak(ThreadPool& pool) {
 }
 
 nlohmann::json BenchOne(const Shape& shape, const Bank& bank, const kernels::Backend& backend,
-                        ThreadPool& pool, DType dtype, int rows, int runs) {
+                        ThreadPool& pool, DType dtype, int rows, double sgemm_gflop_per_s,
+                        int runs) {
   const int64_t width = shape.routing.key_width();
   const std::vector<float> queries = RandomFloats(rows * width, 2);
   const std::vector<int32_t> query_begin = {0, rows};
@@ -124,6 +132,7 @@ nlohmann::json BenchOne(const Shape& shape, const Bank& bank, const kernels::Bac
           {"sgemm_gflop_per_s", 1e-9 * flops / timings[2].median()},
           {"of_read_bandwidth", timings[1].median() / timings[0].median()},
           {"of_sgemm_rate", timings[2].median() / timings[0].median()},
+          {"limit", multiply > timings[1].median() ? "arithmetic" : "memory"},
           {"of_nearer_limit", nearer / timings[0].median()}};
 }
 
@@ -163,9 +172,10 @@ int Run(int runs) {
     result["sgemm_peak_gflop_per_s"][std::to_string(pool.num_threads())] = SgemmPeak(pool);
     for (const Shape& shape : shapes) {
       const Bank bank(shape, *backend);
+      const double sgemm = SgemmRate(bank, shape.routing.key_width(), pool, runs);
       for (const DType dtype : {DType::kFloat32, DType::kBFloat16, DType::kInt8}) {
         for (const int query_rows : {1, 8, 32}) {
-          rows.push_back(BenchOne(shape, bank, *backend, pool, dtype, query_rows, runs));
+          rows.push_back(BenchOne(shape, bank, *backend, pool, dtype, query_rows, sgemm, runs));
         }
       }
     }

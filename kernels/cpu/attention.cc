@@ -51,9 +51,9 @@ Rows WidenTile(const AttentionArgs& args, const void* data, DType dtype, int64_t
     if (dtype == DType::kFloat32) {
       std::copy_n(static_cast<const float*>(data) + at, args.head_dim, out);
     } else if (dtype == DType::kBFloat16) {
-      WidenRow(static_cast<const BFloat16*>(data) + at, args.head_dim, out);
+      WidenRow(static_cast<const BFloat16*>(data) + at, args.head_dim, 0, out);
     } else {
-      WidenRow(static_cast<const int8_t*>(data) + at, args.head_dim, out);
+      WidenRow(static_cast<const int8_t*>(data) + at, args.head_dim, 0, out);
     }
     std::fill(out + args.head_dim, out + width, 0.0f);
   }
@@ -64,8 +64,10 @@ void ScoreKeys(const ItemState& state, const Rows& keys, int64_t num_keys) {
   const FourTag d4;
   for (int64_t first = 0; first < num_keys; first += kTileKeys) {
     const float* tile[kTileKeys];
-    TilePointers(keys.data, first, num_keys, keys.stride, tile);
-    DotRows(state.queries, state.num_rows, state.width, tile, state.width,
+    for (int k = 0; k < kTileKeys; ++k) {
+      tile[k] = keys.data + std::min(first + k, num_keys - 1) * keys.stride;
+    }
+    DotRows(state.queries, state.num_rows, state.width, tile, state.width, kTileKeys * keys.stride,
             [&](int64_t row, FourVec dots)
                 HWY_ATTR { hn::StoreU(dots, d4, state.scores + row * kKeyTile + first); });
   }

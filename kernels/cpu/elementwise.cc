@@ -163,7 +163,7 @@ void DequantizeRow(const int8_t* x, int64_t n, float scale, float* out) {
 }
 
 void WidenBFloat16(const void* in, int64_t n, float* out) {
-  WidenRow(static_cast<const BFloat16*>(in), n, out);
+  WidenRow(static_cast<const BFloat16*>(in), n, 0, out);
 }
 
 }  // namespace HWY_NAMESPACE

@@ -4,6 +4,7 @@
 // After foreach_target.h, as Highway wants it.
 #include <algorithm>
 #include <cstdint>
+#include <type_traits>
 
 #include "common/dtype.h"
 #include "hwy/highway.h"
@@ -21,11 +22,11 @@ namespace hn = hwy::HWY_NAMESPACE;
 
 static_assert(kInt8WeightGroup % hn::MaxLanes(FloatTag()) == 0);
 
-// Few rows with 4 weight rows of int8, widened in registers: w = scale · step, then FMA.
+// Few rows with weight rows of int8, widened in registers: w = scale · step, then FMA.
 template <int kRows>
 HWY_INLINE void DotTileGroups(const float* HWY_RESTRICT rows, size_t row_stride,
                               const int8_t* const (&keys)[kTileKeys],
-                              const float* const (&scales)[kTileKeys], size_t width,
+                              const float* const (&scales)[kTileKeys], size_t width, size_t ahead,
                               FourVec (&sums)[kRows]) {
   const FloatTag d;
   FloatVec acc[kRows][kTileKeys];
@@ -33,21 +34,15 @@ HWY_INLINE void DotTileGroups(const float* HWY_RESTRICT rows, size_t row_stride,
     for (int k = 0; k < kTileKeys; ++k) acc[r][k] = hn::Zero(d);
   }
   for (size_t begin = 0, group = 0; begin < width; begin += kInt8WeightGroup, ++group) {
-    const FloatVec s0 = hn::Set(d, scales[0][group]);
-    const FloatVec s1 = hn::Set(d, scales[1][group]);
-    const FloatVec s2 = hn::Set(d, scales[2][group]);
-    const FloatVec s3 = hn::Set(d, scales[3][group]);
+    if (group % 2 == 0) {
+      for (int k = 0; k < kTileKeys; ++k) hwy::Prefetch(keys[k] + begin + ahead);
+    }
     for (size_t i = begin; i < begin + kInt8WeightGroup; i += hn::Lanes(d)) {
-      const FloatVec k0 = hn::Mul(s0, LoadFloats(keys[0] + i));
-      const FloatVec k1 = hn::Mul(s1, LoadFloats(keys[1] + i));
-      const FloatVec k2 = hn::Mul(s2, LoadFloats(keys[2] + i));
-      const FloatVec k3 = hn::Mul(s3, LoadFloats(keys[3] + i));
-      for (int r = 0; r < kRows; ++r) {
-        const FloatVec x = hn::LoadU(d, rows + r * row_stride + i);
-        acc[r][0] = hn::MulAdd(x, k0, acc[r][0]);
-        acc[r][1] = hn::MulAdd(x, k1, acc[r][1]);
-        acc[r][2] = hn::MulAdd(x, k2, acc[r][2]);
-        acc[r][3] = hn::MulAdd(x, k3, acc[r][3]);
+      FloatVec x[kRows];
+      for (int r = 0; r < kRows; ++r) x[r] = hn::LoadU(d, rows + r * row_stride + i);
+      for (int k = 0; k < kTileKeys; ++k) {
+        const FloatVec w = hn::Mul(hn::Set(d, scales[k][group]), LoadFloats(keys[k] + i));
+        for (int r = 0; r < kRows; ++r) acc[r][k] = hn::MulAdd(x[r], w, acc[r][k]);
       }
     }
   }
@@ -57,8 +52,10 @@ HWY_INLINE void DotTileGroups(const float* HWY_RESTRICT rows, size_t row_stride,
 void WidenInt8Row(const int8_t* HWY_RESTRICT in, const float* HWY_RESTRICT scales, size_t width,
                   float* HWY_RESTRICT out) {
   const FloatTag d;
+  const size_t ahead = Ahead<int8_t>(width);
   for (size_t begin = 0, group = 0; begin < width; begin += kInt8WeightGroup, ++group) {
     const FloatVec scale = hn::Set(d, scales[group]);
+    if (group % 2 == 0) hwy::Prefetch(in + begin + ahead);
     for (size_t i = begin; i < begin + kInt8WeightGroup; i += hn::Lanes(d)) {
       hn::StoreU(hn::Mul(scale, LoadFloats(in + i)), d, out + i);
     }
@@ -70,77 +67,61 @@ void WidenWeights(const CpuLinearWeights& w, int64_t row, float* out) {
   if (w.format() == WeightFormat::kInt8) {
     WidenInt8Row(w.row<int8_t>(row), w.scales(row), w.stride(), out);
   } else {
-    WidenRow(w.row<BFloat16>(row), w.stride(), out);
+    WidenRow(w.row<BFloat16>(row), w.stride(), Ahead<BFloat16>(w.stride()), out);
   }
 }
 
-// Writes the up to 4 outputs of one row from `first`, with bias.
-HWY_INLINE void StoreOutputs(const FewRows& p, int64_t row, int64_t first, FourVec sums) {
-  const FourTag d4;
-  const int64_t out_features = p.w.out_features();
-  float* y = p.y + row * out_features + first;
-  if (HWY_LIKELY(first + kTileKeys <= out_features)) {
-    if (p.bias != nullptr) sums = hn::Add(sums, hn::LoadU(d4, p.bias + first));
-    hn::StoreU(sums, d4, y);
-    return;
-  }
+// Writes the outputs of one row and tile, with bias.
+HWY_INLINE void StoreOutputs(const FewRows& p, int64_t row, const Tiles& tiles, int64_t tile,
+                             FourVec sums) {
   HWY_ALIGN float values[kTileKeys];
-  hn::Store(sums, d4, values);
-  for (int64_t k = 0; first + k < out_features; ++k) {
-    y[k] = values[k] + (p.bias != nullptr ? p.bias[first + k] : 0.0f);
+  hn::Store(sums, FourTag(), values);
+  float* y = p.y + row * p.w.out_features();
+  for (int k = 0; k < kTileKeys; ++k) {
+    if (!tiles.Has(tile, k)) break;
+    const int64_t out = tiles.Row(tile, k);
+    y[out] = values[k] + (p.bias != nullptr ? p.bias[out] : 0.0f);
   }
+}
+
+// kRows rows from `row` with the weights of a tile, read as they are held. Only the first rows
+// fetch ahead: the others find the weights in L1.
+template <int kRows, typename T>
+HWY_INLINE void StreamTile(const FewRows& p, int64_t row, const Tiles& tiles, int64_t tile) {
+  const int64_t stride = p.w.stride();
+  const float* x = p.x + row * stride;
+  const size_t ahead = row == 0 ? Ahead<T>(stride) : 0;
+  const T* keys[kTileKeys];
+  TilePointers(p.w.row<T>(0), tiles, tile, stride, keys);
+  FourVec sums[kRows];
+  if constexpr (std::is_same_v<T, int8_t>) {
+    const float* scales[kTileKeys];
+    TilePointers(p.w.scales(0), tiles, tile, p.w.groups(), scales);
+    DotTileGroups(x, stride, keys, scales, stride, ahead, sums);
+  } else {
+    DotTile(x, stride, keys, stride, ahead, sums);
+  }
+  for (int r = 0; r < kRows; ++r) StoreOutputs(p, row + r, tiles, tile, sums[r]);
 }
 
 template <typename T>
-void FewRowsTile(const FewRows& p, int64_t first, int64_t end) {
-  const T* keys[kTileKeys];
-  TilePointers(p.w.row<T>(0), first, end, p.w.stride(), keys);
-  DotRows(p.x, p.rows, p.w.stride(), keys, p.w.stride(),
-          [&](int64_t row, FourVec sums) HWY_ATTR { StoreOutputs(p, row, first, sums); });
-}
-
-void FewRowsInt8Tile(const FewRows& p, int64_t first, int64_t end) {
-  const int8_t* keys[kTileKeys];
-  const float* scales[kTileKeys];
-  TilePointers(p.w.row<int8_t>(0), first, end, p.w.stride(), keys);
-  TilePointers(p.w.scales(0), first, end, p.w.groups(), scales);
-  const auto run = [&]<int kRows>(int64_t row) HWY_ATTR {
-    FourVec sums[kRows];
-    DotTileGroups<kRows>(p.x + row * p.w.stride(), p.w.stride(), keys, scales, p.w.stride(), sums);
-    for (int r = 0; r < kRows; ++r) StoreOutputs(p, row + r, first, sums[r]);
-  };
-  if (p.rows == 1) return run.template operator()<1>(0);
-  if (p.rows == 2) return run.template operator()<2>(0);
-  run.template operator()<3>(0);
-}
-
-// Widens 4 weight rows into L1 once, for all of more than 3 rows.
-void FewRowsWidenedTile(const FewRows& p, int64_t first, int64_t end, float* widened) {
-  const float* keys[kTileKeys];
-  for (int64_t k = 0; k < kTileKeys; ++k) {
-    const int64_t row = std::min(first + k, end - 1);
-    WidenWeights(p.w, row, widened + k * p.w.stride());
-    keys[k] = widened + k * p.w.stride();
+void StreamTiles(const FewRows& p, const Tiles& tiles) {
+  for (int64_t tile = 0; tile < tiles.count; ++tile) {
+    for (int64_t row = 0; row < p.rows;) {
+      const int64_t n = RowsOfTile(p.rows - row);
+      if (n == 3) StreamTile<3, T>(p, row, tiles, tile);
+      if (n == 2) StreamTile<2, T>(p, row, tiles, tile);
+      if (n == 1) StreamTile<1, T>(p, row, tiles, tile);
+      row += n;
+    }
   }
-  DotRows(p.x, p.rows, p.w.stride(), keys, p.w.stride(),
-          [&](int64_t row, FourVec sums) HWY_ATTR { StoreOutputs(p, row, first, sums); });
 }
 
 void FewRowsRange(const FewRows& p, int64_t begin, int64_t end) {
-  thread_local Scratch<float> scratch;
-  const bool widen = p.rows > kTileRows && p.w.format() != WeightFormat::kFloat32;
-  float* widened = widen ? scratch.Get(kTileKeys * p.w.stride()) : nullptr;
-  for (int64_t first = begin; first < end; first += kTileKeys) {
-    if (widen) {
-      FewRowsWidenedTile(p, first, end, widened);
-    } else if (p.w.format() == WeightFormat::kInt8) {
-      FewRowsInt8Tile(p, first, end);
-    } else if (p.w.format() == WeightFormat::kBFloat16) {
-      FewRowsTile<BFloat16>(p, first, end);
-    } else {
-      FewRowsTile<float>(p, first, end);
-    }
-  }
+  const Tiles tiles(begin, end);
+  if (p.w.format() == WeightFormat::kInt8) return StreamTiles<int8_t>(p, tiles);
+  if (p.w.format() == WeightFormat::kBFloat16) return StreamTiles<BFloat16>(p, tiles);
+  StreamTiles<float>(p, tiles);
 }
 
 }  // namespace HWY_NAMESPACE
@@ -157,8 +138,20 @@ HWY_EXPORT(WidenWeights);
 
 namespace {
 
-// Up to this many rows the own kernels are faster than widening a panel and calling the library.
-constexpr int64_t kFewRows = 8;
+// Up to this many rows the own kernels are faster than widening a panel and calling the library
+// (measured on Zen 3 at the shapes of SmolLM2-135M).
+int64_t FewRowsLimit(WeightFormat format) {
+  switch (format) {
+    case WeightFormat::kFloat32:
+      return 12;
+    case WeightFormat::kBFloat16:
+      return 16;
+    case WeightFormat::kInt8:
+      break;
+  }
+  return 8;
+}
+
 // Weight rows widened at a time for the library: 64 rows of 1536 float32 fill three quarters of a
 // Zen 3 core's 512 KB of L2.
 constexpr int64_t kPanelRows = 64;
@@ -281,7 +274,7 @@ absl::StatusOr<std::unique_ptr<LinearWeights>> CpuPackLinear(const float* w, int
 void CpuLinear(const CpuLinearWeights& w, const float* x, int64_t rows, const float* bias, float* y,
                ThreadPool& pool) {
   if (rows <= 0) return;
-  if (rows <= kFewRows) return LinearFewRows(w, x, rows, bias, y, pool);
+  if (rows <= FewRowsLimit(w.format())) return LinearFewRows(w, x, rows, bias, y, pool);
   LinearManyRows(w, x, rows, bias, y, pool);
 }
 

@@ -17,7 +17,7 @@ namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
 // Chunks whose per-question values are kept before they are reduced over parts.
-constexpr int64_t kBlockChunks = 64;
+constexpr int64_t kBlockChunks = 128;
 
 // MaxOrNan of the reference: NaN wins, so that no order of tiles can hide it.
 HWY_INLINE FourVec MaxOrNan(FourVec a, FourVec b) {
@@ -25,23 +25,22 @@ HWY_INLINE FourVec MaxOrNan(FourVec a, FourVec b) {
 }
 
 // Scale of each key of a tile; 1 where keys have none.
-HWY_INLINE FourVec TileScales(const float* scales, int64_t first, int64_t end) {
+HWY_INLINE FourVec TileScales(const float* scales, const Tiles& tiles, int64_t tile) {
   const FourTag d4;
   if (scales == nullptr) return hn::Set(d4, 1.0f);
-  if (first + kTileKeys <= end) return hn::LoadU(d4, scales + first);
-  HWY_ALIGN float padded[kTileKeys] = {};
-  std::copy(scales + first, scales + end, padded);
-  return hn::Load(d4, padded);
+  HWY_ALIGN float gathered[kTileKeys];
+  for (int k = 0; k < kTileKeys; ++k) gathered[k] = scales[tiles.Row(tile, k)];
+  return hn::Load(d4, gathered);
 }
 
-// Head mean (folded) and query max: values[question, chunk - begin] = max over the question's rows.
+// Head mean (folded) and query max: values[question, 0 … 3] = max over the question's rows.
 template <typename T>
 void FoldedTile(const RoutingPlan& plan, const T* const (&keys)[kTileKeys], FourVec scales,
                 float* values) {
   const FourTag d4;
   const int32_t* row_question = plan.row_question;
   DotRows(plan.queries, plan.num_rows, plan.query_width, keys, plan.key_width,
-          [&](int64_t row, FourVec dots) HWY_ATTR {
+          Ahead<T>(plan.key_width), [&](int64_t row, FourVec dots) HWY_ATTR {
             float* best = values + row_question[row] * kBlockChunks;
             hn::StoreU(MaxOrNan(hn::LoadU(d4, best), hn::Mul(dots, scales)), d4, best);
           });
@@ -65,8 +64,8 @@ void HeadMaxTile(const RoutingPlan& plan, const T* const (&keys)[kTileKeys], Fou
         const T* const head_keys[kTileKeys] = {keys[0] + key_offset, keys[1] + key_offset,
                                                keys[2] + key_offset, keys[3] + key_offset};
         FourVec dots[1];
-        DotTile<1>(plan.queries + row * plan.query_width + head * head_dim, 0, head_keys, head_dim,
-                   dots);
+        DotTile(plan.queries + row * plan.query_width + head * head_dim, 0, head_keys, head_dim,
+                Ahead<T>(plan.key_width), dots);
         best = MaxOrNan(best, hn::Mul(dots[0], scales));
       }
       reduced = MaxOrNan(reduced, best);
@@ -98,21 +97,31 @@ bool WidenFirst(const RoutingPlan& plan) {
   return sizeof(T) < sizeof(float) && plan.num_rows > kTileRows;
 }
 
-// values[question, 0 … end-begin) for chunks begin … end-1.
+// From the order of tiles to the order of chunks.
+HWY_INLINE void Untile(const Tiles& tiles, const float* HWY_RESTRICT in, float* HWY_RESTRICT out) {
+  for (int k = 0; k < kTileKeys; ++k) {
+    const int64_t first = k * tiles.count;
+    const int64_t n = std::min(tiles.count, tiles.end - tiles.begin - first);
+    for (int64_t i = 0; i < n; ++i) out[first + i] = in[i * kTileKeys + k];
+  }
+}
+
+// values[question, 0 … end-begin) for chunks begin … end-1; `tiled` and `widened` are scratch.
 template <typename T>
-void ScoreBlock(const RoutingPlan& plan, int64_t begin, int64_t end, float* widened,
+void ScoreBlock(const RoutingPlan& plan, int64_t begin, int64_t end, float* widened, float* tiled,
                 float* values) {
   const T* base = static_cast<const T*>(plan.keys);
-  std::fill_n(values, plan.num_questions * kBlockChunks, kNoScore);
-  for (int64_t first = begin; first < end; first += kTileKeys) {
+  const Tiles tiles(begin, end);
+  std::fill_n(tiled, plan.num_questions * kBlockChunks, kNoScore);
+  for (int64_t tile = 0; tile < tiles.count; ++tile) {
     const T* keys[kTileKeys];
-    TilePointers(base, first, end, plan.key_width, keys);
-    const FourVec scales = TileScales(plan.scales, first, end);
-    float* tile_values = values + (first - begin);
+    TilePointers(base, tiles, tile, plan.key_width, keys);
+    const FourVec scales = TileScales(plan.scales, tiles, tile);
+    float* tile_values = tiled + tile * kTileKeys;
     if (WidenFirst<T>(plan)) {
       const float* wide[kTileKeys];
       for (int k = 0; k < kTileKeys; ++k) {
-        WidenRow(keys[k], plan.key_width, widened + k * plan.key_width);
+        WidenRow(keys[k], plan.key_width, Ahead<T>(plan.key_width), widened + k * plan.key_width);
         wide[k] = widened + k * plan.key_width;
       }
       ScoreTile<float>(plan, wide, scales, tile_values);
@@ -120,20 +129,25 @@ void ScoreBlock(const RoutingPlan& plan, int64_t begin, int64_t end, float* wide
       ScoreTile<T>(plan, keys, scales, tile_values);
     }
   }
+  for (int question = 0; question < plan.num_questions; ++question) {
+    Untile(tiles, tiled + question * kBlockChunks, values + question * kBlockChunks);
+  }
 }
 
 // Scores parts [part_begin, part_end), which own consecutive chunks.
 template <typename T>
 void ScorePartRange(const RoutingPlan& plan, int64_t part_begin, int64_t part_end) {
   thread_local Scratch<float> value_scratch;
+  thread_local Scratch<float> tiled_scratch;
   thread_local Scratch<float> widened_scratch;
   float* values = value_scratch.Get(plan.num_questions * kBlockChunks);
+  float* tiled = tiled_scratch.Get(plan.num_questions * kBlockChunks);
   float* widened = widened_scratch.Get(kTileKeys * plan.key_width);
   PartReducer reducer(plan, part_begin, part_end);
   const int64_t chunk_end = plan.part_begin[part_end];
   for (int64_t begin = plan.part_begin[part_begin]; begin < chunk_end; begin += kBlockChunks) {
     const int64_t end = std::min(begin + kBlockChunks, chunk_end);
-    ScoreBlock<T>(plan, begin, end, widened, values);
+    ScoreBlock<T>(plan, begin, end, widened, tiled, values);
     reducer.Take(begin, end, values, kBlockChunks);
   }
   reducer.Finish();

@@ -106,7 +106,9 @@ void PartReducer::TakePart(int64_t part, int64_t begin, int64_t end, int64_t fir
     const float* chunk_values = values + question * stride - first_chunk;
     float& score = plan_.scores[question * plan_.num_parts + part];
     if (plan_.chunk_reduce == Reduce::kMax) {
-      for (int64_t c = begin; c < end; ++c) score = MaxOrNan(score, chunk_values[c]);
+      float best = score;  // a local: the compiler cannot know that values and scores are apart
+      for (int64_t c = begin; c < end; ++c) best = MaxOrNan(best, chunk_values[c]);
+      score = best;
       continue;
     }
     for (int64_t c = begin; c < end; ++c) mean_sums_[question] += chunk_values[c];
