@@ -18,13 +18,16 @@ def router_name(layer: int, which: str) -> str:
     return f"model.layers.{layer}.self_attn.router_{which}_proj.0.weight"
 
 
+def lora_tensors(model: MsaModel) -> dict[str, torch.Tensor]:
+    """Views of the stacked LoRA parameters, one a layer."""
+    return {lora_name(layer, linear, which): stack[layer]
+            for store, which in ((model.lora_a, "A"), (model.lora_b, "B"))
+            for linear, stack in store.items() for layer in range(len(stack))}
+
+
 def tensors(model: MsaModel) -> dict[str, torch.Tensor]:
     """The adapter's tensors by file name (LoRA and routers, or every weight when all were trained)."""
-    out = {}
-    for store, which in ((model.lora_a, "A"), (model.lora_b, "B")):
-        for key, value in store.items():
-            layer, linear = key.split("/")
-            out[lora_name(int(layer), linear, which)] = value
+    out = lora_tensors(model)
     for key, value in model.routers.items():
         layer, which = key.split("/")
         out[router_name(int(layer), which)] = value
@@ -69,9 +72,7 @@ def read_config(folder: str) -> MsaConfig:
 def load_adapter(model: MsaModel, folder: str) -> None:
     """Copies the adapter's tensors into `model`; refuses a file that does not fit."""
     stored = load_file(str(Path(folder) / "adapter.safetensors"))
-    wanted = {}
-    for store, which in ((model.lora_a, "A"), (model.lora_b, "B")):
-        wanted.update({lora_name(int(k.split("/")[0]), k.split("/")[1], which): v for k, v in store.items()})
+    wanted = lora_tensors(model)
     wanted.update({router_name(int(k.split("/")[0]), k.split("/")[1]): v for k, v in model.routers.items()})
     if set(stored) != set(wanted):
         odd = sorted(set(stored) ^ set(wanted))

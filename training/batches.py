@@ -22,11 +22,11 @@ def documents(sequences: list[list[int]], pool: int) -> Documents:
     chunks = -(-lengths // pool)
     first = np.concatenate(([0], chunks.cumsum()))
     chunk_of = np.concatenate([f + np.arange(n) // pool for f, n in zip(first, lengths)])
-    table = np.full((len(sequences), int(chunks.max())), first[-1], dtype=np.int64)
-    for row, (f, c) in enumerate(zip(first, chunks)):
-        table[row, :c] = np.arange(f, f + c)
+    place = np.arange(int(chunks.max()))[None]
+    table = first[:-1, None] + np.where(place < chunks[:, None], place, 0)
     chunk_of = torch.from_numpy(chunk_of)
-    return Documents(packed, chunk_of, torch.bincount(chunk_of).float(), torch.from_numpy(table))
+    return Documents(packed, chunk_of, torch.bincount(chunk_of).float(), torch.from_numpy(table),
+                     torch.from_numpy(chunks.astype(np.int64)))
 
 
 def queries(prompts: list[Prompt], head: list[int], top_k: int, excluded: torch.Tensor | None = None,

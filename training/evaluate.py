@@ -39,24 +39,24 @@ class Bank:
         for sequence in tokens + [None]:
             if block and (sequence is None or count + len(sequence) > block_tokens):
                 docs = batches.documents(block, model.msa.pool)
-                parts.append(model.encode_documents(layers, docs.to(model.frequency.device)))
+                parts.append(model.run(layers, docs.to(model.frequency.device)).memory)
                 block, count = [], 0
             if sequence:
                 block.append(sequence)
                 count += len(sequence)
-        self.memory = join(parts)
+        self.memory = join_memory(parts)
         self.tokens = sum(map(len, tokens))
 
 
-def join(parts: list[Memory]) -> Memory:
+def join_memory(parts: list[Memory]) -> Memory:
     sizes = [len(next(iter(p.keys.values()))) for p in parts]
-    width, total, start, tables = max(p.table.shape[1] for p in parts), sum(sizes), 0, []
+    width, start, tables = max(p.table.shape[1] for p in parts), 0, []
     for part, size in zip(parts, sizes):
-        table = torch.where(part.table < size, part.table + start, total)
-        tables.append(torch.nn.functional.pad(table, (0, width - table.shape[1]), value=total))
+        table = part.table + start
+        tables.append(torch.cat((table, table[:, :1].expand(-1, width - table.shape[1])), 1))
         start += size
     merge = lambda name: {l: torch.cat([getattr(p, name)[l] for p in parts]) for l in parts[0].keys}
-    return Memory(merge("keys"), merge("k"), merge("v"), torch.cat(tables))
+    return Memory(merge("keys"), merge("k"), merge("v"), torch.cat(tables), torch.cat([p.count for p in parts]))
 
 
 def rank(model, layers, bank: Bank, prompts, head, excluded=None, rows: int = 48):
@@ -65,9 +65,9 @@ def rank(model, layers, bank: Bank, prompts, head, excluded=None, rows: int = 48
     for begin in range(0, len(prompts), rows):
         some = None if excluded is None else excluded[begin:begin + rows]
         q = batches.queries(prompts[begin:begin + rows], head, model.msa.top_k, some).to(device)
-        scores, selected, _ = model.query(layers, q, bank.memory)
-        out.append(torch.stack(list(scores.values())).mean(0).cpu())
-        for layer, s in selected.items():
+        done = model.run(layers, groups=(q,), memory=bank.memory)
+        out.append(torch.stack(list(done.scores[0].values())).mean(0).cpu())
+        for layer, s in done.selected[0].items():
             votes[layer].append(s.cpu())
     return torch.cat(out), {l: torch.cat(v) for l, v in votes.items()}
 
@@ -118,7 +118,7 @@ def answers(model, layers, tokenizer, prompts: list[str], block_tokens: int = 30
             if block and (i is None or count + len(sequences[i]) > block_tokens):
                 packed = batches.pack([sequences[j] for j in block]).to(model.frequency.device)
                 last = packed.cu[1:].long() - 1
-                for j, token in zip(block, model.logits(model.read(layers, packed)[last]).argmax(-1).tolist()):
+                for j, token in zip(block, model.logits(model.run(layers, reading=packed).reading[last]).argmax(-1).tolist()):
                     sequences[j].append(token)
                 block, count = [], 0
             if i is not None:
@@ -146,7 +146,20 @@ def reading(model, layers, tokenizer, bank, questions, orders, n: int | None) ->
             "refused": round(100 * refused, 2)}
 
 
-def evaluate_set(model, layers, tokenizer, root: Path, name: str, limit: int, full: bool) -> dict:
+def spread(items: list, count: int) -> list:
+    """At most `count` of the items, evenly spaced."""
+    return items if not count or len(items) <= count else [items[i * len(items) // count] for i in range(count)]
+
+
+def read_all(model, layers, tokenizer, bank, questions, orders: dict, count: int) -> dict:
+    """Reading scores of each way to choose documents, on the same evenly spaced questions."""
+    chosen = spread(list(range(len(questions))), count)
+    some = [questions[i] for i in chosen]
+    return {name: reading(model, layers, tokenizer, bank, some, [order[i] for i in chosen], n)
+            for name, (order, n) in orders.items()}
+
+
+def evaluate_set(model, layers, tokenizer, root: Path, name: str, limit: int, full: bool, read_limit: int) -> dict:
     started, head = time.time(), frames.encode(tokenizer, frames.HEAD)
     corpus = read_xz(root / f"eval_{name}_corpus.jsonl.xz")
     questions = read_xz(root / f"eval_{name}_questions.jsonl.xz")[: limit or None]
@@ -162,14 +175,12 @@ def evaluate_set(model, layers, tokenizer, root: Path, name: str, limit: int, fu
         later = second_round(model, layers, bank, tokenizer, head, texts, order, 3)
         out["two_rounds"] = recall(later, golds)
     if full:
-        out["reading"] = {"retrieved_1": reading(model, layers, tokenizer, bank, questions, order, 1),
-                          "retrieved_3": reading(model, layers, tokenizer, bank, questions, order, 3),
-                          "two_rounds_3+3": reading(model, layers, tokenizer, bank, questions, later, 6),
-                          "gold": reading(model, layers, tokenizer, bank, questions, golds, None)}
         index = Bm25([t.replace("\n", " ") for t in bank.texts])
         word_order = [index.top(t, 20) for t in texts]
         out["bm25"] = recall(word_order, golds)
-        out["reading"]["bm25_3"] = reading(model, layers, tokenizer, bank, questions, word_order, 3)
+        out["reading"] = read_all(model, layers, tokenizer, bank, questions, {
+            "nothing": (order, 0), "retrieved_1": (order, 1), "retrieved_3": (order, 3), "retrieved_6": (order, 6),
+            "two_rounds_3+3": (later, 6), "gold": (golds, None), "bm25_3": (word_order, 3)}, read_limit)
         if name == "squad":
             refused = read_xz(root / "eval_squad_refused.jsonl.xz")
             s, _ = rank(model, layers, bank, [frames.routing_prompt(tokenizer, q["question"]) for q in refused], head)
@@ -187,6 +198,7 @@ def main() -> None:
     parser.add_argument("--out", required=True)
     parser.add_argument("--sets", nargs="*", default=SETS)
     parser.add_argument("--limit", type=int, default=0, help="questions a set, 0 = all")
+    parser.add_argument("--read-limit", type=int, default=0, help="questions read a set, evenly spaced, 0 = all")
     parser.add_argument("--full", action="store_true", help="reading and BM25 too")
     args = parser.parse_args()
     cuda = torch.cuda.is_available()
@@ -199,7 +211,8 @@ def main() -> None:
     with torch.no_grad():
         layers = model.merged()
         for name in args.sets:
-            report[name] = evaluate_set(model, layers, tokenizer, Path(args.bundle), name, args.limit, args.full)
+            report[name] = evaluate_set(model, layers, tokenizer, Path(args.bundle), name, args.limit, args.full,
+                                        args.read_limit)
             print(name, json.dumps(report[name]), flush=True)
             Path(args.out).write_text(json.dumps(report, indent=1) + "\n")
 

@@ -7,7 +7,6 @@ D documents, S gathered chunks. `heads`, `kv_heads`, `head_dim` as in the backbo
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,15 +72,20 @@ class Packed:
 
 @dataclass
 class Documents:
-    """Packed documents with their chunks. chunk_of: [N]; chunk_len: [C]; table: [D, most chunks], C = none."""
+    """Packed documents with their chunks. chunk_of: [N]; chunk_len: [C].
+
+    table: [D, most chunks] chunk numbers, the first `count` [D] of a row; the rest repeat the row's first chunk,
+    which changes no maximum and spreads the gradient's writes."""
     packed: Packed
     chunk_of: Tensor
     chunk_len: Tensor
     table: Tensor
+    count: Tensor
 
     def to(self, device) -> "Documents":
         move = lambda t: t.to(device, non_blocking=True)
-        return Documents(self.packed.to(device), move(self.chunk_of), move(self.chunk_len), move(self.table))
+        return Documents(self.packed.to(device), move(self.chunk_of), move(self.chunk_len), move(self.table),
+                         move(self.count))
 
 
 @dataclass
@@ -97,6 +101,12 @@ class Queries:
     excluded: Tensor | None = None
     labels: Tensor | None = None
 
+    def packed(self) -> Packed:
+        """The rows as sequences, padding included (it is behind every token that matters)."""
+        rows, width = self.ids.shape
+        cu = torch.arange(0, (rows + 1) * width, width, dtype=torch.int32, device=self.ids.device)
+        return Packed(self.ids.flatten(), self.positions.flatten(), cu, width)
+
     def to(self, device) -> "Queries":
         move = lambda t: None if t is None else t.to(device, non_blocking=True)
         return Queries(move(self.ids), move(self.positions), move(self.routing), self.head,
@@ -105,11 +115,35 @@ class Queries:
 
 @dataclass
 class Memory:
-    """Pooled state of the router layers: keys [C, Hkv*Dh] fp32 normalised, k and v [C, Hkv, Dh]."""
+    """Pooled state of the router layers: keys [C, Hkv*Dh] fp32 normalised, k and v [C, Hkv, Dh] fp32; see Documents."""
     keys: dict[int, Tensor]
     k: dict[int, Tensor]
     v: dict[int, Tensor]
     table: Tensor
+    count: Tensor
+
+
+@dataclass
+class Result:
+    """Of one pass. scores [Q,D] and selected [Q,<=k] (best first, -1 = none) by group and layer; hidden states before
+    the final norm: reading [N,E], and [Q,T,E] a group."""
+    memory: Memory | None
+    scores: list[dict[int, Tensor]]
+    selected: list[dict[int, Tensor]]
+    reading: Tensor | None
+    hidden: list[Tensor]
+
+
+def join(parts: list[Packed]) -> Packed | None:
+    """Several packs as one."""
+    if len(parts) <= 1:
+        return parts[0] if parts else None
+    starts, total = [parts[0].cu], len(parts[0].ids)
+    for p in parts[1:]:
+        starts.append(p.cu[1:] + total)
+        total += len(p.ids)
+    return Packed(torch.cat([p.ids for p in parts]), torch.cat([p.positions for p in parts]), torch.cat(starts),
+                  max(p.longest for p in parts))
 
 
 def load_backbone(folder: str) -> dict[str, Tensor]:
@@ -189,11 +223,11 @@ class MsaModel(nn.Module):
         for name, value in weights.items():
             if self._full:
                 store[self._names[name]] = nn.Parameter(value.float())
-            else:
+            elif not self._is_adapted(name):
                 self.register_buffer("base/" + self._names[name], value.to(compute_dtype), persistent=False)
         self.full = store
         self.lora_a, self.lora_b, self.routers = nn.ParameterDict(), nn.ParameterDict(), nn.ParameterDict()
-        self._add_adapters(weights)
+        self._add_adapters(weights, compute_dtype)
         half = self.cfg.head_dim // 2
         self.register_buffer("frequency", self.cfg.rope_theta ** (-torch.arange(half).float() / half),
                              persistent=False)
@@ -202,15 +236,20 @@ class MsaModel(nn.Module):
             torch._dynamo.config.specialize_int = torch._dynamo.config.specialize_float = True
             self._before, self._after = torch.compile(before_attention), torch.compile(after_attention)
 
-    def _add_adapters(self, weights) -> None:
-        rank = self.msa.lora_rank
-        for layer in range(self.cfg.num_layers):
-            for linear, block in LINEAR.items() if rank else ():
-                out, inner = weights[f"model.layers.{layer}.{block}.{linear}.weight"].shape
-                a = torch.empty(rank, inner)
-                nn.init.kaiming_uniform_(a, a=math.sqrt(5))
-                self.lora_a[f"{layer}/{linear}"] = nn.Parameter(a)
-                self.lora_b[f"{layer}/{linear}"] = nn.Parameter(torch.zeros(out, rank))
+    @staticmethod
+    def _is_adapted(name: str) -> bool:
+        return name.endswith("_proj.weight")
+
+    def _add_adapters(self, weights, compute_dtype) -> None:
+        """LoRA of one linear map is stacked over the layers: a few large products a step, not hundreds."""
+        rank, count = self.msa.lora_rank, self.cfg.num_layers
+        for linear, block in LINEAR.items() if rank else ():
+            base = torch.stack([weights[f"model.layers.{i}.{block}.{linear}.weight"] for i in range(count)])
+            self.register_buffer("stack/" + linear, base.to(compute_dtype), persistent=False)
+            _, out, inner = base.shape
+            bound = inner ** -0.5
+            self.lora_a[linear] = nn.Parameter(torch.empty(count, rank, inner).uniform_(-bound, bound))
+            self.lora_b[linear] = nn.Parameter(torch.zeros(count, out, rank))
         for layer in self.msa.router_layers:  # copies of W_q, W_k: a random start is much worse
             for router, linear in (("q", "q_proj"), ("k", "k_proj")):
                 source = weights[f"model.layers.{layer}.self_attn.{linear}.weight"]
@@ -221,18 +260,17 @@ class MsaModel(nn.Module):
 
     def merged(self) -> list[dict[str, Tensor]]:
         """Effective weights of every layer in the compute type: W + alpha/r * B A, summed in fp32."""
-        scale = self.msa.lora_alpha / self.msa.lora_rank if self.msa.lora_rank else 0.0
-        layers = []
+        layers, stacks = [], {}
+        for linear in self.lora_a:
+            delta = torch.bmm(self.lora_b[linear], self.lora_a[linear]) * (self.msa.lora_alpha / self.msa.lora_rank)
+            stacks[linear] = (getattr(self, "stack/" + linear) + delta).to(self.dtype).unbind(0)
         for layer in range(self.cfg.num_layers):
             prefix = f"model.layers.{layer}."
             w = {"before": {}, "after": {}, "router": {}}   # by use: compiled functions see one structure
             for linear, block in LINEAR.items():
-                weight = self.base(f"{prefix}{block}.{linear}.weight")
-                key = f"{layer}/{linear}"
-                if key in self.lora_a:
-                    weight = weight.float() + scale * (self.lora_b[key] @ self.lora_a[key])
                 part = w["before" if linear in ("q_proj", "k_proj", "v_proj") else "after"]
-                part[linear] = weight.to(self.dtype)
+                part[linear] = stacks[linear][layer] if stacks else \
+                    self.base(f"{prefix}{block}.{linear}.weight").to(self.dtype)
                 bias = f"{prefix}{block}.{linear}.bias"
                 if bias in self._names:
                     part[linear + ".bias"] = self.base(bias).to(self.dtype)
@@ -248,12 +286,8 @@ class MsaModel(nn.Module):
             layers.append(w)
         return layers
 
-    def _angles(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        angle = positions.reshape(-1, 1).float() * self.frequency
-        return angle.cos(), angle.sin()
-
     def _embed(self, ids: Tensor) -> Tensor:
-        x = F.embedding(ids.reshape(-1), self.base("model.embed_tokens.weight")).to(self.dtype)
+        x = F.embedding(ids, self.base("model.embed_tokens.weight")).to(self.dtype)
         # Every layer's input then needs a gradient alike: one compiled function fewer, and checkpoints work.
         return x.requires_grad_() if torch.is_grad_enabled() and not x.requires_grad else x
 
@@ -268,88 +302,102 @@ class MsaModel(nn.Module):
             return checkpoint(function, *args, use_reentrant=False)
         return function(*args)
 
-    def _plain_layer(self, x, cos, sin, w, packed: Packed):
+    def run(self, layers, docs: Documents | None = None, reading: Packed | None = None,
+            groups: tuple[Queries, ...] = (), memory: Memory | None = None, attend: bool = True) -> Result:
+        """One pass over documents, plain text and queries together: they share all token-wise work.
+
+        Documents and texts are causal to themselves. Queries are too, and in router layers score the documents
+        (those of this pass, or `memory`) and, with `attend`, see the pooled K,V of their best `top_k`."""
         c = self.cfg
-        h, q, k, v = self._before(x, cos, sin, w["before"], c.num_heads, c.num_kv_heads, c.rms_eps)
-        return self._after(x, packed_attention(q, k, v, packed), w["after"], c.rms_eps), h, k, v
+        plain = join([p for p in (docs and docs.packed, reading) if p is not None])
+        whole = join(([plain] if plain else []) + [g.packed() for g in groups])
+        first_row = len(plain.ids) if plain else 0
+        memory = Memory({}, {}, {}, docs.table, docs.count) if docs else memory
+        out = Result(memory, [{} for _ in groups], [{} for _ in groups], None, [])
+        x = self._embed(whole.ids)
+        angle = whole.positions[:, None].float() * self.frequency
+        cos, sin = angle.cos(), angle.sin()
+        for index, w in enumerate(layers):
+            h, q, k, v = self._run(self._before, x, cos, sin, w["before"], c.num_heads, c.num_kv_heads, c.rms_eps)
+            if w["router"] and docs:
+                self._remember(memory, index, h, k, v, w["router"], docs)
+            if w["router"] and groups:
+                self._route(out, index, h[first_row:], w["router"], groups)
+            if w["router"] and groups and attend:
+                parts = [packed_attention(q[:first_row], k[:first_row], v[:first_row], plain)] if plain else []
+                attended = torch.cat(parts + self._attend_memory(out, index, groups, first_row, q, k, v))
+            else:
+                attended = packed_attention(q, k, v, whole)
+            x = self._run(self._after, x, attended, w["after"], c.rms_eps)
+        if reading is not None:
+            out.reading = x[first_row - len(reading.ids):first_row]
+        for group, row in zip(groups, self._rows(groups, first_row)):
+            out.hidden.append(x[row].view(*group.ids.shape, -1))
+        return out
 
-    def read(self, layers, packed: Packed) -> Tensor:
-        """Plain causal language model; hidden states [N, E] before the final norm."""
-        x = self._embed(packed.ids)
-        cos, sin = self._angles(packed.positions)
-        for w in layers:
-            x = self._run(self._plain_layer, x, cos, sin, w, packed)[0]
-        return x
+    @staticmethod
+    def _rows(groups, first: int) -> list[slice]:
+        ends = [first]
+        for group in groups:
+            ends.append(ends[-1] + group.ids.numel())
+        return [slice(a, b) for a, b in zip(ends, ends[1:])]
 
-    def encode_documents(self, layers, docs: Documents) -> Memory:
-        """Stage 1: document-wise positions, causal inside each document, chunk means in fp32."""
-        x = self._embed(docs.packed.ids)
-        cos, sin = self._angles(docs.packed.positions)
-        memory = Memory({}, {}, {}, docs.table)
-        last = max(self.msa.router_layers)
-        for index, w in enumerate(layers[: last + 1]):
-            x, h, k, v = self._run(self._plain_layer, x, cos, sin, w, docs.packed)
-            if w["router"]:
-                r = F.linear(h, w["router"]["k"]).view(k.shape)
-                memory.k[index] = self._pool(k, docs).to(self.dtype)
-                memory.v[index] = self._pool(v, docs).to(self.dtype)
-                memory.keys[index] = F.normalize(self._pool(r, docs), dim=-1, eps=EPS).flatten(1)
-        return memory
+    def _remember(self, memory: Memory, index: int, h, k, v, router, docs: Documents) -> None:
+        """Stage 1's pooling of one layer."""
+        n = len(docs.packed.ids)
+        r = F.linear(h[:n], router["k"]).view(k[:n].shape)
+        memory.k[index], memory.v[index] = self._pool(k[:n], docs), self._pool(v[:n], docs)
+        memory.keys[index] = F.normalize(self._pool(r, docs), dim=-1, eps=EPS).flatten(1)
+
+    def _route(self, out: Result, index: int, h, router, groups) -> None:
+        for number, (group, row) in enumerate(zip(groups, self._rows(groups, 0))):
+            s = self.score(h[row], router, out.memory.keys[index], out.memory.table, group)
+            allowed = s.detach()
+            if group.excluded is not None:
+                allowed = allowed.masked_fill(group.excluded, float("-inf"))
+            out.scores[number][index] = s
+            best = allowed.topk(min(self.msa.top_k, s.shape[1]), dim=-1)
+            out.selected[number][index] = torch.where(best.values.isfinite(), best.indices, -1)
+
+    def _attend_memory(self, out: Result, index: int, groups, first_row: int, q, k, v) -> list[Tensor]:
+        parts = []
+        for number, (group, row) in enumerate(zip(groups, self._rows(groups, first_row))):
+            shape = group.ids.shape
+            gq, gk, gv = (t[row].view(*shape, *t.shape[1:]) for t in (q, k, v))
+            mk, mv, seen = self._gather(out.memory, index, out.selected[number][index])
+            causal = torch.ones(shape[1], shape[1], dtype=torch.bool, device=q.device).tril()
+            mask = self._memory_mask(seen, causal, group.head)
+            parts.append(self._attend(gq, torch.cat((mk.to(k.dtype), gk), 1), torch.cat((mv.to(v.dtype), gv), 1), mask))
+        return parts
 
     @staticmethod
     def _pool(t: Tensor, docs: Documents) -> Tensor:
         total = torch.zeros(len(docs.chunk_len), *t.shape[1:], device=t.device)
         return total.index_add(0, docs.chunk_of, t.float()) / docs.chunk_len[:, None, None]
 
-    def folded_queries(self, h: Tensor, w) -> Tensor:
+    def folded_queries(self, h: Tensor, router) -> Tensor:
         """[n, E] -> [n, Hkv*D] fp32: normalised routing queries summed over each group, over Hq."""
         c = self.cfg
-        q = F.normalize(F.linear(h, w["router"]["q"]).float().view(len(h), c.num_heads, c.head_dim), dim=-1, eps=EPS)
+        q = F.normalize(F.linear(h, router["q"]).float().view(len(h), c.num_heads, c.head_dim), dim=-1, eps=EPS)
         group = c.num_heads // c.num_kv_heads
         return q.view(len(h), c.num_kv_heads, group, -1).sum(2).flatten(1) / c.num_heads
 
-    def score(self, h: Tensor, w, keys: Tensor, table: Tensor, queries: Queries) -> Tensor:
-        """h [Q,T,E] -> document scores [Q,D] fp32: mean over heads, max over tokens, max over chunks."""
-        folded = self.folded_queries(h.reshape(-1, h.shape[-1]), w)
+    def score(self, h: Tensor, router, keys: Tensor, table: Tensor, queries: Queries) -> Tensor:
+        """h [Q*T,E] -> document scores [Q,D] fp32: mean over heads, max over tokens, max over chunks."""
+        folded = self.folded_queries(h, router)
         similarity = (folded @ keys.T).view(*queries.ids.shape, -1)
         similarity = similarity.masked_fill(~queries.routing[..., None], float("-inf")).amax(1)
-        return F.pad(similarity, (0, 1), value=float("-inf"))[:, table].amax(-1)
-
-    def query(self, layers, queries: Queries, memory: Memory, attend: bool = True):
-        """Stage 2. Returns ({layer: scores [Q,D]}, {layer: selected [Q,<=k]}, hidden [Q,T,E]).
-
-        attend=False leaves the memory out of attention (the router warm-up)."""
-        c, (rows, width) = self.cfg, queries.ids.shape
-        x = self._embed(queries.ids)
-        cos, sin = self._angles(queries.positions)
-        causal = torch.ones(width, width, dtype=torch.bool, device=x.device).tril()
-        scores, selected = {}, {}
-        for index, w in enumerate(layers):
-            h, q, k, v = self._before(x, cos, sin, w["before"], c.num_heads, c.num_kv_heads, c.rms_eps)
-            q, k, v = (t.view(rows, width, *t.shape[1:]) for t in (q, k, v))
-            mask = None
-            if w["router"]:
-                s = self.score(h.view(rows, width, -1), w, memory.keys[index], memory.table, queries)
-                scores[index] = s
-                allowed = s.detach()
-                if queries.excluded is not None:
-                    allowed = allowed.masked_fill(queries.excluded, float("-inf"))
-                selected[index] = allowed.topk(min(self.msa.top_k, s.shape[1]), dim=-1).indices
-                if attend:
-                    mk, mv, seen = self._gather(memory, index, selected[index], allowed)
-                    mask = self._memory_mask(seen, causal, queries.head)
-                    k, v = torch.cat((mk, k), 1), torch.cat((mv, v), 1)
-            x = self._after(x, self._attend(q, k, v, mask), w["after"], c.rms_eps)
-        return scores, selected, x.view(rows, width, -1)
+        return similarity.index_select(1, table.flatten()).view(len(similarity), *table.shape).amax(-1)
 
     @staticmethod
-    def _gather(memory: Memory, layer: int, selected: Tensor, allowed: Tensor):
+    def _gather(memory: Memory, layer: int, selected: Tensor):
         """Pooled K,V of the selected documents [Q,S,Hkv,D] and which of the S are there."""
-        chunks = memory.table[selected]                                     # [Q, k, most chunks]
-        there = chunks < len(memory.k[layer])
-        there &= torch.isfinite(allowed.gather(1, selected))[..., None]
-        flat = chunks.clamp(max=len(memory.k[layer]) - 1).flatten(1)
-        return memory.k[layer][flat], memory.v[layer][flat], there.flatten(1)
+        chunks = memory.table[selected.clamp(min=0)]                        # [Q, k, most chunks]
+        place = torch.arange(chunks.shape[-1], device=chunks.device)
+        there = (place < memory.count[selected.clamp(min=0)][..., None]) & (selected >= 0)[..., None]
+        shape = (len(selected), -1, *memory.k[layer].shape[1:])
+        k, v = (t[layer].index_select(0, chunks.flatten()).view(shape) for t in (memory.k, memory.v))
+        return k, v, there.flatten(1)
 
     @staticmethod
     def _memory_mask(seen: Tensor, causal: Tensor, head: int) -> Tensor:
@@ -359,8 +407,8 @@ class MsaModel(nn.Module):
 
     @staticmethod
     def _attend(q, k, v, mask) -> Tensor:
+        """[Q,T,Hq,D] over [Q,S+T,Hkv,D] -> [Q*T, Hq*D]."""
         group = q.shape[2] // k.shape[2]
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
-        out = F.scaled_dot_product_attention(q, k.repeat_interleave(group, 1), v.repeat_interleave(group, 1),
-                                             attn_mask=mask, is_causal=mask is None)
+        out = F.scaled_dot_product_attention(q, k.repeat_interleave(group, 1), v.repeat_interleave(group, 1), mask)
         return out.transpose(1, 2).reshape(-1, q.shape[1] * q.shape[3])

@@ -52,9 +52,9 @@ def step_loss(model: MsaModel, batch: Batch, stage: dict) -> tuple[torch.Tensor,
     layers = model.merged()
     weight, tau = stage["loss"], stage["temperature"]
     log, total = {}, 0.0
-    memory = model.encode_documents(layers, batch.docs)
-    for name, group in zip(("first", "later"), batch.groups):
-        scores, _, hidden = model.query(layers, group.queries, memory, attend=stage["attend"])
+    reading = batch.reading and batch.reading[0]
+    out = model.run(layers, batch.docs, reading, tuple(g.queries for g in batch.groups), attend=stage["attend"])
+    for name, group, scores, hidden in zip(("first", "later"), batch.groups, out.scores, out.hidden):
         aux = losses.routing_loss(scores, group.positive, group.ignored, tau)
         total = total + weight["routing"] * aux * (1.0 if name == "first" else weight.get("later", 0.3))
         log["aux_" + name] = aux.detach()
@@ -65,8 +65,8 @@ def step_loss(model: MsaModel, batch: Batch, stage: dict) -> tuple[torch.Tensor,
             lm = losses.answer_loss(model.logits(hidden[learnt]), group.queries.labels[learnt])
             total, log["memory"] = total + weight["memory"] * lm, lm.detach()
     if batch.reading:
-        packed, places, targets = batch.reading
-        lm = losses.answer_loss(model.logits(model.read(layers, packed)[places]), targets)
+        _, places, targets = batch.reading
+        lm = losses.answer_loss(model.logits(out.reading[places]), targets)
         total, log["reading"] = total + weight["reading"] * lm, lm.detach()
     return total, log
 
@@ -129,8 +129,6 @@ class Trainer:
 
     def train_step(self, batch: Batch, stage: dict) -> dict:
         loss, log = step_loss(self.model, batch.to(self.device), stage)
-        if not torch.isfinite(loss):
-            raise SystemExit(f"stage {stage['name']} step {self.step}: loss is not finite; last checkpoint is kept")
         loss.backward()
         self.average_gradients()
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
@@ -153,6 +151,7 @@ class Trainer:
             now = time.time()
             self.spent, last = self.spent + now - last, now
             if self.step % self.config.get("log_every", 50) == 0 and curve:
+                self.refuse_nan(stage, mean["loss"])
                 line = {k: round(torch.stack(v).float().mean().item(), 4) for k, v in sorted(mean.items())}
                 line |= {"stage": stage["name"], "step": self.step, "spent": round(self.spent, 1),
                          "tokens_per_s": round(tokens / (time.time() - mark))}
@@ -161,8 +160,14 @@ class Trainer:
                 print(json.dumps(line), flush=True)
                 mean, tokens, mark = {}, 0, time.time()
             if now - saved > self.config.get("save_seconds", 60):
+                self.refuse_nan(stage, mean.get("loss") or [torch.zeros(())])
                 self.save()
                 saved = last = time.time()
+
+    def refuse_nan(self, stage: dict, recent: list[torch.Tensor]) -> None:
+        """Looked at only when logging: each look waits for the device."""
+        if not torch.isfinite(torch.stack(recent)).all():
+            raise SystemExit(f"stage {stage['name']} step {self.step}: loss is not finite; last checkpoint is kept")
 
     def save(self) -> None:
         if self.rank:
