@@ -1,0 +1,82 @@
+"""Adapter files: PEFT's LoRA names and the published engine's router names, in bf16."""
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from training.model import LINEAR, MsaConfig, MsaModel
+
+
+def lora_name(layer: int, linear: str, which: str) -> str:
+    return f"base_model.model.model.layers.{layer}.{LINEAR[linear]}.{linear}.lora_{which}.weight"
+
+
+def router_name(layer: int, which: str) -> str:
+    return f"model.layers.{layer}.self_attn.router_{which}_proj.0.weight"
+
+
+def lora_tensors(model: MsaModel) -> dict[str, torch.Tensor]:
+    """Views of the stacked LoRA parameters, one a layer."""
+    return {lora_name(layer, linear, which): stack[layer]
+            for store, which in ((model.lora_a, "A"), (model.lora_b, "B"))
+            for linear, stack in store.items() for layer in range(len(stack))}
+
+
+def tensors(model: MsaModel) -> dict[str, torch.Tensor]:
+    """The adapter's tensors by file name (LoRA and routers, or every weight when all were trained)."""
+    out = lora_tensors(model)
+    for key, value in model.routers.items():
+        layer, which = key.split("/")
+        out[router_name(int(layer), which)] = value
+    if model.full is not None:
+        out.update({name: model.base(name) for name in model._names})
+    return {name: value.detach().to(torch.bfloat16).cpu().contiguous() for name, value in out.items()}
+
+
+def adapter_config(model: MsaModel, base_name: str, msa_extra: dict) -> dict:
+    m = model.msa
+    return {
+        "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": base_name,
+        "r": m.lora_rank, "lora_alpha": m.lora_alpha, "lora_dropout": 0.0, "bias": "none",
+        "fan_in_fan_out": False, "use_rslora": False, "use_dora": False, "inference_mode": True,
+        "target_modules": list(LINEAR), "modules_to_save": None, "layers_to_transform": None,
+        "rank_pattern": {}, "alpha_pattern": {},
+        "msa_config": {
+            "router_layer_idx": ",".join(map(str, m.router_layers)), "pooling_kernel_size": m.pool,
+            "doc_top_k": m.top_k, "top_k_docs": m.top_k, "decouple_router": True,
+            "aux_loss_method": "INFONCE", "head_reduce_method": "mean", "query_reduce_method": "max",
+            "chunk_reduce_method": "max", "decouple_pooling_mode": "mean", "rewrite_position": True,
+            **msa_extra,
+        },
+    }
+
+
+def save_adapter(model: MsaModel, folder: str, base_name: str, msa_extra: dict) -> None:
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(tensors(model), str(folder / "adapter.safetensors"))
+    config = adapter_config(model, base_name, msa_extra)
+    (folder / "adapter_config.json").write_text(json.dumps(config, indent=1) + "\n")
+
+
+def read_config(folder: str) -> MsaConfig:
+    raw = json.loads((Path(folder) / "adapter_config.json").read_text())
+    msa = raw["msa_config"]
+    layers = tuple(int(x) for x in msa["router_layer_idx"].split(","))
+    return MsaConfig(layers, msa["pooling_kernel_size"], msa.get("doc_top_k", 16), raw["r"], raw["lora_alpha"])
+
+
+def load_adapter(model: MsaModel, folder: str) -> None:
+    """Copies the adapter's tensors into `model`; refuses a file that does not fit."""
+    stored = load_file(str(Path(folder) / "adapter.safetensors"))
+    wanted = lora_tensors(model)
+    wanted.update({router_name(int(k.split("/")[0]), k.split("/")[1]): v for k, v in model.routers.items()})
+    if set(stored) != set(wanted):
+        odd = sorted(set(stored) ^ set(wanted))
+        raise ValueError(f"{folder}: {len(odd)} tensors do not match the model's, the first is {odd[0]}")
+    with torch.no_grad():
+        for name, parameter in wanted.items():
+            parameter.copy_(stored[name].float())

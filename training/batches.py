@@ -1,0 +1,60 @@
+"""Token lists to tensors: packed documents, padded query rows, packed reading samples."""
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from training.frames import Prompt
+from training.model import Documents, Packed, Queries
+
+
+def pack(sequences: list[list[int]]) -> Packed:
+    lengths = np.array([len(s) for s in sequences])
+    cu = np.concatenate(([0], lengths.cumsum())).astype(np.int32)
+    ids = torch.from_numpy(np.concatenate([np.asarray(s, dtype=np.int64) for s in sequences]))
+    positions = torch.from_numpy(np.concatenate([np.arange(n, dtype=np.int64) for n in lengths]))
+    return Packed(ids, positions, torch.from_numpy(cu), int(lengths.max()))
+
+
+def documents(sequences: list[list[int]], pool: int) -> Documents:
+    packed = pack(sequences)
+    lengths = (packed.cu[1:] - packed.cu[:-1]).numpy()
+    chunks = -(-lengths // pool)
+    first = np.concatenate(([0], chunks.cumsum()))
+    chunk_of = np.concatenate([f + np.arange(n) // pool for f, n in zip(first, lengths)])
+    place = np.arange(int(chunks.max()))[None]
+    table = first[:-1, None] + np.where(place < chunks[:, None], place, 0)
+    chunk_of = torch.from_numpy(chunk_of)
+    return Documents(packed, chunk_of, torch.bincount(chunk_of).float(), torch.from_numpy(table),
+                     torch.from_numpy(chunks.astype(np.int64)))
+
+
+def queries(prompts: list[Prompt], head: list[int], top_k: int, excluded: torch.Tensor | None = None,
+            answers: list[list[int]] | None = None) -> Queries:
+    """Rows of head + prompt (+ answer). The prompt's positions start at 3 + k; answers do not route."""
+    answers = answers or [[]] * len(prompts)
+    width = len(head) + max(len(p.ids) + len(a) for p, a in zip(prompts, answers))
+    width = -(-width // 8) * 8
+    ids = torch.zeros(len(prompts), width, dtype=torch.long)
+    routing = torch.zeros(len(prompts), width, dtype=torch.bool)
+    labels = torch.full((len(prompts), width), -100)
+    positions = torch.arange(width).repeat(len(prompts), 1)
+    positions[:, len(head):] += 3 + top_k - len(head)
+    for row, (prompt, answer) in enumerate(zip(prompts, answers)):
+        end = len(head) + len(prompt.ids)
+        ids[row, :end] = torch.tensor(head + prompt.ids)
+        routing[row, len(head):end] = torch.tensor(prompt.routing)
+        if answer:
+            ids[row, end:end + len(answer)] = torch.tensor(answer)
+            labels[row, end - 1:end - 1 + len(answer)] = torch.tensor(answer)
+    return Queries(ids, positions, routing, len(head), excluded, labels if any(answers) else None)
+
+
+def reading(samples: list[tuple[list[int], list[int]]]) -> tuple[Packed, torch.Tensor, torch.Tensor]:
+    """(prompt, answer) pairs packed; the places whose next token is learnt, and those tokens."""
+    packed = pack([p + a for p, a in samples])
+    places, targets = [], []
+    for start, (prompt, answer) in zip(packed.cu.tolist(), samples):
+        places += range(start + len(prompt) - 1, start + len(prompt) + len(answer) - 1)
+        targets += answer
+    return packed, torch.tensor(places), torch.tensor(targets)

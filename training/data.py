@@ -1,0 +1,320 @@
+"""Training batches, each a pure function of (seed, stage, step): resuming needs no state.
+
+A batch is documents of one kind with questions about them (in-batch negatives, made hard by neighbours: the same
+article, BM25's nearest passages, a question's own distractors), later-round questions, and reading samples.
+"""
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from training import batches, frames, synth
+from training.corpus import read_xz
+from training.model import Documents, Packed, Queries
+
+KINDS = ("wiki", "squad", "pairs", "hops")
+
+
+@dataclass
+class Group:
+    """Questions of one shape: rows, their gold documents, documents that count for nothing."""
+    queries: Queries
+    positive: torch.Tensor
+    ignored: torch.Tensor
+
+    def to(self, device) -> "Group":
+        return Group(self.queries.to(device), self.positive.to(device), self.ignored.to(device))
+
+
+@dataclass
+class Batch:
+    kind: str
+    docs: Documents
+    groups: list[Group]
+    reading: tuple[Packed, torch.Tensor, torch.Tensor] | None
+    tokens: int
+
+    def to(self, device) -> "Batch":
+        reading = self.reading and tuple(t.to(device) for t in self.reading)
+        return Batch(self.kind, self.docs.to(device), [g.to(device) for g in self.groups], reading, self.tokens)
+
+
+@dataclass
+class Draft:
+    """What a batch will hold: documents by key in first-come order, questions as (text, gold keys)."""
+    docs: dict = field(default_factory=dict)          # key -> (title, text)
+    asked: list = field(default_factory=list)         # (question, [gold keys])
+    hops: list = field(default_factory=list)          # (question, [taken keys], [gold keys])
+
+
+class TrainingSet(Dataset):
+    """Map from step to batch. `sizes`: questions a batch; `mix`: share of each kind; see configs/."""
+
+    def __init__(self, bundle: str, tokenizer: str, stage: dict, seed: int, top_k: int, pool: int,
+                 neighbours: np.ndarray | None = None):
+        root = Path(bundle)
+        self.docs = read_xz(root / "docs.jsonl.xz")
+        self.tokenizer_path, self.stage, self.seed = tokenizer, stage, seed
+        self.top_k, self.pool, self.neighbours = top_k, pool, neighbours
+        self.by_source, self.by_group = defaultdict(list), defaultdict(list)
+        for number, d in enumerate(self.docs):
+            self.by_source[d["s"]].append(number)
+            self.by_group[(d["s"], d["g"])].append(number)
+        self.questions = defaultdict(list)
+        self.asked_of = defaultdict(list)
+        for q in read_xz(root / "questions.jsonl.xz"):
+            self.questions[q["s"] + ("/refused" if "u" in q else "")].append(q)
+            self.asked_of[q["p"][0]].append(q)
+        self.links = defaultdict(list)
+        for link in read_xz(root / "links.jsonl.xz"):
+            self.links[link["d"]].append(link)
+        self._prepare_triples(read_xz(root / "triples.jsonl.xz"))
+        self.articles = sorted({d["g"] for d in self.docs if d["s"] == "squad"})
+        self._tokenizer = None
+
+    def _prepare_triples(self, chains: list[dict]) -> None:
+        self.chains = chains
+        self.facts = defaultdict(list)
+        for chain in chains:
+            for subject, relation, value in chain["e"]:
+                if (relation, value) not in self.facts[subject]:
+                    self.facts[subject].append((relation, value))
+        self.subjects = {synth.bare(s): f for s, f in self.facts.items()} | dict(self.facts)
+
+    def __len__(self) -> int:
+        return 1 << 30
+
+    @property
+    def tokenizer(self):
+        if self._tokenizer is None:
+            self._tokenizer = frames.load_tokenizer(self.tokenizer_path)
+            self.head = frames.encode(self._tokenizer, frames.HEAD)
+        return self._tokenizer
+
+    def __getitem__(self, step: int) -> Batch:
+        rng = random.Random(f"{self.seed}/{self.stage['name']}/{step}")
+        kind = rng.choices(KINDS, [self.stage["mix"].get(k, 0) for k in KINDS])[0]
+        draft = Draft()
+        getattr(self, "_draft_" + kind)(rng, draft)
+        return self._batch(rng, kind, draft)
+
+    # Drafts: which documents and questions.
+
+    def _put(self, draft: Draft, number: int) -> int:
+        draft.docs[number] = (self.docs[number]["t"], self.docs[number]["x"])
+        return number
+
+    def _draft_wiki(self, rng, draft) -> None:
+        passages, count = self.by_source["wiki"], self.stage["sizes"]["wiki"]
+        while len(draft.docs) < count:
+            seed = rng.choice(passages)
+            if self.neighbours is not None and rng.random() < self.stage.get("near", 0.6):
+                near = [int(n) for n in self.neighbours[seed] if n >= 0][: self.stage.get("cluster", 4) - 1]
+            else:
+                run = self.by_group[("wiki", self.docs[seed]["g"])]
+                near = rng.sample(run, min(3, len(run)))
+            cluster = [seed] + [n for n in near if n != seed]
+            for number in cluster:
+                self._put(draft, number)
+            self._ask_cluster(rng, draft, cluster)
+        draft.asked = rng.sample(draft.asked, min(len(draft.asked), self.stage["sizes"]["questions"]))
+
+    def _ask_cluster(self, rng, draft, cluster) -> None:
+        for number in cluster:
+            d, question = self.docs[number], None
+            kind = rng.random()
+            if kind < 0.2 and self.links[number]:
+                link = rng.choice(self.links[number])
+                self._put(draft, link["to"])
+                draft.asked.append((synth.bridge(rng, d, link, self.docs[link["to"]]), [number, link["to"]]))
+                if rng.random() < 0.35:
+                    first, second = (number, link["to"]) if rng.random() < 0.7 else (link["to"], number)
+                    draft.hops.append((draft.asked[-1][0], [first], [second]))
+                continue
+            if kind < 0.32:
+                question = synth.defined(rng, d["t"], d["x"])
+            elif kind < 0.4 and len(cluster) > 1:
+                other = rng.choice([n for n in cluster if n != number])
+                if self.docs[other]["g"] != d["g"]:
+                    draft.asked.append((synth.comparison(rng, d, self.docs[other]), [number, other]))
+                    continue
+            elif kind < 0.6:
+                question = synth.blank(rng, d["t"], d["x"])
+            if question:
+                draft.asked.append((question[0], [number]))
+            else:
+                make = rng.choice((synth.keywords, synth.titled, synth.sentence))
+                draft.asked.append((make(rng, d["t"], d["x"]), [number]))
+
+    def _draft_squad(self, rng, draft) -> None:
+        """Whole articles: every paragraph is a hard negative of its neighbours."""
+        for article in rng.sample(self.articles, self.stage["sizes"]["articles"]):
+            numbers = self.by_group[("squad", article)]
+            for number in numbers:
+                self._put(draft, number)
+            pool = [q for n in numbers for q in self.asked_of[n] if "u" not in q]
+            for q in rng.sample(pool, min(len(pool), self.stage["sizes"]["questions"]
+                                          // self.stage["sizes"]["articles"])):
+                draft.asked.append((q["q"], q["p"]))
+
+    def _draft_pairs(self, rng, draft) -> None:
+        count = self.stage["sizes"]["questions"]
+        chosen = rng.sample(self.questions["reqa"], count // 2) + rng.sample(self.questions["pubmed"], count // 8)
+        for q in chosen:
+            draft.asked.append((q["q"], [self._put(draft, q["p"][0])]))
+        while len(draft.asked) < count:
+            number = rng.choice(self.by_source["factbook"])
+            run = self.by_group[("factbook", self.docs[number]["g"])]
+            for n in {number, *rng.sample(run, min(2, len(run)))}:
+                question = synth.fact(rng, self.docs[n]["t"], self.docs[n]["x"])
+                self._put(draft, n)
+                if question:
+                    draft.asked.append((question[0], [n]))
+
+    def _draft_hops(self, rng, draft) -> None:
+        """Real multi-hop questions with their distractors, and questions over passages made from triples."""
+        size = self.stage["sizes"]["hops"]
+        real = self.questions["2wiki"] + self.questions["hotpot"]
+        for q in rng.sample(real, min(len(real), size // 2)):
+            for number in q["p"] + rng.sample(q["n"], min(3, len(q["n"]))):
+                self._put(draft, number)
+            self._ask_chain(rng, draft, q["q"], q["p"])
+        for chain in rng.sample(self.chains, min(len(self.chains), size - size // 2)):
+            keys = self._put_chain(rng, draft, chain)
+            self._ask_chain(rng, draft, chain["q"], keys)
+
+    def _ask_chain(self, rng, draft, question, golds) -> None:
+        draft.asked.append((question, golds))
+        taken = [g for g in golds if rng.random() < 0.6][: len(golds) - 1] or [golds[0]]
+        rest = [g for g in golds if g not in taken]
+        if rest:
+            draft.hops.append((question, taken, rest))
+
+    def _put_chain(self, rng, draft, chain) -> list[str]:
+        for title in chain["p"]:
+            facts = self.subjects.get(title) or self.subjects.get(synth.bare(title)) or []
+            if title not in draft.docs:
+                facts = rng.sample(facts, len(facts)) or [("occupation", "public figure")]
+                filler = synth.sentences(self.docs[rng.choice(self.by_source["wiki"])]["x"])[1:]
+                draft.docs[title] = (title, synth.entity_passage(rng, title, facts, filler))
+        return list(chain["p"])
+
+    # From drafts to tensors.
+
+    def _batch(self, rng, kind, draft) -> Batch:
+        tokenizer, limit = self.tokenizer, self.stage.get("doc_tokens", 240)
+        keys = list(draft.docs)
+        row = {key: i for i, key in enumerate(keys)}
+        references = rng.sample(range(1, 100_000), len(keys))
+        texts = [frames.cut(tokenizer, frames.document_text(*draft.docs[k]), limit) for k in keys]
+        docs = batches.documents([frames.document_ids(tokenizer, r, t) for r, t in zip(references, texts)], self.pool)
+        groups = [self._group([(frames.routing_prompt(tokenizer, self._short(q)), [], [row[g] for g in golds])
+                               for q, golds in draft.asked], len(keys))]
+        hops = self._hop_items(rng, draft, row, references, texts)
+        if hops:
+            groups.append(self._group(hops, len(keys)))
+        reading = None
+        if self.stage.get("reading", 0):
+            reading = batches.reading([self._reading_sample(rng) for _ in range(self.stage["reading"])])
+        tokens = len(docs.packed.ids) + sum(g.queries.ids.numel() for g in groups) + \
+            (len(reading[0].ids) if reading else 0)
+        return Batch(kind, docs, groups, reading, tokens)
+
+    @staticmethod
+    def _short(question: str) -> str:
+        return " ".join(question.split()[:30])
+
+    def _hop_items(self, rng, draft, row, references, texts) -> list:
+        """Later-round queries: the question, the taken texts with up to two distractors, the golds still missing."""
+        items, limit = [], self.stage.get("hop_tokens", 400)
+        for question, taken, golds in rng.sample(draft.hops, min(len(draft.hops), self.stage["sizes"]["later"])):
+            gold_rows = {row[g] for g in golds}
+            rows = [row[t] for t in taken]
+            others = [r for r in rng.sample(range(len(texts)), 4) if r not in gold_rows and r not in rows]
+            rows += others[: rng.randint(0, max(0, 3 - len(rows)))]
+            rng.shuffle(rows)
+            prompt = frames.next_round_prompt(self.tokenizer, self._short(question),
+                                              [[(references[r], texts[r]) for r in rows]])
+            if len(prompt.ids) <= limit:
+                items.append((prompt, rows, sorted(gold_rows)))
+        return items
+
+    def _group(self, items, count) -> Group:
+        positive = torch.zeros(len(items), count, dtype=torch.bool)
+        ignored = torch.zeros(len(items), count, dtype=torch.bool)
+        for i, (_, taken, golds) in enumerate(items):
+            positive[i, golds] = True
+            ignored[i, taken] = True
+        rows = batches.queries([p for p, _, _ in items], self.head, self.top_k, ignored)
+        return Group(rows, positive, ignored)
+
+    # Reading samples: (reader prompt ids, answer ids).
+
+    def _reading_sample(self, rng) -> tuple[list[int], list[int]]:
+        kind = rng.choices(("squad", "refused", "hops", "wiki", "factbook", "chain"), self.stage["reading_mix"])[0]
+        question, answer, golds, negatives = getattr(self, "_read_" + kind)(rng)
+        if kind in ("squad", "wiki", "factbook") and rng.random() < self.stage.get("no_gold", 0.06):
+            golds, answer = negatives[:1] or golds, answer if not negatives else frames.REFUSAL
+            negatives = negatives[1:]
+        total = max(len(golds), rng.choice((1, 3, 3, 3)))
+        chosen = golds + negatives[: total - len(golds)]
+        references = sorted(rng.sample(range(1, 100_000 if rng.random() < 0.5 else 2000), len(chosen)))
+        rng.shuffle(chosen)
+        limit = self.stage.get("read_tokens", 240)
+        texts = [(r, frames.cut(self.tokenizer, frames.document_text(*c), limit)) for r, c in zip(references, chosen)]
+        prompt = frames.encode(self.tokenizer, frames.reader_prompt(question, texts))
+        return prompt, frames.encode(self.tokenizer, answer)[:48] + [self.tokenizer.token_to_id("<|im_end|>")]
+
+    def _text(self, number: int) -> tuple[str, str]:
+        return self.docs[number]["t"], self.docs[number]["x"]
+
+    def _read_question(self, rng, q, answer):
+        negatives = [self._text(n) for n in rng.sample(q["n"], min(len(q["n"]), 4))]
+        return q["q"], answer, [self._text(n) for n in q["p"]], negatives
+
+    def _read_squad(self, rng):
+        q = rng.choice(self.questions["squad"])
+        return self._read_question(rng, q, q["a"][0])
+
+    def _read_refused(self, rng):
+        return self._read_question(rng, rng.choice(self.questions["squad/refused"]), frames.REFUSAL)
+
+    def _read_hops(self, rng):
+        q = rng.choice(self.questions[rng.choice(("2wiki", "2wiki", "hotpot"))])
+        return self._read_question(rng, q, q["a"][0])
+
+    def _read_wiki(self, rng):
+        for _ in range(20):
+            number = rng.choice(self.by_source["wiki"])
+            d = self.docs[number]
+            made = (synth.blank if rng.random() < 0.7 else synth.defined)(rng, d["t"], d["x"])
+            if made and len(made[1]) < 60:
+                run = [n for n in self.by_group[("wiki", d["g"])] if n != number]
+                if self.neighbours is not None:
+                    run = run + [int(n) for n in self.neighbours[number] if n >= 0]
+                # A sibling passage may hold the answer too: it is no distractor then.
+                run = [n for n in run if made[1] not in self.docs[n]["x"]]
+                return made[0], made[1], [self._text(number)], [self._text(n) for n in rng.sample(run, min(3, len(run)))]
+        return self._read_squad(rng)
+
+    def _read_factbook(self, rng):
+        for _ in range(20):
+            number = rng.choice(self.by_source["factbook"])
+            made = synth.fact(rng, *self._text(number))
+            if made:
+                others = [n for n in rng.sample(self.by_source["factbook"], 3)
+                          if self.docs[n]["g"] != self.docs[number]["g"]]
+                return made[0], made[1], [self._text(number)], [self._text(n) for n in others]
+        return self._read_squad(rng)
+
+    def _read_chain(self, rng):
+        draft = Draft()
+        chain = rng.choice(self.chains)
+        keys = self._put_chain(rng, draft, chain)
+        return chain["q"], chain["a"][0], [draft.docs[k] for k in keys], []

@@ -1,0 +1,221 @@
+"""Retrieval recall and reading scores: `python -m training.evaluate --base B --adapter A --bundle D --out F.json`.
+
+Retrieval: documents ranked by the mean of their scores over the router layers, one round, and with a second round
+that routes with the question and the texts of the best `n` (those stay ahead of its ranking). Reading: the best texts through
+the reader prompt, greedy. Baselines put BM25's documents, or the gold ones, before the same reader.
+"""
+from __future__ import annotations
+
+import argparse
+import collections
+import json
+import re
+import string
+import time
+from pathlib import Path
+
+import torch
+
+from training import batches, frames
+from training.adapter_io import load_adapter, read_config
+from training.bm25 import Bm25
+from training.corpus import read_xz
+from training.model import Memory, MsaModel
+
+SETS = ("squad", "2wiki", "hotpot")
+CUTS = (1, 5, 16, 20)
+DOC_TOKENS, READ_TOKENS, ANSWER_TOKENS = 512, 400, 32
+
+
+class Bank:
+    """A corpus in memory: texts by reference number (= place in the corpus) and pooled state."""
+
+    def __init__(self, model: MsaModel, layers, tokenizer, corpus: list[dict], block_tokens: int = 200_000):
+        self.ids = {d["id"]: i for i, d in enumerate(corpus)}
+        self.texts = [frames.document_text(d["title"], d["text"]) for d in corpus]
+        cut = [frames.cut(tokenizer, t, DOC_TOKENS) for t in self.texts]
+        tokens = [frames.document_ids(tokenizer, i, t) for i, t in enumerate(cut)]
+        parts, block, count = [], [], 0
+        for sequence in tokens + [None]:
+            if block and (sequence is None or count + len(sequence) > block_tokens):
+                docs = batches.documents(block, model.msa.pool)
+                parts.append(model.run(layers, docs.to(model.frequency.device)).memory)
+                block, count = [], 0
+            if sequence:
+                block.append(sequence)
+                count += len(sequence)
+        self.memory = join_memory(parts)
+        self.tokens = sum(map(len, tokens))
+
+
+def join_memory(parts: list[Memory]) -> Memory:
+    sizes = [len(next(iter(p.keys.values()))) for p in parts]
+    width, start, tables = max(p.table.shape[1] for p in parts), 0, []
+    for part, size in zip(parts, sizes):
+        table = part.table + start
+        tables.append(torch.cat((table, table[:, :1].expand(-1, width - table.shape[1])), 1))
+        start += size
+    merge = lambda name: {l: torch.cat([getattr(p, name)[l] for p in parts]) for l in parts[0].keys}
+    return Memory(merge("keys"), merge("k"), merge("v"), torch.cat(tables), torch.cat([p.count for p in parts]))
+
+
+def rank(model, layers, bank: Bank, prompts, head, excluded=None, rows: int = 48):
+    """Layer-mean scores [Q, D] and, per layer, the top 16 (votes)."""
+    device, out, votes = model.frequency.device, [], collections.defaultdict(list)
+    for begin in range(0, len(prompts), rows):
+        some = None if excluded is None else excluded[begin:begin + rows]
+        q = batches.queries(prompts[begin:begin + rows], head, model.msa.top_k, some).to(device)
+        done = model.run(layers, groups=(q,), memory=bank.memory)
+        out.append(torch.stack(list(done.scores[0].values())).mean(0).cpu())
+        for layer, s in done.selected[0].items():
+            votes[layer].append(s.cpu())
+    return torch.cat(out), {l: torch.cat(v) for l, v in votes.items()}
+
+
+def recall(order: list[list[int]], golds: list[list[int]]) -> dict:
+    """Mean share of gold documents in the first k, and share of questions with all of them."""
+    out = {}
+    for k in CUTS:
+        found = [len(set(o[:k]) & set(g)) / len(set(g)) for o, g in zip(order, golds)]
+        out[f"recall@{k}"] = round(100 * sum(found) / len(found), 2)
+        out[f"all@{k}"] = round(100 * sum(f == 1 for f in found) / len(found), 2)
+    return out
+
+
+def second_round(model, layers, bank: Bank, tokenizer, head, questions, first, n: int):
+    """Order after another round: the n taken, then the ranking that the question and their texts give."""
+    prompts = []
+    for question, order in zip(questions, first):
+        taken = [(i, frames.cut(tokenizer, bank.texts[i], DOC_TOKENS)) for i in order[:n]]
+        prompts.append(frames.next_round_prompt(tokenizer, question, [taken]))
+    excluded = torch.zeros(len(first), len(bank.texts), dtype=torch.bool)
+    for row, order in enumerate(first):
+        excluded[row, order[:n]] = True
+    scores, _ = rank(model, layers, bank, prompts, head, excluded, rows=12)
+    rest = scores.masked_fill(excluded, float("-inf")).topk(20, -1).indices.tolist()
+    return [order[:n] + more for order, more in zip(first, rest)]
+
+
+def normal(text: str) -> str:
+    text = "".join(c for c in text.lower() if c not in string.punctuation)
+    return " ".join(re.sub(r"\b(a|an|the)\b", " ", text).split())
+
+
+def f1(answer: str, gold: str) -> float:
+    a, g = normal(answer).split(), normal(gold).split()
+    same = sum((collections.Counter(a) & collections.Counter(g)).values())
+    return 2 * same / (len(a) + len(g)) if same else float(a == g)
+
+
+def answers(model, layers, tokenizer, prompts: list[str], block_tokens: int = 300_000) -> list[str]:
+    """Greedy answers; the whole sequence is read again for each token (short answers, no cache)."""
+    sequences = [frames.encode(tokenizer, p) for p in prompts]
+    starts, stop = [len(s) for s in sequences], tokenizer.token_to_id("<|im_end|>")
+    alive = sorted(range(len(prompts)), key=lambda i: len(sequences[i]))
+    for _ in range(ANSWER_TOKENS):
+        block, count = [], 0
+        for i in alive + [None]:
+            if block and (i is None or count + len(sequences[i]) > block_tokens):
+                packed = batches.pack([sequences[j] for j in block]).to(model.frequency.device)
+                last = packed.cu[1:].long() - 1
+                for j, token in zip(block, model.logits(model.run(layers, reading=packed).reading[last]).argmax(-1).tolist()):
+                    sequences[j].append(token)
+                block, count = [], 0
+            if i is not None:
+                block.append(i)
+                count += len(sequences[i])
+        alive = [i for i in alive if sequences[i][-1] != stop]
+        if not alive:
+            break
+    return [tokenizer.decode(s[b:], skip_special_tokens=True).strip() for s, b in zip(sequences, starts)]
+
+
+def reading(model, layers, tokenizer, bank, questions, orders, n: int | None) -> dict:
+    """EM, F1 and share refused when the first n documents of each order are read."""
+    prompts = []
+    for q, order in zip(questions, orders):
+        texts = [(i, frames.cut(tokenizer, bank.texts[i], READ_TOKENS)) for i in order[:n]]
+        prompts.append(frames.reader_prompt(q["question"], texts))
+    said = answers(model, layers, tokenizer, prompts)
+    refused = sum(s == frames.REFUSAL for s in said) / len(said)
+    if not questions[0]["answers"]:
+        return {"questions": len(said), "refused": round(100 * refused, 2)}
+    em = sum(max(normal(s) == normal(a) for a in q["answers"]) for s, q in zip(said, questions)) / len(said)
+    mean = sum(max(f1(s, a) for a in q["answers"]) for s, q in zip(said, questions)) / len(said)
+    return {"questions": len(said), "em": round(100 * em, 2), "f1": round(100 * mean, 2),
+            "refused": round(100 * refused, 2)}
+
+
+def spread(items: list, count: int) -> list:
+    """At most `count` of the items, evenly spaced."""
+    return items if not count or len(items) <= count else [items[i * len(items) // count] for i in range(count)]
+
+
+def read_all(model, layers, tokenizer, bank, questions, orders: dict, count: int) -> dict:
+    """Reading scores of each way to choose documents, on the same evenly spaced questions."""
+    chosen = spread(list(range(len(questions))), count)
+    some = [questions[i] for i in chosen]
+    return {name: reading(model, layers, tokenizer, bank, some, [order[i] for i in chosen], n)
+            for name, (order, n) in orders.items()}
+
+
+def evaluate_set(model, layers, tokenizer, root: Path, name: str, limit: int, full: bool, read_limit: int) -> dict:
+    started, head = time.time(), frames.encode(tokenizer, frames.HEAD)
+    corpus = read_xz(root / f"eval_{name}_corpus.jsonl.xz")
+    questions = read_xz(root / f"eval_{name}_questions.jsonl.xz")[: limit or None]
+    bank = Bank(model, layers, tokenizer, corpus)
+    golds = [[bank.ids[i] for i in q["supporting_titles_or_ids"]] for q in questions]
+    texts = [q["question"] for q in questions]
+    scores, votes = rank(model, layers, bank, [frames.routing_prompt(tokenizer, t) for t in texts], head)
+    order = scores.topk(20, -1).indices.tolist()
+    out = {"questions": len(questions), "documents": len(corpus), "tokens": bank.tokens,
+           "one_round": recall(order, golds),
+           "layer_recall@16": {l: recall(v.tolist(), golds)["recall@16"] for l, v in votes.items()}}
+    if name != "squad" or full:
+        later = second_round(model, layers, bank, tokenizer, head, texts, order, 3)
+        out["two_rounds"] = recall(later, golds)
+    if full:
+        index = Bm25([t.replace("\n", " ") for t in bank.texts])
+        word_order = [index.top(t, 20) for t in texts]
+        out["bm25"] = recall(word_order, golds)
+        out["reading"] = read_all(model, layers, tokenizer, bank, questions, {
+            "nothing": (order, 0), "retrieved_1": (order, 1), "retrieved_3": (order, 3), "retrieved_6": (order, 6),
+            "two_rounds_3+3": (later, 6), "gold": (golds, None), "bm25_3": (word_order, 3)}, read_limit)
+        if name == "squad":
+            refused = read_xz(root / "eval_squad_refused.jsonl.xz")
+            s, _ = rank(model, layers, bank, [frames.routing_prompt(tokenizer, q["question"]) for q in refused], head)
+            found = s.topk(3, -1).indices.tolist()
+            out["reading"]["unanswerable_3"] = reading(model, layers, tokenizer, bank, refused, found, 3)
+    out["seconds"] = round(time.time() - started, 1)
+    return out
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--base", required=True)
+    parser.add_argument("--adapter", required=True)
+    parser.add_argument("--bundle", required=True)
+    parser.add_argument("--out", required=True)
+    parser.add_argument("--sets", nargs="*", default=SETS)
+    parser.add_argument("--limit", type=int, default=0, help="questions a set, 0 = all")
+    parser.add_argument("--read-limit", type=int, default=0, help="questions read a set, evenly spaced, 0 = all")
+    parser.add_argument("--full", action="store_true", help="reading and BM25 too")
+    args = parser.parse_args()
+    cuda = torch.cuda.is_available()
+    torch.backends.cuda.matmul.allow_tf32 = True
+    model = MsaModel(args.base, read_config(args.adapter), torch.bfloat16 if cuda else torch.float32)
+    load_adapter(model, args.adapter)
+    model = model.to("cuda" if cuda else "cpu")
+    tokenizer = frames.load_tokenizer(f"{args.base}/tokenizer.json")
+    report = {"adapter": args.adapter, "device": torch.cuda.get_device_name() if cuda else "cpu"}
+    with torch.no_grad():
+        layers = model.merged()
+        for name in args.sets:
+            report[name] = evaluate_set(model, layers, tokenizer, Path(args.bundle), name, args.limit, args.full,
+                                        args.read_limit)
+            print(name, json.dumps(report[name]), flush=True)
+            Path(args.out).write_text(json.dumps(report, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

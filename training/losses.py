@@ -1,0 +1,39 @@
+"""The two losses of MSA training."""
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def info_nce(scores: Tensor, positive: Tensor, ignored: Tensor, temperature: float) -> Tensor:
+    """Mean over a query's positives of -log(e^{s+} / (e^{s+} + sum over negatives e^{s-})).
+
+    scores [Q,D]; positive, ignored [Q,D] bool. Positives are not each other's negatives; ignored documents
+    (taken in earlier rounds) are neither. Queries without a positive count nothing."""
+    logits = scores / temperature
+    negatives = logits.masked_fill(positive | ignored, -1e9).logsumexp(-1, keepdim=True)
+    loss = torch.logaddexp(logits, negatives) - logits
+    count = positive.sum(-1)
+    per_query = torch.where(positive, loss, 0.0).sum(-1) / count.clamp(min=1)
+    return per_query.sum() / (count > 0).sum().clamp(min=1)
+
+
+def routing_loss(scores: dict[int, Tensor], positive: Tensor, ignored: Tensor, temperature: float) -> Tensor:
+    """Half the mean over router layers (each must select well), half on the mean score (which ranks)."""
+    layers = torch.stack([info_nce(s, positive, ignored, temperature) for s in scores.values()]).mean()
+    mean_score = torch.stack(list(scores.values())).mean(0)
+    return layers + info_nce(mean_score, positive, ignored, temperature)
+
+
+def distillation(scores: dict[int, Tensor], teacher: Tensor, ignored: Tensor, temperature: float,
+                 teacher_temperature: float) -> Tensor:
+    """KL(teacher || model) over the batch's documents, on the layer-mean score. teacher [Q,D]."""
+    mean_score = torch.stack(list(scores.values())).mean(0).masked_fill(ignored, -1e4)
+    target = F.softmax(teacher.masked_fill(ignored, -1e4) / teacher_temperature, -1)
+    return F.kl_div(F.log_softmax(mean_score / temperature, -1), target, reduction="batchmean")
+
+
+def answer_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Mean cross-entropy of the answer tokens; logits [n,V], targets [n]."""
+    return F.cross_entropy(logits, targets)

@@ -1,0 +1,170 @@
+"""Questions made from text: clozes, key words, definitions, bridges, comparisons, facts. All take a `random.Random`."""
+from __future__ import annotations
+
+import random
+import re
+
+from training.bm25 import STOP
+
+NAME = re.compile(r"(?:[A-Z][\w'’-]+|[A-Z]\.)(?: (?:(?:of|the|and|de|van|von) )?(?:[A-Z][\w'’-]+|[A-Z]\.|\d+))*")
+YEAR = re.compile(r"\b(?:\d{1,2} )?(?:(?:January|February|March|April|May|June|July|August|September|October|November"
+                  r"|December) (?:\d{1,2}, )?)?(?:1[0-9]|20)\d\d\b")
+NUMBER = re.compile(r"\b\d[\d,.]*\d\b|\b\d\b")
+DEFINITION = re.compile(r"\b(is|was|are|were) (an?|the) (.+?)(?:[.;]|, (?:and|which|who)|$)")
+
+
+def sentences(text: str) -> list[str]:
+    return [s for s in re.split(r"(?<=[.!?]) +(?=[A-Z\"])", text.replace("\n", " ")) if len(s.split()) >= 5]
+
+
+def bare(title: str) -> str:
+    return re.sub(r"\s*\([^)]*\)$", "", title)
+
+
+def keywords(rng: random.Random, title: str, text: str) -> str:
+    """Three to eight telling words of one or two neighbouring sentences, in order or not."""
+    ss = sentences(text) or [text]
+    start = rng.randrange(len(ss))
+    found = re.findall(r"[\w'’-]+", " ".join(ss[start:start + rng.choice((1, 1, 2))]))
+    found = [w for w in dict.fromkeys(found) if w.lower() not in STOP and len(w) > 2]
+    chosen = sorted(rng.sample(range(len(found)), min(len(found), rng.randint(3, 8))))
+    if rng.random() < 0.3:
+        rng.shuffle(chosen)
+    query = " ".join(found[i] for i in chosen)
+    return f"{rng.choice(('What', 'Which', 'How', 'Who', 'When'))} {query}?" if rng.random() < 0.5 else query
+
+
+def titled(rng: random.Random, title: str, text: str) -> str:
+    words = keywords(rng, title, text).rstrip("?")
+    short = " ".join(words.split()[: rng.randint(1, 4)])
+    return rng.choice((f"{bare(title)} {short}", f"What about {short} of {bare(title)}?", f"{short} in {bare(title)}",
+                       f"What is the {short} of {bare(title)}?"))
+
+
+def sentence(rng: random.Random, title: str, text: str) -> str:
+    """Inverse cloze: a sentence (or its half) as the question."""
+    words = rng.choice(sentences(text) or [text]).split()
+    longest = min(max(5, len(words)), 28)
+    keep = rng.randint(min(longest, max(5, len(words) // 3)), longest)
+    start = rng.randrange(max(1, len(words) - keep + 1))
+    return " ".join(words[start:start + keep])
+
+
+def blank(rng: random.Random, title: str, text: str) -> tuple[str, str] | None:
+    """A sentence with one name, date or number asked for; (question, answer)."""
+    ss = sentences(text)
+    rng.shuffle(ss)
+    for s in ss[:3]:
+        spans = [(m, "when" if p is YEAR else "how many" if p is NUMBER else rng.choice(("who", "what", "which")))
+                 for p in (NAME, YEAR, NUMBER) for m in p.finditer(s) if m.start() > 0 and len(m.group()) > 1]
+        if not spans:
+            continue
+        match, asked = rng.choice(spans)
+        words_before, words_after = s[: match.start()].split(), s[match.end():].split()
+        before, after = words_before[-rng.randint(6, 16):], words_after[: rng.randint(3, 12)]
+        question = " ".join(before + [asked] + after).rstrip(".,;")
+        if rng.random() < 0.4:
+            question = " ".join([asked.capitalize()] + after + before).rstrip(".,;")
+        return question + "?", match.group().strip(" .,")
+    return None
+
+
+def describe(title: str, text: str) -> tuple[str, str, str] | None:
+    """(verb, article, what the first sentence says the title is), at most 18 words."""
+    ss = sentences(text[:400])
+    match = DEFINITION.search(ss[0]) if ss else None
+    if not match or match.start() > 160:
+        return None
+    what = " ".join(match.group(3).split()[:18])
+    return (match.group(1), match.group(2), what) if len(what) > 8 else None
+
+
+def defined(rng: random.Random, title: str, text: str) -> tuple[str, str] | None:
+    """"Which 1993 film was directed by ...?", answered by the title."""
+    d = describe(title, text)
+    if not d or bare(title).lower() in d[2].lower():
+        return None
+    verb, _, what = d
+    rest = [s for s in sentences(text)[1:] if bare(title) not in s]
+    more = ""
+    if rest and rng.random() < 0.4:
+        more = " and " + " ".join(rng.choice(rest).split()[: rng.randint(5, 12)]).rstrip(".,;")
+    form = rng.choice((f"Which {what}{more}?", f"What {verb} the name of the {what}{more}?", f"Who or what {verb} a {what}?"))
+    return form, bare(title)
+
+
+def bridge(rng: random.Random, passage: dict, link: dict, target: dict) -> str:
+    """The linking sentence with the link replaced by what its target is: needs both documents."""
+    begin, end = link["b"]
+    low, high = link["m"]
+    before, after = passage["x"][begin:low].split(), passage["x"][high:end].split()
+    d = describe(target["t"], target["x"])
+    mention = f"the {d[2]}" if d and rng.random() < 0.6 else target["t"]
+    title = bare(passage["t"])
+    asked = " ".join(before[-rng.randint(6, 14):] + [mention] + after[: rng.randint(4, 12)]).rstrip(".,;")
+    kind = rng.random()
+    if kind < 0.35 and title in asked:
+        asked = asked.replace(title, rng.choice(("who", "what", "which")))
+    elif kind < 0.65 and title not in asked:
+        asked = f"{title} {asked}"
+    return rng.choice((f"{asked}?", f"In {asked}?", f"What {asked}?", asked))
+
+
+PERSON = ("Who is older, {a} or {b}?", "Who was born first, {a} or {b}?", "Were {a} and {b} of the same nationality?",
+          "Who died first, {a} or {b}?", "Which person was born later, {a} or {b}?", "What do {a} and {b} have in common?",
+          "Are {a} and {b} both from the same country?", "What profession do {a} and {b} share?")
+THING = ("Are {a} and {b} both {kind}?", "Which was founded first, {a} or {b}?", "Are {a} and {b} in the same country?",
+         "Which came first, {a} or {b}?", "Which {kind} is older, {a} or {b}?", "Are both {a} and {b} {kind}?",
+         "Do {a} and {b} come from the same place?", "What do {a} and {b} have in common?")
+
+
+def comparison(rng: random.Random, a: dict, b: dict) -> str:
+    person = "born" in a["x"][:150]
+    d = describe(a["t"], a["x"])
+    kind = " ".join(d[2].split()[:3]) if d else "known"
+    return rng.choice(PERSON if person else THING).format(a=bare(a["t"]), b=bare(b["t"]), kind=kind)
+
+
+def fact(rng: random.Random, title: str, text: str) -> tuple[str, str] | None:
+    """A `key: value` line of a country's section as a question."""
+    lines = [l for l in text.split("\n") if re.match(r"[A-Z][^:]{3,60}: .{1,300}$", l)]
+    if not lines:
+        return None
+    key, value = rng.choice(lines).split(": ", 1)
+    country = title.split(" — ")[0]
+    key = key.replace(" - ", ", ").lower()
+    form = rng.choice((f"What is the {key} of {country}?", f"{country}: {key}?", f"What is {country}'s {key}?",
+                       f"Tell me the {key} in {country}."))
+    return form, " ".join(value.split(";")[0].split()[:12])
+
+
+RELATION = {
+    "director": ("is a {y} {n} film directed by {o}", "The film was directed by {o}"),
+    "performer": ("is a {y} song by {n} artist {o}", "It was recorded by {o}"),
+    "composer": ("is a {y} work composed by {o}", "The music was composed by {o}"),
+    "producer": ("is a {y} {n} film produced by {o}",), "date of birth": ("(born {o})", "was born on {o}"),
+    "date of death": ("died on {o}", "(died {o})"), "place of birth": ("was born in {o}",),
+    "place of death": ("died in {o}",), "father": ("was the child of {o}", "was a son of {o}", "was a daughter of {o}"),
+    "mother": ("was born to {o}", "was the child of {o}"), "spouse": ("was married to {o}", "was the spouse of {o}"),
+    "child": ("was the parent of {o}",), "sibling": ("was a sibling of {o}",), "publication date": ("was released in {o}",),
+    "country": ("is located in {o}",), "country of origin": ("is a film from {o}",),
+    "country of citizenship": ("is a person from {o}", "was a citizen of {o}"), "educated at": ("studied at {o}",),
+    "place of burial": ("was buried at {o}",), "employer": ("worked for {o}",), "award received": ("received the {o}",),
+    "inception": ("was founded in {o}",), "founded by": ("was founded by {o}",), "cause of death": ("died of {o}",),
+}
+NATIONS = ("American", "British", "Indian", "French", "Italian", "German", "Japanese", "Mexican", "Hong Kong", "Swedish")
+
+
+def entity_passage(rng: random.Random, title: str, facts: list[tuple[str, str]], filler: list[str]) -> str:
+    """An encyclopedia-like opening that states the facts about `title`, among sentences that do not matter."""
+    parts = []
+    for order, (relation, value) in enumerate(facts):
+        forms = RELATION.get(relation, ("has the " + relation + " {o}",))
+        form = forms[0] if order == 0 else rng.choice(forms)
+        clause = form.format(o=value, y=rng.randint(1915, 2015), n=rng.choice(NATIONS))
+        subject = bare(title) if order == 0 or rng.random() < 0.3 else rng.choice(("It", "He", "She")) \
+            if not clause.startswith(("The", "It")) else ""
+        parts.append(f"{subject} {clause}".strip())
+    extra = rng.sample(filler, min(len(filler), rng.randint(1, 3)))
+    body = [parts[0]] + rng.sample(parts[1:], len(parts) - 1)
+    return ". ".join(body) + ". " + " ".join(extra)

@@ -1,0 +1,172 @@
+"""CPU tests: `python -m unittest discover -s training/tests -t .` (under a minute on one core)."""
+import json
+import tempfile
+import unittest
+from pathlib import Path
+
+import torch
+
+from training import batches, frames, losses
+from training.adapter_io import load_adapter, read_config, save_adapter
+from training.data import Batch, Group
+from training.model import MsaConfig, MsaModel
+from training.tests import toy
+from training.train import step_loss
+
+torch.set_num_threads(1)
+STAGE = {"attend": True, "temperature": 0.05, "loss": {"routing": 1.0, "memory": 1.0, "reading": 1.0}}
+
+
+class ToyCase(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.scratch = tempfile.TemporaryDirectory()
+        cls.folder = Path(cls.scratch.name)
+        toy.backbone(cls.folder)
+        cls.tokenizer = toy.tokenizer(cls.folder)
+        cls.head = frames.encode(cls.tokenizer, frames.HEAD)
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.scratch.cleanup()
+
+    def batch(self, pool: int, top_k: int = 2) -> Batch:
+        texts, asked = toy.documents(), toy.questions()
+        docs = batches.documents([frames.document_ids(self.tokenizer, i, t) for i, t in enumerate(texts)], pool)
+        prompts = [frames.routing_prompt(self.tokenizer, q) for q, _ in asked]
+        said = [frames.encode(self.tokenizer, f"assistant\n{a}<|im_end|>") for _, a in asked]
+        rows = batches.queries(prompts, self.head, top_k, None, said)
+        positive = torch.eye(len(texts), dtype=torch.bool)
+        read = [(frames.encode(self.tokenizer, frames.reader_prompt(q, [(i, texts[i])])),
+                 frames.encode(self.tokenizer, f"{a}<|im_end|>")) for i, (q, a) in enumerate(asked)]
+        return Batch("toy", docs, [Group(rows, positive, torch.zeros_like(positive))], batches.reading(read), 0)
+
+
+class OverfitTest(ToyCase):
+    def test_recall_and_answers_become_exact(self):
+        """Every gradient path: routers, pooled K and V, the reader, all weights."""
+        model = MsaModel(str(self.folder), MsaConfig((2, 3), pool=4, top_k=2, lora_rank=0))
+        batch = self.batch(pool=4)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.0)
+        for _ in range(160):
+            loss, log = step_loss(model, batch, STAGE)
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+        self.assertEqual(log["top1_first"].item(), 1.0)
+        with torch.no_grad():
+            out = model.run(model.merged(), batch.docs, batch.reading[0], (batch.groups[0].queries,))
+            labels = batch.groups[0].queries.labels
+            learnt = labels >= 0
+            self.assertTrue(torch.equal(model.logits(out.hidden[0][learnt]).argmax(-1), labels[learnt]))
+            said = model.logits(out.reading[batch.reading[1]]).argmax(-1)
+            self.assertTrue(torch.equal(said, batch.reading[2]))
+
+    def test_every_parameter_has_a_gradient(self):
+        for rank in (0, 4):
+            model = MsaModel(str(self.folder), MsaConfig((1, 3), pool=4, top_k=2, lora_rank=rank, lora_alpha=rank))
+            for stack in model.lora_b.values():
+                torch.nn.init.normal_(stack, std=0.02)
+            step_loss(model, self.batch(pool=4), STAGE)[0].backward()
+            for name, parameter in model.named_parameters():
+                self.assertIsNotNone(parameter.grad, name)
+                self.assertGreater(parameter.grad.abs().max().item(), 0, name)
+
+    def test_gradient_checkpointing_changes_nothing(self):
+        grads = []
+        for checkpointing in (False, True):
+            torch.manual_seed(1)
+            model = MsaModel(str(self.folder), MsaConfig((2, 3), 4, 2, 4, 4), checkpointing=checkpointing)
+            step_loss(model, self.batch(pool=4), STAGE)[0].backward()
+            grads.append(model.routers["2/q"].grad)
+        torch.testing.assert_close(*grads)
+
+
+class RoutingTest(ToyCase):
+    def test_together_equals_apart(self):
+        """Documents, texts and queries in one pass compute what they compute alone."""
+        model = MsaModel(str(self.folder), MsaConfig((2, 3), 4, 2, 4, 4))
+        batch = self.batch(pool=4)
+        with torch.no_grad():
+            layers, rows = model.merged(), batch.groups[0].queries
+            whole = model.run(layers, batch.docs, batch.reading[0], (rows,))
+            memory = model.run(layers, batch.docs).memory
+            alone = model.run(layers, groups=(rows,), memory=memory)
+            torch.testing.assert_close(whole.hidden[0], alone.hidden[0], atol=1e-4, rtol=1e-4)
+            read = model.run(layers, reading=batch.reading[0]).reading
+            torch.testing.assert_close(whole.reading, read, atol=1e-4, rtol=1e-4)
+
+    def test_padding_and_neighbours_do_not_leak(self):
+        """A query alone scores as it does in a batch; a document's chunks do not depend on the others."""
+        model = MsaModel(str(self.folder), MsaConfig((2, 3), 4, 2, 4, 4))
+        tokens = [frames.document_ids(self.tokenizer, i, t * (i + 1)) for i, t in enumerate(toy.documents()[:3])]
+        prompts = [frames.routing_prompt(self.tokenizer, q) for q in ("Which?", "What is the code of the red fox?")]
+        with torch.no_grad():
+            layers = model.merged()
+            docs = batches.documents(tokens, 4)
+            both = model.run(layers, docs, groups=(batches.queries(prompts, self.head, 2),))
+            one = model.run(layers, docs, groups=(batches.queries(prompts[:1], self.head, 2),))
+            torch.testing.assert_close(both.scores[0][3][:1], one.scores[0][3], atol=1e-5, rtol=1e-5)
+            last = model.run(layers, batches.documents(tokens[2:], 4)).memory
+            count = len(last.keys[2])
+            torch.testing.assert_close(both.memory.keys[2][-count:], last.keys[2], atol=1e-5, rtol=1e-5)
+
+    def test_excluded_documents_are_not_selected(self):
+        model = MsaModel(str(self.folder), MsaConfig((2, 3), 4, 8, 4, 4))
+        excluded = torch.zeros(8, 8, dtype=torch.bool)
+        excluded[:, 3] = True
+        batch = self.batch(pool=4, top_k=8)
+        batch.groups[0].queries.excluded = excluded
+        with torch.no_grad():
+            out = model.run(model.merged(), batch.docs, groups=(batch.groups[0].queries,))
+        self.assertFalse((out.selected[0][2] == 3).any())
+
+    def test_families(self):
+        for family in ("qwen2", "qwen3"):
+            with tempfile.TemporaryDirectory() as scratch:
+                toy.backbone(Path(scratch), family)
+                model = MsaModel(scratch, MsaConfig((3,), 4, 2, 4, 4))
+                loss, _ = step_loss(model, self.batch(pool=4), STAGE)
+                self.assertTrue(torch.isfinite(loss))
+
+
+class LossTest(unittest.TestCase):
+    def test_info_nce_by_hand(self):
+        scores = torch.tensor([[2.0, 1.0, 0.0, 5.0]])
+        positive = torch.tensor([[True, True, False, False]])
+        ignored = torch.tensor([[False, False, False, True]])
+        expected = (torch.log1p(torch.tensor(-2.0).exp()) + torch.log1p(torch.tensor(-1.0).exp())) / 2
+        torch.testing.assert_close(losses.info_nce(scores, positive, ignored, 1.0), expected)
+
+
+class FrameTest(ToyCase):
+    def test_later_round_routes_question_and_last_texts(self):
+        prompt = frames.next_round_prompt(self.tokenizer, "Why?", [[(7, "first text")], [(9, "second text")]])
+        routed = self.tokenizer.decode([i for i, r in zip(prompt.ids, prompt.routing) if r])
+        self.assertIn("Why?", routed)
+        self.assertIn("[9]. second text", routed)
+        self.assertNotIn("first text", routed)
+
+
+class FileTest(ToyCase):
+    def test_adapter_round_trip_and_refusals(self):
+        model = MsaModel(str(self.folder), MsaConfig((2, 3), 4, 2, 4, 4))
+        with tempfile.TemporaryDirectory() as scratch:
+            save_adapter(model, scratch, "toy", {"retrieval_mode": "router"})
+            again = MsaModel(str(self.folder), read_config(scratch))
+            load_adapter(again, scratch)
+            self.assertTrue(torch.equal(again.lora_a["q_proj"], model.lora_a["q_proj"].bfloat16().float()))
+            other = MsaModel(str(self.folder), MsaConfig((1,), 4, 2, 4, 4))
+            with self.assertRaisesRegex(ValueError, "do not match"):
+                load_adapter(other, scratch)
+
+    def test_unknown_family_is_refused(self):
+        with tempfile.TemporaryDirectory() as scratch:
+            (Path(scratch) / "config.json").write_text(json.dumps({"model_type": "mamba"}))
+            with self.assertRaisesRegex(ValueError, "mamba"):
+                MsaModel(scratch, MsaConfig((0,)))
+
+
+if __name__ == "__main__":
+    unittest.main()

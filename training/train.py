@@ -1,0 +1,221 @@
+"""Trains an MSA model: `python -m training.train configs/x.yaml [--resume] [key=value ...]`, also under torchrun.
+
+Stages run in order. Each has a share of wall time (`seconds`) or a number of `steps`, a mix of batches and loss
+weights. Loss = routing * L_aux + reading * L_LM(answer | texts) + memory * L_LM(answer | pooled K, V). A checkpoint is
+written to a temporary name and renamed, so an interrupt leaves the last one whole; resuming repeats the same batches.
+"""
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+import yaml
+from torch.utils.data import DataLoader
+
+from training import losses
+from training.adapter_io import save_adapter
+from training.data import Batch, TrainingSet
+from training.model import MsaConfig, MsaModel
+
+REQUIRED = ("base", "bundle", "out", "adapter", "stages", "seed")
+
+
+def load_config(path: str, overrides: list[str]) -> dict:
+    config = yaml.safe_load(Path(path).read_text())
+    for item in overrides:
+        key, _, value = item.partition("=")
+        node = config
+        *parents, leaf = key.split(".")
+        for part in parents:
+            node = node[int(part) if isinstance(node, list) else part]
+        node[int(leaf) if isinstance(node, list) else leaf] = yaml.safe_load(value)
+    missing = [k for k in REQUIRED if k not in config]
+    if missing:
+        raise SystemExit(f"{path}: missing {', '.join(missing)}")
+    return config
+
+
+def msa_config(config: dict) -> MsaConfig:
+    a = config["adapter"]
+    return MsaConfig(tuple(a["router_layers"]), a["pool"], a["top_k"], a["lora_rank"], a["lora_alpha"])
+
+
+def step_loss(model: MsaModel, batch: Batch, stage: dict) -> tuple[torch.Tensor, dict]:
+    """All losses of one batch, and what to log."""
+    layers = model.merged()
+    weight, tau = stage["loss"], stage["temperature"]
+    log, total = {}, 0.0
+    reading = batch.reading and batch.reading[0]
+    out = model.run(layers, batch.docs, reading, tuple(g.queries for g in batch.groups), attend=stage["attend"])
+    for name, group, scores, hidden in zip(("first", "later"), batch.groups, out.scores, out.hidden):
+        aux = losses.routing_loss(scores, group.positive, group.ignored, tau)
+        total = total + weight["routing"] * aux * (1.0 if name == "first" else weight.get("later", 0.3))
+        log["aux_" + name] = aux.detach()
+        mean = torch.stack(list(scores.values())).mean(0).detach().masked_fill(group.ignored, float("-inf"))
+        log["top1_" + name] = group.positive.gather(1, mean.argmax(-1, keepdim=True)).float().mean()
+        if weight.get("memory") and group.queries.labels is not None:
+            learnt = group.queries.labels >= 0
+            lm = losses.answer_loss(model.logits(hidden[learnt]), group.queries.labels[learnt])
+            total, log["memory"] = total + weight["memory"] * lm, lm.detach()
+    if batch.reading:
+        _, places, targets = batch.reading
+        lm = losses.answer_loss(model.logits(out.reading[places]), targets)
+        total, log["reading"] = total + weight["reading"] * lm, lm.detach()
+    return total, log
+
+
+class Trainer:
+    def __init__(self, config: dict):
+        self.config = config
+        self.rank, self.world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+        if self.world > 1:
+            dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        self.device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if torch.cuda.is_available() \
+            else torch.device("cpu")
+        if self.device.type == "cuda":
+            torch.cuda.set_device(self.device)
+        torch.manual_seed(config["seed"])
+        torch.multiprocessing.set_sharing_strategy("file_system")  # many tensors a batch: spare the descriptors
+        torch.backends.cuda.matmul.allow_tf32 = True
+        dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
+        self.model = MsaModel(config["base"], msa_config(config), dtype, compiled=config.get("compile", False),
+                              checkpointing=config.get("checkpointing", False)).to(self.device)
+        self.out = Path(config["out"])
+        self.out.mkdir(parents=True, exist_ok=True)
+        self.stage_index, self.step, self.spent = 0, 0, 0.0
+        self.optimizer = self._optimizer()
+
+    def _optimizer(self):
+        m, lr = self.model, self.config["lr"]
+        groups = [{"params": [*m.lora_a.values(), *m.lora_b.values()], "peak": lr["lora"]},
+                  {"params": list(m.routers.values()), "peak": lr["routers"]}]
+        if m.full is not None:
+            groups.append({"params": list(m.full.values()), "peak": lr["full"]})
+        return torch.optim.AdamW([g for g in groups if g["params"]], lr=0.0, betas=(0.9, 0.98),
+                                 weight_decay=self.config.get("decay", 0.01), fused=self.device.type == "cuda")
+
+    def progress(self, stage: dict) -> float:
+        return self.step / stage["steps"] if "steps" in stage else self.spent / stage["seconds"]
+
+    def set_rates(self, stage: dict) -> None:
+        """Linear rise over `rise` steps, then cosine to `floor` of the stage's peak."""
+        done, floor = min(1.0, self.progress(stage)), stage.get("floor", 0.05)
+        shape = floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * done))
+        rise = min(1.0, (self.step + 1) / stage.get("rise", 50))
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["peak"] * stage.get("lr", 1.0) * shape * rise
+
+    def loader(self, stage: dict, neighbours) -> DataLoader:
+        c = self.config
+        data = TrainingSet(c["bundle"], c.get("tokenizer") or f"{c['base']}/tokenizer.json", stage, c["seed"],
+                           c["adapter"]["top_k"], c["adapter"]["pool"], neighbours)
+        first, workers = self.step, c.get("workers", 0)
+        order = range(first * self.world + self.rank, 1 << 30, self.world)
+        return DataLoader(data, batch_size=None, sampler=order, num_workers=workers,
+                          prefetch_factor=2 if workers else None, multiprocessing_context="fork" if workers else None)
+
+    def average_gradients(self) -> None:
+        if self.world > 1:
+            for p in self.model.parameters():
+                if p.grad is not None:
+                    dist.all_reduce(p.grad, dist.ReduceOp.AVG)
+
+    def train_step(self, batch: Batch, stage: dict) -> dict:
+        loss, log = step_loss(self.model, batch.to(self.device), stage)
+        loss.backward()
+        self.average_gradients()
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.set_rates(stage)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return {**log, "loss": loss.detach(), "norm": norm}
+
+    def run_stage(self, stage: dict, neighbours) -> None:
+        mean, tokens, mark = {}, 0, time.time()
+        curve = (self.out / "curve.jsonl").open("a") if self.rank == 0 else None
+        last, saved = time.time(), time.time()
+        for batch in self.loader(stage, neighbours):
+            if self.progress(stage) >= 1:
+                break
+            for key, value in self.train_step(batch, stage).items():
+                mean.setdefault(f"{batch.kind}.{key}" if "_" in key else key, []).append(value)
+            tokens += batch.tokens
+            self.step += 1
+            now = time.time()
+            self.spent, last = self.spent + now - last, now
+            if self.step % self.config.get("log_every", 50) == 0 and curve:
+                self.refuse_nan(stage, mean["loss"])
+                line = {k: round(torch.stack(v).float().mean().item(), 4) for k, v in sorted(mean.items())}
+                line |= {"stage": stage["name"], "step": self.step, "spent": round(self.spent, 1),
+                         "tokens_per_s": round(tokens / (time.time() - mark))}
+                curve.write(json.dumps(line) + "\n")
+                curve.flush()
+                print(json.dumps(line), flush=True)
+                mean, tokens, mark = {}, 0, time.time()
+            if now - saved > self.config.get("save_seconds", 60):
+                self.refuse_nan(stage, mean.get("loss") or [torch.zeros(())])
+                self.save()
+                saved = last = time.time()
+
+    def refuse_nan(self, stage: dict, recent: list[torch.Tensor]) -> None:
+        """Looked at only when logging: each look waits for the device."""
+        if not torch.isfinite(torch.stack(recent)).all():
+            raise SystemExit(f"stage {stage['name']} step {self.step}: loss is not finite; last checkpoint is kept")
+
+    def save(self) -> None:
+        if self.rank:
+            return
+        state = {"stage": self.stage_index, "step": self.step, "spent": self.spent,
+                 "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
+                 "adapter": self.config["adapter"]}
+        try:
+            torch.save(state, self.out / "checkpoint.tmp")
+        except (OSError, RuntimeError) as error:
+            raise SystemExit(f"{self.out}: no room for a checkpoint ({error}); the last one is kept") from error
+        os.replace(self.out / "checkpoint.tmp", self.out / "checkpoint.pt")
+
+    def resume(self) -> None:
+        path = self.out / "checkpoint.pt"
+        if not path.exists():
+            return
+        state = torch.load(path, map_location=self.device, weights_only=True)
+        if state["adapter"] != self.config["adapter"]:
+            raise SystemExit(f"{path} was made with adapter {state['adapter']}, the configuration says "
+                             f"{self.config['adapter']}")
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.stage_index, self.step, self.spent = state["stage"], state["step"], state["spent"]
+
+    def run(self) -> None:
+        near = self.config.get("neighbours")
+        neighbours = np.load(near) if near and Path(near).exists() else None
+        stages = self.config["stages"]
+        while self.stage_index < len(stages):
+            self.run_stage(stages[self.stage_index], neighbours)
+            self.stage_index, self.step, self.spent = self.stage_index + 1, 0, 0.0
+            self.save()
+        if self.rank == 0:
+            save_adapter(self.model, str(self.out / "adapter"), self.config["base_name"], self.config["msa_extra"])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("config")
+    parser.add_argument("--resume", action="store_true")
+    parser.add_argument("overrides", nargs="*", help="key.sub=value")
+    args = parser.parse_args()
+    trainer = Trainer(load_config(args.config, args.overrides))
+    if args.resume:
+        trainer.resume()
+    trainer.run()
+
+
+if __name__ == "__main__":
+    main()
