@@ -21,7 +21,7 @@ class EventPrinter {
 
   void operator()(const rpc::RoutingEvent& event) {
     EndText();
-    Dim(absl::StrFormat("round %d: routed to %d documents\n", event.round + 1,
+    Dim(absl::StrFormat("round %d: routed to %d documents\n", event.round,
                         event.documents.size()));
     for (size_t i = 0; i < event.documents.size() && i < kShownDocuments; ++i) {
       PrintRouted(event.documents[i], out_);
@@ -30,7 +30,7 @@ class EventPrinter {
   }
   void operator()(const rpc::DocumentsLoadedEvent& event) {
     EndText();
-    Dim(absl::StrFormat("round %d: reads", event.round + 1));
+    Dim(absl::StrFormat("round %d: reads", event.round));
     for (const rpc::RoutedDocument& document : event.documents) {
       out_ << "  " << document.document_id;
     }

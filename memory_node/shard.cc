@@ -327,7 +327,8 @@ absl::StatusOr<std::vector<rpc::DocumentInfo>> LocalShard::ListDocuments(
     const rpc::CallContext& ctx, const std::string& bank_name, const std::string& after,
     int32_t limit) {
   MSA_ASSIGN_OR_RETURN(const std::shared_ptr<Bank> bank, FindBank(ctx, bank_name));
-  MSA_RETURN_IF_ERROR(CheckRange("limit", limit, 1, kMaxPageSize));
+  // One more than a page, by which the router sees that there is a next one.
+  MSA_RETURN_IF_ERROR(CheckRange("limit", limit, 1, kMaxPageSize + 1));
   std::vector<rpc::DocumentInfo> infos;
   std::string from = after;
   // Documents that vanish or prove damaged meanwhile leave gaps: fill the page from what follows.

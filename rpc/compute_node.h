@@ -64,7 +64,7 @@ struct LayerSelection {
 };
 
 struct RoutingEvent {
-  int32_t round = 0;
+  int32_t round = 0;                      // from 1
   std::vector<RoutedDocument> documents;  // best first
   std::vector<LayerSelection> layers;
   std::vector<std::string> missing_shards;
