@@ -243,5 +243,32 @@ TEST_F(DamageTest, AHoleInALogIsReported) {
   }
 }
 
+// Records that fill pages exactly: a page that reads as zeroes cuts none in two, and RocksDB alone
+// would pass over it.
+TEST_F(DamageTest, AMissingPageBetweenWholeRecordsIsReported) {
+  constexpr size_t kPage = 32 << 10;
+  constexpr size_t kOverhead = 7 + 12 + 3 + 1 + 3;  // log, batch and entry headers, key, length
+  {
+    auto store = OpenRocksDbStore({.path = data_});
+    ASSERT_TRUE(store.ok());
+    for (int record = 0; record < 4; ++record) {
+      const size_t used = Contents(Files(data_, ".log").back()).size() % kPage;
+      WriteSet writes;
+      writes.Put(Table::kMeta, "k", std::string(kPage - used - kOverhead, 'v'));
+      ASSERT_TRUE((*store)->Commit(writes, DocumentStore::Priority::kNormal).ok());
+    }
+    Copy(data_, image_);
+  }
+  const std::string log = Files(image_, ".log").back();
+  std::string hole = Contents(log);
+  ASSERT_EQ(hole.size(), 4 * kPage);
+  EXPECT_TRUE(OpenRocksDbStore({.path = data_}).ok());
+  hole.replace(kPage, kPage, kPage, '\0');
+  Overwrite(log, hole);
+  const absl::Status status = OpenRocksDbStore({.path = image_}).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss) << status;
+  EXPECT_THAT(std::string(status.message()), HasSubstr("records are missing"));
+}
+
 }  // namespace
 }  // namespace msa::memory_node

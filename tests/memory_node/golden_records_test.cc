@@ -9,6 +9,7 @@
 #include "common/strings.h"
 #include "gtest/gtest.h"
 #include "memory_node/shard.h"
+#include "tests/memory_node/borrowed_store.h"
 #include "tests/support/encoded_documents.h"
 #include "tests/support/tiny_backend.h"
 
@@ -119,33 +120,11 @@ TEST(GoldenRecords, Version1IsReadAsItWasWritten) {
             2u);
 }
 
-// Shares a store with a shard that would own it.
-class Borrowed : public DocumentStore {
- public:
-  explicit Borrowed(DocumentStore* store) : store_(store) {}
-  absl::Status Commit(const WriteSet& writes, Priority priority) override {
-    return store_->Commit(writes, priority);
-  }
-  absl::StatusOr<rpc::Payload> Get(Table table, std::string_view key) override {
-    return store_->Get(table, key);
-  }
-  std::unique_ptr<Cursor> NewCursor(Table table, bool sequential) override {
-    return store_->NewCursor(table, sequential);
-  }
-  absl::Status Reclaim(Table table, std::string_view begin, std::string_view end) override {
-    return store_->Reclaim(table, begin, end);
-  }
-  int64_t DiskBytes() override { return store_->DiskBytes(); }
-
- private:
-  DocumentStore* store_;
-};
-
 // Fails when what is written changes: then the format version must, too.
 TEST(GoldenRecords, TodayWritesVersion1) {
   testing::TinyBackend backend;
   const auto store = MakeMemoryStore();
-  auto shard = LocalShard::Open(std::make_unique<Borrowed>(store.get()), &backend, Options());
+  auto shard = LocalShard::Open(std::make_unique<BorrowedStore>(store.get()), &backend, Options());
   ASSERT_TRUE(shard.ok());
   Tell(**shard);
   const std::string written = Dump(*store);

@@ -3,6 +3,7 @@
 
 #include "kernels/backend.h"
 #include "memory_node/shard.h"
+#include "tests/memory_node/borrowed_store.h"
 #include "tests/memory_node/temp_folder.h"
 #include "tests/support/memory_shard_contract.h"
 
@@ -43,7 +44,16 @@ class LocalUnderTest : public testing::ShardUnderTest {
 
 class OverMemory : public LocalUnderTest {
  public:
-  OverMemory() : LocalUnderTest("reference") { Start(MakeMemoryStore()); }
+  OverMemory() : LocalUnderTest("reference") { Restart(); }
+  ~OverMemory() override { shard_.reset(); }
+  bool Restart() override {
+    shard_.reset();
+    Start(std::make_unique<BorrowedStore>(store_.get()));
+    return true;
+  }
+
+ private:
+  const std::unique_ptr<DocumentStore> store_ = MakeMemoryStore();
 };
 
 class OverRocksDb : public LocalUnderTest {
