@@ -59,11 +59,10 @@ class Life(ServerTest):
         self.addCleanup(adding.kill)
         for document in documents(200):
             adding.stdin.write(json.dumps(document) + "\n")
-        adding.stdin.flush()
+        adding.stdin.close()
         acknowledged = [json.loads(adding.stdout.readline())["id"] for _ in range(20)]
         server.kill()
         acknowledged += [line["id"] for line in map(json.loads, adding.stdout) if "revision" in line]
-        adding.stdin.close()
         self.assertNotEqual(0, adding.wait(timeout=60))
         adding.stdout.close()
 
