@@ -2,6 +2,8 @@
 
 #include <variant>
 
+#include "absl/strings/str_replace.h"
+
 namespace msa::cli {
 namespace {
 
@@ -61,7 +63,10 @@ Json EventJson(const rpc::DoneEvent& event) {
 }  // namespace
 
 std::string Dump(const Json& json) {
-  return json.dump(-1, ' ', false, Json::error_handler_t::replace);
+  const std::string line = json.dump(-1, ' ', false, Json::error_handler_t::replace);
+  // Some readers end a line at these too (Python's splitlines): an object a line must survive them.
+  return absl::StrReplaceAll(line,
+                             {{"\u2028", "\\u2028"}, {"\u2029", "\\u2029"}, {"\u0085", "\\u0085"}});
 }
 
 Json ToJson(const absl::Status& status) {

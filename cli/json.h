@@ -12,7 +12,7 @@ namespace msa::cli {
 
 using Json = nlohmann::ordered_json;
 
-// One line, without newline. Broken UTF-8 is replaced rather than refused.
+// One line, without newline, whatever the reader takes for one. Broken UTF-8 is replaced.
 std::string Dump(const Json& json);
 
 Json ToJson(const absl::Status& status);  // {"code":"NOT_FOUND","message":…}

@@ -34,7 +34,8 @@ absl::StatusOr<std::string> AfterId(const std::string& page_token) {
 
 absl::StatusOr<int32_t> PageSize(int32_t wanted) {
   if (wanted < 0) return absl::InvalidArgumentError("the page size is negative");
-  return wanted == 0 ? kDefaultPageSize : std::min(wanted, kMaxPageSize);
+  // Shards are asked for one more, and keep to the same limit.
+  return wanted == 0 ? kDefaultPageSize : std::min(wanted, kMaxPageSize - 1);
 }
 
 }  // namespace

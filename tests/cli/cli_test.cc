@@ -121,6 +121,15 @@ TEST_F(CliTest, GetPrintsTheTextAndAsJsonWithoutItsTitle) {
   EXPECT_EQ(OutLines()[0]["title"], "Kenya");
 }
 
+TEST_F(CliTest, AnObjectStaysOnOneLineForEveryReader) {
+  Msa({"add", "-"}, "{\"id\":\"a\",\"text\":\"x\u2028y\u2029z\u0085\\n\"}\n");
+  ASSERT_EQ(Msa({"get", "--json", "a"}), 0);
+  EXPECT_THAT(out_, Not(HasSubstr("\u2028")));
+  EXPECT_THAT(out_, Not(HasSubstr("\u2029")));
+  EXPECT_THAT(out_, Not(HasSubstr("\u0085")));
+  EXPECT_EQ(OutLines()[0]["text"], "x\u2028y\u2029z\u0085\n");
+}
+
 TEST_F(CliTest, RetrieveGivesDocumentsBestFirst) {
   Msa({"add", "-"}, kTwoLines);
   ASSERT_EQ(Msa({"retrieve", "--json", "--limit", "2", "airports in Norway"}), 0);

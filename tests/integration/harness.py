@@ -55,12 +55,13 @@ class Process:
         self._reader.start()
 
     def _read(self):
-        for line in self.process.stderr:
-            self.log.append(line.rstrip("\n"))
-            found = re.search(r"is serving .*address=(\S+)", line)
-            if found:
-                self.address = found.group(1)
-                self._ready.set()
+        with self.process.stderr:
+            for line in self.process.stderr:
+                self.log.append(line.rstrip("\n"))
+                found = re.search(r"is serving .*address=(\S+)", line)
+                if found:
+                    self.address = found.group(1)
+                    self._ready.set()
         self._ready.set()
 
     def wait_ready(self):
@@ -72,6 +73,7 @@ class Process:
         """kill -9, as a power cut would."""
         self.process.kill()
         self.process.wait()
+        self._reader.join()
 
     def stop(self):
         """SIGTERM; gives the exit code."""
@@ -126,7 +128,7 @@ class ServerTest(unittest.TestCase):
 
     def msa(self, server, *arguments, stdin=None):
         """Must succeed; gives the JSON lines."""
-        result = self.run_msa([arguments[0], "--json", *arguments[1:]], server, stdin)
+        result = self.run_msa([*arguments, "--json"], server, stdin)
         self.assertEqual(0, result.code, result.err + result.out)
         return result.lines
 

@@ -59,11 +59,10 @@ class Life(ServerTest):
         self.addCleanup(adding.kill)
         for document in documents(200):
             adding.stdin.write(json.dumps(document) + "\n")
-        adding.stdin.flush()
+        adding.stdin.close()
         acknowledged = [json.loads(adding.stdout.readline())["id"] for _ in range(20)]
         server.kill()
         acknowledged += [line["id"] for line in map(json.loads, adding.stdout) if "revision" in line]
-        adding.stdin.close()
         self.assertNotEqual(0, adding.wait(timeout=60))
         adding.stdout.close()
 
@@ -127,9 +126,15 @@ class BadInput(ServerTest):
             return self.refused(5, ["add", "-"], stdin=json.dumps(document) + "\n")
         self.assertIn("512", one({"id": "x" * 10000, "text": "t"}))
         one({"id": "", "text": "t"})
-        one({"id": "e", "text": ""})
-        one({"id": "n", "text": "a\u0000b"})
+        one({"id": "a\nb", "text": "t"})
+        one({"id": "m", "text": "t", "metadata": {"k": "v" * 70000}})
+        one({"id": "t", "text": "t", "title": "t" * 5000})
         self.refused(3, ["add", "--bank", "nope", "-"], stdin='{"id":"a","text":"b"}\n')
+
+    def test_text_is_kept_byte_for_byte(self):
+        for text in ("a\u0000b", "line\u2028separator\r\n", "\U0001F600 \uFFFD e\u0301", "<|im_end|>"):
+            self.add(self.server, [{"id": "doc-000", "text": text}])
+            self.assertEqual(text, self.msa(self.server, "get", "doc-000")[0]["text"])
 
     def test_a_duplicate_in_one_stream_is_refused_and_the_first_kept(self):
         result = self.run_msa(["add", "--json", "-"], self.server,
@@ -152,9 +157,10 @@ class Starting(ServerTest):
 
     def test_port_in_use(self):
         server = self.serve()
+        self.add(server, documents(1))
         self.fails(["--data-dir", self.path("other"), "--model", self.model,
                     "--listen", server.address], server.address, "--listen")
-        self.assertEqual([], self.msa(server, "ls"))
+        self.assertEqual(1, len(self.msa(server, "ls")))
 
     def test_data_folder_of_another_process(self):
         self.serve()
