@@ -155,17 +155,15 @@ absl::StatusOr<rpc::Selection> Router::Route(const rpc::CallContext& ctx, uint64
   }
   MSA_RETURN_IF_ERROR(
       CheckLimit("the number of query tokens", queries.size() / width, kMaxQueryTokens));
-  rpc::RouteRequest request{.bank = session->bank.name,
-                            .snapshot_id = 0,
-                            .round = round,
-                            .layer = layer,
-                            .top_k = top_k,
-                            .queries = queries};
   std::vector<std::vector<rpc::RoutedPart>> lists(shards_.size());
   MSA_RETURN_IF_ERROR(AskSession(
       ctx, session.get(), [&](const rpc::CallContext& limited, int shard) -> absl::Status {
-        rpc::RouteRequest own = request;
-        own.snapshot_id = session->snapshots[shard];
+        const rpc::RouteRequest own{.bank = session->bank.name,
+                                    .snapshot_id = session->snapshots[shard],
+                                    .round = round,
+                                    .layer = layer,
+                                    .top_k = top_k,
+                                    .queries = queries};
         MSA_ASSIGN_OR_RETURN(lists[shard], shards_.shard(shard).Route(limited, own));
         return absl::OkStatus();
       }));
