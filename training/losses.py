@@ -26,14 +26,6 @@ def routing_loss(scores: dict[int, Tensor], positive: Tensor, ignored: Tensor, t
     return layers + info_nce(mean_score, positive, ignored, temperature)
 
 
-def distillation(scores: dict[int, Tensor], teacher: Tensor, ignored: Tensor, temperature: float,
-                 teacher_temperature: float) -> Tensor:
-    """KL(teacher || model) over the batch's documents, on the layer-mean score. teacher [Q,D]."""
-    mean_score = torch.stack(list(scores.values())).mean(0).masked_fill(ignored, -1e4)
-    target = F.softmax(teacher.masked_fill(ignored, -1e4) / teacher_temperature, -1)
-    return F.kl_div(F.log_softmax(mean_score / temperature, -1), target, reduction="batchmean")
-
-
 def answer_loss(logits: Tensor, targets: Tensor) -> Tensor:
     """Mean cross-entropy of the answer tokens; logits [n,V], targets [n]."""
     return F.cross_entropy(logits, targets)

@@ -20,7 +20,7 @@ import yaml
 from torch.utils.data import DataLoader
 
 from training import losses
-from training.adapter_io import save_adapter
+from training.adapter_io import load_adapter, save_adapter
 from training.data import Batch, TrainingSet
 from training.model import MsaConfig, MsaModel
 
@@ -86,7 +86,10 @@ class Trainer:
         torch.backends.cuda.matmul.allow_tf32 = True
         dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
         self.model = MsaModel(config["base"], msa_config(config), dtype, compiled=config.get("compile", False),
-                              checkpointing=config.get("checkpointing", False)).to(self.device)
+                              checkpointing=config.get("checkpointing", False))
+        if config.get("init"):  # start from an adapter's weights instead of anew
+            load_adapter(self.model, config["init"])
+        self.model = self.model.to(self.device)
         self.out = Path(config["out"])
         self.out.mkdir(parents=True, exist_ok=True)
         self.stage_index, self.step, self.spent = 0, 0, 0.0
@@ -139,7 +142,6 @@ class Trainer:
 
     def run_stage(self, stage: dict, neighbours) -> None:
         mean, tokens, mark = {}, 0, time.time()
-        curve = (self.out / "curve.jsonl").open("a") if self.rank == 0 else None
         last, saved = time.time(), time.time()
         for batch in self.loader(stage, neighbours):
             if self.progress(stage) >= 1:
@@ -150,19 +152,24 @@ class Trainer:
             self.step += 1
             now = time.time()
             self.spent, last = self.spent + now - last, now
-            if self.step % self.config.get("log_every", 50) == 0 and curve:
+            if self.step % self.config.get("log_every", 50) == 0:
                 self.refuse_nan(stage, mean["loss"])
-                line = {k: round(torch.stack(v).float().mean().item(), 4) for k, v in sorted(mean.items())}
-                line |= {"stage": stage["name"], "step": self.step, "spent": round(self.spent, 1),
-                         "tokens_per_s": round(tokens / (time.time() - mark))}
-                curve.write(json.dumps(line) + "\n")
-                curve.flush()
-                print(json.dumps(line), flush=True)
+                self.log(stage, mean, tokens / (time.time() - mark))
                 mean, tokens, mark = {}, 0, time.time()
             if now - saved > self.config.get("save_seconds", 60):
                 self.refuse_nan(stage, mean.get("loss") or [torch.zeros(())])
                 self.save()
                 saved = last = time.time()
+
+    def log(self, stage: dict, recent: dict, rate: float) -> None:
+        if self.rank:
+            return
+        line = {k: round(torch.stack(v).float().mean().item(), 4) for k, v in sorted(recent.items())}
+        line |= {"stage": stage["name"], "step": self.step, "spent": round(self.spent, 1),
+                 "tokens_per_s": round(rate)}
+        with (self.out / "curve.jsonl").open("a") as file:
+            file.write(json.dumps(line) + "\n")
+        print(json.dumps(line), flush=True)
 
     def refuse_nan(self, stage: dict, recent: list[torch.Tensor]) -> None:
         """Looked at only when logging: each look waits for the device."""

@@ -11,7 +11,8 @@ from training.adapter_io import load_adapter, read_config, save_adapter
 from training.data import Batch, Group
 from training.model import MsaConfig, MsaModel
 from training.tests import toy
-from training.train import step_loss
+from training.corpus import write_xz
+from training.train import Trainer, step_loss
 
 torch.set_num_threads(1)
 STAGE = {"attend": True, "temperature": 0.05, "loss": {"routing": 1.0, "memory": 1.0, "reading": 1.0}}
@@ -147,6 +148,59 @@ class FrameTest(ToyCase):
         self.assertIn("Why?", routed)
         self.assertIn("[9]. second text", routed)
         self.assertNotIn("first text", routed)
+
+
+class RunTest(ToyCase):
+    """The whole program on a bundle of a few documents."""
+
+    def config(self, out: str) -> dict:
+        stage = {"name": "joint", "steps": 4, "attend": True, "temperature": 0.05, "mix": {"wiki": 0.5, "squad": 0.5},
+                 "sizes": {"wiki": 6, "questions": 4, "articles": 2, "hops": 2, "later": 2}, "reading": 2,
+                 "reading_mix": [1, 0, 0, 1, 0, 0], "loss": {"routing": 1.0, "later": 0.3, "reading": 1.0}, "rise": 2}
+        return {"base": str(self.folder), "base_name": "toy", "bundle": str(self.folder / "bundle"), "out": out,
+                "seed": 3, "lr": {"lora": 1e-3, "routers": 1e-3}, "stages": [stage], "log_every": 1, "msa_extra": {},
+                "adapter": {"router_layers": [2, 3], "pool": 4, "top_k": 2, "lora_rank": 4, "lora_alpha": 4}}
+
+    def bundle(self) -> None:
+        folder = self.folder / "bundle"
+        folder.mkdir(exist_ok=True)
+        docs, questions = [], []
+        for number, (name, code) in enumerate(toy.FACTS):
+            docs.append({"s": "wiki", "t": name.title(), "g": str(number // 2),
+                         "x": f"{name.title()} is a small thing of the north. Its code was {code} in 1900."})
+            docs.append({"s": "squad", "t": "Notes", "g": str(number % 2), "x": toy.documents()[number]})
+            questions.append({"s": "squad", "q": f"What is the code of the {name}?", "a": [code],
+                              "p": [2 * number + 1], "n": [1 if number else 3]})
+        for name, records in (("docs", docs), ("questions", questions), ("links", []), ("triples", [])):
+            write_xz(folder / f"{name}.jsonl.xz", records)
+
+    def losses(self, out: str) -> list[float]:
+        return [json.loads(line)["loss"] for line in (Path(out) / "curve.jsonl").read_text().splitlines()]
+
+    def test_an_interrupted_run_resumes_to_the_same_curve(self):
+        self.bundle()
+        with tempfile.TemporaryDirectory() as whole, tempfile.TemporaryDirectory() as halves:
+            Trainer(self.config(whole)).run()
+            first = Trainer(self.config(halves))
+            for step in range(2):
+                first.train_step(next(iter(first.loader(first.config["stages"][0], None))),
+                                 first.config["stages"][0])
+                first.step += 1
+            first.save()
+            second = Trainer(self.config(halves))
+            second.resume()
+            second.run()
+            self.assertEqual(self.losses(whole)[2:], self.losses(halves))
+            self.assertTrue((Path(halves) / "adapter" / "adapter.safetensors").exists())
+
+    def test_a_checkpoint_of_another_shape_is_refused(self):
+        self.bundle()
+        with tempfile.TemporaryDirectory() as out:
+            Trainer(self.config(out)).save()
+            config = self.config(out)
+            config["adapter"]["lora_rank"] = 8
+            with self.assertRaisesRegex(SystemExit, "lora_rank"):
+                Trainer(config).resume()
 
 
 class FileTest(ToyCase):
