@@ -124,6 +124,38 @@ HWY_INLINE void DotTile(const float* HWY_RESTRICT rows, size_t row_stride,
   for (int r = 0; r < kRows; ++r) sums[r] = SumFour(acc[r][0], acc[r][1], acc[r][2], acc[r][3]);
 }
 
+// sums = dots of one row with 8 keys, to the bit those of DotTile: the same order of additions, but
+// enough of them at once to hide their latency.
+template <typename T>
+HWY_INLINE void DotEight(const float* HWY_RESTRICT row, const T* const (&keys)[2 * kTileKeys],
+                         size_t width, size_t ahead, FourVec (&sums)[2]) {
+  const FloatTag d;
+  const size_t lanes = hn::Lanes(d);
+  constexpr size_t kLine = 64 / sizeof(T);
+  FloatVec acc[2 * kTileKeys];
+  for (FloatVec& sum : acc) sum = hn::Zero(d);
+  const auto step = [&](size_t i) HWY_ATTR {
+    const FloatVec x = hn::LoadU(d, row + i);
+    for (int k = 0; k < 2 * kTileKeys; ++k) {
+      acc[k] = hn::MulAdd(x, LoadFloats(keys[k] + i), acc[k]);
+    }
+  };
+  size_t i = 0;
+  for (; i + kLine <= width; i += kLine) {
+    for (const T* key : keys) hwy::Prefetch(key + ahead + i);
+    for (size_t j = i; j < i + kLine; j += lanes) step(j);
+  }
+  for (; i + lanes <= width; i += lanes) step(i);
+  if (HWY_UNLIKELY(i < width)) {
+    const FloatVec x = LoadTail(row + i, width - i);
+    for (int k = 0; k < 2 * kTileKeys; ++k) {
+      acc[k] = hn::MulAdd(x, LoadTail(keys[k] + i, width - i), acc[k]);
+    }
+  }
+  sums[0] = SumFour(acc[0], acc[1], acc[2], acc[3]);
+  sums[1] = SumFour(acc[4], acc[5], acc[6], acc[7]);
+}
+
 // How many of `left` rows the next tile takes: 3, but 2 where that would leave one alone, whose
 // four sums do not hide the latency of an addition.
 HWY_INLINE int64_t RowsOfTile(int64_t left) {
@@ -149,24 +181,26 @@ HWY_INLINE void DotRows(const float* HWY_RESTRICT rows, int64_t num_rows, size_t
   }
 }
 
-// Rows [begin, end) in tiles of 4 that lie a quarter apart: four long streams, each in pages of its
-// own, which the hardware follows; four short neighbours it does not. A tile reaches beyond the end
-// where there are fewer rows than it has places; the last row is then repeated.
+// Rows [begin, end) in tiles of `ways` (4 or 8) that lie as far apart as they can: long streams,
+// each in pages of its own, which the hardware follows; short neighbours it does not. A tile
+// reaches beyond the end where there are fewer rows than it has places; the last row is then
+// repeated.
 struct Tiles {
-  Tiles(int64_t begin, int64_t end)
-      : begin(begin), end(end), count((end - begin + kTileKeys - 1) / kTileKeys) {}
+  Tiles(int64_t begin, int64_t end, int ways = kTileKeys)
+      : begin(begin), end(end), ways(ways), count((end - begin + ways - 1) / ways) {}
   int64_t Row(int64_t tile, int k) const { return std::min(begin + tile + k * count, end - 1); }
   bool Has(int64_t tile, int k) const { return begin + tile + k * count < end; }
 
   int64_t begin;
   int64_t end;
+  int ways;
   int64_t count;  // of tiles, and rows between the keys of one
 };
 
-template <typename T>
+template <int kWays, typename T>
 HWY_INLINE void TilePointers(const T* base, const Tiles& tiles, int64_t tile, size_t stride,
-                             const T* (&keys)[kTileKeys]) {
-  for (int k = 0; k < kTileKeys; ++k) {
+                             const T* (&keys)[kWays]) {
+  for (int k = 0; k < kWays; ++k) {
     keys[k] = base + tiles.Row(tile, k) * static_cast<int64_t>(stride);
   }
 }

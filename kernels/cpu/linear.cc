@@ -184,8 +184,9 @@ void LinearFewRows(const CpuLinearWeights& w, const float* x, int64_t rows, cons
   }
   const FewRows product{w, padded, rows, bias, y};
   const auto run = HWY_DYNAMIC_DISPATCH(FewRowsRange);
-  // A range holds some 64 K weights: a few microseconds of streaming.
-  const int64_t grain = std::max<int64_t>(4, (int64_t{1} << 16) / w.stride() / 4 * 4);
+  // One range a thread where that is at most half a million weights: longer ranges stream better.
+  const int64_t share = (w.out_features() + pool.num_threads() - 1) / pool.num_threads();
+  const int64_t grain = std::clamp<int64_t>(share, 8, std::max<int64_t>(8, (1 << 19) / w.stride()));
   pool.ParallelFor(0, w.out_features(), grain,
                    [&](int64_t begin, int64_t end) { run(product, begin, end); });
 }

@@ -16,40 +16,26 @@ namespace msa::kernels {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-// Chunks whose per-question values are kept before they are reduced over parts.
-constexpr int64_t kBlockChunks = 128;
-
 // MaxOrNan of the reference: NaN wins, so that no order of tiles can hide it.
 HWY_INLINE FourVec MaxOrNan(FourVec a, FourVec b) {
   return hn::IfThenElse(hn::Or(hn::Gt(b, a), hn::IsNaN(b)), b, a);
 }
 
-// Scale of each key of a tile; 1 where keys have none.
-HWY_INLINE FourVec TileScales(const float* scales, const Tiles& tiles, int64_t tile) {
-  const FourTag d4;
-  if (scales == nullptr) return hn::Set(d4, 1.0f);
-  HWY_ALIGN float gathered[kTileKeys];
-  for (int k = 0; k < kTileKeys; ++k) gathered[k] = scales[tiles.Row(tile, k)];
-  return hn::Load(d4, gathered);
-}
-
 // Head mean (folded) and query max: values[question, 0 … 3] = max over the question's rows.
 template <typename T>
-void FoldedTile(const RoutingPlan& plan, const T* const (&keys)[kTileKeys], FourVec scales,
-                float* values) {
+void FoldedTile(const RoutingPlan& plan, const T* const (&keys)[kTileKeys], float* values) {
   const FourTag d4;
   const int32_t* row_question = plan.row_question;
   DotRows(plan.queries, plan.num_rows, plan.query_width, keys, plan.key_width,
           Ahead<T>(plan.key_width), [&](int64_t row, FourVec dots) HWY_ATTR {
-            float* best = values + row_question[row] * kBlockChunks;
-            hn::StoreU(MaxOrNan(hn::LoadU(d4, best), hn::Mul(dots, scales)), d4, best);
+            float* best = values + row_question[row] * plan.block_chunks;
+            hn::StoreU(MaxOrNan(hn::LoadU(d4, best), dots), d4, best);
           });
 }
 
 // Head max, any query reduction: heads one by one, then rows.
 template <typename T>
-void HeadMaxTile(const RoutingPlan& plan, const T* const (&keys)[kTileKeys], FourVec scales,
-                 float* values) {
+void HeadMaxTile(const RoutingPlan& plan, const T* const (&keys)[kTileKeys], float* values) {
   const FourTag d4;
   const size_t head_dim = plan.head_dim;
   for (int question = 0; question < plan.num_questions; ++question) {
@@ -66,14 +52,14 @@ void HeadMaxTile(const RoutingPlan& plan, const T* const (&keys)[kTileKeys], Fou
         FourVec dots[1];
         DotTile(plan.queries + row * plan.query_width + head * head_dim, 0, head_keys, head_dim,
                 Ahead<T>(plan.key_width), dots);
-        best = MaxOrNan(best, hn::Mul(dots[0], scales));
+        best = MaxOrNan(best, dots[0]);
       }
       reduced = MaxOrNan(reduced, best);
       HWY_ALIGN float row_scores[kTileKeys];
       hn::Store(best, d4, row_scores);
       for (int k = 0; k < kTileKeys; ++k) sums[k] += row_scores[k];
     }
-    float* out = values + question * kBlockChunks;
+    float* out = values + question * plan.block_chunks;
     hn::StoreU(reduced, d4, out);
     if (plan.query_reduce == Reduce::kMean) {
       for (int k = 0; k < kTileKeys; ++k) out[k] = static_cast<float>(sums[k] / (end - begin));
@@ -82,12 +68,11 @@ void HeadMaxTile(const RoutingPlan& plan, const T* const (&keys)[kTileKeys], Fou
 }
 
 template <typename T>
-void ScoreTile(const RoutingPlan& plan, const T* const (&keys)[kTileKeys], FourVec scales,
-               float* values) {
+void ScoreTile(const RoutingPlan& plan, const T* const (&keys)[kTileKeys], float* values) {
   if (plan.head_max) {
-    HeadMaxTile(plan, keys, scales, values);
+    HeadMaxTile(plan, keys, values);
   } else {
-    FoldedTile(plan, keys, scales, values);
+    FoldedTile(plan, keys, values);
   }
 }
 
@@ -97,12 +82,51 @@ bool WidenFirst(const RoutingPlan& plan) {
   return sizeof(T) < sizeof(float) && plan.num_rows > kTileRows;
 }
 
-// From the order of tiles to the order of chunks.
-HWY_INLINE void Untile(const Tiles& tiles, const float* HWY_RESTRICT in, float* HWY_RESTRICT out) {
-  for (int k = 0; k < kTileKeys; ++k) {
+// From the order of tiles to the order of chunks, times the scales of the keys where they have
+// some.
+void Untile(const Tiles& tiles, const float* HWY_RESTRICT scales, const float* HWY_RESTRICT in,
+            float* HWY_RESTRICT out) {
+  for (int k = 0; k < tiles.ways; ++k) {
     const int64_t first = k * tiles.count;
     const int64_t n = std::min(tiles.count, tiles.end - tiles.begin - first);
-    for (int64_t i = 0; i < n; ++i) out[first + i] = in[i * kTileKeys + k];
+    for (int64_t i = 0; i < n; ++i) out[first + i] = in[i * tiles.ways + k];
+  }
+  if (scales == nullptr) return;
+  for (int64_t i = 0; i < tiles.end - tiles.begin; ++i) out[i] *= scales[tiles.begin + i];
+}
+
+// One folded row.
+template <typename T>
+void ScoreBlockOfOneRow(const RoutingPlan& plan, const Tiles& tiles, float* tiled) {
+  const FourTag d4;
+  for (int64_t tile = 0; tile < tiles.count; ++tile) {
+    const T* keys[2 * kTileKeys];
+    TilePointers(static_cast<const T*>(plan.keys), tiles, tile, plan.key_width, keys);
+    FourVec dots[2];
+    DotEight(plan.queries, keys, plan.key_width, Ahead<T>(plan.key_width), dots);
+    hn::StoreU(dots[0], d4, tiled + tile * tiles.ways);
+    hn::StoreU(dots[1], d4, tiled + tile * tiles.ways + kTileKeys);
+  }
+}
+
+template <typename T>
+void ScoreBlockOfRows(const RoutingPlan& plan, const Tiles& tiles, float* widened, float* tiled) {
+  const size_t width = plan.key_width;
+  std::fill_n(tiled, plan.num_questions * plan.block_chunks, kNoScore);
+  for (int64_t tile = 0; tile < tiles.count; ++tile) {
+    const T* keys[kTileKeys];
+    TilePointers(static_cast<const T*>(plan.keys), tiles, tile, width, keys);
+    float* values = tiled + tile * kTileKeys;
+    if (!WidenFirst<T>(plan)) {
+      ScoreTile<T>(plan, keys, values);
+      continue;
+    }
+    const float* wide[kTileKeys];
+    for (int k = 0; k < kTileKeys; ++k) {
+      WidenRow(keys[k], width, Ahead<T>(width), widened + k * width);
+      wide[k] = widened + k * width;
+    }
+    ScoreTile<float>(plan, wide, values);
   }
 }
 
@@ -110,27 +134,16 @@ HWY_INLINE void Untile(const Tiles& tiles, const float* HWY_RESTRICT in, float* 
 template <typename T>
 void ScoreBlock(const RoutingPlan& plan, int64_t begin, int64_t end, float* widened, float* tiled,
                 float* values) {
-  const T* base = static_cast<const T*>(plan.keys);
-  const Tiles tiles(begin, end);
-  std::fill_n(tiled, plan.num_questions * kBlockChunks, kNoScore);
-  for (int64_t tile = 0; tile < tiles.count; ++tile) {
-    const T* keys[kTileKeys];
-    TilePointers(base, tiles, tile, plan.key_width, keys);
-    const FourVec scales = TileScales(plan.scales, tiles, tile);
-    float* tile_values = tiled + tile * kTileKeys;
-    if (WidenFirst<T>(plan)) {
-      const float* wide[kTileKeys];
-      for (int k = 0; k < kTileKeys; ++k) {
-        WidenRow(keys[k], plan.key_width, Ahead<T>(plan.key_width), widened + k * plan.key_width);
-        wide[k] = widened + k * plan.key_width;
-      }
-      ScoreTile<float>(plan, wide, scales, tile_values);
-    } else {
-      ScoreTile<T>(plan, keys, scales, tile_values);
-    }
+  const bool one_row = plan.num_rows == 1 && !plan.head_max;
+  const Tiles tiles(begin, end, one_row ? 2 * kTileKeys : kTileKeys);
+  if (one_row) {
+    ScoreBlockOfOneRow<T>(plan, tiles, tiled);
+  } else {
+    ScoreBlockOfRows<T>(plan, tiles, widened, tiled);
   }
   for (int question = 0; question < plan.num_questions; ++question) {
-    Untile(tiles, tiled + question * kBlockChunks, values + question * kBlockChunks);
+    Untile(tiles, plan.scales, tiled + question * plan.block_chunks,
+           values + question * plan.block_chunks);
   }
 }
 
@@ -140,15 +153,15 @@ void ScorePartRange(const RoutingPlan& plan, int64_t part_begin, int64_t part_en
   thread_local Scratch<float> value_scratch;
   thread_local Scratch<float> tiled_scratch;
   thread_local Scratch<float> widened_scratch;
-  float* values = value_scratch.Get(plan.num_questions * kBlockChunks);
-  float* tiled = tiled_scratch.Get(plan.num_questions * kBlockChunks);
+  float* values = value_scratch.Get(plan.num_questions * plan.block_chunks);
+  float* tiled = tiled_scratch.Get(plan.num_questions * plan.block_chunks);
   float* widened = widened_scratch.Get(kTileKeys * plan.key_width);
   PartReducer reducer(plan, part_begin, part_end);
   const int64_t chunk_end = plan.part_begin[part_end];
-  for (int64_t begin = plan.part_begin[part_begin]; begin < chunk_end; begin += kBlockChunks) {
-    const int64_t end = std::min(begin + kBlockChunks, chunk_end);
+  for (int64_t begin = plan.part_begin[part_begin]; begin < chunk_end; begin += plan.block_chunks) {
+    const int64_t end = std::min(begin + plan.block_chunks, chunk_end);
     ScoreBlock<T>(plan, begin, end, widened, tiled, values);
-    reducer.Take(begin, end, values, kBlockChunks);
+    reducer.Take(begin, end, values, plan.block_chunks);
   }
   reducer.Finish();
 }
@@ -179,8 +192,10 @@ HWY_EXPORT(ScoreRange);
 void CpuScoreParts(const ScoreArgs& args, ThreadPool& pool) {
   const RoutingPlan plan = MakeRoutingPlan(args);
   const int64_t num_chunks = plan.part_begin[plan.num_parts] - plan.part_begin[0];
-  // About 1 MB of float32 keys a range: small enough to balance, large enough to stream.
-  const int64_t grain = std::clamp<int64_t>((int64_t{1} << 18) / plan.key_width, 64, 4096);
+  // Some ranges a thread, for balance, of at most 4 MB of float32 keys.
+  const int64_t share = num_chunks / (8 * pool.num_threads());
+  const int64_t grain =
+      std::clamp<int64_t>(share, 64, std::max<int64_t>(64, (int64_t{1} << 20) / plan.key_width));
   const auto run = HWY_DYNAMIC_DISPATCH(ScoreRange);
   pool.ParallelFor(0, std::max<int64_t>(num_chunks, 1), grain, [&](int64_t begin, int64_t end) {
     const auto [first, last] = plan.PartsOfChunks(begin, end, num_chunks);

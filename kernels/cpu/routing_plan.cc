@@ -36,6 +36,13 @@ const int32_t* MapRows(const ScoreArgs& args, int num_questions, bool one_each) 
   return map;
 }
 
+// A pass of one row waits for memory: its 8 streams should be 32 KB long or more, so that few of
+// their lines are first ones, which nothing has fetched ahead.
+int64_t BlockChunks(int64_t num_rows, int64_t key_bytes) {
+  if (num_rows > 1) return 256;
+  return std::clamp<int64_t>(8 * 32768 / key_bytes, 256, 2048);
+}
+
 float MaxOrNan(float a, float b) { return b > a || b != b ? b : a; }
 
 }  // namespace
@@ -57,6 +64,8 @@ RoutingPlan MakeRoutingPlan(const ScoreArgs& args) {
   plan.query_begin = args.query_begin.data();
   plan.num_questions = num_questions;
   plan.key_width = shape.key_width();
+  plan.block_chunks = BlockChunks(
+      plan.num_rows, shape.key_width() * static_cast<int64_t>(DTypeBytes(args.segment.dtype)));
   plan.query_width = shape.query_width();
   plan.num_q_heads = shape.num_q_heads;
   plan.group = shape.num_q_heads / shape.num_kv_heads;

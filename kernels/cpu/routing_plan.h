@@ -29,6 +29,8 @@ struct RoutingPlan {
   const int32_t* query_begin;   // [num_questions + 1]
   int num_questions;
 
+  // Chunks whose per-question values are kept before they are reduced over parts.
+  int64_t block_chunks;
   int64_t key_width;
   int64_t query_width;
   int num_q_heads;
