@@ -34,8 +34,7 @@ absl::StatusOr<std::string> AfterId(const std::string& page_token) {
 
 absl::StatusOr<int32_t> PageSize(int32_t wanted) {
   if (wanted < 0) return absl::InvalidArgumentError("the page size is negative");
-  // Shards are asked for one more, and keep to the same limit.
-  return wanted == 0 ? kDefaultPageSize : std::min(wanted, kMaxPageSize - 1);
+  return wanted == 0 ? kDefaultPageSize : std::min(wanted, kMaxPageSize);
 }
 
 }  // namespace

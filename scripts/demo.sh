@@ -39,9 +39,10 @@ stop_server() {
 trap stop_server EXIT
 trap 'exit 130' INT TERM
 
+# ask QUESTION [FLAG…]
 ask() {
   printf '\n\033[1m? %s\033[0m\n' "$1"
-  "$msa" ask --max-new-tokens 48 "$1"
+  "$msa" ask --max-new-tokens 48 "$@"
 }
 
 airports="How many airports are there in Canada?"
@@ -57,18 +58,18 @@ start_server
 say "Add 300 sections of the World Factbook"
 "$msa" add examples/factbook/documents.jsonl
 
-say "Ask three questions"
-ask "$airports"
-ask "$internet"
+say "Ask three questions: two in one round of retrieval, the third in as many as the model likes"
+ask "$airports" --max-rounds 1
+ask "$internet" --max-rounds 1
 ask "$hurricane"
 
 say "Replace one document: Canada gets 1,603 airports"
 "$msa" add examples/factbook/replacement.jsonl
-ask "$airports"
+ask "$airports" --max-rounds 1
 
 say "Delete one document: Anguilla's communications"
 "$msa" rm central-america-n-caribbean/av:Communications
-ask "$internet"
+ask "$internet" --max-rounds 1
 
 say "kill -9, then start again on the same folder"
 "$msa" ls --json >"$data/before.jsonl"
@@ -83,7 +84,7 @@ if "$msa" get central-america-n-caribbean/av:Communications; then
   echo "a deleted document came back" >&2
   exit 1
 fi
-ask "$airports"
+ask "$airports" --max-rounds 1
 
 say "Done. Try your own documents:"
 echo "  $msa serve --data-dir my-data --model models/smollm2-135m-instruct"

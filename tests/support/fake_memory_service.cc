@@ -220,8 +220,8 @@ absl::Status FakeMemoryService::Generate(const rpc::CallContext& ctx,
   done.finish_reason = "stop";
   done.usage.rounds = 1;
   const rpc::RoutingEvent routing{
-      .round = 0, .documents = done.documents, .layers = {}, .missing_shards = {}};
-  if (!sink(routing) || !sink(rpc::DocumentsLoadedEvent{0, done.documents}) ||
+      .round = 1, .documents = done.documents, .layers = {}, .missing_shards = {}};
+  if (!sink(routing) || !sink(rpc::DocumentsLoadedEvent{1, done.documents}) ||
       !sink(rpc::TextEvent{done.answer, false}) || !sink(done)) {
     return absl::CancelledError("the client is gone");
   }
