@@ -59,10 +59,16 @@ absl::StatusOr<std::vector<int32_t>> Frames::Reader(absl::Span<const ReferencedT
 Dialogue::Dialogue(const Frames& frames, std::string_view question)
     : frames_(frames), question_(question) {
   text_.Append(kInstruction);
-  frames_.AppendUser(question, text_);
+  AppendUser(question);
   text_.Append(kRequest);
   question_end_ = text_.utf8.size();
   text_.Append("\n<|im_end|>\n<|im_start|>");
+}
+
+void Dialogue::AppendUser(std::string_view text) {
+  const size_t begin = text_.utf8.size();
+  frames_.AppendUser(text, text_);
+  if (!frames_.parse_special_tokens()) users_.push_back({begin, text_.utf8.size()});
 }
 
 // First or last place of `needle` at or after `from` that no user wrote; npos where there is none.
@@ -159,7 +165,7 @@ void Dialogue::AppendReferences(absl::Span<const int64_t> references) {
 void Dialogue::AppendDocuments(absl::Span<const ReferencedText> documents) {
   for (const ReferencedText& document : documents) {
     text_.Append(StrCat(Bracketed(document.reference), ". "));
-    frames_.AppendUser(document.text, text_);
+    AppendUser(document.text);
     text_.Append("\n");
   }
   text_.Append(kObjectRefEnd);

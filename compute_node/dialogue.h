@@ -99,11 +99,13 @@ class Dialogue {
   // Byte spans of text_ whose tokens route.
   std::vector<ByteRange> RoutingSpans() const;
   size_t FindFrame(std::string_view needle, size_t from, bool last) const;
+  void AppendUser(std::string_view text);
 
   Frames frames_;
   std::string question_;
   Tokenizer::Text text_;
-  size_t question_end_ = 0;  // after "…related to the question", before its newline
+  std::vector<ByteRange> users_;  // of text_: what a user wrote, unless it is parsed like ours
+  size_t question_end_ = 0;       // after "…related to the question", before its newline
   int round_ = 1;
 };
 

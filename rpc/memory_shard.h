@@ -108,7 +108,7 @@ class MemoryShard {
   virtual absl::StatusOr<StoredDocument> GetDocument(const CallContext& ctx,
                                                      const std::string& bank,
                                                      const std::string& id) = 0;
-  // Up to `limit` documents with id > `after`, ascending bytewise.
+  // Up to `limit` (1 … kMaxPageSize + 1) documents with id > `after`, ascending bytewise.
   virtual absl::StatusOr<std::vector<DocumentInfo>> ListDocuments(const CallContext& ctx,
                                                                   const std::string& bank,
                                                                   const std::string& after,

@@ -10,6 +10,7 @@
 
 #include <functional>
 #include <memory>
+#include <ostream>
 #include <string>
 
 #include "absl/time/time.h"
@@ -35,6 +36,9 @@ struct NamedShardFactory {
   std::string name;
   std::function<std::unique_ptr<ShardUnderTest>()> make;
 };
+
+// Names a case in test listings.
+inline void PrintTo(const NamedShardFactory& factory, std::ostream* out) { *out << factory.name; }
 
 class MemoryShardContract : public ::testing::TestWithParam<NamedShardFactory> {
  protected:
