@@ -21,8 +21,7 @@ class EventPrinter {
 
   void operator()(const rpc::RoutingEvent& event) {
     EndText();
-    Dim(absl::StrFormat("round %d: routed to %d documents\n", event.round,
-                        event.documents.size()));
+    Dim(absl::StrFormat("round %d: routed to %d documents\n", event.round, event.documents.size()));
     for (size_t i = 0; i < event.documents.size() && i < kShownDocuments; ++i) {
       PrintRouted(event.documents[i], out_);
     }
