@@ -17,16 +17,17 @@ test: configure model
 	cmake --build $(BUILD)
 	ctest --test-dir $(BUILD) --output-on-failure -j 2
 
-bench: configure model
+bench: packages
+	@scripts/install_packages.sh --bench
+	@$(MAKE) --no-print-directory configure model
 	cmake --build $(BUILD)
 	scripts/bench.py --bin $(BUILD)/benchmarks --out benchmarks/results
 
 build: configure
 	cmake --build $(BUILD) --target msa
 
-model: $(MODEL)/tokenizer.json
-$(MODEL)/tokenizer.json: | packages
-	scripts/make_model.sh $(MODEL)
+model: packages
+	@scripts/make_model.sh $(MODEL)
 
 configure: packages
 	@cmake -S . -B $(BUILD) -G Ninja -DCMAKE_BUILD_TYPE=Release >$(BUILD).log 2>&1 || \

@@ -21,8 +21,7 @@ class EventPrinter {
 
   void operator()(const rpc::RoutingEvent& event) {
     EndText();
-    Dim(absl::StrFormat("round %d: routed to %d documents\n", event.round,
-                        event.documents.size()));
+    Dim(absl::StrFormat("round %d: routed to %d documents\n", event.round, event.documents.size()));
     for (size_t i = 0; i < event.documents.size() && i < kShownDocuments; ++i) {
       PrintRouted(event.documents[i], out_);
     }
@@ -57,10 +56,11 @@ class EventPrinter {
     const rpc::Timings& t = event.timings;
     Dim(
         absl::StrFormat("%.0f ms: first token %.0f, prefill %.0f, routing %.0f, fetch %.0f, decode "
-                        "%.0f · %d + %d tokens, %d rounds, %d parts of memory · %s\n",
+                        "%.0f · %d + %d tokens, %d %s, %d parts of memory · %s\n",
                         t.total, t.first_token, t.prefill, t.route, t.fetch, t.decode,
                         event.usage.prompt_tokens, event.usage.generated_tokens, event.usage.rounds,
-                        event.usage.memory_parts, event.finish_reason));
+                        event.usage.rounds == 1 ? "round" : "rounds", event.usage.memory_parts,
+                        event.finish_reason));
   }
 
  private:

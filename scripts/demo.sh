@@ -58,14 +58,16 @@ start_server
 say "Add 300 sections of the World Factbook"
 "$msa" add examples/factbook/documents.jsonl
 
-say "Ask three questions: two in one round of retrieval, the third in as many as the model likes"
+say "Ask three questions"
+echo "Two in one round of retrieval, the third in as many as the model likes. The model has 135 million"
+echo "parameters: it finds the right documents, and reads prose better than tables of numbers."
 ask "$airports" --max-rounds 1
 ask "$internet" --max-rounds 1
 ask "$hurricane"
 
-say "Replace one document: Canada gets 1,603 airports"
+say "Replace one document: the hurricane gets another name"
 "$msa" add examples/factbook/replacement.jsonl
-ask "$airports" --max-rounds 1
+ask "$hurricane" --max-rounds 1
 
 say "Delete one document: Anguilla's communications"
 "$msa" rm central-america-n-caribbean/av:Communications
@@ -79,12 +81,12 @@ start_server
 "$msa" ls --json >"$data/after.jsonl"
 cmp "$data/before.jsonl" "$data/after.jsonl"
 echo "all $(wc -l <"$data/after.jsonl") acknowledged documents are there, with the same revisions"
-"$msa" get north-america/ca:Transportation | head -n 3
+"$msa" get central-america-n-caribbean/vi:Introduction | grep -o "In 2017, Hurricane [A-Za-z]*"
 if "$msa" get central-america-n-caribbean/av:Communications; then
   echo "a deleted document came back" >&2
   exit 1
 fi
-ask "$airports" --max-rounds 1
+ask "$hurricane" --max-rounds 1
 
 say "Done. Try your own documents:"
 echo "  $msa serve --data-dir my-data --model models/smollm2-135m-instruct"

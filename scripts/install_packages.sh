@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Installs the Debian packages that building and testing need. Asks for nothing when all are there;
-# otherwise needs root or sudo.
+# install_packages.sh [--bench]: installs the Debian packages that building and testing need, with
+# --bench also what benchmarks compare with. Does nothing when all are there; otherwise needs root or
+# sudo.
 set -euo pipefail
 
 packages=(
@@ -12,6 +13,8 @@ packages=(
   libgtest-dev libgmock-dev
   python3 python3-venv
 )
+
+if [ "${1:-}" = --bench ]; then packages+=(redis-server libhiredis-dev); fi
 
 missing=()
 for package in "${packages[@]}"; do
