@@ -1,7 +1,8 @@
 // OpenBLAS against oneDNN at the dense products of SmolLM2-135M, for
 // docs/decisions/0001-dense-products.md. Built only where oneDNN is installed. Prints JSON.
 // One library a run, since the idle threads of one would spin on the cores of the other:
-//   dense_library_bench openblas|openblas_on_pool|onednn|onednn_on_pool [runs]
+//   dense_library_bench [openblas|openblas_on_pool|onednn|onednn_on_pool [runs]]
+// Without a name it starts itself once for each.
 #include <cblas.h>
 #include <dnnl.h>
 #include <omp.h>
@@ -87,10 +88,25 @@ int Run(const std::string& name, int runs) {
   return 0;
 }
 
+// Every library in a process of its own.
+int RunAll(const std::string& program) {
+  nlohmann::json all = {{"benchmark", "dense_library"}, {"libraries", nlohmann::json::array()}};
+  for (const char* name : {"openblas", "openblas_on_pool", "onednn", "onednn_on_pool"}) {
+    FILE* pipe = popen((program + " " + name).c_str(), "r");
+    if (pipe == nullptr) return 1;
+    std::string text;
+    for (int c = std::fgetc(pipe); c != EOF; c = std::fgetc(pipe)) text += static_cast<char>(c);
+    if (pclose(pipe) != 0) return 1;
+    all["libraries"].push_back(nlohmann::json::parse(text));
+  }
+  std::printf("%s\n", all.dump(1).c_str());
+  return 0;
+}
+
 }  // namespace
 }  // namespace msa::bench
 
 int main(int argc, char** argv) {
-  return msa::bench::Run(argc > 1 ? argv[1] : "openblas_on_pool",
-                         argc > 2 ? std::atoi(argv[2]) : 15);
+  if (argc == 1) return msa::bench::RunAll(argv[0]);
+  return msa::bench::Run(argv[1], argc > 2 ? std::atoi(argv[2]) : 15);
 }
