@@ -152,13 +152,20 @@ class RocksCursor : public Cursor {
   std::string doing_;
 };
 
+// Free space below which documents, and below which even deletes, are refused whatever the options
+// say.
+constexpr int64_t kMinFreeBytes = 2 << 20;
+constexpr int64_t kLastFreeBytes = 256 << 10;
+
 class RocksDbStore : public DocumentStore {
  public:
   RocksDbStore(std::shared_ptr<Database> database, const RocksDbOptions& options)
       : database_(std::move(database)), options_(options) {}
 
   absl::Status Commit(const WriteSet& writes, Priority priority) override {
-    if (priority == Priority::kNormal) MSA_RETURN_IF_ERROR(CheckReserve(writes.bytes()));
+    const bool normal = priority == Priority::kNormal;
+    MSA_RETURN_IF_ERROR(CheckReserve(
+        writes.bytes(), normal ? std::max(options_.reserve_bytes, kMinFreeBytes) : kLastFreeBytes));
     rocksdb::WriteBatch batch(writes.bytes() + 64 * writes.changes().size());
     for (const auto& change : writes.changes()) AddTo(change, &batch);
     rocksdb::WriteOptions sync;
@@ -219,20 +226,19 @@ class RocksDbStore : public DocumentStore {
     return db().Resume().ok();
   }
 
-  // Keeps room for tombstones and compaction, without which a full disk could never be emptied.
-  absl::Status CheckReserve(size_t bytes) {
+  // Keeps room for tombstones and compaction, without which a full disk could never be emptied. Not
+  // even a tombstone goes to a log that may not fit: Debian builds RocksDB with assertions, and a
+  // log that once failed ends the process.
+  absl::Status CheckReserve(size_t bytes, int64_t reserve) {
     struct statvfs disk;
-    if (options_.reserve_bytes <= 0 || statvfs(options_.path.c_str(), &disk) != 0) {
-      return absl::OkStatus();
-    }
+    if (statvfs(options_.path.c_str(), &disk) != 0) return absl::OkStatus();
     // A value is written twice before the first copy goes: to the log, then to its file.
-    const uint64_t wanted = 2 * bytes + static_cast<uint64_t>(options_.reserve_bytes);
+    const uint64_t wanted = 2 * bytes + static_cast<uint64_t>(reserve);
     const uint64_t free_bytes = uint64_t{disk.f_bavail} * disk.f_frsize;
     if (free_bytes >= wanted) return absl::OkStatus();
     return absl::ResourceExhaustedError(
         StrCat("the disk of ", options_.path, " is full: ", free_bytes, " bytes free, ", wanted,
-               " needed (", options_.reserve_bytes,
-               " of them kept in reserve); free space or delete documents"));
+               " needed (", reserve, " of them kept in reserve); free space or delete documents"));
   }
 
   void AddTo(const WriteSet::Change& change, rocksdb::WriteBatch* batch) {
