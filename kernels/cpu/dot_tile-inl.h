@@ -18,14 +18,13 @@
 #include "common/dtype.h"
 #include "hwy/cache_control.h"
 #include "hwy/highway.h"
+#include "kernels/cpu/widen-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace msa::kernels {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-using FloatTag = hn::ScalableTag<float>;
-using FloatVec = hn::Vec<FloatTag>;
 using FourTag = hn::Full128<float>;  // one value for each of the 4 keys of a tile
 using FourVec = hn::Vec<FourTag>;
 
@@ -33,32 +32,6 @@ constexpr int kTileKeys = 4;
 // 3 rows × 4 keys = 12 sums: enough to hide the latency of two FMA pipes, and with 4 keys and a
 // row they fill the 16 registers of AVX2.
 constexpr int kTileRows = 3;
-
-// N elements widened to float32.
-HWY_INLINE FloatVec LoadFloats(const float* p) { return hn::LoadU(FloatTag(), p); }
-HWY_INLINE FloatVec LoadFloats(const BFloat16* p) {
-  const hn::Rebind<uint16_t, FloatTag> d16;
-  const hn::Rebind<uint32_t, FloatTag> d32;
-  const auto bits = hn::LoadU(d16, reinterpret_cast<const uint16_t*>(p));
-  return hn::BitCast(FloatTag(), hn::ShiftLeft<16>(hn::PromoteTo(d32, bits)));
-}
-HWY_INLINE FloatVec LoadFloats(const int8_t* p) {
-  const hn::Rebind<int8_t, FloatTag> d8;
-  const hn::Rebind<int32_t, FloatTag> d32;
-  return hn::ConvertTo(FloatTag(), hn::PromoteTo(d32, hn::LoadU(d8, p)));
-}
-
-HWY_INLINE float WidenOne(float x) { return x; }
-HWY_INLINE float WidenOne(BFloat16 x) { return ToFloat(x); }
-HWY_INLINE float WidenOne(int8_t x) { return x; }
-
-// The first n < N elements, zeros after them.
-template <typename T>
-HWY_INLINE FloatVec LoadTail(const T* p, size_t n) {
-  HWY_ALIGN float padded[hn::MaxLanes(FloatTag())] = {};
-  for (size_t i = 0; i < n; ++i) padded[i] = WidenOne(p[i]);
-  return hn::Load(FloatTag(), padded);
-}
 
 HWY_INLINE FourVec FoldBlocks(FourTag, FourVec v) { return v; }
 template <class D, hwy::EnableIf<(hn::MaxLanes(D()) > 4)>* = nullptr>
@@ -209,22 +182,6 @@ HWY_INLINE void TilePointers(const T* base, const Tiles& tiles, int64_t tile, si
 template <typename T>
 HWY_INLINE size_t Ahead(size_t stride) {
   return (2048 / sizeof(T) + stride - 1) / stride * stride;
-}
-
-// out[i] = in[i] as float32; fetches what lies `ahead` elements behind.
-template <typename T>
-HWY_INLINE void WidenRow(const T* HWY_RESTRICT in, size_t n, size_t ahead,
-                         float* HWY_RESTRICT out) {
-  const FloatTag d;
-  const size_t lanes = hn::Lanes(d);
-  constexpr size_t kLine = 64 / sizeof(T);
-  size_t i = 0;
-  for (; i + kLine <= n; i += kLine) {
-    hwy::Prefetch(in + ahead + i);
-    for (size_t j = i; j < i + kLine; j += lanes) hn::StoreU(LoadFloats(in + j), d, out + j);
-  }
-  for (; i + lanes <= n; i += lanes) hn::StoreU(LoadFloats(in + i), d, out + i);
-  for (; i < n; ++i) out[i] = WidenOne(in[i]);
 }
 
 }  // namespace HWY_NAMESPACE
