@@ -76,9 +76,9 @@ size_t Dialogue::FindFrame(std::string_view needle, size_t from, bool last) cons
   size_t found = std::string::npos;
   for (size_t at = text_.utf8.find(needle, from); at != std::string::npos;
        at = text_.utf8.find(needle, at + 1)) {
-    const bool users =
-        std::any_of(text_.literal.begin(), text_.literal.end(),
-                    [&](const ByteRange& r) { return at < r.end && r.begin < at + needle.size(); });
+    const bool users = std::any_of(users_.begin(), users_.end(), [&](const ByteRange& r) {
+      return at < r.end && r.begin < at + needle.size();
+    });
     if (users) continue;
     found = at;
     if (!last) return found;
