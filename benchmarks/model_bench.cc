@@ -1,12 +1,12 @@
 // The decoder on this machine: encoding and prefill in tokens a second, decode at batch 1 and 8,
 // for each weight format.
 //   model_bench [MODEL_DIR]      default models/smollm2-135m-instruct; prints one JSON object
-#include <algorithm>
+#include <functional>
 #include <iostream>
 #include <string>
 #include <vector>
 
-#include "absl/time/clock.h"
+#include "benchmarks/bench_util.h"
 #include "compute_node/model/transformer.h"
 #include "nlohmann/json.hpp"
 
@@ -17,20 +17,12 @@ using nlohmann::json;
 
 constexpr int kRuns = 5;
 
-double Seconds(absl::Time start) { return absl::ToDoubleSeconds(absl::Now() - start); }
-
 // Median and spread of tokens a second over runs of `work`, which handles `tokens`.
-template <typename Work>
-json Rate(double tokens, const Work& work) {
-  std::vector<double> rates;
-  work();  // warm: pages, scratch buffers
-  for (int i = 0; i < kRuns; ++i) {
-    const absl::Time start = absl::Now();
-    work();
-    rates.push_back(tokens / Seconds(start));
-  }
-  std::sort(rates.begin(), rates.end());
-  return {{"tokens_per_s", rates[kRuns / 2]}, {"min", rates.front()}, {"max", rates.back()}};
+json Rate(double tokens, const std::function<void()>& work) {
+  const bench::Timing timing = bench::TimeInTurns(kRuns, {work})[0];
+  return {{"tokens_per_s", tokens / timing.median()},
+          {"min", tokens / timing.Quantile(1.0)},
+          {"max", tokens / timing.best()}};
 }
 
 std::vector<int32_t> SomeTokens(const Transformer& model, size_t count) {

@@ -140,8 +140,7 @@ absl::StatusOr<Prefill> Answering::RouteRound(MemorySession& session, const Rout
 
 absl::StatusOr<std::vector<ReferencedText>> Answering::Load(MemorySession& session,
                                                             std::vector<int64_t> references) {
-  std::sort(references.begin(), references.end());
-  references.erase(std::unique(references.begin(), references.end()), references.end());
+  references = Dialogue::InReadingOrder(std::move(references));
   MSA_ASSIGN_OR_RETURN(auto found, session.GetParts(ctx_, references));
   std::vector<ReferencedText> texts;
   rpc::DocumentsLoadedEvent event;

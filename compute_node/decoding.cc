@@ -35,6 +35,17 @@ absl::Status StepBatcher::Run(Step& step) {
   return step.status;
 }
 
+absl::StatusOr<std::vector<float>> StepBatcher::Feed(Prefill& state, int32_t id) {
+  Step step;
+  step.sequence.tokens = absl::MakeConstSpan(&id, 1);
+  step.sequence.first_position = state.next_position;
+  step.sequence.cache = state.cache.get();
+  step.sequence.context = state.context.get();
+  MSA_RETURN_IF_ERROR(Run(step));
+  ++state.next_position;
+  return std::move(step.logits);
+}
+
 void StepBatcher::Process(absl::Span<Step* const> steps) {
   std::vector<SequenceChunk> sequences;
   for (const Step* step : steps) sequences.push_back(step->sequence);
@@ -89,14 +100,7 @@ absl::StatusOr<Written> Decoder::Decode(const rpc::CallContext& ctx, Prefill& st
     written.hit_limit = static_cast<int32_t>(written.ids.size()) >= options.max_new_tokens ||
                         state.next_position + 1 >= transformer_.config().max_positions;
     const bool stop = written.hit_limit || (options.stop && options.stop(written.text));
-    StepBatcher::Step step;
-    step.sequence.tokens = absl::MakeConstSpan(&id, 1);
-    step.sequence.first_position = state.next_position;
-    step.sequence.cache = state.cache.get();
-    step.sequence.context = state.context.get();
-    MSA_RETURN_IF_ERROR(batcher_.Run(step));
-    ++state.next_position;
-    logits = std::move(step.logits);
+    MSA_ASSIGN_OR_RETURN(logits, batcher_.Feed(state, id));
     if (stop) break;
   }
   const std::string rest = stream.Flush();

@@ -44,6 +44,8 @@ class StepBatcher {
     absl::Status status;
   };
   absl::Status Run(Step& step);
+  // Feeds one token after `state` and moves it on; gives the logits [vocab].
+  absl::StatusOr<std::vector<float>> Feed(Prefill& state, int32_t id);
 
   // Held while a session decodes: batches wait a moment for every session that does.
   using Decoding = Batcher<Step>::Regular;

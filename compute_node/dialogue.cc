@@ -140,6 +140,12 @@ std::vector<int64_t> Dialogue::References(std::string_view written) {
   return references;
 }
 
+std::vector<int64_t> Dialogue::InReadingOrder(std::vector<int64_t> references) {
+  std::sort(references.begin(), references.end());
+  references.erase(std::unique(references.begin(), references.end()), references.end());
+  return references;
+}
+
 void Dialogue::AppendWritten(absl::Span<const int32_t> ids) {
   if (frames_.parse_special_tokens()) {
     text_.Append(frames_.tokenizer().Decode(ids, /*skip_special=*/false));

@@ -79,6 +79,8 @@ class Dialogue {
   // Reference numbers in `[4][17]` form, as written, repeats kept; numbers of more than 18 digits
   // are nobody's.
   static std::vector<int64_t> References(std::string_view written);
+  // The order in which texts are appended: ascending, each once.
+  static std::vector<int64_t> InReadingOrder(std::vector<int64_t> references);
 
   // The tokens the model wrote in this round, without the one that ended it where that is dropped.
   void AppendWritten(absl::Span<const int32_t> ids);

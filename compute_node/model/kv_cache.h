@@ -36,8 +36,6 @@ class KvCache {
     return view;
   }
 
-  int num_layers() const { return static_cast<int>(layers_.size()); }
-
  private:
   struct Layer {
     std::vector<float> k;

@@ -80,18 +80,6 @@ void Comparer::Tensor(const std::string& name, absl::Span<const float> actual) {
   AddTensor(name, actual, *expected);
 }
 
-void Comparer::TensorRow(const std::string& name, int64_t row, absl::Span<const float> actual) {
-  const TensorView* view = expected_.FindOrNull(name);
-  if (view == nullptr) return;
-  const auto expected = ToFloat32(*view);
-  if (!expected.ok()) return AddExact(name, false, std::string(expected.status().message()));
-  const size_t begin = row * actual.size();
-  if (begin + actual.size() > expected->size()) {
-    return AddExact(name, false, StrCat("the case has no row ", row));
-  }
-  AddTensor(name, actual, absl::MakeConstSpan(*expected).subspan(begin, actual.size()));
-}
-
 void Comparer::Int64(const std::string& name, absl::Span<const int64_t> actual) {
   const TensorView* view = expected_.FindOrNull(name);
   if (view == nullptr) return;

@@ -61,12 +61,9 @@ class Comparer {
   Comparer(const SafetensorsFile& expected, Tolerances tolerances, VerifyReport& report)
       : expected_(expected), tolerances_(std::move(tolerances)), report_(report) {}
 
-  bool Expects(std::string_view name) const { return expected_.FindOrNull(name) != nullptr; }
   // Nothing where the case does not hold the tensor; a failed check where sizes differ or a value
   // is NaN.
   void Tensor(const std::string& name, absl::Span<const float> actual);
-  // The same against rows `begin` … of the expected tensor, whose row has actual.size() elements.
-  void TensorRow(const std::string& name, int64_t row, absl::Span<const float> actual);
   void Int64(const std::string& name, absl::Span<const int64_t> actual);
 
   template <typename T>

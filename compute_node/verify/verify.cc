@@ -91,18 +91,12 @@ absl::Status VerifyNumeric(const GoldenCase& golden, const VerifyOptions& option
   const int32_t steps = golden.input.value("decode_steps", 0);
   std::vector<float> all = transformer.Logits(state.last_hidden);
   comparer.Tensor("prefill.logits", all);
-  std::vector<float> logits = all;
-  std::vector<int64_t> tokens = {ArgMax(logits)};
+  std::vector<int64_t> tokens = {ArgMax(all)};
   for (int32_t i = 0; i < steps; ++i) {
-    const auto id = static_cast<int32_t>(tokens.back());
-    StepBatcher::Step step;
-    step.sequence.tokens = absl::MakeConstSpan(&id, 1);
-    step.sequence.first_position = state.next_position++;
-    step.sequence.cache = state.cache.get();
-    step.sequence.context = state.context.get();
-    MSA_RETURN_IF_ERROR(engine->node().steps().Run(step));
-    all.insert(all.end(), step.logits.begin(), step.logits.end());
-    tokens.push_back(ArgMax(step.logits));
+    MSA_ASSIGN_OR_RETURN(const std::vector<float> next,
+                         engine->node().steps().Feed(state, static_cast<int32_t>(tokens.back())));
+    all.insert(all.end(), next.begin(), next.end());
+    tokens.push_back(ArgMax(next));
   }
   comparer.Int64("decode.tokens", tokens);
   comparer.Tensor("decode.logits", all);

@@ -76,10 +76,8 @@ class RoundChecker {
 
 std::vector<ReferencedText> Existing(const std::vector<ReferencedText>& documents,
                                      std::vector<int64_t> references) {
-  std::sort(references.begin(), references.end());
-  references.erase(std::unique(references.begin(), references.end()), references.end());
   std::vector<ReferencedText> found;
-  for (int64_t reference : references) {
+  for (int64_t reference : Dialogue::InReadingOrder(std::move(references))) {
     for (const ReferencedText& document : documents) {
       if (document.reference == reference) found.push_back(document);
     }
@@ -116,13 +114,8 @@ absl::Status PlayScenario(const json& scenario, const GoldenCase& golden, const 
 
 // Feeds one token and appends its logits.
 absl::Status FeedToken(Node& node, Prefill& state, int32_t id, std::vector<float>& logits) {
-  StepBatcher::Step step;
-  step.sequence.tokens = absl::MakeConstSpan(&id, 1);
-  step.sequence.first_position = state.next_position++;
-  step.sequence.cache = state.cache.get();
-  step.sequence.context = state.context.get();
-  MSA_RETURN_IF_ERROR(node.steps().Run(step));
-  logits.insert(logits.end(), step.logits.begin(), step.logits.end());
+  MSA_ASSIGN_OR_RETURN(const std::vector<float> next, node.steps().Feed(state, id));
+  logits.insert(logits.end(), next.begin(), next.end());
   return absl::OkStatus();
 }
 
@@ -169,8 +162,7 @@ absl::Status PlayRound(CaseEngine& engine, MemorySession& session, Dialogue& dia
   }
   MSA_RETURN_IF_ERROR(checker.Play(
       [&](std::vector<int64_t> references) -> absl::StatusOr<std::vector<ReferencedText>> {
-        std::sort(references.begin(), references.end());
-        references.erase(std::unique(references.begin(), references.end()), references.end());
+        references = Dialogue::InReadingOrder(std::move(references));
         MSA_ASSIGN_OR_RETURN(auto parts, session.GetParts({}, references));
         std::vector<ReferencedText> texts;
         for (rpc::PartText& part : parts) texts.push_back({part.reference, std::move(part.text)});
