@@ -59,6 +59,21 @@ void Backend::Embed(const void* table, DType dtype, int64_t width, absl::Span<co
   }
 }
 
+void Backend::SplitQkv(const SplitQkvArgs& a) const {
+  const int64_t q_width = int64_t{a.num_q_heads} * a.head_dim;
+  const int64_t kv_width = int64_t{a.num_kv_heads} * a.head_dim;
+  const int64_t stride = q_width + 2 * kv_width;
+  CopyColumns(a.qkv, a.rows, stride, 0, q_width, a.q);
+  CopyColumns(a.qkv, a.rows, stride, q_width, kv_width, a.k);
+  CopyColumns(a.qkv, a.rows, stride, q_width + kv_width, kv_width, a.v);
+  if (a.q_norm != nullptr) {
+    RmsNorm(a.q, a.q_norm, a.rows * a.num_q_heads, a.head_dim, a.eps, a.q);
+    RmsNorm(a.k, a.k_norm, a.rows * a.num_kv_heads, a.head_dim, a.eps, a.k);
+  }
+  Rope(a.q, a.positions, a.num_q_heads, a.head_dim, a.inv_freq, 1.0f);
+  Rope(a.k, a.positions, a.num_kv_heads, a.head_dim, a.inv_freq, 1.0f);
+}
+
 void Backend::ScoreSegments(absl::Span<const ScoreArgs> segments) const {
   for (const ScoreArgs& args : segments) ScoreParts(args);
 }

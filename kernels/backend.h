@@ -114,6 +114,8 @@ class Backend {
                                                                     int64_t out_features,
                                                                     int64_t in_features,
                                                                     WeightFormat format) const = 0;
+  // Whether Linear rounds x to bfloat16 for weights of this format.
+  virtual bool rounds_activations(WeightFormat format) const { return false; }
   // y [rows, out_features] = x [rows, in_features] · wᵀ (+ bias [out_features] where not null). `w`
   // is of this backend.
   virtual void Linear(const LinearWeights& w, const float* x, int64_t rows, const float* bias,
@@ -127,6 +129,9 @@ class Backend {
   // transformers computes them; `magnitude` multiplies sine and cosine (1 except for YaRN).
   virtual void Rope(float* x, absl::Span<const int32_t> positions, int num_heads, int head_dim,
                     const float* inv_freq, float magnitude) const = 0;
+  // Cuts packed rows into q, k and v, RmsNorm on the heads of q and k where the family has it, Rope
+  // on both.
+  virtual void SplitQkv(const SplitQkvArgs& args) const;
   // out [rows, width]: silu(gate) · up, where a row of `gate_up` [rows, 2 · width] is gate, then
   // up.
   virtual void SiluMul(const float* gate_up, int64_t rows, int64_t width, float* out) const = 0;
@@ -137,9 +142,22 @@ class Backend {
 // The bytes in memory of the backend.
 absl::StatusOr<Buffer> CopyToBackend(const Backend& backend, const void* data, size_t bytes);
 
-// `name` is "reference" or "cpu"; INVALID_ARGUMENT for another. num_threads 0 = one a core. The
-// only place that knows which backends were built.
-absl::StatusOr<std::unique_ptr<Backend>> MakeBackend(std::string_view name, int num_threads);
+struct BackendOptions {
+  int num_threads = 0;  // of `cpu`; 0 = one a core
+  int gpu = 0;          // of `cuda`: the device's number
+  // Of `cuda`: what Allocate may take. 0: nearly all of the GPU; no limit on pinned memory.
+  int64_t gpu_memory_bytes = 0;
+  int64_t host_memory_bytes = 0;
+};
+
+// `name` is "reference", "cpu" or "cuda"; INVALID_ARGUMENT for another, FAILED_PRECONDITION for a
+// backend that was not built or finds no device. The only place that knows which were built.
+absl::StatusOr<std::unique_ptr<Backend>> MakeBackend(std::string_view name,
+                                                     const BackendOptions& options);
+inline absl::StatusOr<std::unique_ptr<Backend>> MakeBackend(std::string_view name,
+                                                            int num_threads) {
+  return MakeBackend(name, BackendOptions{.num_threads = num_threads});
+}
 
 }  // namespace msa::kernels
 

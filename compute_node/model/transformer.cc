@@ -83,23 +83,24 @@ void Transformer::Embed(absl::Span<const SequenceChunk> sequences, Activations& 
 
 void Transformer::ProjectQkv(int layer, Activations& a) const {
   const LayerWeights& w = weights_.layers[layer];
-  const int64_t stride = q_width() + 2 * kv_width();
   backend_.RmsNorm(a.hidden, w.input_norm.as<float>(), a.rows, config_.hidden_size,
                    config_.rms_norm_eps, a.normed);
   backend_.Linear(*w.qkv, a.normed, a.rows, w.qkv_bias.as<float>(), a.qkv);
-  backend_.CopyColumns(a.qkv, a.rows, stride, 0, q_width(), a.q);
-  backend_.CopyColumns(a.qkv, a.rows, stride, q_width(), kv_width(), a.k);
-  backend_.CopyColumns(a.qkv, a.rows, stride, q_width() + kv_width(), kv_width(), a.v);
-  if (config_.qk_norm) {
-    backend_.RmsNorm(a.q, w.q_norm.as<float>(), a.rows * config_.num_q_heads, config_.head_dim,
-                     config_.rms_norm_eps, a.q);
-    backend_.RmsNorm(a.k, w.k_norm.as<float>(), a.rows * config_.num_kv_heads, config_.head_dim,
-                     config_.rms_norm_eps, a.k);
-  }
-  backend_.Rope(a.q, a.position_span(), config_.num_q_heads, config_.head_dim,
-                inverse_frequencies_.as<float>(), 1.0f);
-  backend_.Rope(a.k, a.position_span(), config_.num_kv_heads, config_.head_dim,
-                inverse_frequencies_.as<float>(), 1.0f);
+  kernels::SplitQkvArgs args;
+  args.qkv = a.qkv;
+  args.rows = a.rows;
+  args.num_q_heads = config_.num_q_heads;
+  args.num_kv_heads = config_.num_kv_heads;
+  args.head_dim = config_.head_dim;
+  args.q_norm = w.q_norm.as<float>();
+  args.k_norm = w.k_norm.as<float>();
+  args.eps = config_.rms_norm_eps;
+  args.positions = a.position_span();
+  args.inv_freq = inverse_frequencies_.as<float>();
+  args.q = a.q;
+  args.k = a.k;
+  args.v = a.v;
+  backend_.SplitQkv(args);
 }
 
 absl::Status Transformer::Attend(int layer, absl::Span<const SequenceChunk> sequences,
