@@ -176,7 +176,7 @@ struct DecodeCase {
 void BenchDecode(const DecodeCase& c, int batch, int local_tokens, int split, double copy_gb_per_s,
                  Arena& arena) {
   arena.Reset();
-  const int sets = std::max(1, std::min(16, 64 / batch));
+  const int sets = std::max(1, std::min(16, (local_tokens > 10000 ? 8 : 64) / batch));
   std::vector<std::vector<AttentionKv>> blocks(sets * batch);
   std::vector<std::unique_ptr<Ready>> ready;
   double bytes = 0;
@@ -260,6 +260,7 @@ int main(int argc, char** argv) {
   constexpr auto kTensor = AttentionPrecision::kBFloat16;
   constexpr auto kExact = AttentionPrecision::kFloat32;
   const bool hopper = argc > 1 && std::strcmp(argv[1], "hopper") == 0;
+  std::setvbuf(stdout, nullptr, _IOLBF, 0);
   const double copy = MeasureCopy();
   Arena arena(size_t{6} << 30);
   const DecodeCase cases[] = {
