@@ -4,6 +4,7 @@
 // V runs under its scores, the copy of the next K under the softmax and the weighted sum.
 #include "kernels/cuda/attention_device.cuh"
 #include "kernels/cuda/mma.cuh"
+#include "kernels/cuda/prefill.cuh"
 #include "kernels/cuda/softmax.cuh"
 
 namespace msa::kernels::cuda {
@@ -28,28 +29,6 @@ struct alignas(16) SharedTiles {
   uint8_t k[kTileTokens * Tile::kRowBytes];
   uint8_t v[kTileTokens * Tile::kRowBytes];
 };
-
-// One of K and V of one KV head: tokens up to packed_tokens in the workspace, then in place.
-struct Source {
-  const __nv_bfloat16* packed;
-  const __nv_bfloat16* rest;  // of token packed_tokens
-  int packed_tokens;
-  int64_t stride;  // elements between tokens
-
-  __device__ __forceinline__ const __nv_bfloat16* Row(int token) const {
-    return token < packed_tokens ? packed + token * stride
-                                 : rest + (token - packed_tokens) * stride;
-  }
-};
-
-__device__ __forceinline__ Source SourceOf(const AttentionTables& tables, const TableSequence& s,
-                                           const __nv_bfloat16* packed, const void* local,
-                                           int kv_head) {
-  const int64_t stride = static_cast<int64_t>(tables.num_kv_heads) * tables.head_dim;
-  const int64_t column = static_cast<int64_t>(kv_head) * tables.head_dim;
-  return {packed + s.packed_row * stride + column,
-          static_cast<const __nv_bfloat16*>(local) + column, s.packed_tokens, stride};
-}
 
 // Starts the copy of tokens begin … begin + kTileTokens - 1, zeros from `end` on.
 template <class Tile>
@@ -310,6 +289,7 @@ cudaError_t LaunchPrefillTensor(const AttentionLaunch& launch, AttentionTables t
   if (launch.num_prefill_items == 0) return cudaSuccess;
   const auto* table = reinterpret_cast<const uint8_t*>(tables.sequences);
   tables.items = reinterpret_cast<const TableItem*>(table + launch.prefill_offset);
+  if (launch.hopper) return LaunchPrefillHopper(launch, tables, stream);
   if (launch.shape.head_dim == 64) return Launch<64>(tables, launch.num_prefill_items, stream);
   return Launch<128>(tables, launch.num_prefill_items, stream);
 }
