@@ -38,27 +38,6 @@ cudaError_t LaunchPrefillTensor(const AttentionLaunch& launch, AttentionTables t
 cudaError_t LaunchFloat32(const AttentionLaunch& launch, AttentionTables tables,
                           cudaStream_t stream);
 
-// Tokens that query `query` sees: t < limit.
-__device__ __forceinline__ int LimitOf(const TableSequence& s, int query) {
-  if (s.causal == 0) return s.block_tokens + s.local_tokens;
-  const int visible = s.first_visible + query + 1;
-  return s.block_tokens + max(0, min(visible, s.local_tokens));
-}
-
-struct TokenRange {
-  int begin;
-  int end;
-};
-
-// Of split `split`, for rows whose last query sees `limit` tokens.
-__device__ __forceinline__ TokenRange RangeOf(const TableSequence& s, int split, int limit) {
-  if (s.num_splits == 1) return {0, limit};
-  const int all = LimitOf(s, s.num_queries - 1);
-  const int each = (all + s.num_splits - 1) / s.num_splits;
-  const int aligned = (each + kSplitAlign - 1) / kSplitAlign * kSplitAlign;
-  return {split * aligned, min((split + 1) * aligned, limit)};
-}
-
 // Where the view of a token is; tokens are asked for in ascending order.
 struct ViewCursor {
   const TableView* next;

@@ -1,7 +1,8 @@
+#include "kernels/cuda/attention_plan.h"
+
 #include <algorithm>
 #include <cstring>
 
-#include "kernels/cuda/attention.h"
 #include "kernels/cuda/attention_table.h"
 
 namespace msa::kernels::cuda {

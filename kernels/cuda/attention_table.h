@@ -6,6 +6,12 @@
 
 #include "kernels/cuda/element_type.h"
 
+#ifdef __CUDACC__
+#define MSA_HOST_DEVICE __host__ __device__
+#else
+#define MSA_HOST_DEVICE
+#endif
+
 namespace msa::kernels::cuda {
 
 // A sequence's tokens are numbered through its views in order, local last: token t is visible to a
@@ -65,6 +71,29 @@ inline constexpr int kDecodeRows = 16;          // rows of a decode item
 inline constexpr int kPrefillRowsFloat32 = 64;  // rows of a prefill item
 inline constexpr int kPrefillRowsTensor = 128;
 inline constexpr int kSplitAlign = 64;  // splits begin at multiples of this many tokens
+
+// Tokens that query `query` sees: t < limit.
+MSA_HOST_DEVICE inline int LimitOf(const TableSequence& s, int query) {
+  const int visible = s.causal != 0 ? s.first_visible + query + 1 : s.local_tokens;
+  const int at_least_0 = visible > 0 ? visible : 0;
+  return s.block_tokens + (at_least_0 < s.local_tokens ? at_least_0 : s.local_tokens);
+}
+
+struct TokenRange {
+  int begin;
+  int end;
+};
+
+// Of split `split`, for rows whose last query sees `limit` tokens. Made from the lengths of the
+// moment, so that a table whose local contexts have grown is still a plan.
+MSA_HOST_DEVICE inline TokenRange RangeOf(const TableSequence& s, int split, int limit) {
+  if (s.num_splits == 1) return {0, limit};
+  const int all = LimitOf(s, s.num_queries - 1);
+  const int each = (all + s.num_splits - 1) / s.num_splits;
+  const int aligned = (each + kSplitAlign - 1) / kSplitAlign * kSplitAlign;
+  const int end = (split + 1) * aligned;
+  return {split * aligned, end < limit ? end : limit};
+}
 
 }  // namespace msa::kernels::cuda
 
