@@ -3,6 +3,8 @@
 // of asynchronous copies, converts what is not bfloat16 in place, and no warp waits for another
 // until their sums are merged at the end.
 #include "kernels/cuda/attention_device.cuh"
+#include "kernels/cuda/decode_convert.cuh"
+#include "kernels/cuda/decode_ring.cuh"
 #include "kernels/cuda/mma.cuh"
 #include "kernels/cuda/softmax.cuh"
 
@@ -11,223 +13,8 @@ namespace {
 
 constexpr int kWarps = 4;
 constexpr int kThreads = kWarps * kWarp;
-constexpr int kTileTokens = 16;
+constexpr int kTileTokens = kDecodeTileTokens;
 constexpr int kStages = 3;
-
-// kBytes: room for an element in a row, 2 or 4. Where it is 2, float32 rows are rounded on the way.
-template <int kDimension, int kBytes>
-struct DecodeTile {
-  static constexpr int kDim = kDimension;
-  static constexpr int kElementBytes = kBytes;
-  static constexpr int kRowBytes = kDim * kBytes;
-  static constexpr int kMatrixBytes = kTileTokens * kRowBytes;
-};
-
-// One tile of one warp in shared memory.
-template <class Tile>
-struct alignas(16) Stage {
-  uint8_t k[Tile::kMatrixBytes];
-  uint8_t v[Tile::kMatrixBytes];
-  float k_scales[kTileTokens];
-  float v_scales[kTileTokens];
-  ElementType types[kTileTokens];  // as stored: kBFloat16 needs no conversion
-  uint32_t converts;               // whether some row does
-};
-
-struct Loader {
-  ViewCursor cursor;
-  const TableView* views_end;
-  int num_kv_heads;
-  int kv_head;
-  int end;
-  int lane;
-};
-
-__device__ __forceinline__ const uint8_t* RowAt(const void* data, int64_t row, int bytes) {
-  return static_cast<const uint8_t*>(data) + row * bytes;
-}
-
-// `rows` rows of one view from token `token` on to rows r … of the stage, kB bytes an element.
-template <class Tile, int kB>
-__device__ __forceinline__ void CopyRows(const Loader& loader, Stage<Tile>& stage, int token, int r,
-                                         int rows) {
-  constexpr int kRowSourceBytes = Tile::kDim * kB;
-  constexpr int kChunks = kRowSourceBytes / kChunkBytes;
-  const TableView& view = loader.cursor.view;
-  const int64_t first =
-      static_cast<int64_t>(token - view.first_token) * loader.num_kv_heads + loader.kv_head;
-  const int64_t stride = static_cast<int64_t>(loader.num_kv_heads) * kRowSourceBytes;
-  const uint8_t* k = RowAt(view.k, first, kRowSourceBytes);
-  const uint8_t* v = RowAt(view.v, first, kRowSourceBytes);
-  const uint32_t k_to = SharedAddress(stage.k);
-  const uint32_t v_to = SharedAddress(stage.v);
-#pragma unroll 16
-  for (int u = loader.lane; u < rows * 2 * kChunks; u += kWarp) {
-    const int chunk = u % kChunks;
-    const bool is_v = u / kChunks % 2 != 0;
-    const int row = u / (2 * kChunks);
-    CopyAsync16((is_v ? v_to : k_to) + ChunkOffset<Tile::kRowBytes>(r + row, chunk),
-                (is_v ? v : k) + row * stride + chunk * kChunkBytes, true);
-  }
-}
-
-// Float32 rows where the ring has no room for them: rounded now, at the price of waiting for them.
-template <class Tile>
-__device__ __forceinline__ void RoundRows(const Loader& loader, Stage<Tile>& stage, int token,
-                                          int r, int rows) {
-  constexpr int kPairs = Tile::kDim / 2;
-  const TableView& view = loader.cursor.view;
-  for (int u = loader.lane; u < rows * kPairs; u += kWarp) {
-    const int row = u / kPairs;
-    const int pair = u % kPairs;
-    const int64_t from =
-        (static_cast<int64_t>(token + row - view.first_token) * loader.num_kv_heads +
-         loader.kv_head) *
-            kPairs +
-        pair;
-    const float2 k = static_cast<const float2*>(view.k)[from];
-    const float2 v = static_cast<const float2*>(view.v)[from];
-    const uint32_t to = ChunkOffset<Tile::kRowBytes>(r + row, pair / 4) + pair % 4 * 4;
-    *reinterpret_cast<uint32_t*>(stage.k + to) = PackBFloat16(k.x, k.y);
-    *reinterpret_cast<uint32_t*>(stage.v + to) = PackBFloat16(v.x, v.y);
-  }
-}
-
-template <class Tile>
-__device__ __forceinline__ void ZeroRows(const Loader& loader, Stage<Tile>& stage, int r) {
-  constexpr int kWords = Tile::kRowBytes / kChunkBytes;
-  for (int u = r * kWords + loader.lane; u < kTileTokens * kWords; u += kWarp) {
-    reinterpret_cast<uint4*>(stage.k)[u] = {0, 0, 0, 0};
-    reinterpret_cast<uint4*>(stage.v)[u] = {0, 0, 0, 0};
-  }
-  if (loader.lane >= r && loader.lane < kTileTokens) {
-    stage.types[loader.lane] = ElementType::kBFloat16;
-    stage.k_scales[loader.lane] = stage.v_scales[loader.lane] = 1.0f;
-  }
-}
-
-// Starts the copies of up to `rows` rows of the cursor's view.
-template <class Tile>
-__device__ __forceinline__ bool LoadRun(const Loader& loader, Stage<Tile>& stage, int token, int r,
-                                        int rows) {
-  const TableView& view = loader.cursor.view;
-  const bool scaled = view.k_scales != nullptr;
-  ElementType type = view.type;
-  if (type == ElementType::kBFloat16) {
-    CopyRows<Tile, 2>(loader, stage, token, r, rows);
-  } else if (type != ElementType::kFloat32) {
-    CopyRows<Tile, 1>(loader, stage, token, r, rows);
-  } else if (Tile::kElementBytes == 4) {
-    CopyRows<Tile, 4>(loader, stage, token, r, rows);
-  } else {
-    RoundRows(loader, stage, token, r, rows);
-    type = ElementType::kBFloat16;
-  }
-  if (loader.lane < rows) {
-    const int64_t from =
-        static_cast<int64_t>(token + loader.lane - view.first_token) * loader.num_kv_heads +
-        loader.kv_head;
-    stage.types[r + loader.lane] = type;
-    if (scaled) {
-      CopyAsync4(SharedAddress(&stage.k_scales[r + loader.lane]), view.k_scales + from);
-      CopyAsync4(SharedAddress(&stage.v_scales[r + loader.lane]), view.v_scales + from);
-    } else {
-      stage.k_scales[r + loader.lane] = stage.v_scales[r + loader.lane] = 1.0f;
-    }
-  }
-  return type != ElementType::kBFloat16;
-}
-
-// Starts the copies of tokens token … token + 15, zeros from the range's end on.
-template <class Tile>
-__device__ __forceinline__ void LoadTile(Loader& loader, Stage<Tile>& stage, int token) {
-  const int rows = min(kTileTokens, loader.end - token);
-  bool converts = false;
-  loader.cursor.Seek(token, loader.views_end);
-  int in_view = loader.cursor.view.first_token + loader.cursor.view.num_tokens - token;
-  if (in_view >= kTileTokens && rows == kTileTokens) {
-    converts = LoadRun(loader, stage, token, 0, kTileTokens);
-  } else {
-#pragma unroll 1
-    for (int r = 0; r < rows;) {
-      loader.cursor.Seek(token + r, loader.views_end);
-      in_view = loader.cursor.view.first_token + loader.cursor.view.num_tokens - (token + r);
-      const int run = min(in_view, rows - r);
-      converts |= LoadRun(loader, stage, token + r, r, run);
-      r += run;
-    }
-    ZeroRows(loader, stage, rows);
-  }
-  if (loader.lane == 0) stage.converts = converts ? 1 : 0;
-}
-
-// Four int8 to bfloat16, exactly: with the sign bit s and the other seven bits m of a byte,
-// (128 + m) - (128 + 128 s), both halves of which are bfloat16 with their bits in plain sight.
-__device__ __forceinline__ uint32_t WidenInt8Pair(uint32_t spread) {
-  const uint32_t value = spread & 0xff7fff7fu;
-  const uint32_t offset = spread & 0xff80ff80u;
-  const __nv_bfloat162 result = __hsub2(*reinterpret_cast<const __nv_bfloat162*>(&value),
-                                        *reinterpret_cast<const __nv_bfloat162*>(&offset));
-  return *reinterpret_cast<const uint32_t*>(&result);
-}
-
-__device__ __forceinline__ uint2 WidenInt8(uint32_t bytes) {
-  return {WidenInt8Pair(__byte_perm(bytes, 0x43434343u, 0x4140)),
-          WidenInt8Pair(__byte_perm(bytes, 0x43434343u, 0x4342))};
-}
-
-__device__ __forceinline__ uint2 WidenFloat8(uint32_t bytes) {
-  const auto low = static_cast<__nv_fp8x2_storage_t>(bytes & 0xffffu);
-  const auto high = static_cast<__nv_fp8x2_storage_t>(bytes >> 16);
-  const float2 a = __half22float2(__half2(__nv_cvt_fp8x2_to_halfraw2(low, __NV_E4M3)));
-  const float2 b = __half22float2(__half2(__nv_cvt_fp8x2_to_halfraw2(high, __NV_E4M3)));
-  return {PackBFloat16(a.x, a.y), PackBFloat16(b.x, b.y)};
-}
-
-// Four elements of a row from its raw bytes.
-template <class Tile>
-__device__ __forceinline__ uint2 ReadFour(const uint8_t* matrix, ElementType type, int row,
-                                          int part) {
-  if (type == ElementType::kFloat32) {
-    if constexpr (Tile::kElementBytes == 4) {
-      const float4 x =
-          *reinterpret_cast<const float4*>(matrix + ChunkOffset<Tile::kRowBytes>(row, part));
-      return {PackBFloat16(x.x, x.y), PackBFloat16(x.z, x.w)};
-    }
-  }
-  if (type == ElementType::kBFloat16) {
-    return *reinterpret_cast<const uint2*>(matrix + ChunkOffset<Tile::kRowBytes>(row, part / 2) +
-                                           part % 2 * 8);
-  }
-  const uint32_t bytes = *reinterpret_cast<const uint32_t*>(
-      matrix + ChunkOffset<Tile::kRowBytes>(row, part / 4) + part % 4 * 4);
-  return type == ElementType::kInt8 ? WidenInt8(bytes) : WidenFloat8(bytes);
-}
-
-// Rows of a matrix to bfloat16 in place: all of eight rows' bytes are read before one is written.
-template <class Tile>
-__device__ __forceinline__ void ConvertMatrix(uint8_t* matrix, const ElementType* types, int lane) {
-  constexpr int kParts = Tile::kDim / 4;
-  constexpr int kRowsAtOnce = kWarp / kParts;
-  constexpr int kSteps = 8;
-  const int part = lane % kParts;
-#pragma unroll
-  for (int first = 0; first < kTileTokens; first += kSteps * kRowsAtOnce) {
-    uint2 held[kSteps];
-#pragma unroll
-    for (int i = 0; i < kSteps; ++i) {
-      const int row = first + i * kRowsAtOnce + lane / kParts;
-      held[i] = ReadFour<Tile>(matrix, types[row], row, part);
-    }
-    __syncwarp();
-#pragma unroll
-    for (int i = 0; i < kSteps; ++i) {
-      const int row = first + i * kRowsAtOnce + lane / kParts;
-      *reinterpret_cast<uint2*>(matrix + ChunkOffset<Tile::kRowBytes>(row, part / 2) +
-                                part % 2 * 8) = held[i];
-    }
-  }
-}
 
 // What a warp keeps of its rows: lane 4g+c holds rows g and g+8.
 template <int kDim>
@@ -328,11 +115,7 @@ __device__ __forceinline__ void MaskAndScale(const Rows<Tile::kDim>& rows, const
 template <class Tile>
 __device__ __forceinline__ void AttendTile(Rows<Tile::kDim>& rows, Stage<Tile>& stage, int token,
                                            int end, float scale, int lane) {
-  if (stage.converts != 0) {
-    ConvertMatrix<Tile>(stage.k, stage.types, lane);
-    ConvertMatrix<Tile>(stage.v, stage.types, lane);
-    __syncwarp();
-  }
+  Convert(stage, lane);
   float scores[2][4] = {};
   ScoreTile(rows, stage, lane, scores);
   MaskAndScale(rows, stage, token, end, scale, lane, scores);
@@ -436,23 +219,24 @@ __global__ void __launch_bounds__(kThreads) DecodeKernel(AttentionTables tables)
                    kv_head,           range.end,           lane};
   constexpr int kStep = kWarps * kTileTokens;
   const int first = range.begin + warp * kTileTokens;
-#pragma unroll
-  for (int i = 0; i < kStages - 1; ++i) {
-    if (first + i * kStep < range.end) LoadTile(loader, stages[i], first + i * kStep);
-    CommitCopies();
-  }
   Rows<Tile::kDim> rows;
   LoadQueries(tables, s, kv_head, lane, rows);
-  int stage = 0;
-  for (int token = first; token < range.end; token += kStep) {
-    WaitForCopies<kStages - 2>();
-    __syncwarp();
+  // The ring begins kStages - 1 tiles early, so that a tile's copy has one place in the code.
+  int filled = 0;
+  int used = 0;
+#pragma unroll 1
+  for (int token = first - (kStages - 1) * kStep; token < range.end; token += kStep) {
+    if (token >= first) {
+      WaitForCopies<kStages - 2>();
+      __syncwarp();
+    }
     const int next = token + (kStages - 1) * kStep;
-    const int next_stage = stage == 0 ? kStages - 1 : stage - 1;
-    if (next < range.end) LoadTile(loader, stages[next_stage], next);
+    if (next < range.end) LoadTile(loader, stages[filled], next);
     CommitCopies();
-    AttendTile(rows, stages[stage], token, range.end, tables.scale * kLog2E, lane);
-    stage = stage == kStages - 1 ? 0 : stage + 1;
+    filled = filled == kStages - 1 ? 0 : filled + 1;
+    if (token < first) continue;
+    AttendTile(rows, stages[used], token, range.end, tables.scale * kLog2E, lane);
+    used = used == kStages - 1 ? 0 : used + 1;
   }
   WaitForCopies<0>();
   __syncthreads();
