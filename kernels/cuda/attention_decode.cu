@@ -61,9 +61,9 @@ __device__ __forceinline__ void ScoreTile(const Rows<Tile::kDim>& rows, const St
 #pragma unroll
   for (int kk = 0; kk < Tile::kDim / 16; ++kk) {
     uint32_t keys[4];
-    LoadMatrices(keys, k + ChunkOffset<Tile::kRowBytes>(row, 2 * kk + ((lane >> 3) & 1)));
-    MultiplyAdd(kk % 2 == 0 ? scores[0] : odd[0], rows.q[kk], keys[0], keys[1]);
-    MultiplyAdd(kk % 2 == 0 ? scores[1] : odd[1], rows.q[kk], keys[2], keys[3]);
+    LoadMatrix4(keys, k + ChunkOffset<Tile::kRowBytes>(row, 2 * kk + ((lane >> 3) & 1)));
+    MmaBFloat16(kk % 2 == 0 ? scores[0] : odd[0], rows.q[kk], {keys[0], keys[1]});
+    MmaBFloat16(kk % 2 == 0 ? scores[1] : odd[1], rows.q[kk], {keys[2], keys[3]});
   }
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
@@ -145,9 +145,9 @@ __device__ __forceinline__ void AttendTile(Rows<Tile::kDim>& rows, Stage<Tile>& 
 #pragma unroll
   for (int n = 0; n < Tile::kDim / 16; ++n) {
     uint32_t values[4];
-    LoadMatricesTransposed(values, v + ChunkOffset<Tile::kRowBytes>(row, 2 * n + (lane >> 4)));
-    MultiplyAdd(rows.sums[2 * n], weights, values[0], values[1]);
-    MultiplyAdd(rows.sums[2 * n + 1], weights, values[2], values[3]);
+    LoadMatrix4Transposed(values, v + ChunkOffset<Tile::kRowBytes>(row, 2 * n + (lane >> 4)));
+    MmaBFloat16(rows.sums[2 * n], weights, {values[0], values[1]});
+    MmaBFloat16(rows.sums[2 * n + 1], weights, {values[2], values[3]});
   }
 }
 

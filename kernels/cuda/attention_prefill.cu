@@ -41,7 +41,7 @@ __device__ __forceinline__ void CopyTile(const Source& source, int begin, int en
     const int token = begin + row + r;
     const bool valid = token < end;
     const __nv_bfloat16* from = source.Row(valid ? token : begin) + chunk * kChunkElements;
-    CopyAsync16(to + ChunkOffset<Tile::kRowBytes>(row + r, chunk), from, valid);
+    CopyAsync16(to + ChunkOffset<Tile::kRowBytes>(row + r, chunk), from, valid ? 16 : 0);
   }
 }
 
@@ -83,18 +83,18 @@ __device__ __forceinline__ void ScoreTile(uint32_t q, uint32_t k, int lane,
     uint32_t queries[Tile::kRowFragments][4];
 #pragma unroll
     for (int f = 0; f < Tile::kRowFragments; ++f) {
-      LoadMatrices(queries[f],
-                   q + ChunkOffset<Tile::kRowBytes>(q_row + 16 * f, 2 * kk + (lane >> 4)));
+      LoadMatrix4(queries[f],
+                  q + ChunkOffset<Tile::kRowBytes>(q_row + 16 * f, 2 * kk + (lane >> 4)));
     }
 #pragma unroll
     for (int n = 0; n < kTileTokens / 16; ++n) {
       uint32_t keys[4];
-      LoadMatrices(keys,
-                   k + ChunkOffset<Tile::kRowBytes>(k_row + 16 * n, 2 * kk + ((lane >> 3) & 1)));
+      LoadMatrix4(keys,
+                  k + ChunkOffset<Tile::kRowBytes>(k_row + 16 * n, 2 * kk + ((lane >> 3) & 1)));
 #pragma unroll
       for (int f = 0; f < Tile::kRowFragments; ++f) {
-        MultiplyAdd(scores[f][2 * n], queries[f], keys[0], keys[1]);
-        MultiplyAdd(scores[f][2 * n + 1], queries[f], keys[2], keys[3]);
+        MmaBFloat16(scores[f][2 * n], queries[f], {keys[0], keys[1]});
+        MmaBFloat16(scores[f][2 * n + 1], queries[f], {keys[2], keys[3]});
       }
     }
   }
@@ -150,12 +150,12 @@ __device__ __forceinline__ void AddTile(Rows<Tile>& rows, uint32_t v, int lane,
 #pragma unroll
     for (int n = 0; n < Tile::kDim / 16; ++n) {
       uint32_t values[4];
-      LoadMatricesTransposed(values,
-                             v + ChunkOffset<Tile::kRowBytes>(v_row + 16 * t, 2 * n + (lane >> 4)));
+      LoadMatrix4Transposed(values,
+                            v + ChunkOffset<Tile::kRowBytes>(v_row + 16 * t, 2 * n + (lane >> 4)));
 #pragma unroll
       for (int f = 0; f < Tile::kRowFragments; ++f) {
-        MultiplyAdd(rows.sums[f][2 * n], a[f], values[0], values[1]);
-        MultiplyAdd(rows.sums[f][2 * n + 1], a[f], values[2], values[3]);
+        MmaBFloat16(rows.sums[f][2 * n], a[f], {values[0], values[1]});
+        MmaBFloat16(rows.sums[f][2 * n + 1], a[f], {values[2], values[3]});
       }
     }
   }

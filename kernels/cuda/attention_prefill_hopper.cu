@@ -70,7 +70,7 @@ __device__ __forceinline__ void CopyTile(const Source& source, int begin, int en
     const int token = begin + row + r;
     const bool valid = token < end;
     const __nv_bfloat16* from = source.Row(valid ? token : begin) + chunk * kChunkElements;
-    CopyAsync16(to + HalvesOffset<kTileTokens>(row + r, chunk), from, valid);
+    CopyAsync16(to + HalvesOffset<kTileTokens>(row + r, chunk), from, valid ? 16 : 0);
   }
 }
 
@@ -82,12 +82,12 @@ __device__ __forceinline__ void CopyTiles(const AttentionTables& tables, const T
   const Source values = SourceOf(tables, s, tables.packed_v, local.v, work.kv_head);
   Ring ring;
   for (int token = work.range.begin; token < work.range.end; token += kTileTokens) {
-    WaitFor(SharedAddress(&shared.k_empty[ring.stage]), ring.parity ^ 1);
+    BarrierWait(SharedAddress(&shared.k_empty[ring.stage]), ring.parity ^ 1);
     CopyTile<kDim>(keys, token, work.range.end, SharedAddress(shared.k[ring.stage]));
-    ArriveAfterCopies(SharedAddress(&shared.k_full[ring.stage]));
-    WaitFor(SharedAddress(&shared.v_empty[ring.stage]), ring.parity ^ 1);
+    BarrierArriveAfterCopies(SharedAddress(&shared.k_full[ring.stage]));
+    BarrierWait(SharedAddress(&shared.v_empty[ring.stage]), ring.parity ^ 1);
     CopyTile<kDim>(values, token, work.range.end, SharedAddress(shared.v[ring.stage]));
-    ArriveAfterCopies(SharedAddress(&shared.v_full[ring.stage]));
+    BarrierArriveAfterCopies(SharedAddress(&shared.v_full[ring.stage]));
     ring.Next();
   }
   WaitForCopies<0>();  // a block must not end under its copies
@@ -114,7 +114,7 @@ __device__ __forceinline__ void StoreQueries(const AttentionTables& tables, cons
     *reinterpret_cast<uint4*>(q + HalvesOffset<kRows>(row, chunk)) = packed;
   }
   FenceForProducts();
-  SyncNamed(kFirstGroupBarrier + group, kGroupThreads);
+  NamedBarrier(kFirstGroupBarrier + group, kGroupThreads);
 }
 
 // What a thread keeps of its rows: lane 4g+c holds rows g and g+8 of its warp's 16.
@@ -221,10 +221,10 @@ __device__ __forceinline__ void IsolateNonFinite(uint8_t* v, int token, int lane
   for (int u = thread; u < kChunks; u += kComputeThreads) any |= HasNonFinite(chunks[u]);
   if (!AnyNamed(kAllBarrier, kComputeThreads, any)) return;
   AddNonFiniteHalves(v, token, lane, rows);
-  SyncNamed(kAllBarrier, kComputeThreads);
+  NamedBarrier(kAllBarrier, kComputeThreads);
   for (int u = thread; u < kChunks; u += kComputeThreads) chunks[u] = FiniteOrZero(chunks[u]);
   FenceForProducts();
-  SyncNamed(kAllBarrier, kComputeThreads);
+  NamedBarrier(kAllBarrier, kComputeThreads);
 }
 
 template <int kDim>
@@ -255,7 +255,7 @@ __device__ __forceinline__ void StoreRows(const AttentionTables& tables, const T
 // One arrival a warp.
 __device__ __forceinline__ void Release(uint64_t& barrier, int lane) {
   __syncwarp();
-  if (lane == 0) Arrive(SharedAddress(&barrier));
+  if (lane == 0) BarrierArrive(SharedAddress(&barrier));
 }
 
 template <int kDim>
@@ -284,7 +284,7 @@ __device__ __forceinline__ void ComputeTiles(const AttentionTables& tables, cons
   Ring v_ring;
   if (work.range.begin < work.range.end) {
     int token = work.range.begin;
-    WaitFor(SharedAddress(&shared.k_full[k_ring.stage]), k_ring.parity);
+    BarrierWait(SharedAddress(&shared.k_full[k_ring.stage]), k_ring.parity);
     FenceForProducts();
     BeginProducts();
     StartScores(q, SharedAddress(shared.k[k_ring.stage]), rows);
@@ -297,10 +297,10 @@ __device__ __forceinline__ void ComputeTiles(const AttentionTables& tables, cons
     RoundWeights(rows);
     for (; token < work.range.end; token += kTileTokens) {
       const bool more = token + kTileTokens < work.range.end;
-      WaitFor(SharedAddress(&shared.v_full[v_ring.stage]), v_ring.parity);
+      BarrierWait(SharedAddress(&shared.v_full[v_ring.stage]), v_ring.parity);
       if (masked) IsolateNonFinite(shared.v[v_ring.stage], token, lane, rows);
       if (more) {
-        WaitFor(SharedAddress(&shared.k_full[k_ring.stage]), k_ring.parity);
+        BarrierWait(SharedAddress(&shared.k_full[k_ring.stage]), k_ring.parity);
         FenceForProducts();
         BeginProducts();
         StartScores(q, SharedAddress(shared.k[k_ring.stage]), rows);
@@ -336,10 +336,10 @@ __global__ void __launch_bounds__(kThreads, 1) HopperPrefillKernel(AttentionTabl
   auto& shared = *reinterpret_cast<SharedTiles<kDim>*>(bytes);
   if (threadIdx.x == 0) {
     for (int i = 0; i < kStages; ++i) {
-      InitBarrier(SharedAddress(&shared.k_full[i]), kGroupThreads);
-      InitBarrier(SharedAddress(&shared.v_full[i]), kGroupThreads);
-      InitBarrier(SharedAddress(&shared.k_empty[i]), kComputeWarps);
-      InitBarrier(SharedAddress(&shared.v_empty[i]), kComputeWarps);
+      BarrierInit(SharedAddress(&shared.k_full[i]), kGroupThreads);
+      BarrierInit(SharedAddress(&shared.v_full[i]), kGroupThreads);
+      BarrierInit(SharedAddress(&shared.k_empty[i]), kComputeWarps);
+      BarrierInit(SharedAddress(&shared.v_empty[i]), kComputeWarps);
     }
   }
   __syncthreads();

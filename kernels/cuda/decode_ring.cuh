@@ -73,7 +73,7 @@ __device__ __forceinline__ void CopyRows(const Loader& loader, Stage<Tile>& stag
     const bool is_v = u / kChunks % 2 != 0;
     const int row = u / (2 * kChunks);
     CopyAsync16((is_v ? v_to : k_to) + ChunkOffset<Tile::kRowBytes>(r + row, chunk),
-                (is_v ? v : k) + row * stride + chunk * kChunkBytes, true);
+                (is_v ? v : k) + row * stride + chunk * kChunkBytes, kChunkBytes);
   }
 }
 

@@ -130,32 +130,7 @@ __device__ __forceinline__ void FenceForProducts() {
   asm volatile("fence.proxy.async.shared::cta;\n" ::: "memory");
 }
 
-__device__ __forceinline__ void InitBarrier(uint32_t barrier, int arrivals) {
-  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;\n" ::"r"(barrier), "r"(arrivals)
-               : "memory");
-}
-__device__ __forceinline__ void Arrive(uint32_t barrier) {
-  asm volatile(
-      "{\n.reg .b64 state;\nmbarrier.arrive.shared::cta.b64 state, [%0];\n}\n" ::"r"(barrier)
-      : "memory");
-}
-// Arrives once this thread's asynchronous copies so far are done.
-__device__ __forceinline__ void ArriveAfterCopies(uint32_t barrier) {
-  asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];\n" ::"r"(barrier) : "memory");
-}
-__device__ __forceinline__ void WaitFor(uint32_t barrier, int parity) {
-  asm volatile(
-      "{\n.reg .pred done;\nWAIT:\n"
-      "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
-      "@done bra DONE;\nbra WAIT;\nDONE:\n}\n" ::"r"(barrier),
-      "r"(parity)
-      : "memory");
-}
-
-// Barrier `id` of `threads` threads of the block.
-__device__ __forceinline__ void SyncNamed(int id, int threads) {
-  asm volatile("bar.sync %0, %1;\n" ::"r"(id), "r"(threads) : "memory");
-}
+// Whether `value` holds in any of `threads` threads; barrier `id`.
 __device__ __forceinline__ bool AnyNamed(int id, int threads, bool value) {
   int any;
   asm volatile(
