@@ -10,6 +10,7 @@
 #include <cstdint>
 
 #include "kernels/cuda/element_type.h"
+#include "kernels/cuda/ptx.cuh"
 
 namespace msa::kernels::cuda {
 
@@ -65,9 +66,6 @@ __device__ __forceinline__ void StoreElement(void* data, ElementType type, int64
     }
   }
 }
-
-// The larger of the two; NaN wins, so that it cannot hide behind a larger element.
-__device__ __forceinline__ float MaxOrNan(float a, float b) { return b > a || b != b ? b : a; }
 
 template <class T, class Combine>
 __device__ __forceinline__ T WarpReduce(T x, Combine combine) {
