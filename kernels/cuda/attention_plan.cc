@@ -44,7 +44,7 @@ class Planner {
     launch_.shape = shape;
     launch_.tensor_cores = ServedByTensorCores(shape, inputs);
     launch_.hopper = options.hopper;
-    launch_.decode_element_bytes = 1;
+    launch_.decode_element_bytes = 2;
     for (const AttentionInput& input : inputs) AddSequence(input);
     // The longest first, so that the last blocks to run are short.
     std::stable_sort(prefill_.begin(), prefill_.end(),
@@ -88,7 +88,7 @@ class Planner {
 
   void AddView(const AttentionKv& kv, int64_t first_token) {
     views_.push_back({kv.k, kv.v, kv.k_scales, kv.v_scales, static_cast<int32_t>(first_token),
-                      static_cast<int32_t>(kv.num_tokens), kv.type});
+                      static_cast<int32_t>(kv.num_tokens), INT32_MAX, kv.type});
   }
 
   void AddSequence(const AttentionInput& input) {
@@ -110,7 +110,12 @@ class Planner {
     s.local_tokens = static_cast<int32_t>(input.local.num_tokens);
     s.first_visible = static_cast<int32_t>(std::clamp(input.first_visible, -kFarthest, kFarthest));
     s.causal = input.causal ? 1 : 0;
-    if (input.num_queries * shape_.group() <= kDecodeRows) {
+    for (size_t i = views_.size() - 1; i > static_cast<size_t>(s.first_view); --i) {
+      const TableView& later = views_[i];
+      views_[i - 1].type_end =
+          later.type == views_[i - 1].type ? later.type_end : later.first_token;
+    }
+    if (IsDecode(input)) {
       AddDecode(s, input);
     } else {
       AddPrefill(s, input);
@@ -118,12 +123,26 @@ class Planner {
     sequences_.push_back(s);
   }
 
-  void AddDecode(TableSequence& s, const AttentionInput& input) {
-    for (int i = 0; i < s.num_views; ++i) {
-      launch_.decode_element_bytes =
-          std::max(launch_.decode_element_bytes,
-                   static_cast<int>(ElementBytes(views_[s.first_view + i].type)));
+  // The tensor cores' decode kernel takes one query; a few more go through prefill.
+  bool IsDecode(const AttentionInput& input) const {
+    return (launch_.tensor_cores ? input.num_queries == 1 : true) &&
+           input.num_queries * shape_.group() <= kDecodeRows;
+  }
+
+  // A template's few float32 rows do not make the kernel hold every row as if it were that wide.
+  static bool MostlyFloat32(const AttentionInput& input) {
+    if (input.local.type == ElementType::kFloat32) return true;
+    int64_t tokens = input.local.num_tokens;
+    int64_t wide = 0;
+    for (const AttentionKv& kv : input.blocks) {
+      tokens += kv.num_tokens;
+      if (kv.type == ElementType::kFloat32) wide += kv.num_tokens;
     }
+    return 8 * wide > tokens;
+  }
+
+  void AddDecode(TableSequence& s, const AttentionInput& input) {
+    if (MostlyFloat32(input)) launch_.decode_element_bytes = 4;
     const int64_t tokens =
         s.block_tokens + std::max(input.local.num_tokens, options_.local_capacity);
     int64_t split = options_.decode_split_tokens;

@@ -63,7 +63,7 @@ struct AttentionLaunch {
   AttentionShape shape;
   bool tensor_cores = false;
   bool hopper = false;
-  int decode_element_bytes = 0;  // the widest type among the decode sequences' views
+  int decode_element_bytes = 0;  // room for an element in the decode kernel: 2 or 4
   int num_sequences = 0;
   int num_decode_items = 0;
   int num_prefill_items = 0;

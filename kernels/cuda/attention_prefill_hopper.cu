@@ -25,6 +25,7 @@ constexpr int kCopyRegisters = 40;
 constexpr int kComputeRegisters = 232;
 constexpr int kAllBarrier = 1;         // of the computing threads
 constexpr int kFirstGroupBarrier = 2;  // of one computing warpgroup, one id each
+constexpr int kFirstTurnBarrier = 4;   // a computing warpgroup's turn to start products, likewise
 
 template <int kDim>
 struct SharedTiles {
@@ -62,15 +63,28 @@ template <int kDim>
 __device__ __forceinline__ void CopyTile(const Source& source, int begin, int end, uint32_t to) {
   constexpr int kChunks = kDim / kChunkElements;
   constexpr int kRowsAtOnce = kGroupThreads / kChunks;
+  static_assert(kRowsAtOnce % 8 == 0);  // a thread's rows share one swizzle
   const int thread = threadIdx.x % kGroupThreads;
   const int chunk = thread % kChunks;
   const int row = thread / kChunks;
+  to += HalvesOffset<kTileTokens>(row, chunk);
+  const bool in_one_place =
+      begin >= source.packed_tokens || begin + kTileTokens <= source.packed_tokens;
+  if (in_one_place && begin + kTileTokens <= end) {
+    const __nv_bfloat16* from = source.Row(begin + row) + chunk * kChunkElements;
 #pragma unroll
+    for (int r = 0; r < kTileTokens; r += kRowsAtOnce) {
+      CopyAsync16(to + r * kHalfRowBytes, from, 16);
+      from += kRowsAtOnce * source.stride;
+    }
+    return;
+  }
+#pragma unroll 1
   for (int r = 0; r < kTileTokens; r += kRowsAtOnce) {
     const int token = begin + row + r;
     const bool valid = token < end;
     const __nv_bfloat16* from = source.Row(valid ? token : begin) + chunk * kChunkElements;
-    CopyAsync16(to + HalvesOffset<kTileTokens>(row + r, chunk), from, valid ? 16 : 0);
+    CopyAsync16(to + r * kHalfRowBytes, from, valid ? 16 : 0);
   }
 }
 
@@ -99,7 +113,9 @@ __device__ __forceinline__ void StoreQueries(const AttentionTables& tables, cons
                                              const Work& work, int group, uint8_t* q) {
   constexpr int kChunks = kDim / kChunkElements;
   const int num_rows = s.num_queries * tables.group;
-  for (int u = threadIdx.x % kGroupThreads; u < kGroupRows * kChunks; u += kGroupThreads) {
+#pragma unroll
+  for (int i = 0; i < kGroupRows * kChunks / kGroupThreads; ++i) {
+    const int u = threadIdx.x % kGroupThreads + i * kGroupThreads;
     const int row = group * kGroupRows + u / kChunks;
     const int chunk = u % kChunks;
     uint4 packed = {0, 0, 0, 0};
@@ -156,18 +172,18 @@ __device__ __forceinline__ void StartSums(uint32_t v, Rows<kDim>& rows) {
 template <int kDim>
 __device__ __forceinline__ float2 Weigh(Rows<kDim>& rows, int token, bool masked, float scale,
                                         int lane) {
+  if (masked) {
 #pragma unroll
-  for (int n = 0; n < kTileTokens / 8; ++n) {
+    for (int n = 0; n < kTileTokens / 8; ++n) {
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      rows.scores[n][i] *= scale;
-      if (masked && token + 8 * n + 2 * (lane % 4) + i % 2 >= rows.limit[i / 2]) {
-        rows.scores[n][i] = -INFINITY;
+      for (int i = 0; i < 4; ++i) {
+        const int at = token + 8 * n + 2 * (lane % 4) + i % 2;
+        if (at >= rows.limit[i / 2]) rows.scores[n][i] = -INFINITY;
       }
     }
   }
-  const float low = Reweigh<0>(rows.scores, rows.state[0]);
-  const float high = Reweigh<1>(rows.scores, rows.state[1]);
+  const float low = Reweigh<0>(rows.scores, scale, rows.state[0]);
+  const float high = Reweigh<1>(rows.scores, scale, rows.state[1]);
   return {low, high};
 }
 
@@ -252,6 +268,14 @@ __device__ __forceinline__ void StoreRows(const AttentionTables& tables, const T
   }
 }
 
+// The computing warpgroups take turns: one starts its products while the other makes weights.
+__device__ __forceinline__ void AwaitTurn(int group) {
+  NamedBarrier(kFirstTurnBarrier + group, kComputeThreads);
+}
+__device__ __forceinline__ void GiveTurn(int group) {
+  ArriveNamed(kFirstTurnBarrier + 1 - group, kComputeThreads);
+}
+
 // One arrival a warp.
 __device__ __forceinline__ void Release(uint64_t& barrier, int lane) {
   __syncwarp();
@@ -282,6 +306,7 @@ __device__ __forceinline__ void ComputeTiles(const AttentionTables& tables, cons
   }
   Ring k_ring;
   Ring v_ring;
+  if (group == 1) GiveTurn(group);
   if (work.range.begin < work.range.end) {
     int token = work.range.begin;
     BarrierWait(SharedAddress(&shared.k_full[k_ring.stage]), k_ring.parity);
@@ -302,15 +327,18 @@ __device__ __forceinline__ void ComputeTiles(const AttentionTables& tables, cons
       if (more) {
         BarrierWait(SharedAddress(&shared.k_full[k_ring.stage]), k_ring.parity);
         FenceForProducts();
+        AwaitTurn(group);
         BeginProducts();
         StartScores(q, SharedAddress(shared.k[k_ring.stage]), rows);
         StartSums(SharedAddress(shared.v[v_ring.stage]), rows);
+        GiveTurn(group);
         WaitForProducts<1>();
         Pin(rows.scores);
         Release(shared.k_empty[k_ring.stage], lane);
         k_ring.Next();
         masked = token + 2 * kTileTokens > whole;
         const float2 factors = Weigh(rows, token + kTileTokens, masked, scale, lane);
+        Pin(rows.scores);  // weights are made while the sums are under way, not after
         WaitForProducts<0>();
         Pin(rows.sums);
         Release(shared.v_empty[v_ring.stage], lane);

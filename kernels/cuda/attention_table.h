@@ -23,6 +23,8 @@ struct alignas(16) TableView {
   const float* v_scales;
   int32_t first_token;
   int32_t num_tokens;
+  int32_t
+      type_end;  // the first token of a later view of another type; INT32_MAX when there is none
   ElementType type;
 };
 static_assert(sizeof(TableView) == 48);

@@ -83,7 +83,9 @@ TEST(AttentionPlanTest, DecodeSplitsCoverEveryTokenOnce) {
   for (const int64_t local : {0, 1, 255, 2048, 9001}) {
     for (const int queries : {1, 4}) {
       const AttentionInput input = Input(queries, blocks, Kv(local));
-      const AttentionPlan plan = PlanAttention(Shape(AttentionPrecision::kBFloat16), {&input, 1});
+      const AttentionPlan plan = PlanAttention(
+          Shape(queries == 1 ? AttentionPrecision::kBFloat16 : AttentionPrecision::kFloat32),
+          {&input, 1});
       ASSERT_EQ(plan.launch.num_prefill_items, 0);
       const TableSequence s = Sequences(plan)[0];
       EXPECT_EQ(s.num_views, 3);  // without the empty one
@@ -171,6 +173,19 @@ TEST(AttentionPlanTest, PacksWhatPrefillCannotReadInPlace) {
   EXPECT_EQ(sequences[1].packed_tokens, 73);
   EXPECT_EQ(sequences[2].packed_tokens, 0);
   EXPECT_EQ(plan.launch.num_pack_items, 2 + 5);
+}
+
+TEST(AttentionPlanTest, ViewsKnowWhereTheirTypeEnds) {
+  const auto f32 = ElementType::kFloat32, bf16 = ElementType::kBFloat16, int8 = ElementType::kInt8;
+  const std::vector<AttentionKv> blocks = {Kv(3, f32), Kv(9, int8), Kv(9, int8), Kv(5, bf16)};
+  const AttentionInput input = Input(1, blocks, Kv(70, bf16));
+  const AttentionPlan plan = PlanAttention(Shape(AttentionPrecision::kBFloat16), {&input, 1});
+  std::vector<int> ends;
+  for (const TableView& view : Read<TableView>(plan, plan.launch.views_offset, 5)) {
+    ends.push_back(view.type_end);
+  }
+  EXPECT_EQ(ends, (std::vector<int>{3, 21, 21, INT32_MAX, INT32_MAX}));
+  EXPECT_EQ(plan.launch.decode_element_bytes, 2);
 }
 
 TEST(AttentionPlanTest, FallsBackToFloat32WhereTensorCoresDoNotServe) {
