@@ -122,13 +122,15 @@ __global__ void AdvanceKernel(TableSequence* sequences, TableView* views, int nu
 
 }  // namespace
 
-AttentionTables TablesOf(const AttentionLaunch& launch, const void* table, void* workspace) {
+AttentionTables TablesOf(const AttentionLaunch& launch, void* table, void* workspace) {
   auto* bytes = static_cast<uint8_t*>(workspace);
   AttentionTables tables = {};
   tables.sequences = At<TableSequence>(table, 0);
   tables.views = At<TableView>(table, launch.views_offset);
   tables.pack_items = At<TablePackItem>(table, launch.pack_offset);
   tables.merge_items = At<TableMergeItem>(table, launch.merge_offset);
+  tables.counters =
+      reinterpret_cast<int32_t*>(static_cast<uint8_t*>(table) + launch.counters_offset);
   tables.partial_out = reinterpret_cast<float*>(bytes);
   tables.partial_state = reinterpret_cast<float2*>(bytes + launch.state_offset);
   tables.packed_k = reinterpret_cast<__nv_bfloat16*>(bytes + launch.packed_k_offset);
@@ -140,7 +142,7 @@ AttentionTables TablesOf(const AttentionLaunch& launch, const void* table, void*
   return tables;
 }
 
-cudaError_t LaunchAttention(const AttentionLaunch& launch, const void* table, void* workspace,
+cudaError_t LaunchAttention(const AttentionLaunch& launch, void* table, void* workspace,
                             cudaStream_t stream) {
   if (launch.num_sequences == 0) return cudaSuccess;
   const AttentionShape& shape = launch.shape;

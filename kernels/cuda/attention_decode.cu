@@ -14,6 +14,7 @@ namespace {
 constexpr int kWarps = 4;
 constexpr int kThreads = kWarps * kWarp;
 constexpr int kTileHeads = 8;
+constexpr int kSharedViews = 48;
 
 // kHeadTiles: of eight query heads.
 template <int kDimension, int kElementBytes, int kHeads>
@@ -41,7 +42,8 @@ struct State {
 };
 
 template <class Shape>
-__device__ __forceinline__ void Begin(const float* q, int group, int lane, State<Shape>& state) {
+__device__ __forceinline__ void LoadQueries(const float* q, int group, int lane,
+                                            State<Shape>& state) {
 #pragma unroll
   for (int h = 0; h < Shape::kHeadTiles; ++h) {
     const int head = kTileHeads * h + lane / 4;
@@ -57,6 +59,13 @@ __device__ __forceinline__ void Begin(const float* q, int group, int lane, State
       state.q[h][j][2] = real ? PackBFloat16(b.x, b.y) : 0;
       state.q[h][j][3] = real ? PackBFloat16(b.z, b.w) : 0;
     }
+  }
+}
+
+template <class Shape>
+__device__ __forceinline__ void Clear(State<Shape>& state) {
+#pragma unroll
+  for (int h = 0; h < Shape::kHeadTiles; ++h) {
 #pragma unroll
     for (int m = 0; m < Shape::kValueTiles; ++m) {
       state.sums[h][m][0] = state.sums[h][m][1] = state.sums[h][m][2] = state.sums[h][m][3] = 0.0f;
@@ -237,82 +246,163 @@ __device__ __forceinline__ void Withdraw(const AttentionTables& tables, const Ta
   }
 }
 
+// Whether this block is the last of its sequence's and KV head's `num_items` to get here.
+__device__ __forceinline__ bool IsLast(int32_t* counter, int num_items) {
+  __shared__ bool last;
+  __threadfence();
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    last = atomicAdd(counter, 1) == num_items - 1;
+    if (last) *counter = 0;  // for the next launch
+    __threadfence();
+  }
+  __syncthreads();
+  return last;
+}
+
+// The splits' partial sums, which other blocks have written, to the sequence's output.
+template <class Shape>
+__device__ __forceinline__ void MergeSplits(const AttentionTables& tables, const TableSequence& s,
+                                            int kv_head) {
+  constexpr int kDim = Shape::kDim;
+  const int64_t step = static_cast<int64_t>(tables.num_kv_heads) * tables.group;
+  for (int i = threadIdx.x; i < tables.group * kDim; i += kThreads) {
+    const int row = i / kDim;
+    const int d = i % kDim;
+    const int64_t first = PartialRow(tables, s, 0, kv_head, row);
+    float largest = -INFINITY;
+#pragma unroll 4
+    for (int split = 0; split < s.num_splits; ++split) {
+      largest = fmaxf(largest, __ldcg(&tables.partial_state[first + split * step]).x);
+    }
+    const float base = largest == -INFINITY ? 0.0f : largest;
+    float sum = 0.0f;
+    float weight_sum = 0.0f;
+#pragma unroll 4
+    for (int split = 0; split < s.num_splits; ++split) {
+      const int64_t at = first + split * step;
+      const float2 state = __ldcg(&tables.partial_state[at]);
+      const float factor = PowerOf2(state.x - base);
+      sum += factor * __ldcg(&tables.partial_out[at * kDim + d]);
+      weight_sum += factor * state.y;
+    }
+    s.out[QueryOffset(tables, row, kv_head) + d] = sum * InverseWeight(weight_sum);
+  }
+}
+
+// The views of a sequence, in shared memory when they fit.
+__device__ __forceinline__ const TableView* FetchViews(const AttentionTables& tables,
+                                                       const TableItem& item) {
+  __shared__ TableView shared_views[kSharedViews];
+  constexpr int kParts = sizeof(TableView) / sizeof(uint4);
+  const TableView* views = tables.views + item.first_view;
+  if (item.num_views > kSharedViews) return views;
+  for (int i = threadIdx.x; i < item.num_views * kParts; i += kThreads) {
+    reinterpret_cast<uint4*>(shared_views)[i] = reinterpret_cast<const uint4*>(views)[i];
+  }
+  __syncthreads();
+  return shared_views;
+}
+
+__device__ __forceinline__ int BytesOf(ElementType type) {
+  return type == ElementType::kFloat32 ? 4 : type == ElementType::kBFloat16 ? 2 : 1;
+}
+
+// A unit on its way through a warp: its K and V are being read.
+template <class Shape>
+struct Stream {
+  Walk walk;
+  Unit unit;
+  ElementType type = ElementType::kBFloat16;
+  RowPointers rows;
+  KeyChunks<Shape> keys;
+  ValueChunks<Shape> values;
+
+  __device__ __forceinline__ void StartKeys(const AttentionTables& tables, int kv_head, int lane) {
+    type = walk.cursor.view.type;
+    rows = Locate(walk, unit, tables.num_kv_heads, kv_head, Shape::kDim, BytesOf(type), lane);
+    LoadChunks<Shape::kBytes, 2, Shape::kKeyChunks, 32>(rows.k, 8 * (lane % 4), type, keys);
+  }
+  __device__ __forceinline__ void StartValues(int lane) {
+    LoadChunks<Shape::kBytes, 4, Shape::kValueChunks, 64>(rows.v, 8 * (lane / 4), type, values);
+  }
+};
+
+// Adds the stream's unit to the state and starts the next.
+template <class Shape>
+__device__ __forceinline__ void Attend(const AttentionTables& tables, int kv_head, int lane,
+                                       Stream<Shape>& stream, State<Shape>& state) {
+  const int token = lane / 4;
+  const int count = stream.unit.count;
+  const ElementType type = stream.type;
+  const float k_scales[2] = {__shfl_sync(0xffffffffu, stream.rows.k_scale, token),
+                             __shfl_sync(0xffffffffu, stream.rows.k_scale, token + 8)};
+  const float v_scales[2] = {__shfl_sync(0xffffffffu, stream.rows.v_scale, token),
+                             __shfl_sync(0xffffffffu, stream.rows.v_scale, token + 8)};
+  WidenChunks(type, stream.keys);
+  float scores[Shape::kHeadTiles][4] = {};
+  Score(state, stream.keys, scores);
+  stream.unit = stream.walk.Next();
+  if (stream.unit.count > 0) stream.StartKeys(tables, kv_head, lane);
+#pragma unroll
+  for (int h = 0; h < Shape::kHeadTiles; ++h) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      scores[h][i] = token + i / 2 * 8 < count
+                         ? scores[h][i] * (tables.scale * kLog2E * k_scales[i / 2])
+                         : -INFINITY;
+    }
+  }
+  Weigh(state, scores);
+#pragma unroll
+  for (int h = 0; h < Shape::kHeadTiles; ++h) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      if (token + i / 2 * 8 < count) scores[h][i] *= v_scales[i / 2];
+    }
+  }
+  WidenChunks(type, stream.values);
+  if (count < kUnitTokens) ZeroBeyond<Shape>(count, lane, stream.values);
+  Add(state, stream.values, scores);
+  if (stream.unit.count > 0) stream.StartValues(lane);
+}
+
 template <class Shape>
 __global__ void __launch_bounds__(kThreads, Shape::kBlocks) DecodeKernel(AttentionTables tables) {
   __shared__ Merge<Shape> merge;
   const int warp = threadIdx.x / kWarp;
   const int lane = threadIdx.x % kWarp;
+  const int kv_head = blockIdx.y;
   const TableItem item = tables.items[blockIdx.x];
   const TableSequence s = tables.sequences[item.sequence];
-  const int kv_head = blockIdx.y;
-  const TokenRange range = RangeOf(s, item.split, LimitOf(s, 0));
-  const TableView* views = tables.views + s.first_view;
+  const TableView* views = FetchViews(tables, item);
+  const TokenRange range = RangeOf(s, item.split, LimitOf(s, 0), item.num_splits);
   const int first = range.begin + warp * kUnitTokens;
-  Walk walk = {ViewCursor(views),    views + s.num_views, first,
-               kWarps * kUnitTokens, range.end,           first};
-  const auto locate = [&](Unit unit) {
-    return Locate(walk, unit, tables.num_kv_heads, kv_head, Shape::kDim,
-                  walk.cursor.view.type == ElementType::kFloat32    ? 4
-                  : walk.cursor.view.type == ElementType::kBFloat16 ? 2
-                                                                    : 1,
-                  lane);
-  };
+  Stream<Shape> stream = {
+      {ViewCursor(views), views + item.num_views, first, kWarps * kUnitTokens, range.end, first}};
+  stream.unit = stream.walk.Next();
+  if (stream.unit.count > 0) {
+    stream.StartKeys(tables, kv_head, lane);
+    stream.StartValues(lane);
+  }
   State<Shape> state;
-  KeyChunks<Shape> keys;
-  ValueChunks<Shape> values;
-  RowPointers rows;
-  ElementType type = ElementType::kBFloat16;
-  Unit unit = walk.Next();
-  if (unit.count > 0) {
-    rows = locate(unit);
-    type = walk.cursor.view.type;
-    LoadChunks<Shape::kBytes, 2, Shape::kKeyChunks, 32>(rows.k, 8 * (lane % 4), type, keys);
-    LoadChunks<Shape::kBytes, 4, Shape::kValueChunks, 64>(rows.v, 8 * (lane / 4), type, values);
+  LoadQueries(s.q + QueryOffset(tables, 0, kv_head), tables.group, lane, state);
+  int split_end = s.num_splits == 1 ? range.end : range.begin;
+  const int split_tokens = SplitTokens(s);
+  for (int i = 0; i < item.num_splits; ++i) {
+    if (s.num_splits > 1) split_end += split_tokens;
+    Clear(state);
+    while (stream.unit.count > 0 && stream.unit.first < split_end) {
+      Attend(tables, kv_head, lane, stream, state);
+    }
+    if (i > 0) __syncthreads();  // the split before may still be read
+    Deposit(state, warp, lane, merge);
+    __syncthreads();
+    Withdraw(tables, s, item.split + i, kv_head, merge);
   }
-  Begin(s.q + QueryOffset(tables, 0, kv_head), tables.group, lane, state);
-  while (unit.count > 0) {
-    const float k_scales[2] = {__shfl_sync(0xffffffffu, rows.k_scale, lane / 4),
-                               __shfl_sync(0xffffffffu, rows.k_scale, lane / 4 + 8)};
-    const float v_scales[2] = {__shfl_sync(0xffffffffu, rows.v_scale, lane / 4),
-                               __shfl_sync(0xffffffffu, rows.v_scale, lane / 4 + 8)};
-    WidenChunks(type, keys);
-    float scores[Shape::kHeadTiles][4] = {};
-    Score(state, keys, scores);
-    const Unit next = walk.Next();
-    const ElementType next_type = walk.cursor.view.type;
-    if (next.count > 0) {
-      rows = locate(next);
-      LoadChunks<Shape::kBytes, 2, Shape::kKeyChunks, 32>(rows.k, 8 * (lane % 4), next_type, keys);
-    }
-#pragma unroll
-    for (int h = 0; h < Shape::kHeadTiles; ++h) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const bool seen = lane / 4 + i / 2 * 8 < unit.count;
-        scores[h][i] = seen ? scores[h][i] * (tables.scale * kLog2E * k_scales[i / 2]) : -INFINITY;
-      }
-    }
-    Weigh(state, scores);
-#pragma unroll
-    for (int h = 0; h < Shape::kHeadTiles; ++h) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        if (lane / 4 + i / 2 * 8 < unit.count) scores[h][i] *= v_scales[i / 2];
-      }
-    }
-    WidenChunks(type, values);
-    if (unit.count < kUnitTokens) ZeroBeyond<Shape>(unit.count, lane, values);
-    Add(state, values, scores);
-    if (next.count > 0) {
-      LoadChunks<Shape::kBytes, 4, Shape::kValueChunks, 64>(rows.v, 8 * (lane / 4), next_type,
-                                                            values);
-    }
-    unit = next;
-    type = next_type;
-  }
-  Deposit(state, warp, lane, merge);
-  __syncthreads();
-  Withdraw(tables, s, item.split, kv_head, merge);
+  if (s.num_splits == 1) return;
+  int32_t* counter = tables.counters + item.sequence * tables.num_kv_heads + kv_head;
+  if (IsLast(counter, item.num_items)) MergeSplits<Shape>(tables, s, kv_head);
 }
 
 template <class Shape>

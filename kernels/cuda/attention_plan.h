@@ -48,8 +48,7 @@ struct AttentionShape {
 inline constexpr int kMaxAttentionDim = 256;
 
 struct AttentionOptions {
-  // Tokens a decode split covers at least; 0 = by the sequence's own length (256 up to 8,192
-  // tokens).
+  // Tokens a decode split covers; 0 = by the sequence's own length (256 up to 8,192 tokens).
   int decode_split_tokens = 0;
   // Local tokens a sequence may grow to while the table is advanced on the device (AdvanceLocal):
   // splits are made for this length. 0 = its present length.
@@ -75,6 +74,7 @@ struct AttentionLaunch {
   size_t prefill_offset = 0;
   size_t pack_offset = 0;
   size_t merge_offset = 0;
+  size_t counters_offset = 0;
   size_t table_bytes = 0;
   // Byte offsets in the workspace: partial sums at 0, then
   size_t state_offset = 0;

@@ -58,7 +58,7 @@ std::vector<std::vector<int>> Visits(const TableSequence& s, int sequence, int r
   for (const TableItem& item : items) {
     if (item.sequence != sequence) continue;
     const int end = std::min(item.first_row + rows_each, rows);
-    const TokenRange range = RangeOf(s, item.split, LimitOf(s, (end - 1) / group));
+    const TokenRange range = RangeOf(s, item.split, LimitOf(s, (end - 1) / group), item.num_splits);
     for (int row = item.first_row; row < end; ++row) {
       for (int t = range.begin; t < std::min(range.end, LimitOf(s, row / group)); ++t) {
         ++visits[row][t];
@@ -144,6 +144,22 @@ TEST(AttentionPlanTest, SplitsDoNotDependOnTheBatch) {
   const AttentionShape shape = Shape(AttentionPrecision::kBFloat16);
   EXPECT_EQ(Sequences(PlanAttention(shape, {&one, 1}))[0].num_splits,
             Sequences(PlanAttention(shape, many))[39].num_splits);
+}
+
+TEST(AttentionPlanTest, BlocksOfALargeBatchTakeSeveralSplits) {
+  const std::vector<AttentionInput> inputs(70, Input(1, {}, Kv(3001)));
+  const AttentionPlan plan = PlanAttention(Shape(AttentionPrecision::kBFloat16), inputs);
+  const auto items = Read<TableItem>(plan, plan.launch.decode_offset, plan.launch.num_decode_items);
+  EXPECT_LT(items.size(), 200u);
+  const std::vector<TableSequence> sequences = Sequences(plan);
+  for (int i = 0; i < 70; i += 23) {
+    ExpectEachSeenOnce(sequences[i], 4, Visits(sequences[i], i, 4, kDecodeRows, 4, items));
+    int num_items = 0;
+    for (const TableItem& item : items) num_items += item.sequence == i ? 1 : 0;
+    for (const TableItem& item : items) {
+      EXPECT_TRUE(item.sequence != i || item.num_items == num_items);
+    }
+  }
 }
 
 TEST(AttentionPlanTest, PartialSumsOfSequencesDoNotOverlap) {
