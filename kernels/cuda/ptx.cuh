@@ -78,6 +78,52 @@ __device__ inline void CopyBulk(uint32_t to, const void* from, uint32_t bytes, u
 #endif
 }
 
+// sm_90. The same to the same place in every block of the cluster named by a bit of `blocks`; each
+// one's own barrier at that place counts the bytes.
+__device__ inline void CopyBulkToCluster(uint32_t to, const void* from, uint32_t bytes,
+                                         uint32_t barrier, uint16_t blocks) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], "
+      "[%1], %2, [%3], %4;" ::"r"(to),
+      "l"(from), "r"(bytes), "r"(barrier), "h"(blocks)
+      : "memory");
+#endif
+}
+
+// sm_90. One arrival at the barrier at this place in another block of the cluster.
+__device__ inline void BarrierArriveAt(uint32_t barrier, uint32_t block) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile(
+      "{ .reg .b32 remote; mapa.shared::cluster.u32 remote, %0, %1; "
+      "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [remote]; }" ::"r"(barrier),
+      "r"(block)
+      : "memory");
+#endif
+}
+
+// sm_90. All threads of all blocks of the cluster.
+__device__ inline void ClusterBarrier() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("barrier.cluster.arrive.release.aligned; barrier.cluster.wait.acquire.aligned;" ::
+                   : "memory");
+#endif
+}
+
+// sm_90. What this thread has written to shared memory is seen by the matrix units.
+__device__ inline void FenceForMatrixUnits() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+#endif
+}
+
+// Groups of this thread's asynchronous copies; waits until all but the last `kPending` are done.
+__device__ inline void CommitCopies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+template <int kPending>
+__device__ inline void WaitForCopies() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
+}
+
 // The next kernel of the stream may start (sm_90; before, it starts when this one has ended).
 __device__ inline void AllowDependents() {
 #if __CUDA_ARCH__ >= 900

@@ -2,6 +2,7 @@
 
 #include "kernels/cuda/routing.h"
 #include "kernels/cuda/routing_pass.h"
+#include "kernels/cuda/routing_wide.h"
 
 namespace msa::kernels::cuda {
 namespace {
@@ -66,6 +67,37 @@ class ColumnTiles {
   int32_t question_ = 0;
   int32_t row_ = 0;
 };
+
+bool WantsWidePass(const RoutingArgs& args) {
+  return args.precision == QueryPrecision::kThroughput && args.shape.query != Reduce::kMean &&
+         HasWidePass(args.format);
+}
+
+cudaError_t ScoreByWidePasses(const RoutingArgs& args, void* workspace, cudaStream_t stream) {
+  WideArgs wide;
+  wide.segments = args.segments;
+  wide.num_segments = args.num_segments;
+  wide.num_chunks = args.num_chunks;
+  wide.queries = args.queries;
+  wide.width = args.shape.key_width();
+  wide.format = args.format;
+  wide.scale = args.shape.scale;
+  wide.scores = args.scores;
+  wide.score_stride = args.num_parts;
+  wide.fill = args.scores;
+  wide.fill_count = args.num_questions * args.num_parts;
+  for (ColumnTiles tiles(args); !tiles.done();) {
+    wide.num_tiles = 0;
+    while (wide.num_tiles < kMaxBlocks * kBlockTiles && !tiles.done()) {
+      wide.tiles[wide.num_tiles++] = tiles.Next();
+    }
+    const cudaError_t error = LaunchWide(wide, workspace, stream);
+    if (error != cudaSuccess) return error;
+    wide.fill = nullptr;
+    wide.fill_count = 0;
+  }
+  return cudaSuccess;
+}
 
 struct PassPlan {
   PrepareArgs prepare;
@@ -135,17 +167,26 @@ int64_t NumberChunks(RoutingSegment* host_segments, int num_segments) {
   return total;
 }
 
-size_t RoutingWorkspaceBytes(int key_width) {
-  const size_t scales = kMaxTiles * kColumnsOfTile * sizeof(float);
-  const size_t bytes = scales + PackedCapacityBytes(key_width);
+size_t RoutingWorkspaceBytes(const RoutingArgs& args) {
+  if (!ValidArgs(args) || !HasFastPath(args)) return kAlignment;
+  size_t bytes =
+      kMaxTiles * kColumnsOfTile * sizeof(float) + PackedCapacityBytes(args.shape.key_width());
+  if (WantsWidePass(args)) {
+    int blocks = 0;
+    for (ColumnTiles tiles(args); blocks < kMaxBlocks && !tiles.done(); ++blocks) {
+      for (int i = 0; i < kBlockTiles && !tiles.done(); ++i) tiles.Next();
+    }
+    bytes = WidePackedBytes(args.format, args.shape.key_width(), blocks);
+  }
   return (bytes + kAlignment - 1) / kAlignment * kAlignment;
 }
 
 cudaError_t ScoreParts(const RoutingArgs& args, void* workspace, cudaStream_t stream) {
   if (!ValidArgs(args)) return cudaErrorInvalidValue;
   if (args.num_parts == 0) return cudaSuccess;
-  return HasFastPath(args) ? ScoreByPasses(args, workspace, stream)
-                           : ScorePartsGeneral(args, stream);
+  if (!HasFastPath(args)) return ScorePartsGeneral(args, stream);
+  return WantsWidePass(args) ? ScoreByWidePasses(args, workspace, stream)
+                             : ScoreByPasses(args, workspace, stream);
 }
 
 }  // namespace msa::kernels::cuda

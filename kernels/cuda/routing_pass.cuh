@@ -15,6 +15,7 @@
 #include <type_traits>
 
 #include "kernels/cuda/ptx.cuh"
+#include "kernels/cuda/routing_cursor.cuh"
 #include "kernels/cuda/routing_pass.h"
 
 namespace msa::kernels::cuda {
@@ -66,71 +67,10 @@ struct PassShared {
   alignas(16) float values[2][kMaxTiles][kTileRows];  // best of a column tile, by chunk
 };
 
-// Walks the chunks [at, end) of all segments in tiles that do not cross segments. Every warp of the
-// block has one; all lanes agree.
-class TileCursor {
- public:
-  __device__ TileCursor(const PassArgs& args)
-      : segments_(args.segments),
-        at_(args.num_chunks * blockIdx.x / gridDim.x),
-        end_(args.num_chunks * (blockIdx.x + 1) / gridDim.x) {
-    const int lane = threadIdx.x % 32;
-    int before = 0;  // segments that begin at or before at_
-    for (int first = 0; first < args.num_segments; first += 32) {
-      const bool mine =
-          first + lane < args.num_segments && segments_[first + lane].first_chunk <= at_;
-      const int count = __popc(__ballot_sync(~0u, mine));
-      before += count;
-      if (count < 32) break;
-    }
-    segment_ = before - 1;
-    if (at_ < end_) current_ = segments_[segment_];
-  }
-
-  // False at the end.
-  __device__ bool Next() {
-    if (at_ >= end_) return false;
-    new_segment_ = first_;
-    first_ = false;
-    while (at_ >= current_.first_chunk + current_.num_chunks) {
-      current_ = segments_[++segment_];
-      new_segment_ = true;
-    }
-    row_ = at_ - current_.first_chunk;
-    const int64_t stop = min(end_, current_.first_chunk + current_.num_chunks);
-    rows_ = static_cast<int>(min(stop - at_, static_cast<int64_t>(kTileRows)));
-    at_ += rows_;
-    return true;
-  }
-
-  __device__ const RoutingSegment& segment() const { return current_; }
-  __device__ bool new_segment() const { return new_segment_; }
-  __device__ int64_t row() const { return row_; }  // first chunk of the tile in its segment
-  __device__ int rows() const { return rows_; }
-
- private:
-  const RoutingSegment* segments_;
-  int64_t at_;
-  int64_t end_;
-  int segment_ = 0;
-  RoutingSegment current_;
-  bool first_ = true;
-  bool new_segment_ = false;
-  int64_t row_ = 0;
-  int rows_ = 0;
-};
-
-// A place in the ring of stages.
-struct StageCursor {
-  int stage = 0;
-  uint32_t phase = 0;
-  __device__ void Advance(int num_stages) {
-    if (++stage == num_stages) {
-      stage = 0;
-      phase ^= 1;
-    }
-  }
-};
+__device__ inline TileCursor CursorOfBlock(const PassArgs& args) {
+  return TileCursor(args.segments, args.num_segments, args.num_chunks, blockIdx.x, gridDim.x,
+                    kTileRows);
+}
 
 // One producer warp's half of a stage: rows of the tile, 16 bytes a lane and copy.
 template <typename Shape>
@@ -165,7 +105,7 @@ __device__ void Produce(const PassArgs& args, PassShared& shared, uint32_t stage
   const int warp = threadIdx.x / 32 - kConsumerWarps;
   if (Shape::kBulk && warp != 0) return;
   StageCursor at;
-  for (TileCursor tile(args); tile.Next();) {
+  for (TileCursor tile = CursorOfBlock(args); tile.Next();) {
     const char* keys = static_cast<const char*>(tile.segment().keys) + tile.row() * args.row_bytes;
     for (int slice = 0; slice < args.num_slices; ++slice) {
       BarrierWait(SharedAddress(&shared.stage_empty[at.stage]), at.phase ^ 1);
@@ -398,7 +338,7 @@ __device__ void Consume(const PassArgs& args, PassShared& shared, char* packed, 
   StageCursor at;
   StageCursor out;
   Sums sums;
-  for (TileCursor tile(args); tile.Next();) {
+  for (TileCursor tile = CursorOfBlock(args); tile.Next();) {
     sums.Clear();
     for (int slice = 0; slice < args.num_slices; ++slice) {
       BarrierWait(SharedAddress(&shared.stage_full[at.stage]), at.phase);
@@ -416,22 +356,6 @@ __device__ void Consume(const PassArgs& args, PassShared& shared, char* packed, 
     if (threadIdx.x % 32 == 0) BarrierArrive(SharedAddress(&shared.values_full[out.stage]));
     out.Advance(2);
   }
-}
-
-// First part of the segment that ends after chunk `row`; all lanes of the warp agree.
-__device__ inline int64_t FindPart(const RoutingSegment& segment, int64_t row) {
-  const int lane = threadIdx.x % 32;
-  int64_t low = 0;
-  int64_t high = segment.num_parts;  // the answer is in low … high
-  while (low < high) {
-    const int64_t step = (high - low + 31) / 32;
-    const int64_t probe = low + lane * step;
-    const bool ended = probe < high && segment.part_begin[probe + 1] <= row;
-    const int count = __popc(__ballot_sync(~0u, ended));
-    if (count < 32) high = min(high, low + count * step);
-    if (count > 0) low += (count - 1) * step + 1;
-  }
-  return low;
 }
 
 // values[first tile of a question's run] = scale of the chunk · scale · best of its tiles.
@@ -470,28 +394,16 @@ __device__ inline void Finish(const PassArgs& args, PassShared& shared) {
   WaitForPrerequisites();
   StageCursor at;
   int64_t part = 0;
-  for (TileCursor tile(args); tile.Next(); at.Advance(2)) {
+  for (TileCursor tile = CursorOfBlock(args); tile.Next(); at.Advance(2)) {
     const RoutingSegment& segment = tile.segment();
     if (tile.new_segment()) part = FindPart(segment, tile.row());
     BarrierWait(SharedAddress(&shared.values_full[at.stage]), at.phase);
     float(*values)[kTileRows] = shared.values[at.stage];
     FoldTiles(args, segment.scales, tile.row(), tile.rows(), values);
     __syncwarp();
-    const int64_t stop = tile.row() + tile.rows();
-    for (;;) {  // 32 parts at a time, until one ends behind the tile
-      const bool exists = part + lane < segment.num_parts;
-      const int64_t begin = exists ? segment.part_begin[part + lane] : stop;
-      const int64_t end = exists ? segment.part_begin[part + lane + 1] : stop + 1;
-      const int64_t low = max(begin, tile.row());
-      const int64_t high = min(end, stop);
-      if (low < high) {
-        ScorePart(args, segment.first_part + part + lane, static_cast<int>(low - tile.row()),
-                  static_cast<int>(high - tile.row()), values);
-      }
-      const int ended = __popc(__ballot_sync(~0u, end <= stop));
-      part += ended;
-      if (ended < 32) break;
-    }
+    part = WalkParts(
+        segment, part, tile.row(), tile.rows(),
+        [&](int64_t column, int begin, int end) { ScorePart(args, column, begin, end, values); });
     __syncwarp();
     if (lane == 0) BarrierArrive(SharedAddress(&shared.values_empty[at.stage]));
   }

@@ -1,7 +1,7 @@
 // The routing pass and top-k on a GPU against oracles in double precision on the host: formats,
 // odd shapes, reductions, several segments, parts of 0 … many chunks, NaN, ties; and scores that
-// do not depend, to the bit, on company, place or grouping. Exit code 0 when all hold. With
-// any argument, only the quick ones (for compute-sanitizer).
+// do not depend, to the bit, on company, place or grouping. Exit code 0 when all hold.
+// Usage: routing_gpu_test [all | passes | throughput | quick].
 #include <cuda_bf16.h>
 #include <cuda_fp8.h>
 #include <cuda_runtime.h>
@@ -191,7 +191,6 @@ std::vector<float> Score(const Case& c, bool general = false) {
   const DeviceArray<RoutingSegment> table(segments);
   const DeviceArray<float> queries(c.queries);
   const DeviceArray<float> scores(c.num_questions() * c.num_parts());
-  const DeviceArray<char> workspace(RoutingWorkspaceBytes(c.shape.key_width()));
   args.shape = c.shape;
   args.format = c.format;
   args.precision = c.precision;
@@ -202,6 +201,7 @@ std::vector<float> Score(const Case& c, bool general = false) {
   args.host_query_begin = c.query_begin.data();
   args.num_questions = c.num_questions();
   args.scores = scores.get();
+  const DeviceArray<char> workspace(RoutingWorkspaceBytes(args));
   CUDA_OK(general ? ScorePartsGeneral(args, nullptr) : ScoreParts(args, workspace.get(), nullptr));
   CUDA_OK(cudaDeviceSynchronize());
   workspace.Host();
@@ -257,13 +257,20 @@ std::vector<double> Oracle(const Case& c) {
   return scores;
 }
 
+bool SameBits(const std::vector<float>& a, const std::vector<float>& b) {
+  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
+}
+
 double Tolerance(KeyFormat format, QueryPrecision precision) {
   if (format == KeyFormat::kFloat32) return 3e-6;
   if (precision == QueryPrecision::kSplit) return format == KeyFormat::kBFloat16 ? 3e-5 : 1e-5;
+  if (precision == QueryPrecision::kThroughput && format == KeyFormat::kFloat8) return 0.3;
   return format == KeyFormat::kBFloat16 ? 2e-2 : format == KeyFormat::kInt8 ? 5e-4 : 3e-3;
 }
 
-double g_worst[5][3];
+double g_worst[5][4];
+int g_compared = 0;  // bf16 kThroughput with kSingle, bit by bit
+int g_same = 0;
 
 void ExpectNear(const Case& c, const std::vector<float>& scores, const std::string& name) {
   const std::vector<double> want = Oracle(c);
@@ -281,10 +288,6 @@ void ExpectNear(const Case& c, const std::vector<float>& scores, const std::stri
   overall = std::max(overall, worst);
   Expect(same && worst <= tolerance,
          name + " error " + std::to_string(worst) + (same ? "" : " (empty parts differ)"));
-}
-
-bool SameBits(const std::vector<float>& a, const std::vector<float>& b) {
-  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
 }
 
 constexpr KeyFormat kFormats[] = {KeyFormat::kFloat32, KeyFormat::kBFloat16, KeyFormat::kInt8,
@@ -331,6 +334,35 @@ void TestSegmentsAndQuestions() {
                               {3, 0, 17000, 1, 128, 20011, 0, 5}, {1, 11, 32, 2}, seed++);
       ExpectNear(c, Score(c), Name("segments", format, precision));
     }
+  }
+}
+
+// kThroughput: many rows, questions that end inside a tile or a block of columns, several rounds.
+void TestThroughput() {
+  uint32_t seed = 4000;
+  const QueryPrecision precision = QueryPrecision::kThroughput;
+  for (const KeyFormat format : kFormats) {
+    for (const int width : {32, 192, 1024}) {
+      for (const std::vector<int>& rows :
+           {std::vector<int>{1}, std::vector<int>{300}, std::vector<int>{1, 40, 7, 256, 8, 300},
+            std::vector<int>(70, 3), std::vector<int>(520, 1)}) {
+        const int64_t chunks = rows.size() > 6 ? 401 : 700;
+        const Case c =
+            MakeCase(Folded(1, width, 0.7f), format, precision, {chunks, 0, 5, 260}, rows, seed++);
+        const std::vector<float> scores = Score(c);
+        ExpectNear(c, scores,
+                   Name("throughput", format, precision) + " width " + std::to_string(width));
+        if (format != KeyFormat::kBFloat16) continue;
+        Case single = c;
+        single.precision = QueryPrecision::kSingle;
+        ++g_compared;
+        g_same += SameBits(scores, Score(single)) ? 1 : 0;
+      }
+    }
+    Case c =
+        MakeCase(Folded(4, 16, 0.5f), format, precision, {17000, 3, 40011, 0, 5}, {64}, seed++);
+    ExpectNear(c, Score(c), Name("throughput segments", format, precision));
+    Expect(SameBits(Score(c), Score(c)), Name("throughput repeatable", format, precision));
   }
 }
 
@@ -566,23 +598,28 @@ void TestTopK() {
   }
 }
 
-int Run(bool quick) {
-  TestEmpty();
-  TestSigns();
-  TestNan();
-  TestReductions();
-  if (!quick) {
+int Run(const std::string& which) {
+  if (which != "throughput") {
+    TestEmpty();
+    TestSigns();
+    TestNan();
+    TestReductions();
+  }
+  if (which == "all" || which == "passes") {
     TestFormatsAndWidths();
     TestSegmentsAndQuestions();
     TestBits();
     TestTopK();
   }
+  if (which == "all" || which == "throughput") TestThroughput();
   for (const KeyFormat format : kFormats) {
-    for (const QueryPrecision precision : kPrecisions) {
+    for (const QueryPrecision precision :
+         {QueryPrecision::kSplit, QueryPrecision::kSingle, QueryPrecision::kThroughput}) {
       std::printf("%s worst error %.3g\n", Name("scores", format, precision).c_str(),
                   g_worst[static_cast<int>(format)][static_cast<int>(precision)]);
     }
   }
+  std::printf("bf16 kThroughput has the bits of kSingle in %d of %d cases\n", g_same, g_compared);
   std::printf("%d checks, %d failed\n", g_checks, g_failures);
   return g_failures == 0 ? 0 : 1;
 }
@@ -590,4 +627,4 @@ int Run(bool quick) {
 }  // namespace
 }  // namespace msa::kernels::cuda
 
-int main(int argc, char**) { return msa::kernels::cuda::Run(argc > 1); }
+int main(int argc, char** argv) { return msa::kernels::cuda::Run(argc > 1 ? argv[1] : "all"); }
