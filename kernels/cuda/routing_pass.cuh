@@ -252,12 +252,13 @@ struct Products {
   }
 };
 
-// Float32 keys: plain multiply-adds, a lane has a row and 4 columns of each tile. A slice is summed
-// by itself, then added: the error of 1,024 products is about that of 64.
+// Float32 keys: plain multiply-adds, a lane has a row and 4 columns of each tile. Every 32 products
+// are summed by themselves, then added: the error of 1,024 products is about that of 32.
 template <typename Shape>
 struct FloatProducts {
   static constexpr int kRowTiles = Shape::kRowTiles;
   static constexpr int kColumnTiles = Shape::kColumnTiles;
+  static constexpr int kStepsOfSum = 8;  // the same for every slice size
   float sums[kRowTiles][kColumnTiles][4];
 
   __device__ void Clear() {
@@ -266,13 +267,19 @@ struct FloatProducts {
   }
 
   __device__ void AddSlice(uint32_t keys, const char* packed) {
-    float part[kRowTiles][kColumnTiles][4] = {};
     const int lane = threadIdx.x % 32;
     const char* row =
         static_cast<const char*>(__cvta_shared_to_generic(keys + lane % 16 * Shape::kPitch));
     const char* columns = packed + lane / 16 * 4 * sizeof(float4);
+    for (int i = 0; i < Shape::kSteps; i += kStepsOfSum) {
+      AddSteps(row + i * 16, columns + i * Shape::kStepBytes);
+    }
+  }
+
+  __device__ void AddSteps(const char* row, const char* columns) {
+    float part[kRowTiles][kColumnTiles][4] = {};
 #pragma unroll 4
-    for (int i = 0; i < Shape::kSteps; ++i) {
+    for (int i = 0; i < kStepsOfSum; ++i) {
       float4 a[kRowTiles];
 #pragma unroll
       for (int m = 0; m < kRowTiles; ++m) {
