@@ -1,6 +1,7 @@
 #include <algorithm>
 
 #include "kernels/cuda/routing.h"
+#include "kernels/cuda/routing_columns.h"
 #include "kernels/cuda/routing_pass.h"
 #include "kernels/cuda/routing_wide.h"
 
@@ -9,11 +10,10 @@ namespace {
 
 constexpr size_t kAlignment = 256;
 
+// The most a pass packs: 64 columns of 16 bits an element, or 32 of 24 or 32.
 size_t PackedCapacityBytes(int key_width) {
-  // The most a pass packs: 64 columns in one piece of 16 bits or two of 8, 32 in three of 8 or one
-  // of 32.
-  const int padded = (key_width + 255) / 256 * 256;
-  return static_cast<size_t>(padded) * kMaxTiles * kColumnsOfTile * 4;
+  const int padded = (key_width + 511) / 512 * 512;  // of kInt4, the most
+  return static_cast<size_t>(padded) * kMaxTiles * kColumnsOfTile * 2;
 }
 
 bool ValidArgs(const RoutingArgs& args) {
@@ -26,47 +26,9 @@ bool ValidArgs(const RoutingArgs& args) {
 bool HasFastPath(const RoutingArgs& args) {
   const int width = args.shape.key_width();
   return args.shape.folded() && args.shape.chunk == Reduce::kMax && width % 16 == 0 &&
-         width <= kMaxKeyWidth && args.shape.scale >= 0;
+         width <= kMaxKeyWidth && args.shape.scale >= 0 &&
+         (args.format != KeyFormat::kInt4 || width % kInt4Group == 0);
 }
-
-// The column tiles of a list of questions, one after the other.
-class ColumnTiles {
- public:
-  explicit ColumnTiles(const RoutingArgs& args) : args_(args) { StartQuestion(); }
-
-  bool done() const { return question_ == args_.num_questions; }
-
-  ColumnTile Next() {
-    const bool mean = args_.shape.query == Reduce::kMean;
-    const int32_t end = args_.host_query_begin[question_ + 1];
-    ColumnTile tile{row_, mean ? end - row_ : std::min(kColumnsOfTile, end - row_), question_};
-    row_ += tile.count;
-    if (row_ == end) {
-      ++question_;
-      StartQuestion();
-    }
-    return tile;
-  }
-
-  // Tiles left, at most kMaxTiles.
-  int Left() const {
-    ColumnTiles ahead = *this;
-    int count = 0;
-    for (; count < kMaxTiles && !ahead.done(); ++count) ahead.Next();
-    return count;
-  }
-
- private:
-  void StartQuestion() {
-    if (done()) return;
-    row_ = args_.shape.query == Reduce::kLast ? args_.host_query_begin[question_ + 1] - 1
-                                              : args_.host_query_begin[question_];
-  }
-
-  const RoutingArgs& args_;
-  int32_t question_ = 0;
-  int32_t row_ = 0;
-};
 
 bool WantsWidePass(const RoutingArgs& args) {
   return args.precision == QueryPrecision::kThroughput && args.shape.query != Reduce::kMean &&
@@ -114,8 +76,8 @@ PassPlan PlanOfAllPasses(const RoutingArgs& args, void* workspace) {
   prepare.format = args.format;
   prepare.pieces = QueryPieces(args.format, args.precision);
   prepare.mean_rows = args.shape.query == Reduce::kMean;
-  prepare.column_scales = reinterpret_cast<float*>(memory);
-  prepare.packed = memory + kMaxTiles * kColumnsOfTile * sizeof(float);
+  prepare.scaling = reinterpret_cast<ColumnScaling*>(memory);
+  prepare.packed = memory + sizeof(ColumnScaling);
   prepare.fill = args.scores;
   prepare.fill_count = args.num_questions * args.num_parts;
   PassArgs& pass = plan.pass;
@@ -123,7 +85,7 @@ PassPlan PlanOfAllPasses(const RoutingArgs& args, void* workspace) {
   pass.num_segments = args.num_segments;
   pass.num_chunks = args.num_chunks;
   pass.packed = prepare.packed;
-  pass.column_scales = prepare.column_scales;
+  pass.scaling = prepare.scaling;
   pass.scale = args.shape.scale;
   pass.scores = args.scores;
   pass.score_stride = args.num_parts;

@@ -18,17 +18,18 @@
 namespace msa::kernels::cuda {
 
 // How routing keys are stored. kInt8 and kFloat8 (e4m3): key = scales[chunk] · stored value, with
-// scales that are not negative (or null: all 1).
-enum class KeyFormat : uint8_t { kFloat32 = 1, kBFloat16 = 2, kInt8 = 3, kFloat8 = 4 };
+// scales that are not negative (or null: all 1). kInt4: the codes of kernels/cuda/coarse.h.
+enum class KeyFormat : uint8_t { kFloat32 = 1, kBFloat16 = 2, kInt8 = 3, kFloat8 = 4, kInt4 = 5 };
 
 // How much of a float32 question the tensor cores see. Float32 keys use all of it either way.
 //   format            kSplit                    kSingle
 //   bf16 keys         bf16 + bf16  (16 bits)    bf16 (8 bits)
 //   fp8 keys          fp16 + fp16  (22 bits)    fp16 (11 bits)
 //   int8 keys         3 × int8     (23 bits)    2 × int8 (15 bits below the row's largest element)
-// Sums are float32, exact integers for int8. kThroughput is for hundreds of rows on sm_90a: bf16
-// keys meet bf16 queries, fp8 keys meet fp8 queries with a scale a row, in the warpgroup products,
-// whose fp8 sums keep about 14 bits. Elsewhere it is kSingle.
+//   int4 keys         2 × int8     (15 bits)    int8 (7 bits)
+// Sums are float32, exact integers for int8 and int4. kThroughput is for hundreds of rows on
+// sm_90a: bf16 keys meet bf16 queries, fp8 keys meet fp8 queries with a scale a row, in the
+// warpgroup products, whose fp8 sums keep about 14 bits. Elsewhere it is kSingle.
 enum class QueryPrecision : uint8_t { kSplit = 1, kSingle = 2, kThroughput = 3 };
 
 // Keys of consecutive parts. An array of these lies in device memory, one for each segment.
@@ -63,7 +64,7 @@ struct RoutingArgs {
 };
 
 // Bytes of workspace, 256-byte aligned, that ScoreParts needs for these shape, format, precision
-// and questions (no other field is read). At most 128 KiB at a width of 1,024, unless kThroughput.
+// and questions (no other field is read). 129 KiB at a width of 1,024, unless kThroughput.
 size_t RoutingWorkspaceBytes(const RoutingArgs& args);
 
 // Scores of every part; kNoScore for a part without chunks. Cost: with mean heads and max chunks,

@@ -37,7 +37,7 @@ constexpr int SliceBytes(KeyFormat format, int pieces, int capacity) {
 }
 
 int PackedBytes(KeyFormat format, int pieces, int capacity, int width) {
-  const int slice = SliceBytes(format, pieces, capacity) / KeyBytes(format);
+  const int slice = KeyElements(format, SliceBytes(format, pieces, capacity));
   const int padded = (width + slice - 1) / slice * slice;
   return padded / StepWidth(format) * capacity * PackedStepBytes(format, pieces);
 }
@@ -96,13 +96,14 @@ cudaError_t LaunchCapacity(int capacity, PassArgs& args, const DeviceTraits& dev
 
 // Passes of 64 columns exist where their queries fit beside the stages at a width of 1,024.
 bool HasEight(KeyFormat format, int pieces) {
-  return format != KeyFormat::kFloat32 && pieces == QueryPieces(format, QueryPrecision::kSingle);
+  return format == KeyFormat::kInt4 ||
+         (format != KeyFormat::kFloat32 && pieces == QueryPieces(format, QueryPrecision::kSingle));
 }
 
 }  // namespace
 
 int PassPaddedWidth(KeyFormat format, int width) {
-  const int slice = 256 / KeyBytes(format);
+  const int slice = KeyElements(format, 256);
   return (width + slice - 1) / slice * slice;
 }
 
@@ -125,7 +126,7 @@ cudaError_t LaunchPass(KeyFormat format, int pieces, int capacity, int width, Pa
   const cudaError_t error = ReadTraits(device);
   if (error != cudaSuccess) return error;
   const int slice = SliceBytes(format, pieces, capacity);
-  args.row_bytes = width * KeyBytes(format);
+  args.row_bytes = KeyBytes(format, width);
   args.num_slices = (args.row_bytes + slice - 1) / slice;
   args.num_stages = NumStages(format, pieces, capacity, width, device.shared_bytes);
   args.packed_bytes = PackedBytes(format, pieces, capacity, width);
@@ -143,6 +144,9 @@ cudaError_t LaunchPass(KeyFormat format, int pieces, int capacity, int width, Pa
     case KeyFormat::kFloat8:
       return split ? LaunchCapacity<KeyFormat::kFloat8, 2, false>(capacity, args, device, stream)
                    : LaunchCapacity<KeyFormat::kFloat8, 1, true>(capacity, args, device, stream);
+    case KeyFormat::kInt4:
+      return split ? LaunchCapacity<KeyFormat::kInt4, 2, true>(capacity, args, device, stream)
+                   : LaunchCapacity<KeyFormat::kInt4, 1, true>(capacity, args, device, stream);
   }
   return cudaErrorInvalidValue;
 }

@@ -51,7 +51,7 @@ struct PassShape : WarpShape<kColumns> {
   // One access width of padding: the 8 rows of a fragment lie in different banks.
   static constexpr int kPitch = kSlice + 16;
   static constexpr int kStageBytes = kTileRows * kPitch;
-  static constexpr int kSteps = kSlice / KeyBytes(kKeys) / StepWidth(kKeys);  // of a slice
+  static constexpr int kSteps = KeyElements(kKeys, kSlice) / StepWidth(kKeys);  // of a slice
   static constexpr int kStepBytes = kColumns * PackedStepBytes(kKeys, kPieceCount);
   static_assert(kConsumerWarps * 16 * WarpShape<kColumns>::kRowTiles ==
                 kTileRows * WarpShape<kColumns>::kColumnGroups);
@@ -63,7 +63,7 @@ struct PassShared {
   uint64_t stage_empty[kMaxStages];
   uint64_t values_full[2];
   uint64_t values_empty[2];
-  float column_scales[kMaxTiles * kColumnsOfTile];
+  ColumnScaling scaling;
   alignas(16) float values[2][kMaxTiles][kTileRows];  // best of a column tile, by chunk
 };
 
@@ -131,8 +131,7 @@ __device__ void Produce(const PassArgs& args, PassShared& shared, uint32_t stage
 // Sums of a warp's rows × columns, and the steps that add to them.
 template <typename Shape>
 struct Products {
-  static constexpr bool kIsInt8 = Shape::kFormat == KeyFormat::kInt8;
-  using Sum = std::conditional_t<kIsInt8, int32_t, float>;
+  using Sum = std::conditional_t<IsInteger(Shape::kFormat), int32_t, float>;
   static constexpr int kRowTiles = Shape::kRowTiles;
   static constexpr int kColumnTiles = Shape::kColumnTiles;
   Sum sums[Shape::kPieces][kRowTiles][kColumnTiles][4];
@@ -154,8 +153,10 @@ struct Products {
         const uint2 b = fragments[(n * Shape::kPieces + p) * 32];
 #pragma unroll
         for (int m = 0; m < kRowTiles; ++m) {
-          if constexpr (kIsInt8) {
+          if constexpr (Shape::kFormat == KeyFormat::kInt8) {
             MmaInt8(sums[p][m][n], a[m], b);
+          } else if constexpr (Shape::kFormat == KeyFormat::kInt4) {
+            MmaUint8Int8(sums[p][m][n], a[m], b);
           } else if constexpr (Shape::kFormat == KeyFormat::kFloat8) {
             MmaHalf(sums[p][m][n], a[m], b);
           } else {
@@ -172,23 +173,33 @@ struct Products {
     const int lane = threadIdx.x % 32;
     const uint32_t address = keys + lane % 16 * Shape::kPitch + lane / 16 * 16;
 #pragma unroll
-    for (int i = 0; i < Shape::kSliceBytes / 32; ++i) {  // a fragment is 32 bytes wide
+    for (int i = 0; i < Shape::kSliceBytes / 32; ++i) {
       uint32_t a[kRowTiles][4];
 #pragma unroll
       for (int m = 0; m < kRowTiles; ++m) {
         LoadMatrix4(a[m], address + m * 16 * Shape::kPitch + i * 32);
       }
-      if constexpr (Shape::kFormat == KeyFormat::kFloat8) {
-        AddFloat8(a, packed + 2 * i * Shape::kStepBytes);
-      } else {
-        Step(a, packed + i * Shape::kStepBytes);
-      }
+      AddFragment(a, packed + i * kStepsOfFragment * Shape::kStepBytes, Shape::kStepBytes);
+    }
+  }
+
+  // 32 bytes of the keys' width; `step_bytes` from step to step of the packed columns.
+  static constexpr int kStepsOfFragment =
+      KeyElements(Shape::kFormat, 32) / StepWidth(Shape::kFormat);
+  __device__ void AddFragment(const uint32_t (&a)[kRowTiles][4], const char* packed,
+                              int step_bytes) {
+    if constexpr (Shape::kFormat == KeyFormat::kFloat8) {
+      AddFloat8(a, packed, step_bytes);
+    } else if constexpr (Shape::kFormat == KeyFormat::kInt4) {
+      AddInt4(a, packed, step_bytes);
+    } else {
+      Step(a, packed);
     }
   }
 
   // Bytes 4t … 4t+3 of thread t make its two registers of a step's fragment; PrepareQueries packs
   // the columns in that order.
-  __device__ void AddFloat8(const uint32_t (&a)[kRowTiles][4], const char* packed) {
+  __device__ void AddFloat8(const uint32_t (&a)[kRowTiles][4], const char* packed, int step_bytes) {
 #pragma unroll
     for (int step = 0; step < 2; ++step) {
       uint32_t wide[kRowTiles][4];
@@ -201,7 +212,20 @@ struct Products {
           wide[m][half + 2] = Widen(four >> 16);
         }
       }
-      Step(wide, packed + step * Shape::kStepBytes);
+      Step(wide, packed + step * step_bytes);
+    }
+  }
+
+  // Low halves of the bytes are the first step's elements, high halves the second's.
+  __device__ void AddInt4(const uint32_t (&a)[kRowTiles][4], const char* packed, int step_bytes) {
+#pragma unroll
+    for (int step = 0; step < 2; ++step) {
+      uint32_t wide[kRowTiles][4];
+#pragma unroll
+      for (int i = 0; i < 4 * kRowTiles; ++i) {
+        (&wide[0][0])[i] = (&a[0][0])[i] >> (4 * step) & 0x0F0F0F0Fu;
+      }
+      Step(wide, packed + step * step_bytes);
     }
   }
 
@@ -211,38 +235,46 @@ struct Products {
     return wide.x | static_cast<uint32_t>(wide.y) << 16;
   }
 
-  // The dot product of an element of the fragment.
-  __device__ float Value(int m, int n, int i, float column_scale) const {
-    if constexpr (kIsInt8) {
-      float value = static_cast<float>(sums[0][m][n][i]);
+  // The dot product of an element of the fragment; `column` of `scaling` is its column.
+  __device__ float Value(int m, int n, int i, const ColumnScaling& scaling, int column) const {
+    float value = static_cast<float>(sums[0][m][n][i]);
+    if constexpr (IsInteger(Shape::kFormat)) {
 #pragma unroll
       for (int p = 1; p < Shape::kPieces; ++p) {
         value = fmaf(256.0f, value, static_cast<float>(sums[p][m][n][i]));
       }
-      return value * column_scale;
+      if constexpr (Shape::kFormat == KeyFormat::kInt4) value += scaling.offset[column];
+    } else if constexpr (Shape::kPieces == 2) {
+      value += sums[1][m][n][i];
     }
-    float value = sums[0][m][n][i];
-    if constexpr (Shape::kPieces == 2) value += sums[1][m][n][i];
-    return Shape::kFormat == KeyFormat::kFloat8 ? value * column_scale : value;
+    return Shape::kFormat == KeyFormat::kBFloat16 ? value : value * scaling.scale[column];
+  }
+
+  // Best of column tile n, which begins at `column` of `scaling`, for rows lane / 4 (low) and
+  // lane / 4 + 8 (high) of row tile m; the same in all four lanes of a row.
+  __device__ void Best(int m, int n, const ColumnScaling& scaling, int column, float& low,
+                       float& high) const {
+    column += threadIdx.x % 4 * 2;
+    low = MaxOrNan(Value(m, n, 0, scaling, column), Value(m, n, 1, scaling, column + 1));
+    high = MaxOrNan(Value(m, n, 2, scaling, column), Value(m, n, 3, scaling, column + 1));
+    low = MaxOrNan(low, __shfl_xor_sync(~0u, low, 1));
+    high = MaxOrNan(high, __shfl_xor_sync(~0u, high, 1));
+    low = MaxOrNan(low, __shfl_xor_sync(~0u, low, 2));
+    high = MaxOrNan(high, __shfl_xor_sync(~0u, high, 2));
   }
 
   // Best of each column tile, to values[column tile][row]. `values` is at the warp's first row and
-  // column tile, `scales` at its first column.
-  __device__ void StoreBest(const float* scales, float (*values)[kTileRows]) const {
+  // column tile, which is `column_tile` of `scaling`.
+  __device__ void StoreBest(const ColumnScaling& scaling, int column_tile,
+                            float (*values)[kTileRows]) const {
     const int lane = threadIdx.x % 32;
-    const int column = lane % 4 * 2;
 #pragma unroll
     for (int n = 0; n < kColumnTiles; ++n) {
-      const float scale0 = scales[n * kColumnsOfTile + column];
-      const float scale1 = scales[n * kColumnsOfTile + column + 1];
 #pragma unroll
       for (int m = 0; m < kRowTiles; ++m) {
-        float low = MaxOrNan(Value(m, n, 0, scale0), Value(m, n, 1, scale1));
-        float high = MaxOrNan(Value(m, n, 2, scale0), Value(m, n, 3, scale1));
-        low = MaxOrNan(low, __shfl_xor_sync(~0u, low, 1));
-        high = MaxOrNan(high, __shfl_xor_sync(~0u, high, 1));
-        low = MaxOrNan(low, __shfl_xor_sync(~0u, low, 2));
-        high = MaxOrNan(high, __shfl_xor_sync(~0u, high, 2));
+        float low;
+        float high;
+        Best(m, n, scaling, (column_tile + n) * kColumnsOfTile, low, high);
         if (lane % 4 == 0) {
           values[n][m * 16 + lane / 4] = low;
           values[n][m * 16 + lane / 4 + 8] = high;
@@ -308,7 +340,7 @@ struct FloatProducts {
     }
   }
 
-  __device__ void StoreBest(const float* scales, float (*values)[kTileRows]) const {
+  __device__ void StoreBest(const ColumnScaling&, int, float (*values)[kTileRows]) const {
     const int lane = threadIdx.x % 32;
 #pragma unroll
     for (int n = 0; n < kColumnTiles; ++n) {
@@ -332,8 +364,9 @@ __device__ void Consume(const PassArgs& args, PassShared& shared, char* packed, 
   for (int i = threadIdx.x; i < args.packed_bytes / 16; i += 32 * kConsumerWarps) {
     reinterpret_cast<uint4*>(packed)[i] = from[i];
   }
-  if (threadIdx.x < Shape::kCapacity * kColumnsOfTile) {
-    shared.column_scales[threadIdx.x] = args.column_scales[threadIdx.x];
+  if (threadIdx.x < sizeof(ColumnScaling) / sizeof(float)) {
+    reinterpret_cast<float*>(&shared.scaling)[threadIdx.x] =
+        reinterpret_cast<const float*>(args.scaling)[threadIdx.x];
   }
   NamedBarrier(1, 32 * kConsumerWarps);
 
@@ -357,7 +390,7 @@ __device__ void Consume(const PassArgs& args, PassShared& shared, char* packed, 
     }
     BarrierWait(SharedAddress(&shared.values_empty[out.stage]), out.phase ^ 1);
     sums.StoreBest(
-        shared.column_scales + column_tile * kColumnsOfTile,
+        shared.scaling, column_tile,
         reinterpret_cast<float(*)[kTileRows]>(&shared.values[out.stage][column_tile][row]));
     __syncwarp();
     if (threadIdx.x % 32 == 0) BarrierArrive(SharedAddress(&shared.values_full[out.stage]));

@@ -56,7 +56,7 @@ __device__ float ColumnScale(const PrepareArgs& args, float magnitude) {
     frexpf(magnitude, &exponent);
     return ldexpf(1.0f, max(exponent - 12, -120));
   }
-  const float largest = args.pieces == 3 ? 127 * 65536.0f : 127 * 256.0f;
+  const float largest = args.pieces == 3 ? 127 * 65536.0f : args.pieces == 2 ? 127 * 256.0f : 127;
   return fmaxf(magnitude / largest, 1e-37f);
 }
 
@@ -91,12 +91,17 @@ __device__ void PackColumn(const PrepareArgs& args, int column) {
   const bool exists = column / kColumnsOfTile < args.num_tiles;
   float scale = 1;
   bool finite = true;
-  if (exists && (args.format == KeyFormat::kFloat8 || args.format == KeyFormat::kInt8)) {
+  if (exists && (args.format == KeyFormat::kFloat8 || IsInteger(args.format))) {
     const float magnitude = ColumnMagnitude(args, tile, column);
     finite = !isinf(magnitude);
     scale = ColumnScale(args, magnitude);
   }
-  if (threadIdx.x == 0) args.column_scales[column] = finite ? scale : NAN;
+  __shared__ int32_t sum;  // of the packed column, for kInt4
+  if (threadIdx.x == 0) {
+    args.scaling->scale[column] = finite ? scale : NAN;
+    sum = 0;
+  }
+  __syncthreads();
 
   const int step_width = StepWidth(args.format);
   const int step_bytes = PackedStepBytes(args.format, args.pieces);
@@ -110,7 +115,8 @@ __device__ void PackColumn(const PrepareArgs& args, int column) {
     return;
   }
   // An item is a register of a fragment: a step, a thread of the column's four, one of two.
-  const int elements = args.format == KeyFormat::kInt8 ? 4 : 2;
+  const int elements = IsInteger(args.format) ? 4 : 2;
+  int32_t own_sum = 0;
   for (int item = threadIdx.x; item < args.padded_width / step_width * 8; item += kThreads) {
     const int step = item / 8;
     const int t = item % 8 / 2;
@@ -119,6 +125,7 @@ __device__ void PackColumn(const PrepareArgs& args, int column) {
     for (int e = 0; e < elements; ++e) {
       const int k = step * step_width + ElementOf(args.format, t, r, e);
       const float value = exists && finite ? ColumnValue(args, tile, column, k) / scale : 0;
+      if (args.format == KeyFormat::kInt4) own_sum += __float2int_rn(value);
       for (int p = 0; p < args.pieces; ++p) {
         bits[p] |= Piece(args.format, args.pieces, p, value) << (32 / elements * e);
       }
@@ -129,6 +136,10 @@ __device__ void PackColumn(const PrepareArgs& args, int column) {
       reinterpret_cast<uint32_t*>(to)[(p * 32 + lane) * 2 + r] = bits[p];
     }
   }
+  if (args.format != KeyFormat::kInt4) return;
+  atomicAdd(&sum, own_sum);
+  __syncthreads();
+  if (threadIdx.x == 0) args.scaling->offset[column] = -7.5f * static_cast<float>(sum);
 }
 
 __global__ void __launch_bounds__(kThreads)

@@ -377,7 +377,7 @@ cudaError_t Launch(const WideArgs& args, cudaStream_t stream) {
 }
 
 int NumSlices(KeyFormat format, int width) {
-  return (width * KeyBytes(format) + kWideSliceBytes - 1) / kWideSliceBytes;
+  return (KeyBytes(format, width) + kWideSliceBytes - 1) / kWideSliceBytes;
 }
 
 }  // namespace
@@ -399,7 +399,7 @@ size_t WidePackedBytes(KeyFormat format, int width, int num_blocks) {
 }
 
 cudaError_t LaunchWide(WideArgs args, void* workspace, cudaStream_t stream) {
-  args.row_bytes = args.width * KeyBytes(args.format);
+  args.row_bytes = KeyBytes(args.format, args.width);
   args.num_slices = NumSlices(args.format, args.width);
   args.num_blocks = (args.num_tiles + kBlockTiles - 1) / kBlockTiles;
   args.packed = static_cast<char*>(workspace);

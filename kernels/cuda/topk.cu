@@ -233,20 +233,32 @@ struct SliceResults {
   int32_t* indices = nullptr;
 };
 
+__device__ Selected Output(const TopKArgs& args, int64_t question) {
+  const int64_t out = question * args.k;
+  return {args.best_scores + out, args.best_references + out,
+          args.best_indices == nullptr ? nullptr : args.best_indices + out,
+          args.best_counts == nullptr ? nullptr : args.best_counts + question};
+}
+
+// A slice a block; straight to the output when there is but one.
 __global__ void __launch_bounds__(kThreads)
     SelectOfSlices(const __grid_constant__ TopKArgs args, SliceResults results) {
   __shared__ SelectShared shared;
   const int64_t slice = blockIdx.x;
   const int64_t question = blockIdx.y;
+  const int64_t references_at = question * args.reference_stride;
   Candidates from;
   from.scores = args.scores + question * args.stride;
-  from.references = args.references;
+  from.references = args.references == nullptr ? nullptr : args.references + references_at;
+  from.indices = args.indices == nullptr ? nullptr : args.indices + references_at;
   from.visible = args.visible;
   from.begin = args.num_candidates * slice / gridDim.x;
   from.end = args.num_candidates * (slice + 1) / gridDim.x;
   const int64_t at = (question * gridDim.x + slice) * args.k;
-  Select(from, args.k, {results.scores + at, results.references + at, results.indices + at},
-         shared);
+  const Selected to = gridDim.x == 1 ? Output(args, question)
+                                     : Selected{results.scores + at, results.references + at,
+                                                results.indices + at, nullptr};
+  Select(from, args.k, to, shared);
 }
 
 __global__ void __launch_bounds__(kThreads)
@@ -259,12 +271,7 @@ __global__ void __launch_bounds__(kThreads)
   from.references = results.references + at;
   from.indices = results.indices + at;
   from.end = static_cast<int64_t>(num_slices) * args.k;
-  const int64_t out = question * args.k;
-  Select(from, args.k,
-         {args.best_scores + out, args.best_references + out,
-          args.best_indices == nullptr ? nullptr : args.best_indices + out,
-          args.best_counts == nullptr ? nullptr : args.best_counts + question},
-         shared);
+  Select(from, args.k, Output(args, question), shared);
 }
 
 int NumSlices(int64_t num_candidates) {
@@ -292,7 +299,9 @@ cudaError_t SelectTopK(const TopKArgs& args, void* workspace, cudaStream_t strea
   results.scores = reinterpret_cast<float*>(results.references + num_results);
   results.indices = reinterpret_cast<int32_t*>(results.scores + num_results);
   SelectOfSlices<<<dim3(num_slices, args.num_questions), kThreads, 0, stream>>>(args, results);
-  SelectOfResults<<<args.num_questions, kThreads, 0, stream>>>(args, results, num_slices);
+  if (num_slices > 1) {
+    SelectOfResults<<<args.num_questions, kThreads, 0, stream>>>(args, results, num_slices);
+  }
   return cudaGetLastError();
 }
 

@@ -16,6 +16,7 @@
 #include <string>
 #include <vector>
 
+#include "kernels/cuda/coarse.h"
 #include "kernels/cuda/routing.h"
 #include "kernels/cuda/topk.h"
 
@@ -263,12 +264,15 @@ bool SameBits(const std::vector<float>& a, const std::vector<float>& b) {
 
 double Tolerance(KeyFormat format, QueryPrecision precision) {
   if (format == KeyFormat::kFloat32) return 3e-6;
-  if (precision == QueryPrecision::kSplit) return format == KeyFormat::kBFloat16 ? 3e-5 : 1e-5;
+  if (precision == QueryPrecision::kSplit && format != KeyFormat::kInt4) {
+    return format == KeyFormat::kBFloat16 ? 3e-5 : 1e-5;
+  }
+  if (format == KeyFormat::kInt4) return precision == QueryPrecision::kSplit ? 5e-4 : 0.1;
   if (precision == QueryPrecision::kThroughput && format == KeyFormat::kFloat8) return 0.3;
   return format == KeyFormat::kBFloat16 ? 2e-2 : format == KeyFormat::kInt8 ? 5e-4 : 3e-3;
 }
 
-double g_worst[5][4];
+double g_worst[6][4];
 int g_compared = 0;  // bf16 kThroughput with kSingle, bit by bit
 int g_same = 0;
 
@@ -511,6 +515,158 @@ void TestBits() {
   }
 }
 
+// Codes of normal keys, made on the device, and what they stand for.
+Keys EncodeOnDevice(const Keys& from, KeyFormat format, int width) {
+  const DeviceArray<char> keys(from.bytes);
+  const DeviceArray<float> key_scales(from.scales);
+  const DeviceArray<uint8_t> codes(from.num_chunks * width / 2);
+  const DeviceArray<float> scales(from.num_chunks);
+  CUDA_OK(EncodeCoarse(keys.get(), format, from.scales.empty() ? nullptr : key_scales.get(),
+                       from.num_chunks, width, codes.get(), scales.get(), nullptr));
+  CUDA_OK(cudaDeviceSynchronize());
+  Keys to;
+  to.num_chunks = from.num_chunks;
+  to.scales = scales.Host();
+  const std::vector<uint8_t> bytes = codes.Host();
+  to.bytes.assign(bytes.begin(), bytes.end());
+  for (int64_t c = 0; c < from.num_chunks; ++c) {
+    for (int i = 0; i < width; ++i) {
+      const uint8_t byte = bytes[c * (width / 2) + i / 64 * 32 + i % 32];
+      to.values.push_back(to.scales[c] * ((i % 64 < 32 ? byte & 15 : byte >> 4) - 7.5));
+    }
+  }
+  return to;
+}
+
+void TestCodes() {
+  uint32_t seed = 5000;
+  for (const KeyFormat format : kFormats) {
+    for (const int width : {64, 192, 1024, 4096}) {
+      Case c = MakeCase(Folded(1, width, 0.7f), format, QueryPrecision::kSplit, {301, 0, 40},
+                        {1, 40, 3}, seed++);
+      for (Keys& keys : c.segments) {
+        const std::vector<double> exact = keys.values;
+        keys = EncodeOnDevice(keys, format, width);
+        double error = 0;
+        double square = 0;
+        for (size_t i = 0; i < exact.size(); ++i) {
+          error += (exact[i] - keys.values[i]) * (exact[i] - keys.values[i]);
+          square += exact[i] * exact[i];
+        }
+        Expect(exact.empty() || error < 0.015 * square, Name("codes", format, c.precision));
+      }
+      c.format = KeyFormat::kInt4;
+      for (const QueryPrecision precision : kPrecisions) {
+        c.precision = precision;
+        const std::vector<float> together = Score(c);
+        ExpectNear(c, together, Name("scores of codes", c.format, precision));
+        for (int q = 0; q < c.num_questions(); ++q) {
+          const std::vector<float> alone = Score(OneQuestion(c, q));
+          Expect(std::memcmp(alone.data(), &together[q * c.num_parts()],
+                             alone.size() * sizeof(float)) == 0,
+                 Name("company of codes", c.format, precision));
+        }
+      }
+    }
+  }
+}
+
+// With every part a candidate the answer is the full scan's, to the bit.
+void TestCoarse() {
+  uint32_t seed = 6000;
+  for (const KeyFormat format : kFormats) {
+    for (const QueryPrecision precision : kPrecisions) {
+      for (const int width : {192, 1024}) {
+        for (const Reduce query : {Reduce::kMax, Reduce::kMean}) {
+          RoutingShape shape = Folded(1, width, 0.7f);
+          shape.query = query;
+          const Case c =
+              MakeCase(shape, format, precision, {2001, 0, 7, 300}, {1, 40, 90, 3}, seed++);
+          Expect(c.num_parts() < 1000, "few parts");
+          const std::vector<float> scores = Score(c);
+          std::vector<DeviceArray<char>> keys;
+          std::vector<DeviceArray<float>> scales;
+          std::vector<DeviceArray<int64_t>> begins;
+          std::vector<RoutingSegment> segments;
+          std::vector<RoutingSegment> coded;
+          int64_t first_part = 0;
+          for (size_t i = 0; i < c.segments.size(); ++i) {
+            const Keys codes = EncodeOnDevice(c.segments[i], format, width);
+            keys.emplace_back(c.segments[i].bytes);
+            scales.emplace_back(c.segments[i].scales);
+            begins.emplace_back(c.part_begin[i]);
+            RoutingSegment segment;
+            segment.keys = keys.back().get();
+            segment.scales = c.segments[i].scales.empty() ? nullptr : scales.back().get();
+            segment.part_begin = begins.back().get();
+            segment.num_parts = static_cast<int64_t>(c.part_begin[i].size()) - 1;
+            segment.num_chunks = c.segments[i].num_chunks;
+            segment.first_part = first_part;
+            first_part += segment.num_parts;
+            segments.push_back(segment);
+            keys.emplace_back(codes.bytes);
+            scales.emplace_back(codes.scales);
+            segment.keys = keys.back().get();
+            segment.scales = scales.back().get();
+            coded.push_back(segment);
+          }
+          CoarseArgs args;
+          RoutingArgs& scan = args.scan;
+          scan.num_chunks = NumberChunks(segments.data(), static_cast<int>(segments.size()));
+          NumberChunks(coded.data(), static_cast<int>(coded.size()));
+          const DeviceArray<RoutingSegment> table(segments);
+          const DeviceArray<RoutingSegment> code_table(coded);
+          const DeviceArray<float> queries(c.queries);
+          const DeviceArray<float> coarse_scores(c.num_questions() * c.num_parts());
+          scan.shape = shape;
+          scan.format = format;
+          scan.precision = precision;
+          scan.segments = table.get();
+          scan.num_segments = static_cast<int>(segments.size());
+          scan.num_parts = c.num_parts();
+          scan.queries = queries.get();
+          scan.host_query_begin = c.query_begin.data();
+          scan.num_questions = c.num_questions();
+          scan.scores = coarse_scores.get();
+          args.codes = code_table.get();
+          args.num_candidates = 1000;
+          args.k = 16;
+          const DeviceArray<float> best_scores(c.num_questions() * args.k);
+          const DeviceArray<int64_t> best_references(c.num_questions() * args.k);
+          const DeviceArray<int32_t> best_indices(c.num_questions() * args.k);
+          args.best_scores = best_scores.get();
+          args.best_references = best_references.get();
+          args.best_indices = best_indices.get();
+          const DeviceArray<char> workspace(CoarseWorkspaceBytes(args));
+          CUDA_OK(SelectTopKCoarse(args, workspace.get(), nullptr));
+          CUDA_OK(cudaDeviceSynchronize());
+          workspace.Host();
+          coarse_scores.Host();
+          const auto got_scores = best_scores.Host();
+          const auto got_references = best_references.Host();
+          const auto got_indices = best_indices.Host();
+          for (int q = 0; q < c.num_questions(); ++q) {
+            std::vector<ScoredPart> want;
+            for (int64_t p = 0; p < c.num_parts(); ++p) {
+              if (scores[q * c.num_parts() + p] > kNoScore) {
+                want.push_back({scores[q * c.num_parts() + p], p});
+              }
+            }
+            std::sort(want.begin(), want.end(), Precedes);
+            bool same = true;
+            for (int i = 0; i < args.k; ++i) {
+              same = same && got_scores[q * args.k + i] == want[i].score &&
+                     got_references[q * args.k + i] == want[i].reference &&
+                     got_indices[q * args.k + i] == want[i].reference;
+            }
+            Expect(same, Name("coarse", format, precision) + " width " + std::to_string(width));
+          }
+        }
+      }
+    }
+  }
+}
+
 struct Best {
   float score;
   int64_t reference;
@@ -610,9 +766,12 @@ int Run(const std::string& which) {
     TestSegmentsAndQuestions();
     TestBits();
     TestTopK();
+    TestCodes();
+    TestCoarse();
   }
   if (which == "all" || which == "throughput") TestThroughput();
-  for (const KeyFormat format : kFormats) {
+  for (const KeyFormat format : {KeyFormat::kFloat32, KeyFormat::kBFloat16, KeyFormat::kInt8,
+                                 KeyFormat::kFloat8, KeyFormat::kInt4}) {
     for (const QueryPrecision precision :
          {QueryPrecision::kSplit, QueryPrecision::kSingle, QueryPrecision::kThroughput}) {
       std::printf("%s worst error %.3g\n", Name("scores", format, precision).c_str(),
