@@ -110,23 +110,29 @@ void ScanSharer::RunPass(const Batch& batch) const {
     question->result.view = view;
     question->result.scores.resize(num_parts);
   }
-  kernels::ScoreArgs args;
-  args.shape = *first.shape;
-  args.queries = batch.size() > 1 ? joined.data() : first.queries->data();
-  args.query_begin = query_begin;
-  std::vector<float> scores;  // [questions, parts of a segment]
-  int64_t done = 0;
+  // [questions, parts of a segment], segment after segment; one question's are in place at once.
+  std::vector<float> shared(batch.size() > 1 ? batch.size() * num_parts : 0);
+  float* scores = batch.size() > 1 ? shared.data() : batch[0]->result.scores.data();
+  std::vector<kernels::ScoreArgs> segments;
   for (const SegmentView& segment : view) {
     if (segment.num_parts == 0) continue;
+    kernels::ScoreArgs& args = segments.emplace_back();
+    args.shape = *first.shape;
+    args.queries = batch.size() > 1 ? joined.data() : first.queries->data();
+    args.query_begin = query_begin;
     args.segment = segment.segment->Keys(first.layer_index, segment.num_parts);
-    scores.resize(batch.size() * segment.num_parts);
-    args.scores = scores.data();
-    backend_->ScoreParts(args);
+    args.scores = scores;
+    scores += batch.size() * segment.num_parts;
+  }
+  backend_->ScoreSegments(segments);
+  if (batch.size() == 1) return;
+  int64_t done = 0;
+  for (const kernels::ScoreArgs& args : segments) {
+    const int64_t parts = args.segment.num_parts();
     for (size_t i = 0; i < batch.size(); ++i) {
-      std::copy_n(scores.data() + i * segment.num_parts, segment.num_parts,
-                  batch[i]->result.scores.data() + done);
+      std::copy_n(args.scores + i * parts, parts, batch[i]->result.scores.data() + done);
     }
-    done += segment.num_parts;
+    done += parts;
   }
 }
 

@@ -14,7 +14,7 @@
 #include "kernels/cuda/ptx.cuh"
 #include "kernels/cuda/routing_cursor.cuh"
 #include "kernels/cuda/routing_wide.h"
-#include "kernels/cuda/wgmma.cuh"
+#include "kernels/cuda/wgmma_wide.cuh"
 
 namespace msa::kernels::cuda {
 namespace {
@@ -127,7 +127,7 @@ __device__ void ReleaseStage(Shared& shared, int stage) {
   if (lane < kCluster) BarrierArriveAt(SharedAddress(&shared.empty[stage]), lane);
 }
 
-// Best of every question's run of tiles. `sums` as wgmma.cuh says.
+// Best of every question's run of tiles. `sums` as wgmma_wide.cuh says.
 template <KeyFormat kFormat>
 __device__ void StoreBest(const float (&sums)[128], uint32_t run_ends, int row, Shared& shared) {
   const int lane = threadIdx.x % 32;
@@ -172,9 +172,9 @@ __device__ void Consume(const WideArgs& args, Shared& shared) {
       for (int slice = 0; slice < args.num_slices; ++slice) {
         BarrierWait(SharedAddress(&shared.full[at.stage]), at.phase);
         const uint64_t a =
-            MatrixDescriptor(SharedAddress(shared.keys[at.stage]) + group * 64 * kWideSliceBytes);
-        const uint64_t b = MatrixDescriptor(SharedAddress(shared.columns[at.stage]));
-        ProductsBegin();
+            RowsDescriptor(SharedAddress(shared.keys[at.stage]) + group * 64 * kWideSliceBytes);
+        const uint64_t b = RowsDescriptor(SharedAddress(shared.columns[at.stage]));
+        BeginProducts();
 #pragma unroll
         for (int i = 0; i < kWideSliceBytes / 32; ++i) {
           if constexpr (kFormat == KeyFormat::kFloat8) {
@@ -183,15 +183,15 @@ __device__ void Consume(const WideArgs& args, Shared& shared) {
             ProductBFloat16(sums, a + 2 * i, b + 2 * i, slice + i > 0);
           }
         }
-        ProductsCommit();
+        CommitProducts();
         if (slice > 0) {
-          ProductsWait<1>();
+          WaitForProducts<1>();
           ReleaseStage(shared, last_stage);
         }
         last_stage = at.stage;
         at.Advance(kStages);
       }
-      ProductsWait<0>();
+      WaitForProducts<0>();
       ReleaseStage(shared, last_stage);
       BarrierWait(SharedAddress(&shared.values_empty), values_phase);
       values_phase ^= 1;

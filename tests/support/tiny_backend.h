@@ -75,7 +75,7 @@ class TinyBackend : public kernels::Backend {
   void Rope(float*, absl::Span<const int32_t>, int, int, const float*, float) const override {
     Absent();
   }
-  void SiluMul(const float*, const float*, int64_t, float*) const override { Absent(); }
+  void SiluMul(const float*, int64_t, int64_t, float*) const override { Absent(); }
   void Add(float*, const float*, int64_t) const override { Absent(); }
 
  private:
