@@ -1,5 +1,6 @@
-// Times of the routing pass at MSA-4B's shapes against the device's copy bandwidth, measured in the
-// same run. One JSON line a measurement. Usage: routing_bench [seconds].
+// Times of the routing pass at MSA-4B's shapes against the device's copy bandwidth and matrix rate,
+// measured in the same run, and of what a library's products make of the same question. One JSON
+// line a measurement. Usage: routing_bench [formats, as bf16,int8,fp8,f32].
 #include <cublas_v2.h>
 #include <cuda_bf16.h>
 #include <cuda_runtime.h>
@@ -12,11 +13,19 @@
 #include <string>
 #include <vector>
 
+#include "benchmarks/cuda/device_bench.cuh"
 #include "kernels/cuda/routing.h"
 #include "kernels/cuda/topk.h"
 
 namespace msa::kernels::cuda {
 namespace {
+
+using benchmarks::Allocate;
+using benchmarks::CopyBandwidth;
+using benchmarks::FillFloats;
+using benchmarks::Hash;
+using benchmarks::Measure;
+using benchmarks::Time;
 
 constexpr int kWidth = 1024;
 constexpr int64_t kChunksOfPart = 9;
@@ -24,21 +33,6 @@ constexpr int64_t kMaxTokens = 100'000'000;
 constexpr int kTokensOfChunk = 64;
 constexpr int64_t kSegmentChunks = 16'384;
 constexpr int64_t kWorkspaceBytes = 64 << 20;
-
-#define CUDA_OK(call)                                                                       \
-  do {                                                                                      \
-    const cudaError_t error_ = (call);                                                      \
-    if (error_ != cudaSuccess) {                                                            \
-      std::printf("%s:%d %s: %s\n", __FILE__, __LINE__, #call, cudaGetErrorString(error_)); \
-      std::exit(1);                                                                         \
-    }                                                                                       \
-  } while (0)
-
-__device__ uint32_t Hash(uint64_t x) {
-  x = (x ^ (x >> 31)) * 0x9E3779B97F4A7C15u;
-  x = (x ^ (x >> 29)) * 0xBF58476D1CE4E5B9u;
-  return static_cast<uint32_t>(x >> 32);
-}
 
 // Random finite keys: bf16 of -2 … 2, any int8, fp8 but not NaN.
 __global__ void FillKeys(uint32_t* words, int64_t count, KeyFormat format) {
@@ -49,54 +43,6 @@ __global__ void FillKeys(uint32_t* words, int64_t count, KeyFormat format) {
     if (format == KeyFormat::kFloat32) bits = (bits & 0x80FFFFFFu) | 0x3F000000u;
     words[i] = bits;
   }
-}
-
-__global__ void FillFloats(float* to, int64_t count) {
-  for (int64_t i = blockIdx.x * 256ll + threadIdx.x; i < count; i += gridDim.x * 256ll) {
-    to[i] = static_cast<float>(Hash(i + 7)) * (1.0f / 4294967296.0f) - 0.5f;
-  }
-}
-
-template <typename T>
-T* Allocate(int64_t count) {
-  void* memory = nullptr;
-  CUDA_OK(cudaMalloc(&memory, count * sizeof(T)));
-  return static_cast<T*>(memory);
-}
-
-// Median, in microseconds, of `run(repetition)`.
-struct Time {
-  double median = 0;
-  double low = 0;
-  double high = 0;
-};
-
-Time Measure(int repetitions, const std::function<void(int)>& run) {
-  for (int i = 0; i < 2; ++i) run(i);
-  std::vector<cudaEvent_t> events(repetitions + 1);
-  for (cudaEvent_t& event : events) CUDA_OK(cudaEventCreate(&event));
-  CUDA_OK(cudaEventRecord(events[0]));
-  for (int i = 0; i < repetitions; ++i) {
-    run(i + 2);
-    CUDA_OK(cudaEventRecord(events[i + 1]));
-  }
-  CUDA_OK(cudaDeviceSynchronize());
-  std::vector<double> times;
-  for (int i = 0; i < repetitions; ++i) {
-    float ms = 0;
-    CUDA_OK(cudaEventElapsedTime(&ms, events[i], events[i + 1]));
-    times.push_back(ms * 1e3);
-  }
-  for (cudaEvent_t event : events) cudaEventDestroy(event);
-  std::sort(times.begin(), times.end());
-  return {times[times.size() / 2], times.front(), times.back()};
-}
-
-double CopyBandwidth(char* memory, int64_t bytes) {
-  const Time time = Measure(9, [&](int) {
-    CUDA_OK(cudaMemcpyAsync(memory + bytes / 2, memory, bytes / 2, cudaMemcpyDeviceToDevice));
-  });
-  return bytes / time.median * 1e-3;  // GB/s, bytes read and written
 }
 
 const char* FormatName(KeyFormat format) {
@@ -205,10 +151,11 @@ void BenchFormat(KeyFormat format, char* keys, double copy_gbps) {
         std::printf(
             "{\"what\":\"routing\",\"format\":\"%s\",\"precision\":\"%s\",\"tokens\":\"%lldM\","
             "\"rows\":%d,\"questions\":%d,\"us\":%.1f,\"min_us\":%.1f,\"max_us\":%.1f,"
-            "\"gbps\":%.0f,\"of_copy\":%.3f}\n",
+            "\"queued_us\":%.1f,\"gbps\":%.0f,\"of_copy\":%.3f,\"queued_of_copy\":%.3f}\n",
             FormatName(format), precision == QueryPrecision::kSplit ? "split" : "single",
             static_cast<long long>(tokens / 1'000'000), rows, questions, time.median, time.low,
-            time.high, gbps, gbps / copy_gbps);
+            time.high, time.queued, gbps, gbps / copy_gbps,
+            gbps / copy_gbps * time.median / time.queued);
       }
     }
   }

@@ -51,7 +51,7 @@ template <KeyFormat kFormat, int kPieces>
 __device__ void ScoreTile(const char* low_row, const char* high_row, int row_bytes,
                           const char* packed, const ColumnScaling& scaling, int column, float& low,
                           float& high) {
-  using Sums = Products<PassShape<kFormat, kPieces, 1, 256, false>>;
+  using Sums = Products<PassShape<kFormat, kPieces, 1, 256>>;
   constexpr int kStep = kMaxTiles * PackedStepBytes(kFormat, kPieces);
   const int word = threadIdx.x % 4 * 4;
   Sums sums;
@@ -320,6 +320,7 @@ cudaError_t SelectTopKCoarse(const CoarseArgs& args, void* workspace, cudaStream
   best.num_candidates = args.scan.num_parts;
   best.stride = args.scan.num_parts;
   best.k = args.num_candidates;
+  best.sorted = false;
   best.best_scores = reinterpret_cast<float*>(memory + at.scores);
   best.best_references = reinterpret_cast<int64_t*>(memory + at.references);
   best.best_indices = reinterpret_cast<int32_t*>(memory + at.columns);
@@ -335,6 +336,7 @@ cudaError_t SelectTopKCoarse(const CoarseArgs& args, void* workspace, cudaStream
   final.num_candidates = args.num_candidates;
   final.stride = args.num_candidates;
   final.k = args.k;
+  final.sorted = true;
   final.best_scores = args.best_scores;
   final.best_references = args.best_references;
   final.best_indices = args.best_indices;

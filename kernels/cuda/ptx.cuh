@@ -110,18 +110,11 @@ __device__ inline void ClusterBarrier() {
 #endif
 }
 
-// sm_90. What this thread has written to shared memory is seen by the matrix units.
+// sm_90. What is written to shared memory, and seen by this thread, is seen by the matrix units.
 __device__ inline void FenceForMatrixUnits() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 #endif
-}
-
-// Groups of this thread's asynchronous copies; waits until all but the last `kPending` are done.
-__device__ inline void CommitCopies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
-template <int kPending>
-__device__ inline void WaitForCopies() {
-  asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
 }
 
 // The next kernel of the stream may start (sm_90; before, it starts when this one has ended).

@@ -17,8 +17,10 @@ class TileCursor {
                         int worker, int num_workers, int tile_rows)
       : segments_(segments),
         at_(num_chunks * worker / num_workers),
-        end_(num_chunks * (worker + 1) / num_workers),
-        tile_rows_(tile_rows) {
+        end_(num_chunks * (worker + 1) / num_workers) {
+    // Tiles of equal size: a short last one would leave memory half idle.
+    const int64_t num_tiles = max((end_ - at_ + tile_rows - 1) / tile_rows, int64_t{1});
+    tile_rows_ = static_cast<int>((end_ - at_ + num_tiles - 1) / num_tiles);
     const int lane = threadIdx.x % 32;
     int before = 0;  // segments that begin at or before at_
     for (int first = 0; first < num_segments; first += 32) {
@@ -56,7 +58,7 @@ class TileCursor {
   const RoutingSegment* segments_;
   int64_t at_;
   int64_t end_;
-  int tile_rows_;
+  int tile_rows_ = 0;
   int segment_ = 0;
   RoutingSegment current_;
   bool first_ = true;
@@ -95,7 +97,8 @@ __device__ inline int64_t FindPart(const RoutingSegment& segment, int64_t row) {
 
 // Calls score(column of the scores, begin, end) for the parts that own chunks of a tile (of chunks
 // row … row + rows - 1 of the segment), one lane a part; begin … end-1 are its chunks, counted from
-// the tile's first. `part` is the first that ends after `row`; returns the same of the next tile.
+// the tile's first. `part` is the first that ends after `row`, or one before it; returns the first
+// that ends after the tile.
 template <typename Score>
 __device__ int64_t WalkParts(const RoutingSegment& segment, int64_t part, int64_t row, int rows,
                              const Score& score) {

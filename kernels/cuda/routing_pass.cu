@@ -42,18 +42,24 @@ int PackedBytes(KeyFormat format, int pieces, int capacity, int width) {
   return padded / StepWidth(format) * capacity * PackedStepBytes(format, pieces);
 }
 
+// Shared memory besides the packed queries and the stages.
+int FixedBytes(int capacity) {
+  const int values = capacity * kTileRows * static_cast<int>(sizeof(float));
+  return static_cast<int>(sizeof(PassShared)) + kFinishWarps * values;
+}
+
 int NumStages(KeyFormat format, int pieces, int capacity, int width, int shared_bytes) {
   const int stage = kTileRows * (SliceBytes(format, pieces, capacity) + 16);
-  const int room = shared_bytes - static_cast<int>(sizeof(PassShared)) -
-                   PackedBytes(format, pieces, capacity, width);
+  const int room =
+      shared_bytes - FixedBytes(capacity) - PackedBytes(format, pieces, capacity, width);
   return std::min(room / stage, kMaxStages);
 }
 
 template <typename Shape>
 cudaError_t LaunchShape(PassArgs& args, const DeviceTraits& device, cudaStream_t stream) {
   const auto kernel = RoutingPassKernel<Shape>;
-  const int shared_bytes = static_cast<int>(sizeof(PassShared)) + args.packed_bytes +
-                           args.num_stages * Shape::kStageBytes;
+  const int shared_bytes =
+      FixedBytes(Shape::kCapacity) + args.packed_bytes + args.num_stages * Shape::kStageBytes;
   const cudaError_t error =
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes);
   if (error != cudaSuccess) return error;
@@ -68,19 +74,14 @@ cudaError_t LaunchShape(PassArgs& args, const DeviceTraits& device, cudaStream_t
   config.dynamicSmemBytes = shared_bytes;
   config.stream = stream;
   config.attrs = &attribute;
-  config.numAttrs = device.major >= 9 ? 1 : 0;
+  config.numAttrs = device.major >= 9 && std::getenv("MSA_NO_PDL") == nullptr ? 1 : 0;
   return cudaLaunchKernelEx(&config, kernel, args);
 }
 
 template <KeyFormat kFormat, int kPieces, int kCapacity>
 cudaError_t Launch(PassArgs& args, const DeviceTraits& device, cudaStream_t stream) {
   constexpr int kSlice = SliceBytes(kFormat, kPieces, kCapacity);
-  const bool bulk =
-      device.major >= 9 && args.row_bytes % kSlice == 0 && std::getenv("MSA_BULK") != nullptr;
-  return bulk ? LaunchShape<PassShape<kFormat, kPieces, kCapacity, kSlice, true>>(args, device,
-                                                                                  stream)
-              : LaunchShape<PassShape<kFormat, kPieces, kCapacity, kSlice, false>>(args, device,
-                                                                                   stream);
+  return LaunchShape<PassShape<kFormat, kPieces, kCapacity, kSlice>>(args, device, stream);
 }
 
 template <KeyFormat kFormat, int kPieces, bool kEight>

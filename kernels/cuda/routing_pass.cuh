@@ -3,8 +3,9 @@
 //
 //   producer warps   copy slices (kSliceBytes of every key of a tile) into the ring
 //   consumer warps   tile of keys × columns; the maximum over each tile of 8 columns
-//   last warp        times the chunk's scale, maximum over a question's tiles and a part's chunks,
-//                    one atomic maximum a part and question
+//   finishing warps  a tile each in turn: times the chunk's scale, maximum over a question's tiles
+//                    and a part's chunks, one atomic maximum a part and question. They wait for
+//                    device memory (scales, parts) most of the time, so there are several.
 //
 // A dot product adds its steps in the order of the width, whatever the shape of the tile.
 #ifndef MSA_KERNELS_CUDA_ROUTING_PASS_CUH_
@@ -23,7 +24,8 @@ namespace msa::kernels::cuda {
 constexpr int kTileRows = 128;
 constexpr int kConsumerWarps = 8;
 constexpr int kProducerWarps = 2;
-constexpr int kPassThreads = 32 * (kConsumerWarps + kProducerWarps + 1);
+constexpr int kFinishWarps = 4;
+constexpr int kPassThreads = 32 * (kConsumerWarps + kProducerWarps + kFinishWarps);
 constexpr int kMaxStages = 8;
 
 // How consumer warps share a tile: rows in groups of 16 · kRowTiles, columns in groups of 8 ·
@@ -41,31 +43,34 @@ struct WarpShape<1> {
   static constexpr int kColumnTiles = 1;
 };
 
-template <KeyFormat kKeys, int kPieceCount, int kColumns, int kSlice, bool kBulkCopies>
+template <KeyFormat kKeys, int kPieceCount, int kColumns, int kSlice>
 struct PassShape : WarpShape<kColumns> {
   static constexpr KeyFormat kFormat = kKeys;
   static constexpr int kPieces = kPieceCount;
   static constexpr int kCapacity = kColumns;
   static constexpr int kSliceBytes = kSlice;
-  static constexpr bool kBulk = kBulkCopies;
   // One access width of padding: the 8 rows of a fragment lie in different banks.
   static constexpr int kPitch = kSlice + 16;
   static constexpr int kStageBytes = kTileRows * kPitch;
+  static constexpr int kValuesBytes = kColumns * kTileRows * static_cast<int>(sizeof(float));
   static constexpr int kSteps = KeyElements(kKeys, kSlice) / StepWidth(kKeys);  // of a slice
   static constexpr int kStepBytes = kColumns * PackedStepBytes(kKeys, kPieceCount);
   static_assert(kConsumerWarps * 16 * WarpShape<kColumns>::kRowTiles ==
                 kTileRows * WarpShape<kColumns>::kColumnGroups);
 };
 
-// Shared memory that is there whatever the shape; the packed queries and the stages follow it.
+// Shared memory that is there whatever the shape. The packed queries follow it, then the best of
+// each column tile by chunk, [kFinishWarps][capacity][kTileRows] float, then the stages.
 struct PassShared {
   uint64_t stage_full[kMaxStages];
   uint64_t stage_empty[kMaxStages];
-  uint64_t values_full[2];
-  uint64_t values_empty[2];
+  uint64_t values_full[kFinishWarps];
+  uint64_t values_empty[kFinishWarps];
   ColumnScaling scaling;
-  alignas(16) float values[2][kMaxTiles][kTileRows];  // best of a column tile, by chunk
 };
+static_assert(sizeof(PassShared) % 16 == 0);
+
+using TileValues = float (*)[kTileRows];  // [capacity][kTileRows]
 
 __device__ inline TileCursor CursorOfBlock(const PassArgs& args) {
   return TileCursor(args.segments, args.num_segments, args.num_chunks, blockIdx.x, gridDim.x,
@@ -84,45 +89,23 @@ __device__ void CopySliceAsync(uint32_t to, const char* keys, int row_bytes, int
   const char* from = keys + static_cast<int64_t>(row) * row_bytes + (bytes != 0 ? offset : 0);
   const int64_t step = static_cast<int64_t>(kRowsOfCopy) * row_bytes;
   to += row * Shape::kPitch + thread % kUnits * 16;
-  if (rows == kTileRows) {
 #pragma unroll 16
-    for (int i = 0; i < kTileRows / kRowsOfCopy; ++i) {
-      CopyAsync16(to + i * kRowsOfCopy * Shape::kPitch, from, bytes);
-      from += step;
-    }
-    return;
-  }
-  for (int i = row; i < rows; i += kRowsOfCopy) {
-    CopyAsync16(to, from, bytes);
-    to += kRowsOfCopy * Shape::kPitch;
+  for (int i = 0; i < kTileRows; i += kRowsOfCopy) {
+    if (i + row < rows) CopyAsync16(to + i * Shape::kPitch, from, bytes);
     from += step;
   }
 }
 
 template <typename Shape>
 __device__ void Produce(const PassArgs& args, PassShared& shared, uint32_t stages) {
-  const int lane = threadIdx.x % 32;
-  const int warp = threadIdx.x / 32 - kConsumerWarps;
-  if (Shape::kBulk && warp != 0) return;
   StageCursor at;
   for (TileCursor tile = CursorOfBlock(args); tile.Next();) {
     const char* keys = static_cast<const char*>(tile.segment().keys) + tile.row() * args.row_bytes;
     for (int slice = 0; slice < args.num_slices; ++slice) {
       BarrierWait(SharedAddress(&shared.stage_empty[at.stage]), at.phase ^ 1);
-      const uint32_t full = SharedAddress(&shared.stage_full[at.stage]);
-      const uint32_t to = stages + at.stage * Shape::kStageBytes;
-      if constexpr (Shape::kBulk) {
-        if (lane == 0) BarrierExpect(full, tile.rows() * Shape::kSliceBytes);
-        __syncwarp();
-        const char* from = keys + slice * Shape::kSliceBytes;
-        for (int row = lane; row < tile.rows(); row += 32) {
-          CopyBulk(to + row * Shape::kPitch, from + static_cast<int64_t>(row) * args.row_bytes,
-                   Shape::kSliceBytes, full);
-        }
-      } else {
-        CopySliceAsync<Shape>(to, keys, args.row_bytes, tile.rows(), slice);
-        BarrierArriveAfterCopies(full);
-      }
+      CopySliceAsync<Shape>(stages + at.stage * Shape::kStageBytes, keys, args.row_bytes,
+                            tile.rows(), slice);
+      BarrierArriveAfterCopies(SharedAddress(&shared.stage_full[at.stage]));
       at.Advance(args.num_stages);
     }
   }
@@ -266,7 +249,7 @@ struct Products {
   // Best of each column tile, to values[column tile][row]. `values` is at the warp's first row and
   // column tile, which is `column_tile` of `scaling`.
   __device__ void StoreBest(const ColumnScaling& scaling, int column_tile,
-                            float (*values)[kTileRows]) const {
+                            TileValues values) const {
     const int lane = threadIdx.x % 32;
 #pragma unroll
     for (int n = 0; n < kColumnTiles; ++n) {
@@ -340,7 +323,7 @@ struct FloatProducts {
     }
   }
 
-  __device__ void StoreBest(const ColumnScaling&, int, float (*values)[kTileRows]) const {
+  __device__ void StoreBest(const ColumnScaling&, int, TileValues values) const {
     const int lane = threadIdx.x % 32;
 #pragma unroll
     for (int n = 0; n < kColumnTiles; ++n) {
@@ -356,7 +339,8 @@ struct FloatProducts {
 };
 
 template <typename Shape>
-__device__ void Consume(const PassArgs& args, PassShared& shared, char* packed, uint32_t stages) {
+__device__ void Consume(const PassArgs& args, PassShared& shared, char* packed, char* values,
+                        uint32_t stages) {
   using Sums = std::conditional_t<Shape::kFormat == KeyFormat::kFloat32, FloatProducts<Shape>,
                                   Products<Shape>>;
   WaitForPrerequisites();
@@ -389,20 +373,22 @@ __device__ void Consume(const PassArgs& args, PassShared& shared, char* packed, 
       at.Advance(args.num_stages);
     }
     BarrierWait(SharedAddress(&shared.values_empty[out.stage]), out.phase ^ 1);
-    sums.StoreBest(
-        shared.scaling, column_tile,
-        reinterpret_cast<float(*)[kTileRows]>(&shared.values[out.stage][column_tile][row]));
+    float* to = reinterpret_cast<float*>(values + out.stage * Shape::kValuesBytes);
+    sums.StoreBest(shared.scaling, column_tile,
+                   reinterpret_cast<TileValues>(to + column_tile * kTileRows + row));
     __syncwarp();
     if (threadIdx.x % 32 == 0) BarrierArrive(SharedAddress(&shared.values_full[out.stage]));
-    out.Advance(2);
+    out.Advance(kFinishWarps);
   }
 }
 
 // values[first tile of a question's run] = scale of the chunk · scale · best of its tiles.
-__device__ inline void FoldTiles(const PassArgs& args, const float* chunk_scales, int64_t row,
-                                 int rows, float (*values)[kTileRows]) {
-  for (int r = threadIdx.x % 32; r < rows; r += 32) {
-    const float chunk_scale = chunk_scales == nullptr ? 1.0f : chunk_scales[row + r];
+__device__ inline void FoldTiles(const PassArgs& args, const float (&chunk_scales)[kTileRows / 32],
+                                 int rows, TileValues values) {
+#pragma unroll
+  for (int i = 0; i < kTileRows / 32; ++i) {
+    const int r = threadIdx.x % 32 + 32 * i;
+    if (r >= rows) break;
     int first = 0;
     float best = values[0][r];
     for (int tile = 1; tile <= args.num_tiles; ++tile) {
@@ -410,7 +396,7 @@ __device__ inline void FoldTiles(const PassArgs& args, const float* chunk_scales
         best = MaxOrNan(best, values[tile][r]);
         continue;
       }
-      values[first][r] = best * chunk_scale * args.scale;
+      values[first][r] = best * chunk_scales[i] * args.scale;
       if (tile == args.num_tiles) break;
       first = tile;
       best = values[tile][r];
@@ -420,7 +406,7 @@ __device__ inline void FoldTiles(const PassArgs& args, const float* chunk_scales
 
 // Best of chunks begin … end-1 of the tile to every question's score of a part.
 __device__ inline void ScorePart(const PassArgs& args, int64_t column, int begin, int end,
-                                 const float (*values)[kTileRows]) {
+                                 const TileValues values) {
   for (int tile = 0; tile < args.num_tiles; ++tile) {
     if (tile > 0 && args.question[tile] == args.question[tile - 1]) continue;
     float best = kNoScore;
@@ -429,23 +415,40 @@ __device__ inline void ScorePart(const PassArgs& args, int64_t column, int begin
   }
 }
 
-__device__ inline void Finish(const PassArgs& args, PassShared& shared) {
+// Every kFinishWarps-th tile, beginning with the warp's own.
+template <typename Shape>
+__device__ void Finish(const PassArgs& args, PassShared& shared, char* values) {
   const int lane = threadIdx.x % 32;
-  WaitForPrerequisites();
-  StageCursor at;
+  const int own = threadIdx.x / 32 - kConsumerWarps - kProducerWarps;
+  TileValues of_tile = reinterpret_cast<TileValues>(values + own * Shape::kValuesBytes);
+  uint32_t phase = 0;
+  int next = own;
+  bool new_segment = false;
   int64_t part = 0;
-  for (TileCursor tile = CursorOfBlock(args); tile.Next(); at.Advance(2)) {
+  WaitForPrerequisites();
+  for (TileCursor tile = CursorOfBlock(args); tile.Next();) {
+    new_segment = new_segment || tile.new_segment();
+    if (next-- > 0) continue;
+    next = kFinishWarps - 1;
     const RoutingSegment& segment = tile.segment();
-    if (tile.new_segment()) part = FindPart(segment, tile.row());
-    BarrierWait(SharedAddress(&shared.values_full[at.stage]), at.phase);
-    float(*values)[kTileRows] = shared.values[at.stage];
-    FoldTiles(args, segment.scales, tile.row(), tile.rows(), values);
+    float chunk_scales[kTileRows / 32];  // asked for before the values are there
+#pragma unroll
+    for (int i = 0; i < kTileRows / 32; ++i) {
+      const int r = lane + 32 * i;
+      chunk_scales[i] =
+          segment.scales == nullptr || r >= tile.rows() ? 1.0f : segment.scales[tile.row() + r];
+    }
+    if (new_segment) part = FindPart(segment, tile.row());
+    new_segment = false;
+    BarrierWait(SharedAddress(&shared.values_full[own]), phase);
+    phase ^= 1;
+    FoldTiles(args, chunk_scales, tile.rows(), of_tile);
     __syncwarp();
     part = WalkParts(
         segment, part, tile.row(), tile.rows(),
-        [&](int64_t column, int begin, int end) { ScorePart(args, column, begin, end, values); });
+        [&](int64_t column, int begin, int end) { ScorePart(args, column, begin, end, of_tile); });
     __syncwarp();
-    if (lane == 0) BarrierArrive(SharedAddress(&shared.values_empty[at.stage]));
+    if (lane == 0) BarrierArrive(SharedAddress(&shared.values_empty[own]));
   }
 }
 
@@ -455,26 +458,26 @@ __global__ void __launch_bounds__(kPassThreads, 1)
   extern __shared__ __align__(128) char memory[];
   PassShared& shared = *reinterpret_cast<PassShared*>(memory);
   char* packed = memory + sizeof(PassShared);
-  const uint32_t stages = SharedAddress(packed + args.packed_bytes);
+  char* values = packed + args.packed_bytes;
+  const uint32_t stages = SharedAddress(values + kFinishWarps * Shape::kValuesBytes);
   if (threadIdx.x == 0) {
     for (int i = 0; i < args.num_stages; ++i) {
-      BarrierInit(SharedAddress(&shared.stage_full[i]), Shape::kBulk ? 1 : 32 * kProducerWarps);
+      BarrierInit(SharedAddress(&shared.stage_full[i]), 32 * kProducerWarps);
       BarrierInit(SharedAddress(&shared.stage_empty[i]), kConsumerWarps);
     }
-    for (int i = 0; i < 2; ++i) {
+    for (int i = 0; i < kFinishWarps; ++i) {
       BarrierInit(SharedAddress(&shared.values_full[i]), kConsumerWarps);
       BarrierInit(SharedAddress(&shared.values_empty[i]), 1);
     }
-    FenceBarrierInit();
   }
   __syncthreads();
   const int warp = threadIdx.x / 32;
   if (warp < kConsumerWarps) {
-    Consume<Shape>(args, shared, packed, stages);
+    Consume<Shape>(args, shared, packed, values, stages);
   } else if (warp < kConsumerWarps + kProducerWarps) {
     Produce<Shape>(args, shared, stages);
   } else {
-    Finish(args, shared);
+    Finish<Shape>(args, shared, values);
   }
 }
 

@@ -56,22 +56,13 @@ __device__ int OwnRows(const TileCursor& tile) {
 
 __device__ int64_t OwnRow(const TileCursor& tile) { return tile.row() + ClusterRank() * kRows; }
 
-// 16 bytes a thread and copy, 8 rows each time. The matrix units see them once this thread has
-// waited for them and fenced, so a stage is announced two stages later.
+// 16 bytes a thread and copy, 8 rows each time.
 __device__ void ProduceKeys(const WideArgs& args, Shared& shared) {
-  constexpr int kAhead = 2;
   constexpr int kRowsOfCopy = kKeyThreads / 8;
   const int thread = threadIdx.x - 32 * kConsumerWarps;
   const int unit = thread % 8;
   const int first_row = thread / 8;
   StageCursor at;
-  StageCursor done;
-  int started = 0;
-  const auto announce = [&] {
-    FenceForMatrixUnits();
-    BarrierArrive(SharedAddress(&shared.full[done.stage]));
-    done.Advance(kStages);
-  };
   for (TileCursor tile = CursorOfCluster(args); tile.Next();) {
     const char* keys =
         static_cast<const char*>(tile.segment().keys) + OwnRow(tile) * args.row_bytes;
@@ -80,24 +71,19 @@ __device__ void ProduceKeys(const WideArgs& args, Shared& shared) {
       const int offset = step % args.num_slices * kWideSliceBytes + unit * 16;
       const uint32_t bytes = offset < args.row_bytes ? 16 : 0;
       BarrierWait(SharedAddress(&shared.empty[at.stage]), at.phase ^ 1);
+      // The rows of a thread are 8 apart: all swizzle alike.
       const uint32_t to = SharedAddress(shared.keys[at.stage]) + first_row * kWideSliceBytes +
-                          (unit ^ first_row) * 16;  // rows are 8 apart: all swizzle alike
+                          (unit ^ first_row) * 16;
 #pragma unroll 4
       for (int row = first_row; row < rows; row += kRowsOfCopy) {
         CopyAsync16(to + (row - first_row) * kWideSliceBytes,
                     keys + static_cast<int64_t>(row) * args.row_bytes + (bytes != 0 ? offset : 0),
                     bytes);
       }
-      CommitCopies();
+      BarrierArriveAfterCopies(SharedAddress(&shared.full[at.stage]));
       at.Advance(kStages);
-      if (++started > kAhead) {
-        WaitForCopies<kAhead>();
-        announce();
-      }
     }
   }
-  WaitForCopies<0>();
-  for (int i = 0; i < min(started, kAhead); ++i) announce();
 }
 
 __device__ void ProduceColumns(const WideArgs& args, Shared& shared) {
@@ -171,6 +157,7 @@ __device__ void Consume(const WideArgs& args, Shared& shared) {
       int last_stage = 0;
       for (int slice = 0; slice < args.num_slices; ++slice) {
         BarrierWait(SharedAddress(&shared.full[at.stage]), at.phase);
+        FenceForMatrixUnits();  // the keys came by ordinary copies
         const uint64_t a =
             RowsDescriptor(SharedAddress(shared.keys[at.stage]) + group * 64 * kWideSliceBytes);
         const uint64_t b = RowsDescriptor(SharedAddress(shared.columns[at.stage]));

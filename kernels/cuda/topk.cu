@@ -1,7 +1,7 @@
 // A block selects the best k of a list by radix: digit by digit from the top it finds the value of
 // the k-th, first in the scores, then (only among equals) in the references; collects what is not
-// worse; and sorts that by a bitonic network in shared memory. One block a slice of the candidates,
-// then one block a question over what the slices gave.
+// worse; and at the end sorts that by a bitonic network in shared memory. One block a slice of the
+// candidates, then one block a question over what the slices gave.
 #include <algorithm>
 
 #include "common/routing.h"
@@ -208,7 +208,8 @@ __device__ int64_t ReferenceOf(uint64_t order) {
   return static_cast<int64_t>(~order ^ 0x8000000000000000u);
 }
 
-__device__ void Select(const Candidates& from, int k, const Selected& to, SelectShared& shared) {
+__device__ void Select(const Candidates& from, int k, bool sorted, const Selected& to,
+                       SelectShared& shared) {
   int digits = 0;
   const Order threshold = FindThreshold(from, k, shared, digits);
   Collect(from, threshold, digits, shared);
@@ -216,7 +217,7 @@ __device__ void Select(const Candidates& from, int k, const Selected& to, Select
   __syncthreads();
   int size = 2;
   while (size < shared.count) size *= 2;
-  SortCollected(shared, size);
+  if (sorted) SortCollected(shared, size);
   const int count = min(shared.count, k);
   for (int i = threadIdx.x; i < k; i += kThreads) {
     to.scores[i] = i < count ? shared.score[i] : kNoScore;
@@ -258,7 +259,7 @@ __global__ void __launch_bounds__(kThreads)
   const Selected to = gridDim.x == 1 ? Output(args, question)
                                      : Selected{results.scores + at, results.references + at,
                                                 results.indices + at, nullptr};
-  Select(from, args.k, to, shared);
+  Select(from, args.k, args.sorted && gridDim.x == 1, to, shared);
 }
 
 __global__ void __launch_bounds__(kThreads)
@@ -271,7 +272,7 @@ __global__ void __launch_bounds__(kThreads)
   from.references = results.references + at;
   from.indices = results.indices + at;
   from.end = static_cast<int64_t>(num_slices) * args.k;
-  Select(from, args.k, Output(args, question), shared);
+  Select(from, args.k, args.sorted, Output(args, question), shared);
 }
 
 int NumSlices(int64_t num_candidates) {

@@ -23,6 +23,7 @@ struct TopKArgs {
   int64_t num_candidates = 0;  // at most 2^31 - 1
   int64_t stride = 0;          // of scores, at least num_candidates
   int k = 0;                   // 1 … kMaxTopK
+  bool sorted = true;          // else the best come in any order
   // out, best first: [num_questions, k], kNoScore / -1 / -1 behind the last; kNoScore and NaN are
   // never taken.
   float* best_scores = nullptr;

@@ -265,7 +265,7 @@ bool SameBits(const std::vector<float>& a, const std::vector<float>& b) {
 double Tolerance(KeyFormat format, QueryPrecision precision) {
   if (format == KeyFormat::kFloat32) return 3e-6;
   if (precision == QueryPrecision::kSplit && format != KeyFormat::kInt4) {
-    return format == KeyFormat::kBFloat16 ? 3e-5 : 1e-5;
+    return format == KeyFormat::kInt8 ? 1e-5 : 3e-5;
   }
   if (format == KeyFormat::kInt4) return precision == QueryPrecision::kSplit ? 5e-4 : 0.1;
   if (precision == QueryPrecision::kThroughput && format == KeyFormat::kFloat8) return 0.3;
