@@ -22,13 +22,15 @@ __device__ inline void BarrierArrive(uint32_t barrier) {
 
 // Waits until the phase of this parity has completed.
 __device__ inline void BarrierWait(uint32_t barrier, uint32_t parity) {
+  [[maybe_unused]] constexpr uint32_t kLongWaitNs = 10'000'000;
   uint32_t done = 0;
   while (done == 0) {
 #if __CUDA_ARCH__ >= 900
     asm volatile(
-        "{ .reg .pred p; mbarrier.try_wait.parity.shared.b64 p, [%1], %2; selp.u32 %0, 1, 0, p; }"
+        "{ .reg .pred p; mbarrier.try_wait.parity.shared.b64 p, [%1], %2, %3; "
+        "selp.u32 %0, 1, 0, p; }"
         : "=r"(done)
-        : "r"(barrier), "r"(parity)
+        : "r"(barrier), "r"(parity), "r"(kLongWaitNs)  // asks less often
         : "memory");
 #else
     asm volatile(

@@ -131,8 +131,7 @@ int64_t NumberChunks(RoutingSegment* host_segments, int num_segments) {
 
 size_t RoutingWorkspaceBytes(const RoutingArgs& args) {
   if (!ValidArgs(args) || !HasFastPath(args)) return kAlignment;
-  size_t bytes =
-      kMaxTiles * kColumnsOfTile * sizeof(float) + PackedCapacityBytes(args.shape.key_width());
+  size_t bytes = sizeof(ColumnScaling) + PackedCapacityBytes(args.shape.key_width());
   if (WantsWidePass(args)) {
     int blocks = 0;
     for (ColumnTiles tiles(args); blocks < kMaxBlocks && !tiles.done(); ++blocks) {

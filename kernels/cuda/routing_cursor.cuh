@@ -21,16 +21,18 @@ class TileCursor {
     // Tiles of equal size: a short last one would leave memory half idle.
     const int64_t num_tiles = max((end_ - at_ + tile_rows - 1) / tile_rows, int64_t{1});
     tile_rows_ = static_cast<int>((end_ - at_ + num_tiles - 1) / num_tiles);
+    if (at_ >= end_) return;
     const int lane = threadIdx.x % 32;
-    int before = 0;  // segments that begin at or before at_
     for (int first = 0; first < num_segments; first += 32) {
-      const bool mine = first + lane < num_segments && segments_[first + lane].first_chunk <= at_;
-      const int count = __popc(__ballot_sync(~0u, mine));
-      before += count;
+      // The whole descriptor at once, rather than a second round trip for the one that is wanted.
+      const RoutingSegment mine = segments_[min(first + lane, num_segments - 1)];
+      const bool begins = first + lane < num_segments && mine.first_chunk <= at_;
+      const int count = __popc(__ballot_sync(~0u, begins));
+      if (count == 0) break;
+      segment_ = first + count - 1;
+      current_ = FromLane(mine, count - 1);
       if (count < 32) break;
     }
-    segment_ = before - 1;
-    if (at_ < end_) current_ = segments_[segment_];
   }
 
   // False at the end.
@@ -55,6 +57,18 @@ class TileCursor {
   __device__ int rows() const { return rows_; }
 
  private:
+  __device__ static RoutingSegment FromLane(const RoutingSegment& mine, int lane) {
+    constexpr int kWords = sizeof(RoutingSegment) / sizeof(int64_t);
+    static_assert(kWords * sizeof(int64_t) == sizeof(RoutingSegment));
+    union {
+      RoutingSegment segment;
+      int64_t words[kWords];
+    } value = {mine};
+#pragma unroll
+    for (int i = 0; i < kWords; ++i) value.words[i] = __shfl_sync(~0u, value.words[i], lane);
+    return value.segment;
+  }
+
   const RoutingSegment* segments_;
   int64_t at_;
   int64_t end_;
@@ -95,28 +109,37 @@ __device__ inline int64_t FindPart(const RoutingSegment& segment, int64_t row) {
   return low;
 }
 
+// Where this lane's part begins and ends: `part` + lane of the segment; behind the last, a part
+// that begins and ends behind everything.
+struct PartRange {
+  int64_t begin;
+  int64_t end;
+};
+__device__ inline PartRange LoadPart(const RoutingSegment& segment, int64_t part) {
+  part += threadIdx.x % 32;
+  if (part >= segment.num_parts) return {INT64_MAX, INT64_MAX};
+  return {segment.part_begin[part], segment.part_begin[part + 1]};
+}
+
 // Calls score(column of the scores, begin, end) for the parts that own chunks of a tile (of chunks
 // row … row + rows - 1 of the segment), one lane a part; begin … end-1 are its chunks, counted from
-// the tile's first. `part` is the first that ends after `row`, or one before it; returns the first
-// that ends after the tile.
+// the tile's first. `part` is the first that ends after `row`, or one before it, and `range` what
+// LoadPart says of it; returns the first that ends after the tile.
 template <typename Score>
-__device__ int64_t WalkParts(const RoutingSegment& segment, int64_t part, int64_t row, int rows,
-                             const Score& score) {
-  const int lane = threadIdx.x % 32;
+__device__ int64_t WalkParts(const RoutingSegment& segment, int64_t part, PartRange range,
+                             int64_t row, int rows, const Score& score) {
   const int64_t stop = row + rows;
   for (;;) {  // 32 parts at a time, until one ends behind the tile
-    const bool exists = part + lane < segment.num_parts;
-    const int64_t begin = exists ? segment.part_begin[part + lane] : stop;
-    const int64_t end = exists ? segment.part_begin[part + lane + 1] : stop + 1;
-    const int64_t low = max(begin, row);
-    const int64_t high = min(end, stop);
+    const int64_t low = max(range.begin, row);
+    const int64_t high = min(range.end, stop);
     if (low < high) {
-      score(segment.first_part + part + lane, static_cast<int>(low - row),
+      score(segment.first_part + part + threadIdx.x % 32, static_cast<int>(low - row),
             static_cast<int>(high - row));
     }
-    const int ended = __popc(__ballot_sync(~0u, end <= stop));
+    const int ended = __popc(__ballot_sync(~0u, range.end <= stop));
     part += ended;
     if (ended < 32) return part;
+    range = LoadPart(segment, part);
   }
 }
 

@@ -26,14 +26,13 @@ cudaError_t ReadTraits(DeviceTraits& traits) {
   return error;
 }
 
-// Packed queries of this many bytes, at a width of 1,024, leave room for long slices.
+// Bytes of each key in a stage. Packed queries of more than this, at a width of 1,024, or tiles of
+// 256 keys, leave room for short slices only.
 constexpr int kLongSlicePackedBytes = 96 * 1024;
-
 constexpr int SliceBytes(KeyFormat format, int pieces, int capacity) {
-  return capacity * PackedStepBytes(format, pieces) * (1024 / StepWidth(format)) >
-                 kLongSlicePackedBytes
-             ? 128
-             : 256;
+  const int packed_bytes = capacity * PackedStepBytes(format, pieces) * (1024 / StepWidth(format));
+  return packed_bytes > kLongSlicePackedBytes || TileRows(format, pieces, capacity) > 128 ? 128
+                                                                                          : 256;
 }
 
 int PackedBytes(KeyFormat format, int pieces, int capacity, int width) {
@@ -43,23 +42,25 @@ int PackedBytes(KeyFormat format, int pieces, int capacity, int width) {
 }
 
 // Shared memory besides the packed queries and the stages.
-int FixedBytes(int capacity) {
-  const int values = capacity * kTileRows * static_cast<int>(sizeof(float));
+int FixedBytes(KeyFormat format, int pieces, int capacity) {
+  const int values =
+      capacity * TileRows(format, pieces, capacity) * static_cast<int>(sizeof(float));
   return static_cast<int>(sizeof(PassShared)) + kFinishWarps * values;
 }
 
 int NumStages(KeyFormat format, int pieces, int capacity, int width, int shared_bytes) {
-  const int stage = kTileRows * (SliceBytes(format, pieces, capacity) + 16);
-  const int room =
-      shared_bytes - FixedBytes(capacity) - PackedBytes(format, pieces, capacity, width);
+  const int stage =
+      TileRows(format, pieces, capacity) * (SliceBytes(format, pieces, capacity) + 16);
+  const int room = shared_bytes - FixedBytes(format, pieces, capacity) -
+                   PackedBytes(format, pieces, capacity, width);
   return std::min(room / stage, kMaxStages);
 }
 
 template <typename Shape>
 cudaError_t LaunchShape(PassArgs& args, const DeviceTraits& device, cudaStream_t stream) {
   const auto kernel = RoutingPassKernel<Shape>;
-  const int shared_bytes =
-      FixedBytes(Shape::kCapacity) + args.packed_bytes + args.num_stages * Shape::kStageBytes;
+  const int shared_bytes = FixedBytes(Shape::kFormat, Shape::kPieces, Shape::kCapacity) +
+                           args.packed_bytes + args.num_stages * Shape::kStageBytes;
   const cudaError_t error =
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes);
   if (error != cudaSuccess) return error;

@@ -21,33 +21,33 @@
 
 namespace msa::kernels::cuda {
 
-constexpr int kTileRows = 128;
 constexpr int kConsumerWarps = 8;
 constexpr int kProducerWarps = 2;
-constexpr int kFinishWarps = 4;
+constexpr int kFinishWarps = 2;
 constexpr int kPassThreads = 32 * (kConsumerWarps + kProducerWarps + kFinishWarps);
 constexpr int kMaxStages = 8;
 
-// How consumer warps share a tile: rows in groups of 16 · kRowTiles, columns in groups of 8 ·
-// kColumnTiles.
-template <int kColumns>
-struct WarpShape {  // 4 or 8 tiles of columns: a warp reads a fragment of queries for 32 keys
-  static constexpr int kColumnGroups = 2;
-  static constexpr int kRowTiles = 2;
-  static constexpr int kColumnTiles = kColumns / 2;
-};
-template <>
-struct WarpShape<1> {
-  static constexpr int kColumnGroups = 1;
-  static constexpr int kRowTiles = 1;
-  static constexpr int kColumnTiles = 1;
-};
+// How consumer warps share a tile of keys: rows in groups of 16 · kRowTiles, columns in groups of
+// 8 · kColumnTiles. Many columns are bound by reading queries from shared memory: a warp reads a
+// fragment of them for 32 keys, or for 64 where keys of 8 bits come twice as fast.
+__host__ __device__ constexpr int RowTiles(KeyFormat format, int pieces, int columns) {
+  const bool narrow_keys = IsInteger(format) || (format == KeyFormat::kFloat8 && pieces == 1);
+  return columns == 1 ? 1 : narrow_keys && columns == 4 ? 4 : 2;
+}
+__host__ __device__ constexpr int ColumnGroups(int columns) { return columns == 1 ? 1 : 2; }
+__host__ __device__ constexpr int TileRows(KeyFormat format, int pieces, int columns) {
+  return kConsumerWarps / ColumnGroups(columns) * 16 * RowTiles(format, pieces, columns);
+}
 
 template <KeyFormat kKeys, int kPieceCount, int kColumns, int kSlice>
-struct PassShape : WarpShape<kColumns> {
+struct PassShape {
   static constexpr KeyFormat kFormat = kKeys;
   static constexpr int kPieces = kPieceCount;
   static constexpr int kCapacity = kColumns;
+  static constexpr int kColumnGroups = ColumnGroups(kColumns);
+  static constexpr int kColumnTiles = kColumns / kColumnGroups;
+  static constexpr int kRowTiles = RowTiles(kKeys, kPieceCount, kColumns);
+  static constexpr int kTileRows = TileRows(kKeys, kPieceCount, kColumns);
   static constexpr int kSliceBytes = kSlice;
   // One access width of padding: the 8 rows of a fragment lie in different banks.
   static constexpr int kPitch = kSlice + 16;
@@ -55,12 +55,11 @@ struct PassShape : WarpShape<kColumns> {
   static constexpr int kValuesBytes = kColumns * kTileRows * static_cast<int>(sizeof(float));
   static constexpr int kSteps = KeyElements(kKeys, kSlice) / StepWidth(kKeys);  // of a slice
   static constexpr int kStepBytes = kColumns * PackedStepBytes(kKeys, kPieceCount);
-  static_assert(kConsumerWarps * 16 * WarpShape<kColumns>::kRowTiles ==
-                kTileRows * WarpShape<kColumns>::kColumnGroups);
+  using TileValues = float (*)[kTileRows];  // best of each column tile, by chunk
 };
 
 // Shared memory that is there whatever the shape. The packed queries follow it, then the best of
-// each column tile by chunk, [kFinishWarps][capacity][kTileRows] float, then the stages.
+// each column tile by chunk, [kFinishWarps][capacity][tile rows] float, then the stages.
 struct PassShared {
   uint64_t stage_full[kMaxStages];
   uint64_t stage_empty[kMaxStages];
@@ -70,11 +69,10 @@ struct PassShared {
 };
 static_assert(sizeof(PassShared) % 16 == 0);
 
-using TileValues = float (*)[kTileRows];  // [capacity][kTileRows]
-
-__device__ inline TileCursor CursorOfBlock(const PassArgs& args) {
+template <typename Shape>
+__device__ TileCursor CursorOfBlock(const PassArgs& args) {
   return TileCursor(args.segments, args.num_segments, args.num_chunks, blockIdx.x, gridDim.x,
-                    kTileRows);
+                    Shape::kTileRows);
 }
 
 // One producer warp's half of a stage: rows of the tile, 16 bytes a lane and copy.
@@ -90,7 +88,7 @@ __device__ void CopySliceAsync(uint32_t to, const char* keys, int row_bytes, int
   const int64_t step = static_cast<int64_t>(kRowsOfCopy) * row_bytes;
   to += row * Shape::kPitch + thread % kUnits * 16;
 #pragma unroll 16
-  for (int i = 0; i < kTileRows; i += kRowsOfCopy) {
+  for (int i = 0; i < Shape::kTileRows; i += kRowsOfCopy) {
     if (i + row < rows) CopyAsync16(to + i * Shape::kPitch, from, bytes);
     from += step;
   }
@@ -99,7 +97,7 @@ __device__ void CopySliceAsync(uint32_t to, const char* keys, int row_bytes, int
 template <typename Shape>
 __device__ void Produce(const PassArgs& args, PassShared& shared, uint32_t stages) {
   StageCursor at;
-  for (TileCursor tile = CursorOfBlock(args); tile.Next();) {
+  for (TileCursor tile = CursorOfBlock<Shape>(args); tile.Next();) {
     const char* keys = static_cast<const char*>(tile.segment().keys) + tile.row() * args.row_bytes;
     for (int slice = 0; slice < args.num_slices; ++slice) {
       BarrierWait(SharedAddress(&shared.stage_empty[at.stage]), at.phase ^ 1);
@@ -249,7 +247,7 @@ struct Products {
   // Best of each column tile, to values[column tile][row]. `values` is at the warp's first row and
   // column tile, which is `column_tile` of `scaling`.
   __device__ void StoreBest(const ColumnScaling& scaling, int column_tile,
-                            TileValues values) const {
+                            typename Shape::TileValues values) const {
     const int lane = threadIdx.x % 32;
 #pragma unroll
     for (int n = 0; n < kColumnTiles; ++n) {
@@ -323,7 +321,7 @@ struct FloatProducts {
     }
   }
 
-  __device__ void StoreBest(const ColumnScaling&, int, TileValues values) const {
+  __device__ void StoreBest(const ColumnScaling&, int, typename Shape::TileValues values) const {
     const int lane = threadIdx.x % 32;
 #pragma unroll
     for (int n = 0; n < kColumnTiles; ++n) {
@@ -362,7 +360,7 @@ __device__ void Consume(const PassArgs& args, PassShared& shared, char* packed, 
   StageCursor at;
   StageCursor out;
   Sums sums;
-  for (TileCursor tile = CursorOfBlock(args); tile.Next();) {
+  for (TileCursor tile = CursorOfBlock<Shape>(args); tile.Next();) {
     sums.Clear();
     for (int slice = 0; slice < args.num_slices; ++slice) {
       BarrierWait(SharedAddress(&shared.stage_full[at.stage]), at.phase);
@@ -374,8 +372,9 @@ __device__ void Consume(const PassArgs& args, PassShared& shared, char* packed, 
     }
     BarrierWait(SharedAddress(&shared.values_empty[out.stage]), out.phase ^ 1);
     float* to = reinterpret_cast<float*>(values + out.stage * Shape::kValuesBytes);
-    sums.StoreBest(shared.scaling, column_tile,
-                   reinterpret_cast<TileValues>(to + column_tile * kTileRows + row));
+    sums.StoreBest(
+        shared.scaling, column_tile,
+        reinterpret_cast<typename Shape::TileValues>(to + column_tile * Shape::kTileRows + row));
     __syncwarp();
     if (threadIdx.x % 32 == 0) BarrierArrive(SharedAddress(&shared.values_full[out.stage]));
     out.Advance(kFinishWarps);
@@ -383,8 +382,9 @@ __device__ void Consume(const PassArgs& args, PassShared& shared, char* packed, 
 }
 
 // values[first tile of a question's run] = scale of the chunk · scale · best of its tiles.
-__device__ inline void FoldTiles(const PassArgs& args, const float (&chunk_scales)[kTileRows / 32],
-                                 int rows, TileValues values) {
+template <int kTileRows>
+__device__ void FoldTiles(const PassArgs& args, const float (&chunk_scales)[kTileRows / 32],
+                          int rows, float (*values)[kTileRows]) {
 #pragma unroll
   for (int i = 0; i < kTileRows / 32; ++i) {
     const int r = threadIdx.x % 32 + 32 * i;
@@ -405,8 +405,9 @@ __device__ inline void FoldTiles(const PassArgs& args, const float (&chunk_scale
 }
 
 // Best of chunks begin … end-1 of the tile to every question's score of a part.
-__device__ inline void ScorePart(const PassArgs& args, int64_t column, int begin, int end,
-                                 const TileValues values) {
+template <int kTileRows>
+__device__ void ScorePart(const PassArgs& args, int64_t column, int begin, int end,
+                          const float (*values)[kTileRows]) {
   for (int tile = 0; tile < args.num_tiles; ++tile) {
     if (tile > 0 && args.question[tile] == args.question[tile - 1]) continue;
     float best = kNoScore;
@@ -415,38 +416,43 @@ __device__ inline void ScorePart(const PassArgs& args, int64_t column, int begin
   }
 }
 
-// Every kFinishWarps-th tile, beginning with the warp's own.
+// Every kFinishWarps-th tile, beginning with the warp's own. What comes from device memory is asked
+// for before the values are there.
 template <typename Shape>
 __device__ void Finish(const PassArgs& args, PassShared& shared, char* values) {
+  constexpr int kTileRows = Shape::kTileRows;
   const int lane = threadIdx.x % 32;
   const int own = threadIdx.x / 32 - kConsumerWarps - kProducerWarps;
-  TileValues of_tile = reinterpret_cast<TileValues>(values + own * Shape::kValuesBytes);
+  const auto of_tile =
+      reinterpret_cast<typename Shape::TileValues>(values + own * Shape::kValuesBytes);
   uint32_t phase = 0;
   int next = own;
   bool new_segment = false;
   int64_t part = 0;
   WaitForPrerequisites();
-  for (TileCursor tile = CursorOfBlock(args); tile.Next();) {
+  for (TileCursor tile = CursorOfBlock<Shape>(args); tile.Next();) {
     new_segment = new_segment || tile.new_segment();
     if (next-- > 0) continue;
     next = kFinishWarps - 1;
     const RoutingSegment& segment = tile.segment();
-    float chunk_scales[kTileRows / 32];  // asked for before the values are there
+    float chunk_scales[kTileRows / 32];
 #pragma unroll
     for (int i = 0; i < kTileRows / 32; ++i) {
       const int r = lane + 32 * i;
-      chunk_scales[i] =
-          segment.scales == nullptr || r >= tile.rows() ? 1.0f : segment.scales[tile.row() + r];
+      const bool scaled = segment.scales != nullptr && r < tile.rows();
+      chunk_scales[i] = scaled ? segment.scales[tile.row() + r] : 1.0f;
     }
     if (new_segment) part = FindPart(segment, tile.row());
     new_segment = false;
+    const PartRange range = LoadPart(segment, part);
     BarrierWait(SharedAddress(&shared.values_full[own]), phase);
     phase ^= 1;
-    FoldTiles(args, chunk_scales, tile.rows(), of_tile);
+    FoldTiles<kTileRows>(args, chunk_scales, tile.rows(), of_tile);
     __syncwarp();
-    part = WalkParts(
-        segment, part, tile.row(), tile.rows(),
-        [&](int64_t column, int begin, int end) { ScorePart(args, column, begin, end, of_tile); });
+    part = WalkParts(segment, part, range, tile.row(), tile.rows(),
+                     [&](int64_t column, int begin, int end) {
+                       ScorePart<kTileRows>(args, column, begin, end, of_tile);
+                     });
     __syncwarp();
     if (lane == 0) BarrierArrive(SharedAddress(&shared.values_empty[own]));
   }

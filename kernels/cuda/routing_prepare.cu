@@ -31,7 +31,7 @@ __device__ float ColumnValue(const PrepareArgs& args, const ColumnTile& tile, in
 
 // The column to shared memory. Returns max |x| over it; infinity where an element is not finite.
 __device__ float LoadColumn(const PrepareArgs& args, const ColumnTile& tile, int column,
-                            float (&values)[kMaxKeyWidth]) {
+                            float* values) {
   float largest = 0;
 #pragma unroll 4
   for (int k = threadIdx.x; k < args.padded_width; k += kThreads) {
@@ -91,8 +91,8 @@ __device__ int ElementOf(KeyFormat format, int t, int r, int e) {
 }
 
 __device__ void PackColumn(const PrepareArgs& args, int column) {
-  __shared__ float values[kMaxKeyWidth];
-  __shared__ int32_t sum;  // of the packed column, for kInt4
+  extern __shared__ float values[];  // [padded_width]
+  __shared__ int32_t sum;            // of the packed column, for kInt4
   const bool exists = column / kColumnsOfTile < args.num_tiles;
   const float magnitude =
       exists ? LoadColumn(args, args.tiles[column / kColumnsOfTile], column, values) : 0;
@@ -173,7 +173,8 @@ cudaError_t LaunchPrepare(const PrepareArgs& args, cudaStream_t stream) {
   const int fill_blocks =
       args.fill == nullptr ? 0 : static_cast<int>(std::min<int64_t>(blocks, kFillBlocks));
   const int num_blocks = args.tile_capacity * kColumnsOfTile + fill_blocks;
-  PrepareKernel<<<num_blocks, kThreads, 0, stream>>>(args);
+  const size_t shared_bytes = args.padded_width * sizeof(float);
+  PrepareKernel<<<num_blocks, kThreads, shared_bytes, stream>>>(args);
   return cudaGetLastError();
 }
 

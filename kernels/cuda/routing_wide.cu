@@ -74,11 +74,12 @@ __device__ void ProduceKeys(const WideArgs& args, Shared& shared) {
       // The rows of a thread are 8 apart: all swizzle alike.
       const uint32_t to = SharedAddress(shared.keys[at.stage]) + first_row * kWideSliceBytes +
                           (unit ^ first_row) * 16;
-#pragma unroll 4
-      for (int row = first_row; row < rows; row += kRowsOfCopy) {
-        CopyAsync16(to + (row - first_row) * kWideSliceBytes,
-                    keys + static_cast<int64_t>(row) * args.row_bytes + (bytes != 0 ? offset : 0),
-                    bytes);
+      const char* from =
+          keys + static_cast<int64_t>(first_row) * args.row_bytes + (bytes != 0 ? offset : 0);
+#pragma unroll 8
+      for (int i = 0; i < kRows; i += kRowsOfCopy) {
+        if (first_row + i < rows) CopyAsync16(to + i * kWideSliceBytes, from, bytes);
+        from += static_cast<int64_t>(kRowsOfCopy) * args.row_bytes;
       }
       BarrierArriveAfterCopies(SharedAddress(&shared.full[at.stage]));
       at.Advance(kStages);
@@ -215,6 +216,7 @@ __device__ void Finish(const WideArgs& args, Shared& shared) {
     const int64_t first_row = OwnRow(tile);
     const int rows = OwnRows(tile);
     if (rows > 0) part = FindPart(segment, first_row);
+    const PartRange range = LoadPart(segment, part);
     for (int block = 0; block < args.num_blocks; ++block) {
       const uint32_t run_ends = args.run_ends[block];
       BarrierWait(SharedAddress(&shared.values_full), phase);
@@ -228,7 +230,7 @@ __device__ void Finish(const WideArgs& args, Shared& shared) {
       }
       __syncwarp();
       if (rows > 0) {
-        WalkParts(segment, part, first_row, rows, [&](int64_t column, int begin, int end) {
+        WalkParts(segment, part, range, first_row, rows, [&](int64_t column, int begin, int end) {
           FinishBlock(args, shared, block, run_ends, column, begin, end);
         });
       }

@@ -41,9 +41,15 @@ struct Candidates {
   const int32_t* indices = nullptr;
   int64_t begin = 0;
   int64_t end = 0;
+  const uint32_t* cached = nullptr;  // [end - begin] of KeyOf
 
-  __device__ bool Takes(int64_t i) const {
-    return scores[i] > kNoScore && (visible == nullptr || visible[i] != 0);  // NaN: false
+  // The order of a candidate's score, 0 if it is not to be taken.
+  __device__ uint32_t KeyOf(int64_t i) const {
+    const bool taken = scores[i] > kNoScore && (visible == nullptr || visible[i] != 0);
+    return taken ? ScoreOrder(scores[i]) : 0;  // NaN is not
+  }
+  __device__ uint32_t Key(int64_t i) const {
+    return cached == nullptr ? KeyOf(i) : cached[i - begin];
   }
   __device__ int64_t Reference(int64_t i) const {
     return references == nullptr ? i : references[i];
@@ -60,7 +66,10 @@ struct Selected {
   int32_t* count = nullptr;
 };
 
+constexpr int kCachedKeys = 4096;
+
 struct SelectShared {
+  uint32_t keys[kCachedKeys];
   uint32_t histogram[kBins];
   uint32_t suffix[kBins];  // candidates in this bin and those above
   int bin;
@@ -95,19 +104,20 @@ __device__ bool Less(const Order& a, const Order& b) {
   return a.score != b.score ? a.score < b.score : a.reference < b.reference;
 }
 
-__device__ Order OrderOf(const Candidates& from, int64_t i, bool with_reference) {
-  return {ScoreOrder(from.scores[i]), with_reference ? ReferenceOrder(from.Reference(i)) : 0};
-}
-
 __device__ void CountDigits(const Candidates& from, const Order& threshold, int digit,
                             SelectShared& shared) {
   for (int i = threadIdx.x; i < kBins; i += kThreads) shared.histogram[i] = 0;
   __syncthreads();
   for (int64_t i = from.begin + threadIdx.x; i < from.end; i += kThreads) {
-    if (!from.Takes(i)) continue;
-    const Order order = OrderOf(from, i, digit >= kScoreDigits);
-    const Order prefix = Prefix(order, digit);
-    if (Less(prefix, threshold) || Less(threshold, prefix)) continue;
+    const uint32_t key = from.Key(i);
+    if (key == 0) continue;
+    Order order = {key, 0};
+    const Order of_scores = Prefix(order, min(digit, kScoreDigits));
+    if (of_scores.score != threshold.score) continue;
+    if (digit >= kScoreDigits) {
+      order.reference = ReferenceOrder(from.Reference(i));
+      if (Prefix(order, digit).reference != threshold.reference) continue;
+    }
     atomicAdd(&shared.histogram[Digit(order, digit)], 1);
   }
   __syncthreads();
@@ -167,8 +177,9 @@ __device__ void Collect(const Candidates& from, const Order& threshold, int digi
   if (threadIdx.x == 0) shared.count = 0;
   __syncthreads();
   for (int64_t i = from.begin + threadIdx.x; i < from.end; i += kThreads) {
-    if (!from.Takes(i)) continue;
-    const Order order = OrderOf(from, i, true);
+    const uint32_t key = from.Key(i);
+    if (key == 0 || key < threshold.score) continue;
+    const Order order = {key, ReferenceOrder(from.Reference(i))};
     if (Less(Prefix(order, digits), threshold)) continue;
     const int at = atomicAdd(&shared.count, 1);
     if (at >= kMaxTopK) continue;  // only if references are not unique
@@ -208,8 +219,15 @@ __device__ int64_t ReferenceOf(uint64_t order) {
   return static_cast<int64_t>(~order ^ 0x8000000000000000u);
 }
 
-__device__ void Select(const Candidates& from, int k, bool sorted, const Selected& to,
+__device__ void Select(Candidates from, int k, bool sorted, const Selected& to,
                        SelectShared& shared) {
+  if (from.end - from.begin <= kCachedKeys) {
+    for (int64_t i = from.begin + threadIdx.x; i < from.end; i += kThreads) {
+      shared.keys[i - from.begin] = from.KeyOf(i);
+    }
+    from.cached = shared.keys;
+    __syncthreads();
+  }
   int digits = 0;
   const Order threshold = FindThreshold(from, k, shared, digits);
   Collect(from, threshold, digits, shared);
