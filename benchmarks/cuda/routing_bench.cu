@@ -1,5 +1,8 @@
-// Times of the routing pass at MSA-4B's shapes against the device's copy bandwidth, measured in the
-// same run. One JSON line a measurement. Usage: routing_bench [seconds].
+// Times of the routing pass at MSA-4B's shapes against the device's copy bandwidth and matrix rate,
+// measured in the same run, and of what a library's products make of the same question. One JSON
+// line a measurement. Usage: routing_bench [formats, as bf16,int8,fp8,f32].
+#include <cublas_v2.h>
+#include <cuda_bf16.h>
 #include <cuda_runtime.h>
 
 #include <algorithm>
@@ -10,32 +13,26 @@
 #include <string>
 #include <vector>
 
+#include "benchmarks/cuda/device_bench.cuh"
 #include "kernels/cuda/routing.h"
 #include "kernels/cuda/topk.h"
 
 namespace msa::kernels::cuda {
 namespace {
 
+using benchmarks::Allocate;
+using benchmarks::CopyBandwidth;
+using benchmarks::FillFloats;
+using benchmarks::Hash;
+using benchmarks::Measure;
+using benchmarks::Time;
+
 constexpr int kWidth = 1024;
 constexpr int64_t kChunksOfPart = 9;
 constexpr int64_t kMaxTokens = 100'000'000;
 constexpr int kTokensOfChunk = 64;
 constexpr int64_t kSegmentChunks = 16'384;
-
-#define CUDA_OK(call)                                                                       \
-  do {                                                                                      \
-    const cudaError_t error_ = (call);                                                      \
-    if (error_ != cudaSuccess) {                                                            \
-      std::printf("%s:%d %s: %s\n", __FILE__, __LINE__, #call, cudaGetErrorString(error_)); \
-      std::exit(1);                                                                         \
-    }                                                                                       \
-  } while (0)
-
-__device__ uint32_t Hash(uint64_t x) {
-  x = (x ^ (x >> 31)) * 0x9E3779B97F4A7C15u;
-  x = (x ^ (x >> 29)) * 0xBF58476D1CE4E5B9u;
-  return static_cast<uint32_t>(x >> 32);
-}
+constexpr int64_t kWorkspaceBytes = 64 << 20;
 
 // Random finite keys: bf16 of -2 … 2, any int8, fp8 but not NaN.
 __global__ void FillKeys(uint32_t* words, int64_t count, KeyFormat format) {
@@ -46,54 +43,6 @@ __global__ void FillKeys(uint32_t* words, int64_t count, KeyFormat format) {
     if (format == KeyFormat::kFloat32) bits = (bits & 0x80FFFFFFu) | 0x3F000000u;
     words[i] = bits;
   }
-}
-
-__global__ void FillFloats(float* to, int64_t count) {
-  for (int64_t i = blockIdx.x * 256ll + threadIdx.x; i < count; i += gridDim.x * 256ll) {
-    to[i] = static_cast<float>(Hash(i + 7)) * (1.0f / 4294967296.0f) - 0.5f;
-  }
-}
-
-template <typename T>
-T* Allocate(int64_t count) {
-  void* memory = nullptr;
-  CUDA_OK(cudaMalloc(&memory, count * sizeof(T)));
-  return static_cast<T*>(memory);
-}
-
-// Median, in microseconds, of `run(repetition)`.
-struct Time {
-  double median = 0;
-  double low = 0;
-  double high = 0;
-};
-
-Time Measure(int repetitions, const std::function<void(int)>& run) {
-  for (int i = 0; i < 2; ++i) run(i);
-  std::vector<cudaEvent_t> events(repetitions + 1);
-  for (cudaEvent_t& event : events) CUDA_OK(cudaEventCreate(&event));
-  CUDA_OK(cudaEventRecord(events[0]));
-  for (int i = 0; i < repetitions; ++i) {
-    run(i + 2);
-    CUDA_OK(cudaEventRecord(events[i + 1]));
-  }
-  CUDA_OK(cudaDeviceSynchronize());
-  std::vector<double> times;
-  for (int i = 0; i < repetitions; ++i) {
-    float ms = 0;
-    CUDA_OK(cudaEventElapsedTime(&ms, events[i], events[i + 1]));
-    times.push_back(ms * 1e3);
-  }
-  for (cudaEvent_t event : events) cudaEventDestroy(event);
-  std::sort(times.begin(), times.end());
-  return {times[times.size() / 2], times.front(), times.back()};
-}
-
-double CopyBandwidth(char* memory, int64_t bytes) {
-  const Time time = Measure(9, [&](int) {
-    CUDA_OK(cudaMemcpyAsync(memory + bytes / 2, memory, bytes / 2, cudaMemcpyDeviceToDevice));
-  });
-  return bytes / time.median * 1e-3;  // GB/s, bytes read and written
 }
 
 const char* FormatName(KeyFormat format) {
@@ -176,7 +125,7 @@ void BenchFormat(KeyFormat format, char* keys, double copy_gbps) {
   FillFloats<<<64, 256>>>(scales, kSegmentChunks);
   float* queries = Allocate<float>(512 * kWidth);
   FillFloats<<<64, 256>>>(queries, 512 * kWidth);
-  void* workspace = Allocate<char>(RoutingWorkspaceBytes(kWidth));
+  void* workspace = Allocate<char>(kWorkspaceBytes);
   float* scores = Allocate<float>(32 * (kMaxTokens / kTokensOfChunk / kChunksOfPart + 1000));
   CUDA_OK(cudaDeviceSynchronize());
   for (const int64_t tokens : {int64_t{1'000'000}, int64_t{10'000'000}, kMaxTokens}) {
@@ -200,12 +149,13 @@ void BenchFormat(KeyFormat format, char* keys, double copy_gbps) {
         const double key_bytes = static_cast<double>(tokens / kTokensOfChunk) * kWidth * bytes;
         const double gbps = key_bytes / time.median * 1e-3;
         std::printf(
-            "{\"what\":\"routing\",\"format\":\"%s\",\"precision\":\"%s\",\"tokens\":%lldM,"
+            "{\"what\":\"routing\",\"format\":\"%s\",\"precision\":\"%s\",\"tokens\":\"%lldM\","
             "\"rows\":%d,\"questions\":%d,\"us\":%.1f,\"min_us\":%.1f,\"max_us\":%.1f,"
-            "\"gbps\":%.0f,\"of_copy\":%.3f}\n",
+            "\"queued_us\":%.1f,\"gbps\":%.0f,\"of_copy\":%.3f,\"queued_of_copy\":%.3f}\n",
             FormatName(format), precision == QueryPrecision::kSplit ? "split" : "single",
             static_cast<long long>(tokens / 1'000'000), rows, questions, time.median, time.low,
-            time.high, gbps, gbps / copy_gbps);
+            time.high, time.queued, gbps, gbps / copy_gbps,
+            gbps / copy_gbps * time.median / time.queued);
       }
     }
   }
@@ -213,6 +163,172 @@ void BenchFormat(KeyFormat format, char* keys, double copy_gbps) {
                        static_cast<void*>(scores)}) {
     cudaFree(memory);
   }
+}
+
+// ---- Peers: what a library's matrix product and simple kernels make of the same question
+
+#define CUBLAS_OK(call)                                                  \
+  do {                                                                   \
+    const cublasStatus_t status_ = (call);                               \
+    if (status_ != CUBLAS_STATUS_SUCCESS) {                              \
+      std::printf("%s:%d %s: %d\n", __FILE__, __LINE__, #call, status_); \
+      std::exit(1);                                                      \
+    }                                                                    \
+  } while (0)
+
+double MatrixRate(cublasHandle_t handle, char* memory) {
+  constexpr int kSize = 8192;
+  constexpr int64_t kBytes = int64_t{2} * kSize * kSize;
+  FillKeys<<<2048, 256>>>(reinterpret_cast<uint32_t*>(memory), kBytes / 2, KeyFormat::kBFloat16);
+  const float one = 1;
+  const float zero = 0;
+  const Time time = Measure(9, [&](int) {
+    CUBLAS_OK(cublasGemmEx(handle, CUBLAS_OP_T, CUBLAS_OP_N, kSize, kSize, kSize, &one, memory,
+                           CUDA_R_16BF, kSize, memory + kBytes, CUDA_R_16BF, kSize, &zero,
+                           memory + 2 * kBytes, CUDA_R_16BF, kSize, CUBLAS_COMPUTE_32F,
+                           CUBLAS_GEMM_DEFAULT));
+  });
+  return 2.0 * kSize * kSize * kSize / time.median * 1e-6;  // TFLOP/s
+}
+
+// best[c] = max over rows of mean over heads of scores[head, row, c].
+template <typename T>
+__global__ void MaxOfMeans(const T* scores, int heads, int rows, int64_t chunks, float* best) {
+  const int64_t c = blockIdx.x * 256ll + threadIdx.x;
+  if (c >= chunks) return;
+  float largest = kNoScore;
+  for (int row = 0; row < rows; ++row) {
+    float sum = 0;
+    for (int head = 0; head < heads; ++head) {
+      sum += static_cast<float>(scores[(static_cast<int64_t>(head) * rows + row) * chunks + c]);
+    }
+    largest = fmaxf(largest, sum / heads);
+  }
+  best[c] = largest;
+}
+
+__global__ void MaxOfParts(const float* best, int64_t chunks, float* parts) {
+  const int64_t part = blockIdx.x * 256ll + threadIdx.x;
+  if (part * kChunksOfPart >= chunks) return;
+  float largest = kNoScore;
+  for (int64_t c = part * kChunksOfPart; c < min((part + 1) * kChunksOfPart, chunks); ++c) {
+    largest = fmaxf(largest, best[c]);
+  }
+  parts[part] = largest;
+}
+
+// bf16 keys, 32 rows. `published`: scores of every query head, as the published engine makes them;
+// else the folded product.
+void BenchPeer(cublasHandle_t handle, char* keys, char* memory, bool published) {
+  constexpr int kRows = 32;
+  constexpr int kKvHeads = 8;
+  constexpr int kGroup = 4;
+  constexpr int kHeadDim = 128;
+  const int64_t chunks = kMaxTokens / kTokensOfChunk;
+  const int64_t parts = (chunks + kChunksOfPart - 1) / kChunksOfPart;
+  char* queries = memory;
+  float* best = reinterpret_cast<float*>(memory + (1 << 20));
+  float* part_scores = best + chunks;
+  char* scores = reinterpret_cast<char*>(part_scores + chunks);
+  scores += 256 - reinterpret_cast<uintptr_t>(scores) % 256;
+  FillKeys<<<64, 256>>>(reinterpret_cast<uint32_t*>(queries), 1 << 18, KeyFormat::kBFloat16);
+  TopKArgs top_k;
+  top_k.scores = part_scores;
+  top_k.num_questions = 1;
+  top_k.num_candidates = parts;
+  top_k.stride = parts;
+  top_k.k = 16;
+  top_k.best_scores = Allocate<float>(16);
+  top_k.best_references = Allocate<int64_t>(16);
+  void* workspace = Allocate<char>(TopKWorkspaceBytes(1, parts, 16));
+  const float one = 1;
+  const float zero = 0;
+  const unsigned blocks = static_cast<unsigned>((chunks + 255) / 256);
+  const Time time = Measure(9, [&](int) {
+    if (published) {
+      CUBLAS_OK(cublasGemmStridedBatchedEx(
+          handle, CUBLAS_OP_T, CUBLAS_OP_N, chunks, kGroup * kRows, kHeadDim, &one, keys,
+          CUDA_R_16BF, kWidth, kHeadDim, queries, CUDA_R_16BF, kHeadDim,
+          int64_t{kGroup} * kRows * kHeadDim, &zero, scores, CUDA_R_16BF, chunks,
+          chunks * kGroup * kRows, kKvHeads, CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT));
+      MaxOfMeans<<<blocks, 256>>>(reinterpret_cast<const __nv_bfloat16*>(scores), kKvHeads * kGroup,
+                                  kRows, chunks, best);
+    } else {
+      CUBLAS_OK(cublasGemmEx(handle, CUBLAS_OP_T, CUBLAS_OP_N, chunks, kRows, kWidth, &one, keys,
+                             CUDA_R_16BF, kWidth, queries, CUDA_R_16BF, kWidth, &zero, scores,
+                             CUDA_R_32F, chunks, CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT));
+      MaxOfMeans<<<blocks, 256>>>(reinterpret_cast<const float*>(scores), 1, kRows, chunks, best);
+    }
+    MaxOfParts<<<blocks, 256>>>(best, chunks, part_scores);
+    CUDA_OK(SelectTopK(top_k, workspace, nullptr));
+  });
+  CUDA_OK(cudaGetLastError());
+  std::printf(
+      "{\"what\":\"%s\",\"format\":\"bf16\",\"tokens\":\"100M\",\"rows\":32,\"us\":%.1f,"
+      "\"min_us\":%.1f}\n",
+      published ? "peer: scores of every head, materialised" : "peer: folded product", time.median,
+      time.low);
+  for (void* to_free : {static_cast<void*>(top_k.best_scores),
+                        static_cast<void*>(top_k.best_references), workspace}) {
+    cudaFree(to_free);
+  }
+}
+
+// Hundreds of rows, in questions of 32.
+void BenchThroughput(KeyFormat format, char* keys, double matrix_tflops) {
+  const int bytes = format == KeyFormat::kBFloat16 ? 2 : 1;
+  const int64_t all_bytes = kMaxTokens / kTokensOfChunk * kWidth * bytes;
+  FillKeys<<<2048, 256>>>(reinterpret_cast<uint32_t*>(keys), all_bytes / 4, format);
+  constexpr int kMaxRows = 4096;
+  constexpr int kRowsOfQuestion = 32;
+  float* queries = Allocate<float>(kMaxRows * kWidth);
+  FillFloats<<<64, 256>>>(queries, kMaxRows * kWidth);
+  void* workspace = Allocate<char>(kWorkspaceBytes);
+  float* scores = Allocate<float>(kMaxRows / kRowsOfQuestion *
+                                  (kMaxTokens / kTokensOfChunk / kChunksOfPart + 1000));
+  for (const int64_t tokens : {int64_t{10'000'000}, kMaxTokens}) {
+    const Bank bank(keys, nullptr, format, tokens);
+    for (const int rows : {256, 512, 1024, 4096}) {
+      std::vector<int32_t> query_begin;
+      for (int q = 0; q <= rows / kRowsOfQuestion; ++q) query_begin.push_back(q * kRowsOfQuestion);
+      const Time time = Measure(tokens == kMaxTokens ? 5 : 9, [&](int i) {
+        RoutingArgs args = bank.Args(i);
+        args.precision = QueryPrecision::kThroughput;
+        args.queries = queries;
+        args.host_query_begin = query_begin.data();
+        args.num_questions = rows / kRowsOfQuestion;
+        args.scores = scores;
+        if (RoutingWorkspaceBytes(args) > kWorkspaceBytes) std::exit(1);
+        CUDA_OK(ScoreParts(args, workspace, nullptr));
+      });
+      const double tflops =
+          2.0 * static_cast<double>(tokens / kTokensOfChunk) * kWidth * rows / time.median * 1e-6;
+      std::printf(
+          "{\"what\":\"throughput\",\"format\":\"%s\",\"tokens\":\"%lldM\",\"rows\":%d,"
+          "\"us\":%.1f,\"min_us\":%.1f,\"tflops\":%.0f,\"of_bf16_rate\":%.3f}\n",
+          FormatName(format), static_cast<long long>(tokens / 1'000'000), rows, time.median,
+          time.low, tflops, tflops / matrix_tflops);
+    }
+  }
+  for (void* memory : {static_cast<void*>(queries), workspace, static_cast<void*>(scores)}) {
+    cudaFree(memory);
+  }
+}
+
+void BenchPeersAndThroughput(char* keys) {
+  cublasHandle_t handle;
+  CUBLAS_OK(cublasCreate(&handle));
+  const int64_t key_bytes = kMaxTokens / kTokensOfChunk * kWidth * 2;
+  char* memory = Allocate<char>(key_bytes + (int64_t{1} << 28));
+  const double rate = MatrixRate(handle, memory);
+  std::printf("{\"what\":\"bf16 matrix rate\",\"tflops\":%.0f}\n", rate);
+  FillKeys<<<2048, 256>>>(reinterpret_cast<uint32_t*>(keys), key_bytes / 4, KeyFormat::kBFloat16);
+  BenchPeer(handle, keys, memory, false);
+  BenchPeer(handle, keys, memory, true);
+  cudaFree(memory);
+  cublasDestroy(handle);
+  BenchThroughput(KeyFormat::kBFloat16, keys, rate);
+  BenchThroughput(KeyFormat::kFloat8, keys, rate);
 }
 
 void BenchTopK() {
@@ -245,6 +361,7 @@ void BenchTopK() {
 }
 
 int Run(int argc, char** argv) {
+  std::setvbuf(stdout, nullptr, _IOLBF, 0);
   cudaDeviceProp device;
   CUDA_OK(cudaGetDeviceProperties(&device, 0));
   char* keys = Allocate<char>(kMaxTokens / kTokensOfChunk * kWidth * 4);
@@ -256,7 +373,10 @@ int Run(int argc, char** argv) {
     if (argc > 1 && std::string(argv[1]).find(FormatName(format)) == std::string::npos) continue;
     BenchFormat(format, keys, copy_gbps);
   }
-  if (argc <= 1) BenchTopK();
+  if (argc <= 1) {
+    BenchTopK();
+    BenchPeersAndThroughput(keys);
+  }
   return 0;
 }
 

@@ -59,7 +59,7 @@ void ScoreBankOn(Device& device, const ScoreBankArgs& bank) {
   args.host_query_begin = bank.query_begin.data();
   args.num_questions = static_cast<int>(bank.query_begin.size()) - 1;
   args.scores = staging.Out(bank.scores, args.num_questions * num_parts);
-  void* workspace = staging.Room(RoutingWorkspaceBytes(bank.shape.key_width()));
+  void* workspace = staging.Room(RoutingWorkspaceBytes(args));
   if (staging.failed()) return;
   device.Check(ScoreParts(args, workspace, device.stream()), "a routing pass");
 }

@@ -22,13 +22,15 @@ __device__ inline void BarrierArrive(uint32_t barrier) {
 
 // Waits until the phase of this parity has completed.
 __device__ inline void BarrierWait(uint32_t barrier, uint32_t parity) {
+  [[maybe_unused]] constexpr uint32_t kLongWaitNs = 10'000'000;
   uint32_t done = 0;
   while (done == 0) {
 #if __CUDA_ARCH__ >= 900
     asm volatile(
-        "{ .reg .pred p; mbarrier.try_wait.parity.shared.b64 p, [%1], %2; selp.u32 %0, 1, 0, p; }"
+        "{ .reg .pred p; mbarrier.try_wait.parity.shared.b64 p, [%1], %2, %3; "
+        "selp.u32 %0, 1, 0, p; }"
         : "=r"(done)
-        : "r"(barrier), "r"(parity)
+        : "r"(barrier), "r"(parity), "r"(kLongWaitNs)  // asks less often
         : "memory");
 #else
     asm volatile(
@@ -78,6 +80,45 @@ __device__ inline void CopyBulk(uint32_t to, const void* from, uint32_t bytes, u
 #endif
 }
 
+// sm_90. The same to the same place in every block of the cluster named by a bit of `blocks`; each
+// one's own barrier at that place counts the bytes.
+__device__ inline void CopyBulkToCluster(uint32_t to, const void* from, uint32_t bytes,
+                                         uint32_t barrier, uint16_t blocks) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], "
+      "[%1], %2, [%3], %4;" ::"r"(to),
+      "l"(from), "r"(bytes), "r"(barrier), "h"(blocks)
+      : "memory");
+#endif
+}
+
+// sm_90. One arrival at the barrier at this place in another block of the cluster.
+__device__ inline void BarrierArriveAt(uint32_t barrier, uint32_t block) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile(
+      "{ .reg .b32 remote; mapa.shared::cluster.u32 remote, %0, %1; "
+      "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [remote]; }" ::"r"(barrier),
+      "r"(block)
+      : "memory");
+#endif
+}
+
+// sm_90. All threads of all blocks of the cluster.
+__device__ inline void ClusterBarrier() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("barrier.cluster.arrive.release.aligned; barrier.cluster.wait.acquire.aligned;" ::
+                   : "memory");
+#endif
+}
+
+// sm_90. What is written to shared memory, and seen by this thread, is seen by the matrix units.
+__device__ inline void FenceForMatrixUnits() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+#endif
+}
+
 // The next kernel of the stream may start (sm_90; before, it starts when this one has ended).
 __device__ inline void AllowDependents() {
 #if __CUDA_ARCH__ >= 900
@@ -120,6 +161,13 @@ __device__ inline void MmaHalf(float (&c)[4], const uint32_t (&a)[4], uint2 b) {
 
 __device__ inline void MmaInt8(int32_t (&c)[4], const uint32_t (&a)[4], uint2 b) {
   asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+      "{%8, %9}, {%0, %1, %2, %3};"
+      : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b.x), "r"(b.y));
+}
+
+__device__ inline void MmaUint8Int8(int32_t (&c)[4], const uint32_t (&a)[4], uint2 b) {
+  asm("mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
       "{%8, %9}, {%0, %1, %2, %3};"
       : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b.x), "r"(b.y));

@@ -1,18 +1,19 @@
 #include <algorithm>
 
 #include "kernels/cuda/routing.h"
+#include "kernels/cuda/routing_columns.h"
 #include "kernels/cuda/routing_pass.h"
+#include "kernels/cuda/routing_wide.h"
 
 namespace msa::kernels::cuda {
 namespace {
 
 constexpr size_t kAlignment = 256;
 
+// The most a pass packs: 64 columns of 16 bits an element, or 32 of 24 or 32.
 size_t PackedCapacityBytes(int key_width) {
-  // The most a pass packs: 64 columns in one piece of 16 bits or two of 8, 32 in three of 8 or one
-  // of 32.
-  const int padded = (key_width + 255) / 256 * 256;
-  return static_cast<size_t>(padded) * kMaxTiles * kColumnsOfTile * 4;
+  const int padded = (key_width + 511) / 512 * 512;  // of kInt4, the most
+  return static_cast<size_t>(padded) * kMaxTiles * kColumnsOfTile * 2;
 }
 
 bool ValidArgs(const RoutingArgs& args) {
@@ -25,47 +26,40 @@ bool ValidArgs(const RoutingArgs& args) {
 bool HasFastPath(const RoutingArgs& args) {
   const int width = args.shape.key_width();
   return args.shape.folded() && args.shape.chunk == Reduce::kMax && width % 16 == 0 &&
-         width <= kMaxKeyWidth && args.shape.scale >= 0;
+         width <= kMaxKeyWidth && args.shape.scale >= 0 &&
+         (args.format != KeyFormat::kInt4 || width % kInt4Group == 0);
 }
 
-// The column tiles of a list of questions, one after the other.
-class ColumnTiles {
- public:
-  explicit ColumnTiles(const RoutingArgs& args) : args_(args) { StartQuestion(); }
+bool WantsWidePass(const RoutingArgs& args) {
+  return args.precision == QueryPrecision::kThroughput && args.shape.query != Reduce::kMean &&
+         HasWidePass(args.format);
+}
 
-  bool done() const { return question_ == args_.num_questions; }
-
-  ColumnTile Next() {
-    const bool mean = args_.shape.query == Reduce::kMean;
-    const int32_t end = args_.host_query_begin[question_ + 1];
-    ColumnTile tile{row_, mean ? end - row_ : std::min(kColumnsOfTile, end - row_), question_};
-    row_ += tile.count;
-    if (row_ == end) {
-      ++question_;
-      StartQuestion();
+cudaError_t ScoreByWidePasses(const RoutingArgs& args, void* workspace, cudaStream_t stream) {
+  WideArgs wide;
+  wide.segments = args.segments;
+  wide.num_segments = args.num_segments;
+  wide.num_chunks = args.num_chunks;
+  wide.queries = args.queries;
+  wide.width = args.shape.key_width();
+  wide.format = args.format;
+  wide.scale = args.shape.scale;
+  wide.scores = args.scores;
+  wide.score_stride = args.num_parts;
+  wide.fill = args.scores;
+  wide.fill_count = args.num_questions * args.num_parts;
+  for (ColumnTiles tiles(args); !tiles.done();) {
+    wide.num_tiles = 0;
+    while (wide.num_tiles < kMaxBlocks * kBlockTiles && !tiles.done()) {
+      wide.tiles[wide.num_tiles++] = tiles.Next();
     }
-    return tile;
+    const cudaError_t error = LaunchWide(wide, workspace, stream);
+    if (error != cudaSuccess) return error;
+    wide.fill = nullptr;
+    wide.fill_count = 0;
   }
-
-  // Tiles left, at most kMaxTiles.
-  int Left() const {
-    ColumnTiles ahead = *this;
-    int count = 0;
-    for (; count < kMaxTiles && !ahead.done(); ++count) ahead.Next();
-    return count;
-  }
-
- private:
-  void StartQuestion() {
-    if (done()) return;
-    row_ = args_.shape.query == Reduce::kLast ? args_.host_query_begin[question_ + 1] - 1
-                                              : args_.host_query_begin[question_];
-  }
-
-  const RoutingArgs& args_;
-  int32_t question_ = 0;
-  int32_t row_ = 0;
-};
+  return cudaSuccess;
+}
 
 struct PassPlan {
   PrepareArgs prepare;
@@ -82,8 +76,8 @@ PassPlan PlanOfAllPasses(const RoutingArgs& args, void* workspace) {
   prepare.format = args.format;
   prepare.pieces = QueryPieces(args.format, args.precision);
   prepare.mean_rows = args.shape.query == Reduce::kMean;
-  prepare.column_scales = reinterpret_cast<float*>(memory);
-  prepare.packed = memory + kMaxTiles * kColumnsOfTile * sizeof(float);
+  prepare.scaling = reinterpret_cast<ColumnScaling*>(memory);
+  prepare.packed = memory + sizeof(ColumnScaling);
   prepare.fill = args.scores;
   prepare.fill_count = args.num_questions * args.num_parts;
   PassArgs& pass = plan.pass;
@@ -91,7 +85,7 @@ PassPlan PlanOfAllPasses(const RoutingArgs& args, void* workspace) {
   pass.num_segments = args.num_segments;
   pass.num_chunks = args.num_chunks;
   pass.packed = prepare.packed;
-  pass.column_scales = prepare.column_scales;
+  pass.scaling = prepare.scaling;
   pass.scale = args.shape.scale;
   pass.scores = args.scores;
   pass.score_stride = args.num_parts;
@@ -135,17 +129,25 @@ int64_t NumberChunks(RoutingSegment* host_segments, int num_segments) {
   return total;
 }
 
-size_t RoutingWorkspaceBytes(int key_width) {
-  const size_t scales = kMaxTiles * kColumnsOfTile * sizeof(float);
-  const size_t bytes = scales + PackedCapacityBytes(key_width);
+size_t RoutingWorkspaceBytes(const RoutingArgs& args) {
+  if (!ValidArgs(args) || !HasFastPath(args)) return kAlignment;
+  size_t bytes = sizeof(ColumnScaling) + PackedCapacityBytes(args.shape.key_width());
+  if (WantsWidePass(args)) {
+    int blocks = 0;
+    for (ColumnTiles tiles(args); blocks < kMaxBlocks && !tiles.done(); ++blocks) {
+      for (int i = 0; i < kBlockTiles && !tiles.done(); ++i) tiles.Next();
+    }
+    bytes = WidePackedBytes(args.format, args.shape.key_width(), blocks);
+  }
   return (bytes + kAlignment - 1) / kAlignment * kAlignment;
 }
 
 cudaError_t ScoreParts(const RoutingArgs& args, void* workspace, cudaStream_t stream) {
   if (!ValidArgs(args)) return cudaErrorInvalidValue;
   if (args.num_parts == 0) return cudaSuccess;
-  return HasFastPath(args) ? ScoreByPasses(args, workspace, stream)
-                           : ScorePartsGeneral(args, stream);
+  if (!HasFastPath(args)) return ScorePartsGeneral(args, stream);
+  return WantsWidePass(args) ? ScoreByWidePasses(args, workspace, stream)
+                             : ScoreByPasses(args, workspace, stream);
 }
 
 }  // namespace msa::kernels::cuda

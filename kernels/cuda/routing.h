@@ -18,16 +18,19 @@
 namespace msa::kernels::cuda {
 
 // How routing keys are stored. kInt8 and kFloat8 (e4m3): key = scales[chunk] · stored value, with
-// scales that are not negative (or null: all 1).
-enum class KeyFormat : uint8_t { kFloat32 = 1, kBFloat16 = 2, kInt8 = 3, kFloat8 = 4 };
+// scales that are not negative (or null: all 1). kInt4: the codes of kernels/cuda/coarse.h.
+enum class KeyFormat : uint8_t { kFloat32 = 1, kBFloat16 = 2, kInt8 = 3, kFloat8 = 4, kInt4 = 5 };
 
 // How much of a float32 question the tensor cores see. Float32 keys use all of it either way.
 //   format            kSplit                    kSingle
 //   bf16 keys         bf16 + bf16  (16 bits)    bf16 (8 bits)
 //   fp8 keys          fp16 + fp16  (22 bits)    fp16 (11 bits)
 //   int8 keys         3 × int8     (23 bits)    2 × int8 (15 bits below the row's largest element)
-// Sums are float32, exact integers for int8.
-enum class QueryPrecision : uint8_t { kSplit = 1, kSingle = 2 };
+//   int4 keys         2 × int8     (15 bits)    int8 (7 bits)
+// Sums are float32, exact integers for int8 and int4. kThroughput is for hundreds of rows on
+// sm_90a: bf16 keys meet bf16 queries, fp8 keys meet fp8 queries with a scale a row, in the
+// warpgroup products, whose fp8 sums keep about 14 bits. Elsewhere it is kSingle.
+enum class QueryPrecision : uint8_t { kSplit = 1, kSingle = 2, kThroughput = 3 };
 
 // Keys of consecutive parts. An array of these lies in device memory, one for each segment.
 struct RoutingSegment {
@@ -60,12 +63,14 @@ struct RoutingArgs {
   float* scores = nullptr;  // out [num_questions, num_parts]
 };
 
-// Bytes of workspace, 256-byte aligned, that ScoreParts needs for keys of this width.
-size_t RoutingWorkspaceBytes(int key_width);
+// Bytes of workspace, 256-byte aligned, that ScoreParts needs for these shape, format, precision
+// and questions (no other field is read). 129 KiB at a width of 1,024, unless kThroughput.
+size_t RoutingWorkspaceBytes(const RoutingArgs& args);
 
 // Scores of every part; kNoScore for a part without chunks. Cost: with mean heads and max chunks,
 // a width of a multiple of 16 up to 4,096 and scale >= 0, one read of the keys for every 32 rows of
-// questions (each padded to 8; 64 rows with kSingle or int8 keys); otherwise the general path.
+// questions (each padded to 8; 64 rows with kSingle; 4,096 with kThroughput); otherwise the
+// general path.
 cudaError_t ScoreParts(const RoutingArgs& args, void* workspace, cudaStream_t stream);
 
 // The general path by itself: any reduction, any width, no tensor cores, one read of the keys a

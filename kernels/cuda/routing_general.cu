@@ -139,6 +139,8 @@ cudaError_t ScorePartsGeneral(const RoutingArgs& args, cudaStream_t stream) {
       return Launch<int8_t>(args, stream);
     case KeyFormat::kFloat8:
       return Launch<__nv_fp8_e4m3>(args, stream);
+    case KeyFormat::kInt4:
+      break;
   }
   return cudaErrorInvalidValue;
 }

@@ -26,25 +26,32 @@ cudaError_t ReadTraits(DeviceTraits& traits) {
   return error;
 }
 
-// Packed queries of this many bytes, at a width of 1,024, leave room for long slices.
+// Bytes of each key in a stage. Packed queries of more than this, at a width of 1,024, or tiles of
+// 256 keys, leave room for short slices only.
 constexpr int kLongSlicePackedBytes = 96 * 1024;
-
 constexpr int SliceBytes(KeyFormat format, int pieces, int capacity) {
-  return capacity * PackedStepBytes(format, pieces) * (1024 / StepWidth(format)) >
-                 kLongSlicePackedBytes
-             ? 128
-             : 256;
+  const int packed_bytes = capacity * PackedStepBytes(format, pieces) * (1024 / StepWidth(format));
+  return packed_bytes > kLongSlicePackedBytes || TileRows(format, pieces, capacity) > 128 ? 128
+                                                                                          : 256;
 }
 
 int PackedBytes(KeyFormat format, int pieces, int capacity, int width) {
-  const int slice = SliceBytes(format, pieces, capacity) / KeyBytes(format);
+  const int slice = KeyElements(format, SliceBytes(format, pieces, capacity));
   const int padded = (width + slice - 1) / slice * slice;
   return padded / StepWidth(format) * capacity * PackedStepBytes(format, pieces);
 }
 
+// Shared memory besides the packed queries and the stages.
+int FixedBytes(KeyFormat format, int pieces, int capacity) {
+  const int values =
+      capacity * TileRows(format, pieces, capacity) * static_cast<int>(sizeof(float));
+  return static_cast<int>(sizeof(PassShared)) + kFinishWarps * values;
+}
+
 int NumStages(KeyFormat format, int pieces, int capacity, int width, int shared_bytes) {
-  const int stage = kTileRows * (SliceBytes(format, pieces, capacity) + 16);
-  const int room = shared_bytes - static_cast<int>(sizeof(PassShared)) -
+  const int stage =
+      TileRows(format, pieces, capacity) * (SliceBytes(format, pieces, capacity) + 16);
+  const int room = shared_bytes - FixedBytes(format, pieces, capacity) -
                    PackedBytes(format, pieces, capacity, width);
   return std::min(room / stage, kMaxStages);
 }
@@ -52,8 +59,8 @@ int NumStages(KeyFormat format, int pieces, int capacity, int width, int shared_
 template <typename Shape>
 cudaError_t LaunchShape(PassArgs& args, const DeviceTraits& device, cudaStream_t stream) {
   const auto kernel = RoutingPassKernel<Shape>;
-  const int shared_bytes = static_cast<int>(sizeof(PassShared)) + args.packed_bytes +
-                           args.num_stages * Shape::kStageBytes;
+  const int shared_bytes = FixedBytes(Shape::kFormat, Shape::kPieces, Shape::kCapacity) +
+                           args.packed_bytes + args.num_stages * Shape::kStageBytes;
   const cudaError_t error =
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes);
   if (error != cudaSuccess) return error;
@@ -68,19 +75,14 @@ cudaError_t LaunchShape(PassArgs& args, const DeviceTraits& device, cudaStream_t
   config.dynamicSmemBytes = shared_bytes;
   config.stream = stream;
   config.attrs = &attribute;
-  config.numAttrs = device.major >= 9 ? 1 : 0;
+  config.numAttrs = device.major >= 9 && std::getenv("MSA_NO_PDL") == nullptr ? 1 : 0;
   return cudaLaunchKernelEx(&config, kernel, args);
 }
 
 template <KeyFormat kFormat, int kPieces, int kCapacity>
 cudaError_t Launch(PassArgs& args, const DeviceTraits& device, cudaStream_t stream) {
   constexpr int kSlice = SliceBytes(kFormat, kPieces, kCapacity);
-  const bool bulk =
-      device.major >= 9 && args.row_bytes % kSlice == 0 && std::getenv("MSA_BULK") != nullptr;
-  return bulk ? LaunchShape<PassShape<kFormat, kPieces, kCapacity, kSlice, true>>(args, device,
-                                                                                  stream)
-              : LaunchShape<PassShape<kFormat, kPieces, kCapacity, kSlice, false>>(args, device,
-                                                                                   stream);
+  return LaunchShape<PassShape<kFormat, kPieces, kCapacity, kSlice>>(args, device, stream);
 }
 
 template <KeyFormat kFormat, int kPieces, bool kEight>
@@ -96,13 +98,14 @@ cudaError_t LaunchCapacity(int capacity, PassArgs& args, const DeviceTraits& dev
 
 // Passes of 64 columns exist where their queries fit beside the stages at a width of 1,024.
 bool HasEight(KeyFormat format, int pieces) {
-  return format != KeyFormat::kFloat32 && pieces == QueryPieces(format, QueryPrecision::kSingle);
+  return format == KeyFormat::kInt4 ||
+         (format != KeyFormat::kFloat32 && pieces == QueryPieces(format, QueryPrecision::kSingle));
 }
 
 }  // namespace
 
 int PassPaddedWidth(KeyFormat format, int width) {
-  const int slice = 256 / KeyBytes(format);
+  const int slice = KeyElements(format, 256);
   return (width + slice - 1) / slice * slice;
 }
 
@@ -125,7 +128,7 @@ cudaError_t LaunchPass(KeyFormat format, int pieces, int capacity, int width, Pa
   const cudaError_t error = ReadTraits(device);
   if (error != cudaSuccess) return error;
   const int slice = SliceBytes(format, pieces, capacity);
-  args.row_bytes = width * KeyBytes(format);
+  args.row_bytes = KeyBytes(format, width);
   args.num_slices = (args.row_bytes + slice - 1) / slice;
   args.num_stages = NumStages(format, pieces, capacity, width, device.shared_bytes);
   args.packed_bytes = PackedBytes(format, pieces, capacity, width);
@@ -143,6 +146,9 @@ cudaError_t LaunchPass(KeyFormat format, int pieces, int capacity, int width, Pa
     case KeyFormat::kFloat8:
       return split ? LaunchCapacity<KeyFormat::kFloat8, 2, false>(capacity, args, device, stream)
                    : LaunchCapacity<KeyFormat::kFloat8, 1, true>(capacity, args, device, stream);
+    case KeyFormat::kInt4:
+      return split ? LaunchCapacity<KeyFormat::kInt4, 2, true>(capacity, args, device, stream)
+                   : LaunchCapacity<KeyFormat::kInt4, 1, true>(capacity, args, device, stream);
   }
   return cudaErrorInvalidValue;
 }

@@ -3,8 +3,9 @@
 //
 //   producer warps   copy slices (kSliceBytes of every key of a tile) into the ring
 //   consumer warps   tile of keys × columns; the maximum over each tile of 8 columns
-//   last warp        times the chunk's scale, maximum over a question's tiles and a part's chunks,
-//                    one atomic maximum a part and question
+//   finishing warps  a tile each in turn: times the chunk's scale, maximum over a question's tiles
+//                    and a part's chunks, one atomic maximum a part and question. They wait for
+//                    device memory (scales, parts) most of the time, so there are several.
 //
 // A dot product adds its steps in the order of the width, whatever the shape of the tile.
 #ifndef MSA_KERNELS_CUDA_ROUTING_PASS_CUH_
@@ -15,122 +16,64 @@
 #include <type_traits>
 
 #include "kernels/cuda/ptx.cuh"
+#include "kernels/cuda/routing_cursor.cuh"
 #include "kernels/cuda/routing_pass.h"
 
 namespace msa::kernels::cuda {
 
-constexpr int kTileRows = 128;
 constexpr int kConsumerWarps = 8;
 constexpr int kProducerWarps = 2;
-constexpr int kPassThreads = 32 * (kConsumerWarps + kProducerWarps + 1);
+constexpr int kFinishWarps = 2;
+constexpr int kPassThreads = 32 * (kConsumerWarps + kProducerWarps + kFinishWarps);
 constexpr int kMaxStages = 8;
 
-// How consumer warps share a tile: rows in groups of 16 · kRowTiles, columns in groups of 8 ·
-// kColumnTiles.
-template <int kColumns>
-struct WarpShape {  // 4 or 8 tiles of columns: a warp reads a fragment of queries for 32 keys
-  static constexpr int kColumnGroups = 2;
-  static constexpr int kRowTiles = 2;
-  static constexpr int kColumnTiles = kColumns / 2;
-};
-template <>
-struct WarpShape<1> {
-  static constexpr int kColumnGroups = 1;
-  static constexpr int kRowTiles = 1;
-  static constexpr int kColumnTiles = 1;
-};
+// How consumer warps share a tile of keys: rows in groups of 16 · kRowTiles, columns in groups of
+// 8 · kColumnTiles. Many columns are bound by reading queries from shared memory: a warp reads a
+// fragment of them for 32 keys, or for 64 where keys of 8 bits come twice as fast.
+__host__ __device__ constexpr int RowTiles(KeyFormat format, int pieces, int columns) {
+  const bool narrow_keys = IsInteger(format) || (format == KeyFormat::kFloat8 && pieces == 1);
+  return columns == 1 ? 1 : narrow_keys && columns == 4 ? 4 : 2;
+}
+__host__ __device__ constexpr int ColumnGroups(int columns) { return columns == 1 ? 1 : 2; }
+__host__ __device__ constexpr int TileRows(KeyFormat format, int pieces, int columns) {
+  return kConsumerWarps / ColumnGroups(columns) * 16 * RowTiles(format, pieces, columns);
+}
 
-template <KeyFormat kKeys, int kPieceCount, int kColumns, int kSlice, bool kBulkCopies>
-struct PassShape : WarpShape<kColumns> {
+template <KeyFormat kKeys, int kPieceCount, int kColumns, int kSlice>
+struct PassShape {
   static constexpr KeyFormat kFormat = kKeys;
   static constexpr int kPieces = kPieceCount;
   static constexpr int kCapacity = kColumns;
+  static constexpr int kColumnGroups = ColumnGroups(kColumns);
+  static constexpr int kColumnTiles = kColumns / kColumnGroups;
+  static constexpr int kRowTiles = RowTiles(kKeys, kPieceCount, kColumns);
+  static constexpr int kTileRows = TileRows(kKeys, kPieceCount, kColumns);
   static constexpr int kSliceBytes = kSlice;
-  static constexpr bool kBulk = kBulkCopies;
   // One access width of padding: the 8 rows of a fragment lie in different banks.
   static constexpr int kPitch = kSlice + 16;
   static constexpr int kStageBytes = kTileRows * kPitch;
-  static constexpr int kSteps = kSlice / KeyBytes(kKeys) / StepWidth(kKeys);  // of a slice
+  static constexpr int kValuesBytes = kColumns * kTileRows * static_cast<int>(sizeof(float));
+  static constexpr int kSteps = KeyElements(kKeys, kSlice) / StepWidth(kKeys);  // of a slice
   static constexpr int kStepBytes = kColumns * PackedStepBytes(kKeys, kPieceCount);
-  static_assert(kConsumerWarps * 16 * WarpShape<kColumns>::kRowTiles ==
-                kTileRows * WarpShape<kColumns>::kColumnGroups);
+  using TileValues = float (*)[kTileRows];  // best of each column tile, by chunk
 };
 
-// Shared memory that is there whatever the shape; the packed queries and the stages follow it.
+// Shared memory that is there whatever the shape. The packed queries follow it, then the best of
+// each column tile by chunk, [kFinishWarps][capacity][tile rows] float, then the stages.
 struct PassShared {
   uint64_t stage_full[kMaxStages];
   uint64_t stage_empty[kMaxStages];
-  uint64_t values_full[2];
-  uint64_t values_empty[2];
-  float column_scales[kMaxTiles * kColumnsOfTile];
-  alignas(16) float values[2][kMaxTiles][kTileRows];  // best of a column tile, by chunk
+  uint64_t values_full[kFinishWarps];
+  uint64_t values_empty[kFinishWarps];
+  ColumnScaling scaling;
 };
+static_assert(sizeof(PassShared) % 16 == 0);
 
-// Walks the chunks [at, end) of all segments in tiles that do not cross segments. Every warp of the
-// block has one; all lanes agree.
-class TileCursor {
- public:
-  __device__ TileCursor(const PassArgs& args)
-      : segments_(args.segments),
-        at_(args.num_chunks * blockIdx.x / gridDim.x),
-        end_(args.num_chunks * (blockIdx.x + 1) / gridDim.x) {
-    const int lane = threadIdx.x % 32;
-    int before = 0;  // segments that begin at or before at_
-    for (int first = 0; first < args.num_segments; first += 32) {
-      const bool mine =
-          first + lane < args.num_segments && segments_[first + lane].first_chunk <= at_;
-      const int count = __popc(__ballot_sync(~0u, mine));
-      before += count;
-      if (count < 32) break;
-    }
-    segment_ = before - 1;
-    if (at_ < end_) current_ = segments_[segment_];
-  }
-
-  // False at the end.
-  __device__ bool Next() {
-    if (at_ >= end_) return false;
-    new_segment_ = first_;
-    first_ = false;
-    while (at_ >= current_.first_chunk + current_.num_chunks) {
-      current_ = segments_[++segment_];
-      new_segment_ = true;
-    }
-    row_ = at_ - current_.first_chunk;
-    const int64_t stop = min(end_, current_.first_chunk + current_.num_chunks);
-    rows_ = static_cast<int>(min(stop - at_, static_cast<int64_t>(kTileRows)));
-    at_ += rows_;
-    return true;
-  }
-
-  __device__ const RoutingSegment& segment() const { return current_; }
-  __device__ bool new_segment() const { return new_segment_; }
-  __device__ int64_t row() const { return row_; }  // first chunk of the tile in its segment
-  __device__ int rows() const { return rows_; }
-
- private:
-  const RoutingSegment* segments_;
-  int64_t at_;
-  int64_t end_;
-  int segment_ = 0;
-  RoutingSegment current_;
-  bool first_ = true;
-  bool new_segment_ = false;
-  int64_t row_ = 0;
-  int rows_ = 0;
-};
-
-// A place in the ring of stages.
-struct StageCursor {
-  int stage = 0;
-  uint32_t phase = 0;
-  __device__ void Advance(int num_stages) {
-    if (++stage == num_stages) {
-      stage = 0;
-      phase ^= 1;
-    }
-  }
-};
+template <typename Shape>
+__device__ TileCursor CursorOfBlock(const PassArgs& args) {
+  return TileCursor(args.segments, args.num_segments, args.num_chunks, blockIdx.x, gridDim.x,
+                    Shape::kTileRows);
+}
 
 // One producer warp's half of a stage: rows of the tile, 16 bytes a lane and copy.
 template <typename Shape>
@@ -144,45 +87,23 @@ __device__ void CopySliceAsync(uint32_t to, const char* keys, int row_bytes, int
   const char* from = keys + static_cast<int64_t>(row) * row_bytes + (bytes != 0 ? offset : 0);
   const int64_t step = static_cast<int64_t>(kRowsOfCopy) * row_bytes;
   to += row * Shape::kPitch + thread % kUnits * 16;
-  if (rows == kTileRows) {
 #pragma unroll 16
-    for (int i = 0; i < kTileRows / kRowsOfCopy; ++i) {
-      CopyAsync16(to + i * kRowsOfCopy * Shape::kPitch, from, bytes);
-      from += step;
-    }
-    return;
-  }
-  for (int i = row; i < rows; i += kRowsOfCopy) {
-    CopyAsync16(to, from, bytes);
-    to += kRowsOfCopy * Shape::kPitch;
+  for (int i = 0; i < Shape::kTileRows; i += kRowsOfCopy) {
+    if (i + row < rows) CopyAsync16(to + i * Shape::kPitch, from, bytes);
     from += step;
   }
 }
 
 template <typename Shape>
 __device__ void Produce(const PassArgs& args, PassShared& shared, uint32_t stages) {
-  const int lane = threadIdx.x % 32;
-  const int warp = threadIdx.x / 32 - kConsumerWarps;
-  if (Shape::kBulk && warp != 0) return;
   StageCursor at;
-  for (TileCursor tile(args); tile.Next();) {
+  for (TileCursor tile = CursorOfBlock<Shape>(args); tile.Next();) {
     const char* keys = static_cast<const char*>(tile.segment().keys) + tile.row() * args.row_bytes;
     for (int slice = 0; slice < args.num_slices; ++slice) {
       BarrierWait(SharedAddress(&shared.stage_empty[at.stage]), at.phase ^ 1);
-      const uint32_t full = SharedAddress(&shared.stage_full[at.stage]);
-      const uint32_t to = stages + at.stage * Shape::kStageBytes;
-      if constexpr (Shape::kBulk) {
-        if (lane == 0) BarrierExpect(full, tile.rows() * Shape::kSliceBytes);
-        __syncwarp();
-        const char* from = keys + slice * Shape::kSliceBytes;
-        for (int row = lane; row < tile.rows(); row += 32) {
-          CopyBulk(to + row * Shape::kPitch, from + static_cast<int64_t>(row) * args.row_bytes,
-                   Shape::kSliceBytes, full);
-        }
-      } else {
-        CopySliceAsync<Shape>(to, keys, args.row_bytes, tile.rows(), slice);
-        BarrierArriveAfterCopies(full);
-      }
+      CopySliceAsync<Shape>(stages + at.stage * Shape::kStageBytes, keys, args.row_bytes,
+                            tile.rows(), slice);
+      BarrierArriveAfterCopies(SharedAddress(&shared.stage_full[at.stage]));
       at.Advance(args.num_stages);
     }
   }
@@ -191,8 +112,7 @@ __device__ void Produce(const PassArgs& args, PassShared& shared, uint32_t stage
 // Sums of a warp's rows × columns, and the steps that add to them.
 template <typename Shape>
 struct Products {
-  static constexpr bool kIsInt8 = Shape::kFormat == KeyFormat::kInt8;
-  using Sum = std::conditional_t<kIsInt8, int32_t, float>;
+  using Sum = std::conditional_t<IsInteger(Shape::kFormat), int32_t, float>;
   static constexpr int kRowTiles = Shape::kRowTiles;
   static constexpr int kColumnTiles = Shape::kColumnTiles;
   Sum sums[Shape::kPieces][kRowTiles][kColumnTiles][4];
@@ -214,8 +134,10 @@ struct Products {
         const uint2 b = fragments[(n * Shape::kPieces + p) * 32];
 #pragma unroll
         for (int m = 0; m < kRowTiles; ++m) {
-          if constexpr (kIsInt8) {
+          if constexpr (Shape::kFormat == KeyFormat::kInt8) {
             MmaInt8(sums[p][m][n], a[m], b);
+          } else if constexpr (Shape::kFormat == KeyFormat::kInt4) {
+            MmaUint8Int8(sums[p][m][n], a[m], b);
           } else if constexpr (Shape::kFormat == KeyFormat::kFloat8) {
             MmaHalf(sums[p][m][n], a[m], b);
           } else {
@@ -232,23 +154,33 @@ struct Products {
     const int lane = threadIdx.x % 32;
     const uint32_t address = keys + lane % 16 * Shape::kPitch + lane / 16 * 16;
 #pragma unroll
-    for (int i = 0; i < Shape::kSliceBytes / 32; ++i) {  // a fragment is 32 bytes wide
+    for (int i = 0; i < Shape::kSliceBytes / 32; ++i) {
       uint32_t a[kRowTiles][4];
 #pragma unroll
       for (int m = 0; m < kRowTiles; ++m) {
         LoadMatrix4(a[m], address + m * 16 * Shape::kPitch + i * 32);
       }
-      if constexpr (Shape::kFormat == KeyFormat::kFloat8) {
-        AddFloat8(a, packed + 2 * i * Shape::kStepBytes);
-      } else {
-        Step(a, packed + i * Shape::kStepBytes);
-      }
+      AddFragment(a, packed + i * kStepsOfFragment * Shape::kStepBytes, Shape::kStepBytes);
+    }
+  }
+
+  // 32 bytes of the keys' width; `step_bytes` from step to step of the packed columns.
+  static constexpr int kStepsOfFragment =
+      KeyElements(Shape::kFormat, 32) / StepWidth(Shape::kFormat);
+  __device__ void AddFragment(const uint32_t (&a)[kRowTiles][4], const char* packed,
+                              int step_bytes) {
+    if constexpr (Shape::kFormat == KeyFormat::kFloat8) {
+      AddFloat8(a, packed, step_bytes);
+    } else if constexpr (Shape::kFormat == KeyFormat::kInt4) {
+      AddInt4(a, packed, step_bytes);
+    } else {
+      Step(a, packed);
     }
   }
 
   // Bytes 4t … 4t+3 of thread t make its two registers of a step's fragment; PrepareQueries packs
   // the columns in that order.
-  __device__ void AddFloat8(const uint32_t (&a)[kRowTiles][4], const char* packed) {
+  __device__ void AddFloat8(const uint32_t (&a)[kRowTiles][4], const char* packed, int step_bytes) {
 #pragma unroll
     for (int step = 0; step < 2; ++step) {
       uint32_t wide[kRowTiles][4];
@@ -261,7 +193,20 @@ struct Products {
           wide[m][half + 2] = Widen(four >> 16);
         }
       }
-      Step(wide, packed + step * Shape::kStepBytes);
+      Step(wide, packed + step * step_bytes);
+    }
+  }
+
+  // Low halves of the bytes are the first step's elements, high halves the second's.
+  __device__ void AddInt4(const uint32_t (&a)[kRowTiles][4], const char* packed, int step_bytes) {
+#pragma unroll
+    for (int step = 0; step < 2; ++step) {
+      uint32_t wide[kRowTiles][4];
+#pragma unroll
+      for (int i = 0; i < 4 * kRowTiles; ++i) {
+        (&wide[0][0])[i] = (&a[0][0])[i] >> (4 * step) & 0x0F0F0F0Fu;
+      }
+      Step(wide, packed + step * step_bytes);
     }
   }
 
@@ -271,38 +216,46 @@ struct Products {
     return wide.x | static_cast<uint32_t>(wide.y) << 16;
   }
 
-  // The dot product of an element of the fragment.
-  __device__ float Value(int m, int n, int i, float column_scale) const {
-    if constexpr (kIsInt8) {
-      float value = static_cast<float>(sums[0][m][n][i]);
+  // The dot product of an element of the fragment; `column` of `scaling` is its column.
+  __device__ float Value(int m, int n, int i, const ColumnScaling& scaling, int column) const {
+    float value = static_cast<float>(sums[0][m][n][i]);
+    if constexpr (IsInteger(Shape::kFormat)) {
 #pragma unroll
       for (int p = 1; p < Shape::kPieces; ++p) {
         value = fmaf(256.0f, value, static_cast<float>(sums[p][m][n][i]));
       }
-      return value * column_scale;
+      if constexpr (Shape::kFormat == KeyFormat::kInt4) value += scaling.offset[column];
+    } else if constexpr (Shape::kPieces == 2) {
+      value += sums[1][m][n][i];
     }
-    float value = sums[0][m][n][i];
-    if constexpr (Shape::kPieces == 2) value += sums[1][m][n][i];
-    return Shape::kFormat == KeyFormat::kFloat8 ? value * column_scale : value;
+    return Shape::kFormat == KeyFormat::kBFloat16 ? value : value * scaling.scale[column];
+  }
+
+  // Best of column tile n, which begins at `column` of `scaling`, for rows lane / 4 (low) and
+  // lane / 4 + 8 (high) of row tile m; the same in all four lanes of a row.
+  __device__ void Best(int m, int n, const ColumnScaling& scaling, int column, float& low,
+                       float& high) const {
+    column += threadIdx.x % 4 * 2;
+    low = MaxOrNan(Value(m, n, 0, scaling, column), Value(m, n, 1, scaling, column + 1));
+    high = MaxOrNan(Value(m, n, 2, scaling, column), Value(m, n, 3, scaling, column + 1));
+    low = MaxOrNan(low, __shfl_xor_sync(~0u, low, 1));
+    high = MaxOrNan(high, __shfl_xor_sync(~0u, high, 1));
+    low = MaxOrNan(low, __shfl_xor_sync(~0u, low, 2));
+    high = MaxOrNan(high, __shfl_xor_sync(~0u, high, 2));
   }
 
   // Best of each column tile, to values[column tile][row]. `values` is at the warp's first row and
-  // column tile, `scales` at its first column.
-  __device__ void StoreBest(const float* scales, float (*values)[kTileRows]) const {
+  // column tile, which is `column_tile` of `scaling`.
+  __device__ void StoreBest(const ColumnScaling& scaling, int column_tile,
+                            typename Shape::TileValues values) const {
     const int lane = threadIdx.x % 32;
-    const int column = lane % 4 * 2;
 #pragma unroll
     for (int n = 0; n < kColumnTiles; ++n) {
-      const float scale0 = scales[n * kColumnsOfTile + column];
-      const float scale1 = scales[n * kColumnsOfTile + column + 1];
 #pragma unroll
       for (int m = 0; m < kRowTiles; ++m) {
-        float low = MaxOrNan(Value(m, n, 0, scale0), Value(m, n, 1, scale1));
-        float high = MaxOrNan(Value(m, n, 2, scale0), Value(m, n, 3, scale1));
-        low = MaxOrNan(low, __shfl_xor_sync(~0u, low, 1));
-        high = MaxOrNan(high, __shfl_xor_sync(~0u, high, 1));
-        low = MaxOrNan(low, __shfl_xor_sync(~0u, low, 2));
-        high = MaxOrNan(high, __shfl_xor_sync(~0u, high, 2));
+        float low;
+        float high;
+        Best(m, n, scaling, (column_tile + n) * kColumnsOfTile, low, high);
         if (lane % 4 == 0) {
           values[n][m * 16 + lane / 4] = low;
           values[n][m * 16 + lane / 4 + 8] = high;
@@ -312,12 +265,13 @@ struct Products {
   }
 };
 
-// Float32 keys: plain multiply-adds, a lane has a row and 4 columns of each tile. A slice is summed
-// by itself, then added: the error of 1,024 products is about that of 64.
+// Float32 keys: plain multiply-adds, a lane has a row and 4 columns of each tile. Every 32 products
+// are summed by themselves, then added: the error of 1,024 products is about that of 32.
 template <typename Shape>
 struct FloatProducts {
   static constexpr int kRowTiles = Shape::kRowTiles;
   static constexpr int kColumnTiles = Shape::kColumnTiles;
+  static constexpr int kStepsOfSum = 8;  // the same for every slice size
   float sums[kRowTiles][kColumnTiles][4];
 
   __device__ void Clear() {
@@ -326,13 +280,19 @@ struct FloatProducts {
   }
 
   __device__ void AddSlice(uint32_t keys, const char* packed) {
-    float part[kRowTiles][kColumnTiles][4] = {};
     const int lane = threadIdx.x % 32;
     const char* row =
         static_cast<const char*>(__cvta_shared_to_generic(keys + lane % 16 * Shape::kPitch));
     const char* columns = packed + lane / 16 * 4 * sizeof(float4);
+    for (int i = 0; i < Shape::kSteps; i += kStepsOfSum) {
+      AddSteps(row + i * 16, columns + i * Shape::kStepBytes);
+    }
+  }
+
+  __device__ void AddSteps(const char* row, const char* columns) {
+    float part[kRowTiles][kColumnTiles][4] = {};
 #pragma unroll 4
-    for (int i = 0; i < Shape::kSteps; ++i) {
+    for (int i = 0; i < kStepsOfSum; ++i) {
       float4 a[kRowTiles];
 #pragma unroll
       for (int m = 0; m < kRowTiles; ++m) {
@@ -361,7 +321,7 @@ struct FloatProducts {
     }
   }
 
-  __device__ void StoreBest(const float* scales, float (*values)[kTileRows]) const {
+  __device__ void StoreBest(const ColumnScaling&, int, typename Shape::TileValues values) const {
     const int lane = threadIdx.x % 32;
 #pragma unroll
     for (int n = 0; n < kColumnTiles; ++n) {
@@ -377,7 +337,8 @@ struct FloatProducts {
 };
 
 template <typename Shape>
-__device__ void Consume(const PassArgs& args, PassShared& shared, char* packed, uint32_t stages) {
+__device__ void Consume(const PassArgs& args, PassShared& shared, char* packed, char* values,
+                        uint32_t stages) {
   using Sums = std::conditional_t<Shape::kFormat == KeyFormat::kFloat32, FloatProducts<Shape>,
                                   Products<Shape>>;
   WaitForPrerequisites();
@@ -385,8 +346,9 @@ __device__ void Consume(const PassArgs& args, PassShared& shared, char* packed, 
   for (int i = threadIdx.x; i < args.packed_bytes / 16; i += 32 * kConsumerWarps) {
     reinterpret_cast<uint4*>(packed)[i] = from[i];
   }
-  if (threadIdx.x < Shape::kCapacity * kColumnsOfTile) {
-    shared.column_scales[threadIdx.x] = args.column_scales[threadIdx.x];
+  if (threadIdx.x < sizeof(ColumnScaling) / sizeof(float)) {
+    reinterpret_cast<float*>(&shared.scaling)[threadIdx.x] =
+        reinterpret_cast<const float*>(args.scaling)[threadIdx.x];
   }
   NamedBarrier(1, 32 * kConsumerWarps);
 
@@ -398,7 +360,7 @@ __device__ void Consume(const PassArgs& args, PassShared& shared, char* packed, 
   StageCursor at;
   StageCursor out;
   Sums sums;
-  for (TileCursor tile(args); tile.Next();) {
+  for (TileCursor tile = CursorOfBlock<Shape>(args); tile.Next();) {
     sums.Clear();
     for (int slice = 0; slice < args.num_slices; ++slice) {
       BarrierWait(SharedAddress(&shared.stage_full[at.stage]), at.phase);
@@ -409,36 +371,24 @@ __device__ void Consume(const PassArgs& args, PassShared& shared, char* packed, 
       at.Advance(args.num_stages);
     }
     BarrierWait(SharedAddress(&shared.values_empty[out.stage]), out.phase ^ 1);
+    float* to = reinterpret_cast<float*>(values + out.stage * Shape::kValuesBytes);
     sums.StoreBest(
-        shared.column_scales + column_tile * kColumnsOfTile,
-        reinterpret_cast<float(*)[kTileRows]>(&shared.values[out.stage][column_tile][row]));
+        shared.scaling, column_tile,
+        reinterpret_cast<typename Shape::TileValues>(to + column_tile * Shape::kTileRows + row));
     __syncwarp();
     if (threadIdx.x % 32 == 0) BarrierArrive(SharedAddress(&shared.values_full[out.stage]));
-    out.Advance(2);
+    out.Advance(kFinishWarps);
   }
-}
-
-// First part of the segment that ends after chunk `row`; all lanes of the warp agree.
-__device__ inline int64_t FindPart(const RoutingSegment& segment, int64_t row) {
-  const int lane = threadIdx.x % 32;
-  int64_t low = 0;
-  int64_t high = segment.num_parts;  // the answer is in low … high
-  while (low < high) {
-    const int64_t step = (high - low + 31) / 32;
-    const int64_t probe = low + lane * step;
-    const bool ended = probe < high && segment.part_begin[probe + 1] <= row;
-    const int count = __popc(__ballot_sync(~0u, ended));
-    if (count < 32) high = min(high, low + count * step);
-    if (count > 0) low += (count - 1) * step + 1;
-  }
-  return low;
 }
 
 // values[first tile of a question's run] = scale of the chunk · scale · best of its tiles.
-__device__ inline void FoldTiles(const PassArgs& args, const float* chunk_scales, int64_t row,
-                                 int rows, float (*values)[kTileRows]) {
-  for (int r = threadIdx.x % 32; r < rows; r += 32) {
-    const float chunk_scale = chunk_scales == nullptr ? 1.0f : chunk_scales[row + r];
+template <int kTileRows>
+__device__ void FoldTiles(const PassArgs& args, const float (&chunk_scales)[kTileRows / 32],
+                          int rows, float (*values)[kTileRows]) {
+#pragma unroll
+  for (int i = 0; i < kTileRows / 32; ++i) {
+    const int r = threadIdx.x % 32 + 32 * i;
+    if (r >= rows) break;
     int first = 0;
     float best = values[0][r];
     for (int tile = 1; tile <= args.num_tiles; ++tile) {
@@ -446,7 +396,7 @@ __device__ inline void FoldTiles(const PassArgs& args, const float* chunk_scales
         best = MaxOrNan(best, values[tile][r]);
         continue;
       }
-      values[first][r] = best * chunk_scale * args.scale;
+      values[first][r] = best * chunk_scales[i] * args.scale;
       if (tile == args.num_tiles) break;
       first = tile;
       best = values[tile][r];
@@ -455,8 +405,9 @@ __device__ inline void FoldTiles(const PassArgs& args, const float* chunk_scales
 }
 
 // Best of chunks begin … end-1 of the tile to every question's score of a part.
-__device__ inline void ScorePart(const PassArgs& args, int64_t column, int begin, int end,
-                                 const float (*values)[kTileRows]) {
+template <int kTileRows>
+__device__ void ScorePart(const PassArgs& args, int64_t column, int begin, int end,
+                          const float (*values)[kTileRows]) {
   for (int tile = 0; tile < args.num_tiles; ++tile) {
     if (tile > 0 && args.question[tile] == args.question[tile - 1]) continue;
     float best = kNoScore;
@@ -465,35 +416,45 @@ __device__ inline void ScorePart(const PassArgs& args, int64_t column, int begin
   }
 }
 
-__device__ inline void Finish(const PassArgs& args, PassShared& shared) {
+// Every kFinishWarps-th tile, beginning with the warp's own. What comes from device memory is asked
+// for before the values are there.
+template <typename Shape>
+__device__ void Finish(const PassArgs& args, PassShared& shared, char* values) {
+  constexpr int kTileRows = Shape::kTileRows;
   const int lane = threadIdx.x % 32;
-  WaitForPrerequisites();
-  StageCursor at;
+  const int own = threadIdx.x / 32 - kConsumerWarps - kProducerWarps;
+  const auto of_tile =
+      reinterpret_cast<typename Shape::TileValues>(values + own * Shape::kValuesBytes);
+  uint32_t phase = 0;
+  int next = own;
+  bool new_segment = false;
   int64_t part = 0;
-  for (TileCursor tile(args); tile.Next(); at.Advance(2)) {
+  WaitForPrerequisites();
+  for (TileCursor tile = CursorOfBlock<Shape>(args); tile.Next();) {
+    new_segment = new_segment || tile.new_segment();
+    if (next-- > 0) continue;
+    next = kFinishWarps - 1;
     const RoutingSegment& segment = tile.segment();
-    if (tile.new_segment()) part = FindPart(segment, tile.row());
-    BarrierWait(SharedAddress(&shared.values_full[at.stage]), at.phase);
-    float(*values)[kTileRows] = shared.values[at.stage];
-    FoldTiles(args, segment.scales, tile.row(), tile.rows(), values);
-    __syncwarp();
-    const int64_t stop = tile.row() + tile.rows();
-    for (;;) {  // 32 parts at a time, until one ends behind the tile
-      const bool exists = part + lane < segment.num_parts;
-      const int64_t begin = exists ? segment.part_begin[part + lane] : stop;
-      const int64_t end = exists ? segment.part_begin[part + lane + 1] : stop + 1;
-      const int64_t low = max(begin, tile.row());
-      const int64_t high = min(end, stop);
-      if (low < high) {
-        ScorePart(args, segment.first_part + part + lane, static_cast<int>(low - tile.row()),
-                  static_cast<int>(high - tile.row()), values);
-      }
-      const int ended = __popc(__ballot_sync(~0u, end <= stop));
-      part += ended;
-      if (ended < 32) break;
+    float chunk_scales[kTileRows / 32];
+#pragma unroll
+    for (int i = 0; i < kTileRows / 32; ++i) {
+      const int r = lane + 32 * i;
+      const bool scaled = segment.scales != nullptr && r < tile.rows();
+      chunk_scales[i] = scaled ? segment.scales[tile.row() + r] : 1.0f;
     }
+    if (new_segment) part = FindPart(segment, tile.row());
+    new_segment = false;
+    const PartRange range = LoadPart(segment, part);
+    BarrierWait(SharedAddress(&shared.values_full[own]), phase);
+    phase ^= 1;
+    FoldTiles<kTileRows>(args, chunk_scales, tile.rows(), of_tile);
     __syncwarp();
-    if (lane == 0) BarrierArrive(SharedAddress(&shared.values_empty[at.stage]));
+    part = WalkParts(segment, part, range, tile.row(), tile.rows(),
+                     [&](int64_t column, int begin, int end) {
+                       ScorePart<kTileRows>(args, column, begin, end, of_tile);
+                     });
+    __syncwarp();
+    if (lane == 0) BarrierArrive(SharedAddress(&shared.values_empty[own]));
   }
 }
 
@@ -503,26 +464,26 @@ __global__ void __launch_bounds__(kPassThreads, 1)
   extern __shared__ __align__(128) char memory[];
   PassShared& shared = *reinterpret_cast<PassShared*>(memory);
   char* packed = memory + sizeof(PassShared);
-  const uint32_t stages = SharedAddress(packed + args.packed_bytes);
+  char* values = packed + args.packed_bytes;
+  const uint32_t stages = SharedAddress(values + kFinishWarps * Shape::kValuesBytes);
   if (threadIdx.x == 0) {
     for (int i = 0; i < args.num_stages; ++i) {
-      BarrierInit(SharedAddress(&shared.stage_full[i]), Shape::kBulk ? 1 : 32 * kProducerWarps);
+      BarrierInit(SharedAddress(&shared.stage_full[i]), 32 * kProducerWarps);
       BarrierInit(SharedAddress(&shared.stage_empty[i]), kConsumerWarps);
     }
-    for (int i = 0; i < 2; ++i) {
+    for (int i = 0; i < kFinishWarps; ++i) {
       BarrierInit(SharedAddress(&shared.values_full[i]), kConsumerWarps);
       BarrierInit(SharedAddress(&shared.values_empty[i]), 1);
     }
-    FenceBarrierInit();
   }
   __syncthreads();
   const int warp = threadIdx.x / 32;
   if (warp < kConsumerWarps) {
-    Consume<Shape>(args, shared, packed, stages);
+    Consume<Shape>(args, shared, packed, values, stages);
   } else if (warp < kConsumerWarps + kProducerWarps) {
     Produce<Shape>(args, shared, stages);
   } else {
-    Finish(args, shared);
+    Finish<Shape>(args, shared, values);
   }
 }
 

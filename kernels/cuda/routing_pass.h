@@ -14,9 +14,14 @@
 namespace msa::kernels::cuda {
 
 constexpr int kColumnsOfTile = 8;
-constexpr int kMaxTiles = 8;           // column tiles of one pass over the keys
-constexpr int kMaxKeyWidth = 4096;     // of the tensor-core pass
-constexpr int kMaxPaddedWidth = 4096;  // key widths rounded up to 256 bytes of any format
+constexpr int kMaxTiles = 8;        // column tiles of one pass over the keys
+constexpr int kMaxKeyWidth = 4096;  // of the tensor-core pass
+constexpr int kInt4Group = 64;      // elements of kInt4 keys that lie in 32 bytes
+
+// Integer products.
+__host__ __device__ constexpr bool IsInteger(KeyFormat format) {
+  return format == KeyFormat::kInt8 || format == KeyFormat::kInt4;
+}
 
 // 8-bit pieces or 16-bit halves a question's element becomes.
 __host__ __device__ constexpr int QueryPieces(KeyFormat format, QueryPrecision precision) {
@@ -24,13 +29,23 @@ __host__ __device__ constexpr int QueryPieces(KeyFormat format, QueryPrecision p
   return precision == QueryPrecision::kSplit && format != KeyFormat::kFloat32 ? single + 1 : single;
 }
 
-__host__ __device__ constexpr int KeyBytes(KeyFormat format) {
-  return format == KeyFormat::kFloat32 ? 4 : format == KeyFormat::kBFloat16 ? 2 : 1;
+// Elements of a key in so many bytes, and back.
+__host__ __device__ constexpr int KeyElements(KeyFormat format, int bytes) {
+  return format == KeyFormat::kInt4       ? bytes * 2
+         : format == KeyFormat::kFloat32  ? bytes / 4
+         : format == KeyFormat::kBFloat16 ? bytes / 2
+                                          : bytes;
+}
+__host__ __device__ constexpr int KeyBytes(KeyFormat format, int elements) {
+  return format == KeyFormat::kInt4       ? elements / 2
+         : format == KeyFormat::kFloat32  ? elements * 4
+         : format == KeyFormat::kBFloat16 ? elements * 2
+                                          : elements;
 }
 
 // Elements of a key that one matrix product takes.
 __host__ __device__ constexpr int StepWidth(KeyFormat format) {
-  return format == KeyFormat::kFloat32 ? 4 : format == KeyFormat::kInt8 ? 32 : 16;
+  return format == KeyFormat::kFloat32 ? 4 : IsInteger(format) ? 32 : 16;
 }
 
 // Bytes of packed queries for a step and a tile of columns: fragments of 8 bytes a lane and piece,
@@ -38,6 +53,12 @@ __host__ __device__ constexpr int StepWidth(KeyFormat format) {
 __host__ __device__ constexpr int PackedStepBytes(KeyFormat format, int pieces) {
   return format == KeyFormat::kFloat32 ? 4 * 4 * kColumnsOfTile : 32 * 8 * pieces;
 }
+
+// What turns the sums of a column into dot products: (sum + offset) · scale.
+struct ColumnScaling {
+  float scale[kMaxTiles * kColumnsOfTile];
+  float offset[kMaxTiles * kColumnsOfTile];  // kInt4 only
+};
 
 struct ColumnTile {
   int32_t row = 0;    // first row of the queries
@@ -55,9 +76,9 @@ struct PrepareArgs {
   int num_tiles = 0;
   int tile_capacity = 1;  // tiles of the packed array; those from num_tiles on are zeros
   ColumnTile tiles[kMaxTiles];
-  void* packed = nullptr;          // out [padded_width / step][tile_capacity][PackedStepBytes]
-  float* column_scales = nullptr;  // out [tile_capacity * 8]: column = scale · packed column
-  float* fill = nullptr;           // out [fill_count]: kNoScore, unless null
+  void* packed = nullptr;            // out [padded_width / step][tile_capacity][PackedStepBytes]
+  ColumnScaling* scaling = nullptr;  // out
+  float* fill = nullptr;             // out [fill_count]: kNoScore, unless null
   int64_t fill_count = 0;
 };
 
@@ -70,7 +91,7 @@ struct PassArgs {
   int num_stages = 0;
   int packed_bytes = 0;
   const void* packed = nullptr;
-  const float* column_scales = nullptr;
+  const ColumnScaling* scaling = nullptr;
   float scale = 1.0f;
   float* scores = nullptr;
   int64_t score_stride = 0;

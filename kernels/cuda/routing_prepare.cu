@@ -12,7 +12,7 @@
 namespace msa::kernels::cuda {
 namespace {
 
-constexpr int kThreads = 128;
+constexpr int kThreads = 256;
 constexpr int kFillBlocks = 128;
 
 // An element of a column of the product.
@@ -29,11 +29,15 @@ __device__ float ColumnValue(const PrepareArgs& args, const ColumnTile& tile, in
   return static_cast<float>(sum / tile.count);
 }
 
-// max |x| over the column; infinity where an element is not finite.
-__device__ float ColumnMagnitude(const PrepareArgs& args, const ColumnTile& tile, int column) {
+// The column to shared memory. Returns max |x| over it; infinity where an element is not finite.
+__device__ float LoadColumn(const PrepareArgs& args, const ColumnTile& tile, int column,
+                            float* values) {
   float largest = 0;
-  for (int k = threadIdx.x; k < args.width; k += kThreads) {
-    const float magnitude = fabsf(ColumnValue(args, tile, column, k));
+#pragma unroll 4
+  for (int k = threadIdx.x; k < args.padded_width; k += kThreads) {
+    const float value = ColumnValue(args, tile, column, k);
+    const float magnitude = fabsf(value);
+    values[k] = value;
     largest = fmaxf(largest, isfinite(magnitude) ? magnitude : INFINITY);
   }
   __shared__ float of_warp[kThreads / 32];
@@ -42,7 +46,7 @@ __device__ float ColumnMagnitude(const PrepareArgs& args, const ColumnTile& tile
   }
   if (threadIdx.x % 32 == 0) of_warp[threadIdx.x / 32] = largest;
   __syncthreads();
-  for (int i = 0; i < kThreads / 32; ++i) largest = fmaxf(largest, of_warp[i]);
+  for (const float other : of_warp) largest = fmaxf(largest, other);
   return largest;
 }
 
@@ -56,7 +60,7 @@ __device__ float ColumnScale(const PrepareArgs& args, float magnitude) {
     frexpf(magnitude, &exponent);
     return ldexpf(1.0f, max(exponent - 12, -120));
   }
-  const float largest = args.pieces == 3 ? 127 * 65536.0f : 127 * 256.0f;
+  const float largest = args.pieces == 3 ? 127 * 65536.0f : args.pieces == 2 ? 127 * 256.0f : 127;
   return fmaxf(magnitude / largest, 1e-37f);
 }
 
@@ -87,16 +91,19 @@ __device__ int ElementOf(KeyFormat format, int t, int r, int e) {
 }
 
 __device__ void PackColumn(const PrepareArgs& args, int column) {
-  const ColumnTile tile = args.tiles[column / kColumnsOfTile];
+  extern __shared__ float values[];  // [padded_width]
+  __shared__ int32_t sum;            // of the packed column, for kInt4
   const bool exists = column / kColumnsOfTile < args.num_tiles;
-  float scale = 1;
-  bool finite = true;
-  if (exists && (args.format == KeyFormat::kFloat8 || args.format == KeyFormat::kInt8)) {
-    const float magnitude = ColumnMagnitude(args, tile, column);
-    finite = !isinf(magnitude);
-    scale = ColumnScale(args, magnitude);
+  const float magnitude =
+      exists ? LoadColumn(args, args.tiles[column / kColumnsOfTile], column, values) : 0;
+  const bool scaled = args.format == KeyFormat::kFloat8 || IsInteger(args.format);
+  const bool finite = !scaled || !isinf(magnitude);
+  const float scale = scaled ? ColumnScale(args, magnitude) : 1.0f;
+  if (threadIdx.x == 0) {
+    args.scaling->scale[column] = finite ? scale : NAN;
+    sum = 0;
   }
-  if (threadIdx.x == 0) args.column_scales[column] = finite ? scale : NAN;
+  __syncthreads();
 
   const int step_width = StepWidth(args.format);
   const int step_bytes = PackedStepBytes(args.format, args.pieces);
@@ -105,12 +112,13 @@ __device__ void PackColumn(const PrepareArgs& args, int column) {
     for (int k = threadIdx.x; k < args.padded_width; k += kThreads) {
       char* to = packed + k / step_width * args.tile_capacity * step_bytes;
       reinterpret_cast<float*>(to)[column % kColumnsOfTile * step_width + k % step_width] =
-          exists ? ColumnValue(args, tile, column, k) : 0;
+          exists ? values[k] : 0;
     }
     return;
   }
   // An item is a register of a fragment: a step, a thread of the column's four, one of two.
-  const int elements = args.format == KeyFormat::kInt8 ? 4 : 2;
+  const int elements = IsInteger(args.format) ? 4 : 2;
+  int32_t own_sum = 0;
   for (int item = threadIdx.x; item < args.padded_width / step_width * 8; item += kThreads) {
     const int step = item / 8;
     const int t = item % 8 / 2;
@@ -118,17 +126,26 @@ __device__ void PackColumn(const PrepareArgs& args, int column) {
     uint32_t bits[3] = {};
     for (int e = 0; e < elements; ++e) {
       const int k = step * step_width + ElementOf(args.format, t, r, e);
-      const float value = exists && finite ? ColumnValue(args, tile, column, k) / scale : 0;
-      for (int p = 0; p < args.pieces; ++p) {
+      const float value = exists && finite ? values[k] / scale : 0;
+      if (args.format == KeyFormat::kInt4) own_sum += __float2int_rn(value);
+#pragma unroll
+      for (int p = 0; p < 3; ++p) {
+        if (p >= args.pieces) break;
         bits[p] |= Piece(args.format, args.pieces, p, value) << (32 / elements * e);
       }
     }
     char* to = packed + step * args.tile_capacity * step_bytes;
     const int lane = column % kColumnsOfTile * 4 + t;
-    for (int p = 0; p < args.pieces; ++p) {
+#pragma unroll
+    for (int p = 0; p < 3; ++p) {
+      if (p >= args.pieces) break;
       reinterpret_cast<uint32_t*>(to)[(p * 32 + lane) * 2 + r] = bits[p];
     }
   }
+  if (args.format != KeyFormat::kInt4) return;
+  atomicAdd(&sum, own_sum);
+  __syncthreads();
+  if (threadIdx.x == 0) args.scaling->offset[column] = -7.5f * static_cast<float>(sum);
 }
 
 __global__ void __launch_bounds__(kThreads)
@@ -156,7 +173,8 @@ cudaError_t LaunchPrepare(const PrepareArgs& args, cudaStream_t stream) {
   const int fill_blocks =
       args.fill == nullptr ? 0 : static_cast<int>(std::min<int64_t>(blocks, kFillBlocks));
   const int num_blocks = args.tile_capacity * kColumnsOfTile + fill_blocks;
-  PrepareKernel<<<num_blocks, kThreads, 0, stream>>>(args);
+  const size_t shared_bytes = args.padded_width * sizeof(float);
+  PrepareKernel<<<num_blocks, kThreads, shared_bytes, stream>>>(args);
   return cudaGetLastError();
 }
 

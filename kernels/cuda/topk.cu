@@ -1,7 +1,7 @@
 // A block selects the best k of a list by radix: digit by digit from the top it finds the value of
 // the k-th, first in the scores, then (only among equals) in the references; collects what is not
-// worse; and sorts that by a bitonic network in shared memory. One block a slice of the candidates,
-// then one block a question over what the slices gave.
+// worse; and at the end sorts that by a bitonic network in shared memory. One block a slice of the
+// candidates, then one block a question over what the slices gave.
 #include <algorithm>
 
 #include "common/routing.h"
@@ -41,9 +41,15 @@ struct Candidates {
   const int32_t* indices = nullptr;
   int64_t begin = 0;
   int64_t end = 0;
+  const uint32_t* cached = nullptr;  // [end - begin] of KeyOf
 
-  __device__ bool Takes(int64_t i) const {
-    return scores[i] > kNoScore && (visible == nullptr || visible[i] != 0);  // NaN: false
+  // The order of a candidate's score, 0 if it is not to be taken.
+  __device__ uint32_t KeyOf(int64_t i) const {
+    const bool taken = scores[i] > kNoScore && (visible == nullptr || visible[i] != 0);
+    return taken ? ScoreOrder(scores[i]) : 0;  // NaN is not
+  }
+  __device__ uint32_t Key(int64_t i) const {
+    return cached == nullptr ? KeyOf(i) : cached[i - begin];
   }
   __device__ int64_t Reference(int64_t i) const {
     return references == nullptr ? i : references[i];
@@ -60,7 +66,10 @@ struct Selected {
   int32_t* count = nullptr;
 };
 
+constexpr int kCachedKeys = 4096;
+
 struct SelectShared {
+  uint32_t keys[kCachedKeys];
   uint32_t histogram[kBins];
   uint32_t suffix[kBins];  // candidates in this bin and those above
   int bin;
@@ -95,19 +104,20 @@ __device__ bool Less(const Order& a, const Order& b) {
   return a.score != b.score ? a.score < b.score : a.reference < b.reference;
 }
 
-__device__ Order OrderOf(const Candidates& from, int64_t i, bool with_reference) {
-  return {ScoreOrder(from.scores[i]), with_reference ? ReferenceOrder(from.Reference(i)) : 0};
-}
-
 __device__ void CountDigits(const Candidates& from, const Order& threshold, int digit,
                             SelectShared& shared) {
   for (int i = threadIdx.x; i < kBins; i += kThreads) shared.histogram[i] = 0;
   __syncthreads();
   for (int64_t i = from.begin + threadIdx.x; i < from.end; i += kThreads) {
-    if (!from.Takes(i)) continue;
-    const Order order = OrderOf(from, i, digit >= kScoreDigits);
-    const Order prefix = Prefix(order, digit);
-    if (Less(prefix, threshold) || Less(threshold, prefix)) continue;
+    const uint32_t key = from.Key(i);
+    if (key == 0) continue;
+    Order order = {key, 0};
+    const Order of_scores = Prefix(order, min(digit, kScoreDigits));
+    if (of_scores.score != threshold.score) continue;
+    if (digit >= kScoreDigits) {
+      order.reference = ReferenceOrder(from.Reference(i));
+      if (Prefix(order, digit).reference != threshold.reference) continue;
+    }
     atomicAdd(&shared.histogram[Digit(order, digit)], 1);
   }
   __syncthreads();
@@ -167,8 +177,9 @@ __device__ void Collect(const Candidates& from, const Order& threshold, int digi
   if (threadIdx.x == 0) shared.count = 0;
   __syncthreads();
   for (int64_t i = from.begin + threadIdx.x; i < from.end; i += kThreads) {
-    if (!from.Takes(i)) continue;
-    const Order order = OrderOf(from, i, true);
+    const uint32_t key = from.Key(i);
+    if (key == 0 || key < threshold.score) continue;
+    const Order order = {key, ReferenceOrder(from.Reference(i))};
     if (Less(Prefix(order, digits), threshold)) continue;
     const int at = atomicAdd(&shared.count, 1);
     if (at >= kMaxTopK) continue;  // only if references are not unique
@@ -208,7 +219,15 @@ __device__ int64_t ReferenceOf(uint64_t order) {
   return static_cast<int64_t>(~order ^ 0x8000000000000000u);
 }
 
-__device__ void Select(const Candidates& from, int k, const Selected& to, SelectShared& shared) {
+__device__ void Select(Candidates from, int k, bool sorted, const Selected& to,
+                       SelectShared& shared) {
+  if (from.end - from.begin <= kCachedKeys) {
+    for (int64_t i = from.begin + threadIdx.x; i < from.end; i += kThreads) {
+      shared.keys[i - from.begin] = from.KeyOf(i);
+    }
+    from.cached = shared.keys;
+    __syncthreads();
+  }
   int digits = 0;
   const Order threshold = FindThreshold(from, k, shared, digits);
   Collect(from, threshold, digits, shared);
@@ -216,7 +235,7 @@ __device__ void Select(const Candidates& from, int k, const Selected& to, Select
   __syncthreads();
   int size = 2;
   while (size < shared.count) size *= 2;
-  SortCollected(shared, size);
+  if (sorted) SortCollected(shared, size);
   const int count = min(shared.count, k);
   for (int i = threadIdx.x; i < k; i += kThreads) {
     to.scores[i] = i < count ? shared.score[i] : kNoScore;
@@ -233,20 +252,32 @@ struct SliceResults {
   int32_t* indices = nullptr;
 };
 
+__device__ Selected Output(const TopKArgs& args, int64_t question) {
+  const int64_t out = question * args.k;
+  return {args.best_scores + out, args.best_references + out,
+          args.best_indices == nullptr ? nullptr : args.best_indices + out,
+          args.best_counts == nullptr ? nullptr : args.best_counts + question};
+}
+
+// A slice a block; straight to the output when there is but one.
 __global__ void __launch_bounds__(kThreads)
     SelectOfSlices(const __grid_constant__ TopKArgs args, SliceResults results) {
   __shared__ SelectShared shared;
   const int64_t slice = blockIdx.x;
   const int64_t question = blockIdx.y;
+  const int64_t references_at = question * args.reference_stride;
   Candidates from;
   from.scores = args.scores + question * args.stride;
-  from.references = args.references;
+  from.references = args.references == nullptr ? nullptr : args.references + references_at;
+  from.indices = args.indices == nullptr ? nullptr : args.indices + references_at;
   from.visible = args.visible;
   from.begin = args.num_candidates * slice / gridDim.x;
   from.end = args.num_candidates * (slice + 1) / gridDim.x;
   const int64_t at = (question * gridDim.x + slice) * args.k;
-  Select(from, args.k, {results.scores + at, results.references + at, results.indices + at},
-         shared);
+  const Selected to = gridDim.x == 1 ? Output(args, question)
+                                     : Selected{results.scores + at, results.references + at,
+                                                results.indices + at, nullptr};
+  Select(from, args.k, args.sorted && gridDim.x == 1, to, shared);
 }
 
 __global__ void __launch_bounds__(kThreads)
@@ -259,12 +290,7 @@ __global__ void __launch_bounds__(kThreads)
   from.references = results.references + at;
   from.indices = results.indices + at;
   from.end = static_cast<int64_t>(num_slices) * args.k;
-  const int64_t out = question * args.k;
-  Select(from, args.k,
-         {args.best_scores + out, args.best_references + out,
-          args.best_indices == nullptr ? nullptr : args.best_indices + out,
-          args.best_counts == nullptr ? nullptr : args.best_counts + question},
-         shared);
+  Select(from, args.k, args.sorted, Output(args, question), shared);
 }
 
 int NumSlices(int64_t num_candidates) {
@@ -292,7 +318,9 @@ cudaError_t SelectTopK(const TopKArgs& args, void* workspace, cudaStream_t strea
   results.scores = reinterpret_cast<float*>(results.references + num_results);
   results.indices = reinterpret_cast<int32_t*>(results.scores + num_results);
   SelectOfSlices<<<dim3(num_slices, args.num_questions), kThreads, 0, stream>>>(args, results);
-  SelectOfResults<<<args.num_questions, kThreads, 0, stream>>>(args, results, num_slices);
+  if (num_slices > 1) {
+    SelectOfResults<<<args.num_questions, kThreads, 0, stream>>>(args, results, num_slices);
+  }
   return cudaGetLastError();
 }
 

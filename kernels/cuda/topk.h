@@ -15,11 +15,15 @@ inline constexpr int kMaxTopK = 1024;
 struct TopKArgs {
   const float* scores = nullptr;        // [num_questions, stride]
   const int64_t* references = nullptr;  // [num_candidates]; null: the candidate's index
-  const uint8_t* visible = nullptr;     // [num_candidates], 0 = masked; null: all
+  const int32_t* indices = nullptr;     // [num_candidates], for best_indices; null: the candidate's
+  // 0: all questions have these references and indices; else from question to question.
+  int64_t reference_stride = 0;
+  const uint8_t* visible = nullptr;  // [num_candidates], 0 = masked; null: all
   int num_questions = 0;
   int64_t num_candidates = 0;  // at most 2^31 - 1
   int64_t stride = 0;          // of scores, at least num_candidates
   int k = 0;                   // 1 … kMaxTopK
+  bool sorted = true;          // else the best come in any order
   // out, best first: [num_questions, k], kNoScore / -1 / -1 behind the last; kNoScore and NaN are
   // never taken.
   float* best_scores = nullptr;
@@ -31,7 +35,7 @@ struct TopKArgs {
 // Bytes of workspace, 256-byte aligned.
 size_t TopKWorkspaceBytes(int num_questions, int64_t num_candidates, int k);
 
-// Two kernels: the best k of every slice of candidates, then of those. Does not allocate or
+// The best k of every slice of 4,096 candidates, then of those. Does not allocate or
 // synchronise; may be captured. cudaErrorInvalidValue for a size out of range.
 cudaError_t SelectTopK(const TopKArgs& args, void* workspace, cudaStream_t stream);
 

@@ -1,0 +1,411 @@
+// Many rows: keys × 256 columns by warpgroup matrix products. Two blocks of a cluster take
+// neighbouring tiles of 128 chunks, go through all blocks of columns together, and each reads one
+// half of the columns for both.
+//
+//   warps 0 … 7    two warpgroups of consumers, 64 chunks × 256 columns each
+//   warps 8, 9     copy slices of the keys
+//   warp 10        copies slices of the columns to both blocks
+//   warp 11        maximum over a part's chunks, as in routing_pass.cuh
+#include <cuda_bf16.h>
+#include <cuda_fp8.h>
+
+#include <algorithm>
+
+#include "kernels/cuda/ptx.cuh"
+#include "kernels/cuda/routing_cursor.cuh"
+#include "kernels/cuda/routing_wide.h"
+#include "kernels/cuda/wgmma_wide.cuh"
+
+namespace msa::kernels::cuda {
+namespace {
+
+constexpr int kRows = 128;  // chunks of a block's tile
+constexpr int kCluster = 2;
+constexpr int kStages = 4;
+constexpr int kKeyStage = kRows * kWideSliceBytes;
+constexpr int kColumnStage = kBlockColumns * kWideSliceBytes;
+constexpr int kThreads = 384;
+constexpr int kConsumerWarps = 8;
+constexpr int kKeyThreads = 64;
+constexpr int kPrepareThreads = 128;
+constexpr int kFillBlocks = 128;
+
+struct Shared {
+  alignas(1024) char keys[kStages][kKeyStage];
+  char columns[kStages][kColumnStage];
+  float values[kBlockTiles][kRows];  // best of a question's run of tiles, at its last tile
+  float column_scales[kBlockColumns];
+  uint64_t full[kStages];
+  uint64_t empty[kStages];
+  uint64_t values_full;
+  uint64_t values_empty;
+};
+constexpr int kSharedBytes = sizeof(Shared) + 1024;  // to align it
+
+__device__ uint32_t ClusterRank() { return blockIdx.x % kCluster; }
+
+// The cluster's tiles of 2 · 128 chunks; this block has rows of them from 128 · rank on.
+__device__ TileCursor CursorOfCluster(const WideArgs& args) {
+  return TileCursor(args.segments, args.num_segments, args.num_chunks, blockIdx.x / kCluster,
+                    gridDim.x / kCluster, kCluster * kRows);
+}
+
+__device__ int OwnRows(const TileCursor& tile) {
+  return min(max(tile.rows() - static_cast<int>(ClusterRank()) * kRows, 0), kRows);
+}
+
+__device__ int64_t OwnRow(const TileCursor& tile) { return tile.row() + ClusterRank() * kRows; }
+
+// 16 bytes a thread and copy, 8 rows each time.
+__device__ void ProduceKeys(const WideArgs& args, Shared& shared) {
+  constexpr int kRowsOfCopy = kKeyThreads / 8;
+  const int thread = threadIdx.x - 32 * kConsumerWarps;
+  const int unit = thread % 8;
+  const int first_row = thread / 8;
+  StageCursor at;
+  for (TileCursor tile = CursorOfCluster(args); tile.Next();) {
+    const char* keys =
+        static_cast<const char*>(tile.segment().keys) + OwnRow(tile) * args.row_bytes;
+    const int rows = OwnRows(tile);
+    for (int step = 0; step < args.num_blocks * args.num_slices; ++step) {
+      const int offset = step % args.num_slices * kWideSliceBytes + unit * 16;
+      const uint32_t bytes = offset < args.row_bytes ? 16 : 0;
+      BarrierWait(SharedAddress(&shared.empty[at.stage]), at.phase ^ 1);
+      // The rows of a thread are 8 apart: all swizzle alike.
+      const uint32_t to = SharedAddress(shared.keys[at.stage]) + first_row * kWideSliceBytes +
+                          (unit ^ first_row) * 16;
+      const char* from =
+          keys + static_cast<int64_t>(first_row) * args.row_bytes + (bytes != 0 ? offset : 0);
+#pragma unroll 8
+      for (int i = 0; i < kRows; i += kRowsOfCopy) {
+        if (first_row + i < rows) CopyAsync16(to + i * kWideSliceBytes, from, bytes);
+        from += static_cast<int64_t>(kRowsOfCopy) * args.row_bytes;
+      }
+      BarrierArriveAfterCopies(SharedAddress(&shared.full[at.stage]));
+      at.Advance(kStages);
+    }
+  }
+}
+
+__device__ void ProduceColumns(const WideArgs& args, Shared& shared) {
+  constexpr uint32_t kShare = kColumnStage / kCluster;
+  constexpr uint16_t kAllBlocks = (1 << kCluster) - 1;
+  WaitForPrerequisites();
+  StageCursor at;
+  TileCursor tile = CursorOfCluster(args);
+  if (threadIdx.x % 32 != 0) return;
+  while (tile.Next()) {
+    for (int step = 0; step < args.num_blocks * args.num_slices; ++step) {
+      BarrierWait(SharedAddress(&shared.empty[at.stage]), at.phase ^ 1);
+      const uint32_t full = SharedAddress(&shared.full[at.stage]);
+      BarrierExpect(full, kColumnStage);
+      CopyBulkToCluster(
+          SharedAddress(shared.columns[at.stage]) + ClusterRank() * kShare,
+          args.packed + static_cast<int64_t>(step) * kColumnStage + ClusterRank() * kShare, kShare,
+          full, kAllBlocks);
+      at.Advance(kStages);
+    }
+  }
+}
+
+__device__ void ReleaseStage(Shared& shared, int stage) {
+  __syncwarp();
+  const uint32_t lane = threadIdx.x % 32;
+  if (lane < kCluster) BarrierArriveAt(SharedAddress(&shared.empty[stage]), lane);
+}
+
+// Best of every question's run of tiles. `sums` as wgmma_wide.cuh says.
+template <KeyFormat kFormat>
+__device__ void StoreBest(const float (&sums)[128], uint32_t run_ends, int row, Shared& shared) {
+  const int lane = threadIdx.x % 32;
+  float low = kNoScore;
+  float high = kNoScore;
+#pragma unroll
+  for (int j = 0; j < kBlockTiles; ++j) {
+    float scale0 = 1;
+    float scale1 = 1;
+    if constexpr (kFormat == KeyFormat::kFloat8) {
+      scale0 = shared.column_scales[j * kColumnsOfTile + lane % 4 * 2];
+      scale1 = shared.column_scales[j * kColumnsOfTile + lane % 4 * 2 + 1];
+    }
+    low = MaxOrNan(low, MaxOrNan(sums[4 * j] * scale0, sums[4 * j + 1] * scale1));
+    high = MaxOrNan(high, MaxOrNan(sums[4 * j + 2] * scale0, sums[4 * j + 3] * scale1));
+    if ((run_ends >> j & 1) == 0) continue;
+    low = MaxOrNan(low, __shfl_xor_sync(~0u, low, 1));
+    high = MaxOrNan(high, __shfl_xor_sync(~0u, high, 1));
+    low = MaxOrNan(low, __shfl_xor_sync(~0u, low, 2));
+    high = MaxOrNan(high, __shfl_xor_sync(~0u, high, 2));
+    if (lane % 4 == 0) {
+      shared.values[j][row] = low;
+      shared.values[j][row + 8] = high;
+    }
+    low = kNoScore;
+    high = kNoScore;
+  }
+}
+
+template <KeyFormat kFormat>
+__device__ void Consume(const WideArgs& args, Shared& shared) {
+  const int warp = threadIdx.x / 32;
+  const int group = warp / 4;
+  const int row = warp * 16 + threadIdx.x % 32 / 4;
+  StageCursor at;
+  uint32_t values_phase = 1;
+  float sums[128];
+  WaitForPrerequisites();
+  for (TileCursor tile = CursorOfCluster(args); tile.Next();) {
+    for (int block = 0; block < args.num_blocks; ++block) {
+      int last_stage = 0;
+      for (int slice = 0; slice < args.num_slices; ++slice) {
+        BarrierWait(SharedAddress(&shared.full[at.stage]), at.phase);
+        FenceForMatrixUnits();  // the keys came by ordinary copies
+        const uint64_t a =
+            RowsDescriptor(SharedAddress(shared.keys[at.stage]) + group * 64 * kWideSliceBytes);
+        const uint64_t b = RowsDescriptor(SharedAddress(shared.columns[at.stage]));
+        BeginProducts();
+#pragma unroll
+        for (int i = 0; i < kWideSliceBytes / 32; ++i) {
+          if constexpr (kFormat == KeyFormat::kFloat8) {
+            ProductFloat8(sums, a + 2 * i, b + 2 * i, slice + i > 0);
+          } else {
+            ProductBFloat16(sums, a + 2 * i, b + 2 * i, slice + i > 0);
+          }
+        }
+        CommitProducts();
+        if (slice > 0) {
+          WaitForProducts<1>();
+          ReleaseStage(shared, last_stage);
+        }
+        last_stage = at.stage;
+        at.Advance(kStages);
+      }
+      WaitForProducts<0>();
+      ReleaseStage(shared, last_stage);
+      BarrierWait(SharedAddress(&shared.values_empty), values_phase);
+      values_phase ^= 1;
+      if constexpr (kFormat == KeyFormat::kFloat8) {  // all of the warps have read the last ones
+        const int thread = threadIdx.x;
+        shared.column_scales[thread] = args.column_scales[block * kBlockColumns + thread];
+        NamedBarrier(1, 32 * kConsumerWarps);
+      }
+      StoreBest<kFormat>(sums, args.run_ends[block], row, shared);
+      __syncwarp();
+      if (threadIdx.x % 32 == 0) BarrierArrive(SharedAddress(&shared.values_full));
+    }
+  }
+}
+
+__device__ void FinishBlock(const WideArgs& args, Shared& shared, int block, uint32_t run_ends,
+                            int64_t column, int begin, int end) {
+  for (uint32_t runs = run_ends; runs != 0; runs &= runs - 1) {
+    const int j = __ffs(static_cast<int>(runs)) - 1;
+    float best = kNoScore;
+    for (int r = begin; r < end; ++r) best = MaxOrNan(best, shared.values[j][r]);
+    const int64_t question = args.tiles[block * kBlockTiles + j].question;
+    AtomicMaxOrNan(args.scores + question * args.score_stride + column, best);
+  }
+}
+
+__device__ void Finish(const WideArgs& args, Shared& shared) {
+  const int lane = threadIdx.x % 32;
+  WaitForPrerequisites();
+  uint32_t phase = 0;
+  int64_t part = 0;
+  for (TileCursor tile = CursorOfCluster(args); tile.Next();) {
+    const RoutingSegment& segment = tile.segment();
+    const int64_t first_row = OwnRow(tile);
+    const int rows = OwnRows(tile);
+    if (rows > 0) part = FindPart(segment, first_row);
+    const PartRange range = LoadPart(segment, part);
+    for (int block = 0; block < args.num_blocks; ++block) {
+      const uint32_t run_ends = args.run_ends[block];
+      BarrierWait(SharedAddress(&shared.values_full), phase);
+      phase ^= 1;
+      for (int r = lane; r < rows; r += 32) {
+        const float chunk_scale = segment.scales == nullptr ? 1.0f : segment.scales[first_row + r];
+        for (uint32_t runs = run_ends; runs != 0; runs &= runs - 1) {
+          float& value = shared.values[__ffs(static_cast<int>(runs)) - 1][r];
+          value = value * chunk_scale * args.scale;
+        }
+      }
+      __syncwarp();
+      if (rows > 0) {
+        WalkParts(segment, part, range, first_row, rows, [&](int64_t column, int begin, int end) {
+          FinishBlock(args, shared, block, run_ends, column, begin, end);
+        });
+      }
+      __syncwarp();
+      if (lane == 0) BarrierArrive(SharedAddress(&shared.values_empty));
+    }
+  }
+}
+
+template <KeyFormat kFormat>
+__global__ void __launch_bounds__(kThreads, 1) WideKernel(const __grid_constant__ WideArgs args) {
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+  extern __shared__ char memory[];
+  const uint32_t misaligned = SharedAddress(memory) % 1024;
+  Shared& shared = *reinterpret_cast<Shared*>(memory + (misaligned == 0 ? 0 : 1024 - misaligned));
+  if (threadIdx.x == 0) {
+    for (int i = 0; i < kStages; ++i) {
+      BarrierInit(SharedAddress(&shared.full[i]), kKeyThreads + 1);
+      BarrierInit(SharedAddress(&shared.empty[i]), kConsumerWarps * kCluster);
+    }
+    BarrierInit(SharedAddress(&shared.values_full), kConsumerWarps);
+    BarrierInit(SharedAddress(&shared.values_empty), 1);
+    FenceBarrierInit();
+  }
+  __syncthreads();
+  ClusterBarrier();
+  const int warp = threadIdx.x / 32;
+  if (warp < kConsumerWarps) {
+    Consume<kFormat>(args, shared);
+  } else if (warp < kConsumerWarps + kKeyThreads / 32) {
+    ProduceKeys(args, shared);
+  } else if (warp == kConsumerWarps + kKeyThreads / 32) {
+    ProduceColumns(args, shared);
+  } else {
+    Finish(args, shared);
+  }
+  __syncthreads();
+  ClusterBarrier();  // the other block may still write here, or arrive
+#endif
+}
+
+// One block a column: 16 bytes of the swizzled image a thread and turn.
+template <KeyFormat kFormat>
+__device__ void PackColumn(const WideArgs& args, int column) {
+  constexpr int kElements = kFormat == KeyFormat::kFloat8 ? 16 : 8;
+  const int tile_index = column / kColumnsOfTile;
+  const bool exists = tile_index < args.num_tiles;
+  const ColumnTile tile = exists ? args.tiles[tile_index] : ColumnTile{};
+  const int64_t row = tile.row + min(column % kColumnsOfTile, max(tile.count, 1) - 1);
+  const float* query = args.queries + row * args.width;
+  float scale = 1;
+  if (kFormat == KeyFormat::kFloat8 && exists) {
+    __shared__ float largest_of_warp[kPrepareThreads / 32];
+    float largest = 0;
+    for (int k = threadIdx.x; k < args.width; k += kPrepareThreads) {
+      const float magnitude = fabsf(query[k]);
+      largest = fmaxf(largest, isfinite(magnitude) ? magnitude : INFINITY);
+    }
+    for (int step = 16; step > 0; step /= 2) {
+      largest = fmaxf(largest, __shfl_xor_sync(~0u, largest, step));
+    }
+    if (threadIdx.x % 32 == 0) largest_of_warp[threadIdx.x / 32] = largest;
+    __syncthreads();
+    for (const float other : largest_of_warp) largest = fmaxf(largest, other);
+    scale = isinf(largest) ? NAN : fmaxf(largest / 448.0f, 1e-30f);
+  }
+  if (threadIdx.x == 0) args.column_scales[column] = scale;
+  char* image =
+      args.packed + static_cast<int64_t>(column / kBlockColumns) * args.num_slices * kColumnStage;
+  const int in_block = column % kBlockColumns;
+  for (int item = threadIdx.x; item < args.num_slices * 8; item += kPrepareThreads) {
+    alignas(16) char unit[16] = {};
+    for (int e = 0; e < kElements; ++e) {
+      const int k = item * kElements + e;
+      const float value = exists && k < args.width ? query[k] : 0;
+      if constexpr (kFormat == KeyFormat::kFloat8) {
+        reinterpret_cast<__nv_fp8_e4m3*>(unit)[e] =
+            __nv_fp8_e4m3(isfinite(scale) ? value / scale : 0.0f);
+      } else {
+        reinterpret_cast<__nv_bfloat16*>(unit)[e] = __float2bfloat16_rn(value);
+      }
+    }
+    char* to = image + static_cast<int64_t>(item / 8) * kColumnStage + in_block * kWideSliceBytes +
+               ((item ^ in_block) & 7) * 16;
+    *reinterpret_cast<uint4*>(to) = *reinterpret_cast<const uint4*>(unit);
+  }
+}
+
+template <KeyFormat kFormat>
+__global__ void __launch_bounds__(kPrepareThreads)
+    PrepareWideKernel(const __grid_constant__ WideArgs args) {
+  AllowDependents();
+  const int num_columns = args.num_blocks * kBlockColumns;
+  const int block = static_cast<int>(blockIdx.x);
+  if (block < num_columns) return PackColumn<kFormat>(args, block);
+  const int64_t stride = static_cast<int64_t>(gridDim.x - num_columns) * kPrepareThreads;
+  for (int64_t i = static_cast<int64_t>(block - num_columns) * kPrepareThreads + threadIdx.x;
+       i < args.fill_count; i += stride) {
+    args.fill[i] = kNoScore;
+  }
+}
+
+template <KeyFormat kFormat>
+cudaError_t Launch(const WideArgs& args, cudaStream_t stream) {
+  const int fill_blocks = static_cast<int>(std::min<int64_t>(
+      (args.fill_count + 4 * kPrepareThreads - 1) / (4 * kPrepareThreads), kFillBlocks));
+  PrepareWideKernel<kFormat>
+      <<<args.num_blocks * kBlockColumns + fill_blocks, kPrepareThreads, 0, stream>>>(args);
+  cudaError_t error = cudaGetLastError();
+  if (error != cudaSuccess || args.num_chunks == 0) return error;
+  const auto kernel = WideKernel<kFormat>;
+  error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes);
+  int device = 0;
+  int multiprocessors = 0;
+  if (error == cudaSuccess) error = cudaGetDevice(&device);
+  if (error == cudaSuccess) {
+    error = cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device);
+  }
+  if (error != cudaSuccess) return error;
+  cudaLaunchAttribute attributes[2];
+  attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attributes[0].val.programmaticStreamSerializationAllowed = 1;
+  attributes[1].id = cudaLaunchAttributeClusterDimension;
+  attributes[1].val.clusterDim = {kCluster, 1, 1};
+  cudaLaunchConfig_t config = {};
+  config.gridDim = dim3(static_cast<unsigned>(multiprocessors / kCluster * kCluster));
+  config.blockDim = dim3(kThreads);
+  config.dynamicSmemBytes = kSharedBytes;
+  config.stream = stream;
+  config.attrs = attributes;
+  config.numAttrs = 2;
+  return cudaLaunchKernelEx(&config, kernel, args);
+}
+
+int NumSlices(KeyFormat format, int width) {
+  return (KeyBytes(format, width) + kWideSliceBytes - 1) / kWideSliceBytes;
+}
+
+}  // namespace
+
+bool HasWidePass(KeyFormat format) {
+  int device = 0;
+  int major = 0;
+  if (cudaGetDevice(&device) != cudaSuccess) return false;
+  if (cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) != cudaSuccess) {
+    return false;
+  }
+  return major == 9 && (format == KeyFormat::kBFloat16 || format == KeyFormat::kFloat8);
+}
+
+size_t WidePackedBytes(KeyFormat format, int width, int num_blocks) {
+  return static_cast<size_t>(num_blocks) *
+         (static_cast<size_t>(NumSlices(format, width)) * kColumnStage +
+          kBlockColumns * sizeof(float));
+}
+
+cudaError_t LaunchWide(WideArgs args, void* workspace, cudaStream_t stream) {
+  args.row_bytes = KeyBytes(args.format, args.width);
+  args.num_slices = NumSlices(args.format, args.width);
+  args.num_blocks = (args.num_tiles + kBlockTiles - 1) / kBlockTiles;
+  args.packed = static_cast<char*>(workspace);
+  args.column_scales = reinterpret_cast<float*>(args.packed + static_cast<size_t>(args.num_blocks) *
+                                                                  args.num_slices * kColumnStage);
+  for (int block = 0; block < args.num_blocks; ++block) {
+    args.run_ends[block] = 0;
+    for (int j = 0; j < kBlockTiles; ++j) {
+      const int tile = block * kBlockTiles + j;
+      if (tile >= args.num_tiles) break;
+      const bool ends = j + 1 == kBlockTiles || tile + 1 == args.num_tiles ||
+                        args.tiles[tile + 1].question != args.tiles[tile].question;
+      args.run_ends[block] |= static_cast<uint32_t>(ends) << j;
+    }
+  }
+  return args.format == KeyFormat::kFloat8 ? Launch<KeyFormat::kFloat8>(args, stream)
+                                           : Launch<KeyFormat::kBFloat16>(args, stream);
+}
+
+}  // namespace msa::kernels::cuda

@@ -1,0 +1,53 @@
+// The routing pass for many rows of questions (QueryPrecision::kThroughput), limited by the matrix
+// units. Internal to routing*.cu.
+#ifndef MSA_KERNELS_CUDA_ROUTING_WIDE_H_
+#define MSA_KERNELS_CUDA_ROUTING_WIDE_H_
+
+#include <cuda_runtime_api.h>
+
+#include <cstddef>
+#include <cstdint>
+
+#include "kernels/cuda/routing_pass.h"
+
+namespace msa::kernels::cuda {
+
+constexpr int kBlockColumns = 256;
+constexpr int kBlockTiles = kBlockColumns / kColumnsOfTile;
+constexpr int kMaxBlocks = 16;  // of 256 columns, in one pass
+constexpr int kWideSliceBytes = 128;
+
+struct WideArgs {
+  const RoutingSegment* segments = nullptr;
+  int num_segments = 0;
+  int64_t num_chunks = 0;
+  const float* queries = nullptr;
+  int width = 0;
+  KeyFormat format = KeyFormat::kBFloat16;
+  int row_bytes = 0;
+  int num_slices = 0;
+  int num_blocks = 0;
+  int num_tiles = 0;
+  char* packed = nullptr;          // [num_blocks][num_slices][256][128 bytes, swizzled]
+  float* column_scales = nullptr;  // [num_blocks · 256]
+  float scale = 1.0f;
+  float* scores = nullptr;
+  int64_t score_stride = 0;
+  float* fill = nullptr;  // as in PrepareArgs
+  int64_t fill_count = 0;
+  uint32_t run_ends[kMaxBlocks];  // bit j: tile j is its question's last in the block
+  ColumnTile tiles[kMaxBlocks * kBlockTiles];
+};
+
+// bf16 or fp8 keys on a device of compute capability 9.0.
+bool HasWidePass(KeyFormat format);
+
+// Bytes of `packed` and `column_scales`.
+size_t WidePackedBytes(KeyFormat format, int width, int num_blocks);
+
+// Fills row_bytes, num_slices, run_ends, packed and column_scales and launches both kernels.
+cudaError_t LaunchWide(WideArgs args, void* workspace, cudaStream_t stream);
+
+}  // namespace msa::kernels::cuda
+
+#endif  // MSA_KERNELS_CUDA_ROUTING_WIDE_H_

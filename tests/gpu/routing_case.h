@@ -1,0 +1,309 @@
+// Banks, questions and oracles of the routing tests on a GPU: random keys in every format, parts of
+// 0 … many chunks in several segments, scores on the device and in double precision on the host.
+#ifndef MSA_TESTS_GPU_ROUTING_CASE_H_
+#define MSA_TESTS_GPU_ROUTING_CASE_H_
+
+#include <cuda_bf16.h>
+#include <cuda_fp8.h>
+#include <cuda_runtime.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "kernels/cuda/routing.h"
+#include "tests/gpu/gpu_test.h"
+
+namespace msa::kernels::cuda {
+
+using ::msa::testing::DeviceBuffer;
+using ::msa::testing::Expect;
+
+// What is in device memory, whose guard must be whole.
+template <typename T>
+std::vector<T> Fetch(const DeviceBuffer<T>& buffer) {
+  CUDA_OK(cudaDeviceSynchronize());
+  Expect(buffer.GuardIsWhole(), "guard bytes");
+  return buffer.ToHost();
+}
+
+// Keys of one segment as stored, and as the doubles they stand for.
+struct Keys {
+  std::vector<char> bytes;
+  std::vector<float> scales;
+  std::vector<double> values;
+  int64_t num_chunks = 0;
+};
+
+inline Keys MakeKeys(int64_t num_chunks, int width, KeyFormat format, std::mt19937& random) {
+  Keys keys;
+  keys.num_chunks = num_chunks;
+  std::normal_distribution<float> normal;
+  const int bytes = format == KeyFormat::kFloat32 ? 4 : format == KeyFormat::kBFloat16 ? 2 : 1;
+  keys.bytes.resize(num_chunks * width * bytes);
+  for (int64_t c = 0; c < num_chunks; ++c) {
+    const float scale = format == KeyFormat::kInt8     ? 3.5f / 127
+                        : format == KeyFormat::kFloat8 ? 0.37f + 0.01f * (c % 7)
+                                                       : 1.0f;
+    if (format == KeyFormat::kInt8 || format == KeyFormat::kFloat8) keys.scales.push_back(scale);
+    for (int i = 0; i < width; ++i) {
+      const float x = normal(random);
+      char* to = &keys.bytes[(c * width + i) * bytes];
+      double value = x;
+      if (format == KeyFormat::kFloat32) {
+        std::memcpy(to, &x, 4);
+      } else if (format == KeyFormat::kBFloat16) {
+        const __nv_bfloat16 b = __float2bfloat16_rn(x);
+        std::memcpy(to, &b, 2);
+        value = __bfloat162float(b);
+      } else if (format == KeyFormat::kInt8) {
+        const int q = std::clamp(static_cast<int>(std::lround(x / scale)), -127, 127);
+        *to = static_cast<char>(q);
+        value = static_cast<double>(scale) * q;
+      } else {
+        const __nv_fp8_e4m3 q(x / scale);
+        std::memcpy(to, &q, 1);
+        value = static_cast<double>(scale) * static_cast<float>(q);
+      }
+      keys.values.push_back(value);
+    }
+  }
+  return keys;
+}
+
+struct Case {
+  RoutingShape shape;
+  KeyFormat format = KeyFormat::kBFloat16;
+  QueryPrecision precision = QueryPrecision::kSplit;
+  std::vector<Keys> segments;
+  std::vector<std::vector<int64_t>> part_begin;  // of each segment
+  std::vector<float> queries;
+  std::vector<int32_t> query_begin;
+
+  int num_questions() const { return static_cast<int>(query_begin.size()) - 1; }
+  int64_t num_parts() const {
+    int64_t parts = 0;
+    for (const auto& begin : part_begin) parts += static_cast<int64_t>(begin.size()) - 1;
+    return parts;
+  }
+};
+
+inline std::vector<int64_t> MixedParts(int64_t num_chunks, std::mt19937& random) {
+  std::vector<int64_t> begin = {0};
+  while (begin.back() < num_chunks) {
+    const int64_t sizes[] = {0, 1, 2, 3, 9, 9, 17, 300};
+    begin.push_back(std::min(num_chunks, begin.back() + sizes[random() % 8]));
+  }
+  begin.push_back(num_chunks);
+  return begin;
+}
+
+inline Case MakeCase(const RoutingShape& shape, KeyFormat format, QueryPrecision precision,
+                     const std::vector<int64_t>& chunks, const std::vector<int>& rows,
+                     uint32_t seed) {
+  std::mt19937 random(seed);
+  Case c;
+  c.shape = shape;
+  c.format = format;
+  c.precision = precision;
+  for (const int64_t n : chunks) {
+    c.segments.push_back(MakeKeys(n, shape.key_width(), format, random));
+    c.part_begin.push_back(MixedParts(n, random));
+  }
+  c.query_begin = {0};
+  for (const int n : rows) c.query_begin.push_back(c.query_begin.back() + n);
+  std::normal_distribution<float> normal;
+  const float scale = 1.0f / std::sqrt(static_cast<float>(shape.query_width()));
+  for (int i = 0; i < c.query_begin.back() * shape.query_width(); ++i) {
+    c.queries.push_back(normal(random) * scale);
+  }
+  return c;
+}
+
+// A list of segments on the device.
+class DeviceBank {
+ public:
+  DeviceBank(const std::vector<Keys>& segments,
+             const std::vector<std::vector<int64_t>>& part_begin) {
+    for (size_t i = 0; i < segments.size(); ++i) {
+      keys_.emplace_back(segments[i].bytes);
+      scales_.emplace_back(segments[i].scales);
+      part_begin_.emplace_back(part_begin[i]);
+      RoutingSegment segment;
+      segment.keys = keys_.back().get();
+      segment.scales = segments[i].scales.empty() ? nullptr : scales_.back().get();
+      segment.part_begin = part_begin_.back().get();
+      segment.num_parts = static_cast<int64_t>(part_begin[i].size()) - 1;
+      segment.num_chunks = segments[i].num_chunks;
+      segment.first_part = num_parts_;
+      num_parts_ += segment.num_parts;
+      segments_.push_back(segment);
+    }
+    num_chunks_ = NumberChunks(segments_.data(), static_cast<int>(segments_.size()));
+    table_.emplace_back(segments_);
+  }
+
+  const RoutingSegment* table() { return table_[0].get(); }
+  int64_t num_chunks() const { return num_chunks_; }
+  int64_t num_parts() const { return num_parts_; }
+
+ private:
+  std::vector<DeviceBuffer<char>> keys_;
+  std::vector<DeviceBuffer<float>> scales_;
+  std::vector<DeviceBuffer<int64_t>> part_begin_;
+  std::vector<RoutingSegment> segments_;
+  std::vector<DeviceBuffer<RoutingSegment>> table_;
+  int64_t num_chunks_ = 0;
+  int64_t num_parts_ = 0;
+};
+
+inline RoutingArgs ArgsOf(const Case& c, DeviceBank& bank, DeviceBuffer<float>& queries,
+                          DeviceBuffer<float>& scores) {
+  RoutingArgs args;
+  args.shape = c.shape;
+  args.format = c.format;
+  args.precision = c.precision;
+  args.segments = bank.table();
+  args.num_segments = static_cast<int>(c.segments.size());
+  args.num_chunks = bank.num_chunks();
+  args.num_parts = bank.num_parts();
+  args.queries = queries.get();
+  args.host_query_begin = c.query_begin.data();
+  args.num_questions = c.num_questions();
+  args.scores = scores.get();
+  return args;
+}
+
+inline std::vector<float> Score(const Case& c, bool general = false) {
+  DeviceBank bank(c.segments, c.part_begin);
+  DeviceBuffer<float> queries(c.queries);
+  DeviceBuffer<float> scores(c.num_questions() * c.num_parts());
+  const RoutingArgs args = ArgsOf(c, bank, queries, scores);
+  DeviceBuffer<char> workspace(RoutingWorkspaceBytes(args));
+  CUDA_OK(general ? ScorePartsGeneral(args, nullptr) : ScoreParts(args, workspace.get(), nullptr));
+  Fetch(workspace);
+  return Fetch(scores);
+}
+
+inline double Reduced(const std::vector<double>& values, Reduce how) {
+  if (how == Reduce::kLast) return values.back();
+  double result = how == Reduce::kMax ? -std::numeric_limits<double>::infinity() : 0;
+  for (const double value : values) {
+    if (std::isnan(value)) return value;
+    result = how == Reduce::kMax ? std::max(result, value) : result + value;
+  }
+  return how == Reduce::kMean ? result / values.size() : result;
+}
+
+inline double OracleDot(const float* q, const double* k, int width) {
+  double sum = 0;
+  for (int i = 0; i < width; ++i) sum += static_cast<double>(q[i]) * k[i];
+  return sum;
+}
+
+inline double OracleRow(const RoutingShape& shape, const float* q, const double* k) {
+  if (shape.folded()) return OracleDot(q, k, shape.key_width());
+  std::vector<double> heads;
+  for (int h = 0; h < shape.num_q_heads; ++h) {
+    heads.push_back(OracleDot(q + h * shape.head_dim,
+                              k + h / (shape.num_q_heads / shape.num_kv_heads) * shape.head_dim,
+                              shape.head_dim));
+  }
+  return Reduced(heads, shape.head);
+}
+
+inline std::vector<double> Oracle(const Case& c) {
+  std::vector<double> scores;
+  for (int question = 0; question < c.num_questions(); ++question) {
+    for (size_t s = 0; s < c.segments.size(); ++s) {
+      for (size_t part = 0; part + 1 < c.part_begin[s].size(); ++part) {
+        std::vector<double> chunks;
+        for (int64_t i = c.part_begin[s][part]; i < c.part_begin[s][part + 1]; ++i) {
+          std::vector<double> rows;
+          for (int r = c.query_begin[question]; r < c.query_begin[question + 1]; ++r) {
+            rows.push_back(OracleRow(c.shape, &c.queries[r * c.shape.query_width()],
+                                     &c.segments[s].values[i * c.shape.key_width()]));
+          }
+          chunks.push_back(Reduced(rows, c.shape.query));
+        }
+        scores.push_back(chunks.empty() ? static_cast<double>(kNoScore)
+                                        : c.shape.scale * Reduced(chunks, c.shape.chunk));
+      }
+    }
+  }
+  return scores;
+}
+
+inline bool SameBits(const std::vector<float>& a, const std::vector<float>& b) {
+  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
+}
+
+inline double Tolerance(KeyFormat format, QueryPrecision precision) {
+  if (format == KeyFormat::kFloat32) return 3e-6;
+  if (precision == QueryPrecision::kSplit && format != KeyFormat::kInt4) {
+    return format == KeyFormat::kInt8 ? 1e-5 : 3e-5;
+  }
+  if (format == KeyFormat::kInt4) return precision == QueryPrecision::kSplit ? 5e-4 : 0.1;
+  if (precision == QueryPrecision::kThroughput && format == KeyFormat::kFloat8) return 0.3;
+  return format == KeyFormat::kBFloat16 ? 2e-2 : format == KeyFormat::kInt8 ? 5e-4 : 3e-3;
+}
+
+// Largest error so far, by format and precision.
+inline double (&WorstErrors())[6][4] {
+  static double errors[6][4] = {};
+  return errors;
+}
+
+inline void ExpectMatchesOracle(const Case& c, const std::vector<float>& scores,
+                                const std::string& name) {
+  const std::vector<double> want = Oracle(c);
+  const double tolerance = Tolerance(c.format, c.precision) * std::max(1.0f, c.shape.scale);
+  double worst = 0;
+  bool same = scores.size() == want.size();
+  for (size_t i = 0; same && i < want.size(); ++i) {
+    if (std::isinf(want[i]) || std::isinf(scores[i])) {
+      same = scores[i] == want[i];
+    } else {
+      worst = std::max(worst, std::isnan(scores[i]) ? 1e9 : std::fabs(scores[i] - want[i]));
+    }
+  }
+  double& overall = WorstErrors()[static_cast<int>(c.format)][static_cast<int>(c.precision)];
+  overall = std::max(overall, worst);
+  Expect(same && worst <= tolerance,
+         name + " error " + std::to_string(worst) + (same ? "" : " (empty parts differ)"));
+}
+
+inline constexpr KeyFormat kFormats[] = {KeyFormat::kFloat32, KeyFormat::kBFloat16,
+                                         KeyFormat::kInt8, KeyFormat::kFloat8};
+inline constexpr QueryPrecision kPrecisions[] = {QueryPrecision::kSplit, QueryPrecision::kSingle};
+
+inline std::string Name(const char* what, KeyFormat format, QueryPrecision precision) {
+  return std::string(what) + " format " + std::to_string(static_cast<int>(format)) + " precision " +
+         std::to_string(static_cast<int>(precision));
+}
+
+inline RoutingShape Folded(int num_kv_heads, int head_dim, float scale = 1.0f) {
+  RoutingShape shape;
+  shape.num_q_heads = 3 * num_kv_heads;
+  shape.num_kv_heads = num_kv_heads;
+  shape.head_dim = head_dim;
+  shape.scale = scale;
+  return shape;
+}
+
+inline Case OneQuestion(const Case& c, int question) {
+  Case one = c;
+  const int width = c.shape.query_width();
+  one.queries.assign(c.queries.begin() + c.query_begin[question] * width,
+                     c.queries.begin() + c.query_begin[question + 1] * width);
+  one.query_begin = {0, c.query_begin[question + 1] - c.query_begin[question]};
+  return one;
+}
+
+}  // namespace msa::kernels::cuda
+
+#endif  // MSA_TESTS_GPU_ROUTING_CASE_H_
