@@ -29,6 +29,7 @@ class Peer:
         options.n_batch = options.n_ubatch = PREFILL_TOKENS
         options.n_threads = options.n_threads_batch = threads
         options.n_seq_max = MAX_BATCH
+        options.kv_unified = True  # sequences share the room; else each gets an eighth
         self.context = llama_cpp.llama_init_from_model(self.model, options)
         if not self.model or not self.context:
             sys.exit(f"llama.cpp cannot load {path}")
