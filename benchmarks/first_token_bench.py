@@ -56,7 +56,7 @@ def main():
         "benchmark": "first_token", "model": options.model, "weights": options.weights,
         "text": text, "questions": len(QUESTIONS), "requests": options.requests,
         "memory_tokens": held,
-        "memory_parts": {bank: sum(s["stats"]["parts"] for s in found["shards"])
+        "memory_parts": {bank: sum(s["parts"] for s in found["shards"])
                          for bank, found in stats.items()},
         "rows": [{"memory": name, "first_token_ms": row["first_token_ms"],
                   "over_no_memory": row["first_token_ms"]["p50"] / alone,

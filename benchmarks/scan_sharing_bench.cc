@@ -36,7 +36,7 @@ std::unique_ptr<memory_node::RoutingIndex> MakeIndex(const kernels::Backend& bac
                                                      int64_t chunks) {
   const int64_t width = routing.key_width();
   auto index = std::make_unique<memory_node::RoutingIndex>(
-      memory_node::SegmentShape{dtype, width, 1}, memory_node::IndexOptions());
+      backend, memory_node::SegmentShape{dtype, width, 1}, memory_node::IndexOptions());
   const std::vector<float> keys = bench::RandomFloats(kPartChunks * width, 1);
   const RoutingBlockLayout layout(dtype, kPartChunks, width);
   std::string block(layout.size, '\0');
