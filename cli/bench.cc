@@ -1,6 +1,8 @@
 // msa bench: a load generator against a running server. Bounded in requests; latencies as
 // percentiles.
 #include <algorithm>
+#include <functional>
+#include <optional>
 #include <ostream>
 #include <utility>
 #include <variant>
@@ -25,6 +27,19 @@ struct Sample {
   double total_ms = 0;
   double first_token_ms = 0;  // `ask` only
   int64_t tokens = 0;         // written (ask) or encoded (add)
+  rpc::Timings timings;       // the server's own account of it (ask)
+  int32_t prompt_tokens = 0;
+};
+
+// Where the time to the first token went, by the server's clock; the medians of the requests.
+struct Stage {
+  const char* name;
+  double rpc::Timings::*time;
+};
+constexpr Stage kStages[] = {
+    {"queue", &rpc::Timings::queue},     {"tokenize", &rpc::Timings::tokenize},
+    {"route", &rpc::Timings::route},     {"fetch", &rpc::Timings::fetch},
+    {"prefill", &rpc::Timings::prefill}, {"first_decode", &rpc::Timings::first_decode},
 };
 
 class BenchVerb : public ClientVerb {
@@ -43,6 +58,8 @@ class BenchVerb : public ClientVerb {
     flags.Add("--requests", &requests_, "Requests in all");
     flags.Add("--concurrency", &concurrency_, "Requests at once");
     flags.Add("--max-new-tokens", &max_new_tokens_, "Tokens of an answer at most (ask)");
+    flags.Add("--max-rounds", &max_rounds_, "Rounds of retrieval at most (ask, retrieve)");
+    flags.Add("--no-memory", &no_memory_, "Ask the model alone, without documents (ask)");
   }
 
   absl::Status RunWith(rpc::MemoryService& service, Io& io) override {
@@ -90,12 +107,16 @@ class BenchVerb : public ClientVerb {
     request.bank = bank_;
     request.question = question;
     request.max_new_tokens = max_new_tokens_;
+    request.max_rounds = max_rounds_;
+    request.use_memory = !no_memory_;
     const absl::Time start = absl::Now();
     return service.Generate(NewCall(), request, [&](const rpc::GenerateEvent& event) {
       if (std::holds_alternative<rpc::TextEvent>(event) && sample->first_token_ms == 0) {
         sample->first_token_ms = absl::ToDoubleMilliseconds(absl::Now() - start);
       } else if (const auto* done = std::get_if<rpc::DoneEvent>(&event)) {
         sample->tokens = done->usage.generated_tokens;
+        sample->prompt_tokens = done->usage.prompt_tokens;
+        sample->timings = done->timings;
       }
       return true;
     });
@@ -106,6 +127,7 @@ class BenchVerb : public ClientVerb {
     request.bank = bank_;
     request.question = question;
     request.limit = 16;
+    request.max_rounds = max_rounds_;
     return service.Retrieve(NewCall(), request).status();
   }
 
@@ -160,8 +182,35 @@ class BenchVerb : public ClientVerb {
                    {"requests_per_s", static_cast<double>(samples.size()) / seconds},
                    {"latency_ms", LatencyJson(total_ms)}};
     if (tokens > 0) report["tokens_per_s"] = static_cast<double>(tokens) / seconds;
-    if (!first_token_ms.empty()) report["first_token_ms"] = LatencyJson(first_token_ms);
+    if (!first_token_ms.empty()) {
+      report["first_token_ms"] = LatencyJson(first_token_ms);
+      report["first_token_stages_ms"] = Stages(samples);
+      int64_t prompt_tokens = 0;
+      for (const Sample& sample : samples) prompt_tokens += sample.prompt_tokens;
+      report["mean_prompt_tokens"] = prompt_tokens / static_cast<int64_t>(samples.size());
+    }
     return report;
+  }
+
+  // Medians; "other" is the rest of what the client waited: events, texts of citations, the wire.
+  static Json Stages(const std::vector<Sample>& samples) {
+    const auto median = [&samples](const std::function<double(const Sample&)>& of) {
+      std::vector<double> values;
+      for (const Sample& sample : samples) {
+        if (sample.first_token_ms > 0) values.push_back(of(sample));
+      }
+      return Percentile(values, 0.5);
+    };
+    Json stages;
+    for (const Stage& stage : kStages) {
+      stages[stage.name] = median([&](const Sample& s) { return s.timings.*stage.time; });
+    }
+    stages["other"] = median([](const Sample& s) {
+      double other = s.first_token_ms;
+      for (const Stage& stage : kStages) other -= s.timings.*stage.time;
+      return other;
+    });
+    return stages;
   }
 
   void Print(const Json& report, std::ostream& out) const {
@@ -192,6 +241,8 @@ class BenchVerb : public ClientVerb {
   int32_t requests_ = 100;
   int32_t concurrency_ = 1;
   int32_t max_new_tokens_ = 64;
+  std::optional<int32_t> max_rounds_;
+  bool no_memory_ = false;
   std::string bank_;
   std::vector<Question> questions_;
 };

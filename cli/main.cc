@@ -7,6 +7,7 @@
 #include "cli/cli.h"
 #include "cli/connect.h"
 #include "cli/server_verbs.h"
+#include "cli/standard_input.h"
 
 int main(int argc, char** argv) {
   using namespace msa::cli;
@@ -16,6 +17,10 @@ int main(int argc, char** argv) {
   }
   for (std::unique_ptr<Verb>& verb : ClientVerbs(GrpcConnector())) verbs.push_back(std::move(verb));
   verbs.push_back(MakeVerifyVerb());
-  Io io{std::cin, std::cout, std::cerr, isatty(STDOUT_FILENO) == 1, isatty(STDERR_FILENO) == 1};
+  StandardInput input(STDIN_FILENO);
+  std::istream in(&input);
+  Io io{in, std::cout, std::cerr, isatty(STDOUT_FILENO) == 1, isatty(STDERR_FILENO) == 1, [&input] {
+          input.Stop();
+        }};
   return RunCommandLine(verbs, argc, argv, io);
 }

@@ -23,6 +23,8 @@ struct Io {
   std::ostream& err;
   bool out_is_terminal = false;  // colours, wrapping
   bool err_is_terminal = false;  // progress bars
+  // Ends `in`, from any thread, though somebody waits for it. Null: `in` never waits.
+  std::function<void()> stop_in = nullptr;
 };
 
 class Verb {
