@@ -1,5 +1,5 @@
-// msa bench: a load generator against a running server. Bounded in requests; latencies as
-// percentiles.
+// msa bench: a load generator against a running server, or against one made of random numbers.
+// Bounded in requests; latencies as percentiles.
 #include <algorithm>
 #include <functional>
 #include <optional>
@@ -7,10 +7,11 @@
 #include <utility>
 #include <variant>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_format.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
-#include "cli/client_verbs.h"
+#include "cli/bench_verb.h"
 #include "cli/document_reader.h"
 #include "cli/exit_code.h"
 #include "cli/json.h"
@@ -42,9 +43,26 @@ constexpr Stage kStages[] = {
     {"prefill", &rpc::Timings::prefill}, {"first_decode", &rpc::Timings::first_decode},
 };
 
+// "250000", "16K", "100M", "1B".
+absl::StatusOr<int64_t> ParseCount(std::string_view text) {
+  int64_t factor = 1;
+  const std::pair<char, int64_t> suffixes[] = {{'K', 1000}, {'M', 1000000}, {'B', 1000000000}};
+  for (const auto& [suffix, times] : suffixes) {
+    if (!text.empty() && text.back() == suffix) factor = times;
+  }
+  if (factor > 1) text.remove_suffix(1);
+  int64_t count = 0;
+  if (!absl::SimpleAtoi(ToAbsl(text), &count) || count < 1 || count > INT64_MAX / factor) {
+    return UsageError("--tokens is a number above 0, such as 250000, 10M or 1B");
+  }
+  return count * factor;
+}
+
 class BenchVerb : public ClientVerb {
  public:
-  using ClientVerb::ClientVerb;
+  BenchVerb(const Connector& connect, SyntheticServer synthetic)
+      : ClientVerb([this, connect](const std::string& server) { return Connect(connect, server); }),
+        synthetic_(std::move(synthetic)) {}
   std::string_view name() const override { return "bench"; }
   std::string_view help() const override { return "Put load on a running server and time it"; }
 
@@ -60,13 +78,28 @@ class BenchVerb : public ClientVerb {
     flags.Add("--max-new-tokens", &max_new_tokens_, "Tokens of an answer at most (ask)");
     flags.Add("--max-rounds", &max_rounds_, "Rounds of retrieval at most (ask, retrieve)");
     flags.Add("--no-memory", &no_memory_, "Ask the model alone, without documents (ask)");
+    if (synthetic_ == nullptr) return;
+    flags.Add("--synthetic-model", &made_.model,
+              "Measure the service in this process, with random weights of these shapes: msa-4b, "
+              "msa-tiny");
+    flags.Add("--tokens", &tokens_, "Size of its memory: 250000, 10M, 1B");
+    flags.AddChoice("--keys", &made_.keys, {"bf16", "int8", "f32"},
+                    "Precision of its routing keys");
+    flags.AddChoice("--content", &made_.content, {"bf16", "int8", "f32"},
+                    "Precision of its content");
+    flags.AddChoice("--weights", &made_.weights, {"bf16", "int8", "f32"},
+                    "Precision of its weights");
+    flags.AddChoice("--backend", &made_.backend, {"cpu", "cuda", "reference"},
+                    "What it computes with");
+    flags.Add("--gpu-memory", &made_.gpu_memory_mb, "MB of the GPU it may take, 0 for nearly all");
+    flags.Add("--tokenizer", &made_.tokenizer,
+              "Its tokenizer.json (default: that of models/smollm2-135m-instruct)");
   }
 
   absl::Status RunWith(rpc::MemoryService& service, Io& io) override {
     bank_ = bank();
     if (operation_ == "add") return BenchAdd(service, io);
-    if (questions_path_.empty()) return UsageError("--operation ask and retrieve need --questions");
-    MSA_ASSIGN_OR_RETURN(questions_, ReadQuestions(questions_path_, requests_));
+    MSA_RETURN_IF_ERROR(TakeQuestions());
     if (questions_.empty()) {
       return absl::InvalidArgumentError(StrCat(questions_path_, " holds no question"));
     }
@@ -78,6 +111,28 @@ class BenchVerb : public ClientVerb {
 
  private:
   using Operation = std::function<absl::Status(size_t, Sample*)>;
+
+  absl::StatusOr<Connection> Connect(const Connector& connect, const std::string& server) {
+    if (made_.model.empty()) return connect(server);
+    MSA_ASSIGN_OR_RETURN(made_.tokens, ParseCount(tokens_));
+    made_.max_sessions = std::max(concurrency_, 1);
+    return synthetic_(made_);
+  }
+
+  absl::Status TakeQuestions() {
+    if (!questions_path_.empty()) {
+      MSA_ASSIGN_OR_RETURN(questions_, ReadQuestions(questions_path_, requests_));
+    } else if (made_.model.empty()) {
+      return UsageError("--operation ask and retrieve need --questions");
+    } else {
+      for (int32_t i = 0; i < requests_; ++i) {
+        questions_.emplace_back().text =
+            StrCat("Which of the documents that were added last year tells most about subject ", i,
+                   " and what does it say of the place where it was found?");
+      }
+    }
+    return absl::OkStatus();
+  }
 
   absl::Status BenchAdd(rpc::MemoryService& service, Io& io) {
     if (corpus_.empty()) return UsageError("--operation add needs --corpus");
@@ -235,6 +290,9 @@ class BenchVerb : public ClientVerb {
     }
   }
 
+  const SyntheticServer synthetic_;
+  SyntheticOptions made_;
+  std::string tokens_ = "1M";
   std::string operation_ = "ask";
   std::string questions_path_;
   std::string corpus_;
@@ -249,8 +307,8 @@ class BenchVerb : public ClientVerb {
 
 }  // namespace
 
-std::unique_ptr<Verb> MakeBenchVerb(const Connector& connect) {
-  return std::make_unique<BenchVerb>(connect);
+std::unique_ptr<Verb> MakeBenchVerb(const Connector& connect, SyntheticServer synthetic) {
+  return std::make_unique<BenchVerb>(connect, std::move(synthetic));
 }
 
 }  // namespace msa::cli

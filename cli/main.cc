@@ -8,6 +8,7 @@
 #include "cli/connect.h"
 #include "cli/server_verbs.h"
 #include "cli/standard_input.h"
+#include "cli/synthetic_server.h"
 
 int main(int argc, char** argv) {
   using namespace msa::cli;
@@ -15,7 +16,8 @@ int main(int argc, char** argv) {
   for (auto make : {MakeServeVerb, MakeMemoryNodeVerb, MakeRouterVerb, MakeComputeNodeVerb}) {
     verbs.push_back(make());
   }
-  for (std::unique_ptr<Verb>& verb : ClientVerbs(GrpcConnector())) verbs.push_back(std::move(verb));
+  for (std::unique_ptr<Verb>& verb : ClientVerbs(GrpcConnector(), MakeSyntheticServer))
+    verbs.push_back(std::move(verb));
   verbs.push_back(MakeVerifyVerb());
   StandardInput input(STDIN_FILENO);
   std::istream in(&input);

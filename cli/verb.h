@@ -40,6 +40,7 @@ class Verb {
 };
 
 struct Connection {
+  std::shared_ptr<void> keeps;  // what the service stands on, if it stands in this process
   std::unique_ptr<rpc::MemoryService> service;
   // Whether anything answers at its address: tells a server that is not there from one that misses
   // another.
