@@ -21,6 +21,7 @@ bench: packages
 	@scripts/install_packages.sh --bench
 	@$(MAKE) --no-print-directory configure model
 	cmake --build $(BUILD)
+	@scripts/make_peers.sh build/peers
 	scripts/bench.py --bin $(BUILD)/benchmarks --out benchmarks/results
 
 build: configure

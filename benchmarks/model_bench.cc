@@ -1,6 +1,9 @@
 // The decoder on this machine: encoding and prefill in tokens a second, decode at batch 1 and 8,
 // for each weight format.
-//   model_bench [MODEL_DIR]      default models/smollm2-135m-instruct; prints one JSON object
+//   model_bench [MODEL_DIR [RUNS [THREADS]]]
+// Default: models/smollm2-135m-instruct, 5, one thread a core. Prints one JSON object.
+// model_bench.py runs it in turns with the peers that do the same work.
+#include <cstdlib>
 #include <functional>
 #include <iostream>
 #include <string>
@@ -15,11 +18,9 @@ namespace {
 
 using nlohmann::json;
 
-constexpr int kRuns = 5;
-
 // Median and spread of tokens a second over runs of `work`, which handles `tokens`.
-json Rate(double tokens, const std::function<void()>& work) {
-  const bench::Timing timing = bench::TimeInTurns(kRuns, {work})[0];
+json Rate(int runs, double tokens, const std::function<void()>& work) {
+  const bench::Timing timing = bench::TimeInTurns(runs, {work})[0];
   return {{"tokens_per_s", tokens / timing.median()},
           {"min", tokens / timing.Quantile(1.0)},
           {"max", tokens / timing.best()}};
@@ -34,28 +35,30 @@ std::vector<int32_t> SomeTokens(const Transformer& model, size_t count) {
 }
 
 // Documents of 170 tokens, as the demo's, packed to a batch.
-json Encode(const Transformer& model) {
+json Encode(const Transformer& model, int runs) {
   constexpr size_t kDocuments = 6, kTokens = 170;
   const std::vector<int32_t> tokens = SomeTokens(model, kTokens);
   std::vector<SequenceChunk> batch(kDocuments);
   for (SequenceChunk& sequence : batch) sequence.tokens = tokens;
-  return Rate(kDocuments * kTokens, [&] { model.Forward(batch, nullptr).IgnoreError(); });
+  return Rate(runs, kDocuments * kTokens, [&] { model.Forward(batch, nullptr).IgnoreError(); });
 }
 
-json Prefill(const Transformer& model) {
+json Prefill(const Transformer& model, int runs) {
   const std::vector<int32_t> tokens = SomeTokens(model, 512);
-  SequenceChunk sequence;
-  sequence.tokens = tokens;
-  return Rate(512, [&] {
+  return Rate(runs, 512, [&] {
+    KvCache cache = model.NewCache(512);
+    SequenceChunk sequence;
+    sequence.tokens = tokens;
+    sequence.cache = &cache;
     const auto hidden = model.Forward({&sequence, 1}, nullptr);
     model.Logits(*hidden);
   });
 }
 
 // 32 steps from an empty context, head included.
-json Decode(const Transformer& model, int batch_size) {
+json Decode(const Transformer& model, int runs, int batch_size) {
   constexpr int kSteps = 32;
-  return Rate(kSteps * batch_size, [&] {
+  return Rate(runs, kSteps * batch_size, [&] {
     std::vector<KvCache> caches;
     for (int s = 0; s < batch_size; ++s) caches.push_back(model.NewCache(128));
     std::vector<SequenceChunk> steps(batch_size);
@@ -72,8 +75,8 @@ json Decode(const Transformer& model, int batch_size) {
   });
 }
 
-int Main(const std::string& dir) {
-  const auto backend = kernels::MakeBackend("cpu", 0);
+int Main(const std::string& dir, int runs, int threads) {
+  const auto backend = kernels::MakeBackend("cpu", threads);
   const auto text = ReadFile(dir + "/config.json", 1 << 20);
   if (!text.ok()) {
     std::cerr << text.status() << ": run `make model` first, or name a model folder\n";
@@ -82,7 +85,7 @@ int Main(const std::string& dir) {
   const auto config = ParseModelConfig(*text);
   WeightSource source;
   source.model_dir = dir;
-  json result = {{"benchmark", "model"}, {"model", dir}, {"runs", kRuns}};
+  json result = {{"benchmark", "model"}, {"model", dir}, {"runs", runs}};
   for (const auto& [name, format] : {std::pair{"f32", kernels::WeightFormat::kFloat32},
                                      std::pair{"bf16", kernels::WeightFormat::kBFloat16},
                                      std::pair{"int8", kernels::WeightFormat::kInt8}}) {
@@ -97,10 +100,10 @@ int Main(const std::string& dir) {
       return 1;
     }
     const Transformer& model = **made;
-    result["weights"][name] = {{"encode", Encode(model)},
-                               {"prefill_512", Prefill(model)},
-                               {"decode_batch_1", Decode(model, 1)},
-                               {"decode_batch_8", Decode(model, 8)}};
+    result["weights"][name] = {{"encode", Encode(model, runs)},
+                               {"prefill_512", Prefill(model, runs)},
+                               {"decode_batch_1", Decode(model, runs, 1)},
+                               {"decode_batch_8", Decode(model, runs, 8)}};
   }
   std::cout << result.dump() << std::endl;
   return 0;
@@ -110,5 +113,7 @@ int Main(const std::string& dir) {
 }  // namespace msa::compute_node
 
 int main(int argc, char** argv) {
-  return msa::compute_node::Main(argc > 1 ? argv[1] : "models/smollm2-135m-instruct");
+  return msa::compute_node::Main(argc > 1 ? argv[1] : "models/smollm2-135m-instruct",
+                                 argc > 2 ? std::atoi(argv[2]) : 5,
+                                 argc > 3 ? std::atoi(argv[3]) : 0);
 }

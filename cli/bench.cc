@@ -1,14 +1,17 @@
-// msa bench: a load generator against a running server. Bounded in requests; latencies as
-// percentiles.
+// msa bench: a load generator against a running server, or against one made of random numbers.
+// Bounded in requests; latencies as percentiles.
 #include <algorithm>
+#include <functional>
+#include <optional>
 #include <ostream>
 #include <utility>
 #include <variant>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_format.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
-#include "cli/client_verbs.h"
+#include "cli/bench_verb.h"
 #include "cli/document_reader.h"
 #include "cli/exit_code.h"
 #include "cli/json.h"
@@ -25,11 +28,41 @@ struct Sample {
   double total_ms = 0;
   double first_token_ms = 0;  // `ask` only
   int64_t tokens = 0;         // written (ask) or encoded (add)
+  rpc::Timings timings;       // the server's own account of it (ask)
+  int32_t prompt_tokens = 0;
 };
+
+// Where the time to the first token went, by the server's clock; the medians of the requests.
+struct Stage {
+  const char* name;
+  double rpc::Timings::*time;
+};
+constexpr Stage kStages[] = {
+    {"queue", &rpc::Timings::queue},     {"tokenize", &rpc::Timings::tokenize},
+    {"route", &rpc::Timings::route},     {"fetch", &rpc::Timings::fetch},
+    {"prefill", &rpc::Timings::prefill}, {"first_decode", &rpc::Timings::first_decode},
+};
+
+// "250000", "16K", "100M", "1B".
+absl::StatusOr<int64_t> ParseCount(std::string_view text) {
+  int64_t factor = 1;
+  const std::pair<char, int64_t> suffixes[] = {{'K', 1000}, {'M', 1000000}, {'B', 1000000000}};
+  for (const auto& [suffix, times] : suffixes) {
+    if (!text.empty() && text.back() == suffix) factor = times;
+  }
+  if (factor > 1) text.remove_suffix(1);
+  int64_t count = 0;
+  if (!absl::SimpleAtoi(ToAbsl(text), &count) || count < 1 || count > INT64_MAX / factor) {
+    return UsageError("--tokens is a number above 0, such as 250000, 10M or 1B");
+  }
+  return count * factor;
+}
 
 class BenchVerb : public ClientVerb {
  public:
-  using ClientVerb::ClientVerb;
+  BenchVerb(const Connector& connect, SyntheticServer synthetic)
+      : ClientVerb([this, connect](const std::string& server) { return Connect(connect, server); }),
+        synthetic_(std::move(synthetic)) {}
   std::string_view name() const override { return "bench"; }
   std::string_view help() const override { return "Put load on a running server and time it"; }
 
@@ -43,13 +76,30 @@ class BenchVerb : public ClientVerb {
     flags.Add("--requests", &requests_, "Requests in all");
     flags.Add("--concurrency", &concurrency_, "Requests at once");
     flags.Add("--max-new-tokens", &max_new_tokens_, "Tokens of an answer at most (ask)");
+    flags.Add("--max-rounds", &max_rounds_, "Rounds of retrieval at most (ask, retrieve)");
+    flags.Add("--no-memory", &no_memory_, "Ask the model alone, without documents (ask)");
+    if (synthetic_ == nullptr) return;
+    flags.Add("--synthetic-model", &made_.model,
+              "Measure the service in this process, with random weights of these shapes: msa-4b, "
+              "msa-tiny");
+    flags.Add("--tokens", &tokens_, "Size of its memory: 250000, 10M, 1B");
+    flags.AddChoice("--keys", &made_.keys, {"bf16", "int8", "f32"},
+                    "Precision of its routing keys");
+    flags.AddChoice("--content", &made_.content, {"bf16", "int8", "f32"},
+                    "Precision of its content");
+    flags.AddChoice("--weights", &made_.weights, {"bf16", "int8", "f32"},
+                    "Precision of its weights");
+    flags.AddChoice("--backend", &made_.backend, {"cpu", "cuda", "reference"},
+                    "What it computes with");
+    flags.Add("--gpu-memory", &made_.gpu_memory_mb, "MB of the GPU it may take, 0 for nearly all");
+    flags.Add("--tokenizer", &made_.tokenizer,
+              "Its tokenizer.json (default: that of models/smollm2-135m-instruct)");
   }
 
   absl::Status RunWith(rpc::MemoryService& service, Io& io) override {
     bank_ = bank();
     if (operation_ == "add") return BenchAdd(service, io);
-    if (questions_path_.empty()) return UsageError("--operation ask and retrieve need --questions");
-    MSA_ASSIGN_OR_RETURN(questions_, ReadQuestions(questions_path_, requests_));
+    MSA_RETURN_IF_ERROR(TakeQuestions());
     if (questions_.empty()) {
       return absl::InvalidArgumentError(StrCat(questions_path_, " holds no question"));
     }
@@ -61,6 +111,28 @@ class BenchVerb : public ClientVerb {
 
  private:
   using Operation = std::function<absl::Status(size_t, Sample*)>;
+
+  absl::StatusOr<Connection> Connect(const Connector& connect, const std::string& server) {
+    if (made_.model.empty()) return connect(server);
+    MSA_ASSIGN_OR_RETURN(made_.tokens, ParseCount(tokens_));
+    made_.max_sessions = std::max(concurrency_, 1);
+    return synthetic_(made_);
+  }
+
+  absl::Status TakeQuestions() {
+    if (!questions_path_.empty()) {
+      MSA_ASSIGN_OR_RETURN(questions_, ReadQuestions(questions_path_, requests_));
+    } else if (made_.model.empty()) {
+      return UsageError("--operation ask and retrieve need --questions");
+    } else {
+      for (int32_t i = 0; i < requests_; ++i) {
+        questions_.emplace_back().text =
+            StrCat("Which of the documents that were added last year tells most about subject ", i,
+                   " and what does it say of the place where it was found?");
+      }
+    }
+    return absl::OkStatus();
+  }
 
   absl::Status BenchAdd(rpc::MemoryService& service, Io& io) {
     if (corpus_.empty()) return UsageError("--operation add needs --corpus");
@@ -90,12 +162,16 @@ class BenchVerb : public ClientVerb {
     request.bank = bank_;
     request.question = question;
     request.max_new_tokens = max_new_tokens_;
+    request.max_rounds = max_rounds_;
+    request.use_memory = !no_memory_;
     const absl::Time start = absl::Now();
     return service.Generate(NewCall(), request, [&](const rpc::GenerateEvent& event) {
       if (std::holds_alternative<rpc::TextEvent>(event) && sample->first_token_ms == 0) {
         sample->first_token_ms = absl::ToDoubleMilliseconds(absl::Now() - start);
       } else if (const auto* done = std::get_if<rpc::DoneEvent>(&event)) {
         sample->tokens = done->usage.generated_tokens;
+        sample->prompt_tokens = done->usage.prompt_tokens;
+        sample->timings = done->timings;
       }
       return true;
     });
@@ -106,6 +182,7 @@ class BenchVerb : public ClientVerb {
     request.bank = bank_;
     request.question = question;
     request.limit = 16;
+    request.max_rounds = max_rounds_;
     return service.Retrieve(NewCall(), request).status();
   }
 
@@ -160,8 +237,35 @@ class BenchVerb : public ClientVerb {
                    {"requests_per_s", static_cast<double>(samples.size()) / seconds},
                    {"latency_ms", LatencyJson(total_ms)}};
     if (tokens > 0) report["tokens_per_s"] = static_cast<double>(tokens) / seconds;
-    if (!first_token_ms.empty()) report["first_token_ms"] = LatencyJson(first_token_ms);
+    if (!first_token_ms.empty()) {
+      report["first_token_ms"] = LatencyJson(first_token_ms);
+      report["first_token_stages_ms"] = Stages(samples);
+      int64_t prompt_tokens = 0;
+      for (const Sample& sample : samples) prompt_tokens += sample.prompt_tokens;
+      report["mean_prompt_tokens"] = prompt_tokens / static_cast<int64_t>(samples.size());
+    }
     return report;
+  }
+
+  // Medians; "other" is the rest of what the client waited: events, texts of citations, the wire.
+  static Json Stages(const std::vector<Sample>& samples) {
+    const auto median = [&samples](const std::function<double(const Sample&)>& of) {
+      std::vector<double> values;
+      for (const Sample& sample : samples) {
+        if (sample.first_token_ms > 0) values.push_back(of(sample));
+      }
+      return Percentile(values, 0.5);
+    };
+    Json stages;
+    for (const Stage& stage : kStages) {
+      stages[stage.name] = median([&](const Sample& s) { return s.timings.*stage.time; });
+    }
+    stages["other"] = median([](const Sample& s) {
+      double other = s.first_token_ms;
+      for (const Stage& stage : kStages) other -= s.timings.*stage.time;
+      return other;
+    });
+    return stages;
   }
 
   void Print(const Json& report, std::ostream& out) const {
@@ -186,20 +290,25 @@ class BenchVerb : public ClientVerb {
     }
   }
 
+  const SyntheticServer synthetic_;
+  SyntheticOptions made_;
+  std::string tokens_ = "1M";
   std::string operation_ = "ask";
   std::string questions_path_;
   std::string corpus_;
   int32_t requests_ = 100;
   int32_t concurrency_ = 1;
   int32_t max_new_tokens_ = 64;
+  std::optional<int32_t> max_rounds_;
+  bool no_memory_ = false;
   std::string bank_;
   std::vector<Question> questions_;
 };
 
 }  // namespace
 
-std::unique_ptr<Verb> MakeBenchVerb(const Connector& connect) {
-  return std::make_unique<BenchVerb>(connect);
+std::unique_ptr<Verb> MakeBenchVerb(const Connector& connect, SyntheticServer synthetic) {
+  return std::make_unique<BenchVerb>(connect, std::move(synthetic));
 }
 
 }  // namespace msa::cli

@@ -39,13 +39,15 @@ void PrintError(std::ostream& err, std::string_view verb, const absl::Status& st
 
 }  // namespace
 
-std::vector<std::unique_ptr<Verb>> ClientVerbs(const Connector& connect) {
+std::vector<std::unique_ptr<Verb>> ClientVerbs(const Connector& connect,
+                                               const SyntheticServer& synthetic) {
   std::vector<std::unique_ptr<Verb>> verbs;
-  for (auto make : {MakeAddVerb, MakeRmVerb, MakeLsVerb, MakeGetVerb, MakeAskVerb, MakeRetrieveVerb,
-                    MakeStatsVerb, MakeEvalVerb, MakeBenchVerb, MakeBankCreateVerb, MakeBankLsVerb,
-                    MakeBankRmVerb}) {
+  for (auto make :
+       {MakeAddVerb, MakeRmVerb, MakeLsVerb, MakeGetVerb, MakeAskVerb, MakeRetrieveVerb,
+        MakeStatsVerb, MakeEvalVerb, MakeBankCreateVerb, MakeBankLsVerb, MakeBankRmVerb}) {
     verbs.push_back(make(connect));
   }
+  verbs.push_back(MakeBenchVerb(connect, synthetic));
   return verbs;
 }
 

@@ -16,7 +16,6 @@ std::unique_ptr<Verb> MakeAskVerb(const Connector& connect);
 std::unique_ptr<Verb> MakeRetrieveVerb(const Connector& connect);
 std::unique_ptr<Verb> MakeStatsVerb(const Connector& connect);
 std::unique_ptr<Verb> MakeEvalVerb(const Connector& connect);
-std::unique_ptr<Verb> MakeBenchVerb(const Connector& connect);
 std::unique_ptr<Verb> MakeBankCreateVerb(const Connector& connect);
 std::unique_ptr<Verb> MakeBankLsVerb(const Connector& connect);
 std::unique_ptr<Verb> MakeBankRmVerb(const Connector& connect);

@@ -10,11 +10,12 @@ Connector GrpcConnector() {
     rpc::RemoteOptions options;
     options.address = server;
     options.data_connections = 1;  // clients move no blocks
-    return Connection{.service = rpc::MakeRemoteMemoryService(options), .reachable = [options] {
-                        rpc::CallContext ctx;
-                        ctx.deadline = absl::Now() + absl::Seconds(2);
-                        return rpc::CheckHealth(options, ctx, "").ok();
-                      }};
+    return Connection{
+        .keeps = nullptr, .service = rpc::MakeRemoteMemoryService(options), .reachable = [options] {
+          rpc::CallContext ctx;
+          ctx.deadline = absl::Now() + absl::Seconds(2);
+          return rpc::CheckHealth(options, ctx, "").ok();
+        }};
   };
 }
 

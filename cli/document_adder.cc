@@ -17,8 +17,9 @@ DocumentAdder::DocumentAdder(DocumentReader& reader, Io& io, bool json)
       progress_(io.err, io.err_is_terminal && !(json && io.out_is_terminal)),
       start_(absl::Now()) {}
 
-absl::Status DocumentAdder::Run(rpc::MemoryService& service, const rpc::CallContext& ctx,
+absl::Status DocumentAdder::Run(rpc::MemoryService& service, rpc::CallContext ctx,
                                 const std::string& bank) {
+  ctx.input_over = io_.stop_in;
   const absl::Status stream = service.AddDocuments(
       ctx, bank, [this] { return Next(); },
       [this](const rpc::AddResult& result) { return Done(result); });

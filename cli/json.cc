@@ -152,6 +152,8 @@ Json ToJson(const rpc::Timings& timings) {
           {"route", timings.route},
           {"fetch", timings.fetch},
           {"decode", timings.decode},
+          {"tokenize", timings.tokenize},
+          {"first_decode", timings.first_decode},
           {"first_token", timings.first_token}};
 }
 

@@ -11,16 +11,16 @@
 namespace msa::cli {
 namespace {
 
+double SecondsSince(absl::Time start) { return absl::ToDoubleSeconds(absl::Now() - start); }
+
+}  // namespace
+
 absl::StatusOr<kernels::WeightFormat> ParseWeights(const std::string& name) {
   if (name == "f32") return kernels::WeightFormat::kFloat32;
   if (name == "bf16") return kernels::WeightFormat::kBFloat16;
   if (name == "int8") return kernels::WeightFormat::kInt8;
   return absl::InvalidArgumentError(StrCat("unknown weights '", name, "': use f32, bf16 or int8"));
 }
-
-double SecondsSince(absl::Time start) { return absl::ToDoubleSeconds(absl::Now() - start); }
-
-}  // namespace
 
 void BackendFlags::AddFlags(FlagSet& flags) {
   flags.AddChoice("--backend", &backend, {"cpu", "cuda", "reference"}, "What to compute with");

@@ -14,6 +14,9 @@
 
 namespace msa::cli {
 
+// "f32", "bf16", "int8"; INVALID_ARGUMENT that lists them otherwise.
+absl::StatusOr<kernels::WeightFormat> ParseWeights(const std::string& name);
+
 // What computes.
 struct BackendFlags {
   std::string backend = "cpu";

@@ -23,6 +23,8 @@ struct Io {
   std::ostream& err;
   bool out_is_terminal = false;  // colours, wrapping
   bool err_is_terminal = false;  // progress bars
+  // Ends `in`, from any thread, though somebody waits for it. Null: `in` never waits.
+  std::function<void()> stop_in = nullptr;
 };
 
 class Verb {
@@ -38,6 +40,7 @@ class Verb {
 };
 
 struct Connection {
+  std::shared_ptr<void> keeps;  // what the service stands on, if it stands in this process
   std::unique_ptr<rpc::MemoryService> service;
   // Whether anything answers at its address: tells a server that is not there from one that misses
   // another.

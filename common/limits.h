@@ -16,6 +16,7 @@ inline constexpr size_t kMaxQuestionBytes = 64u << 10;
 inline constexpr int32_t kMaxTopK = 1024;
 inline constexpr int32_t kMaxRankLimit = 10000;
 inline constexpr int32_t kMaxPageSize = 1000;
+inline constexpr size_t kMaxIdsPerShardDelete = 256;  // a router splits longer lists
 inline constexpr int32_t kMaxRounds = 32;
 inline constexpr int32_t kMaxNewTokens = 8192;
 inline constexpr int32_t kMaxQueryTokens = 16384;  // routing rows in one Route call

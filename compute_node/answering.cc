@@ -10,6 +10,7 @@
 #include "common/status_macros.h"
 #include "common/strings.h"
 #include "compute_node/model/chat_template.h"
+#include "compute_node/stopwatch.h"
 
 namespace msa::compute_node {
 namespace {
@@ -70,6 +71,13 @@ class Answering {
 
   absl::Status Send(const rpc::GenerateEvent& event) {
     return sink_(event) ? absl::OkStatus() : absl::CancelledError("the client went away");
+  }
+
+  // What `tokenise` gives, its time counted.
+  template <typename Tokenise>
+  auto Timed(const Tokenise& tokenise) {
+    const Stopwatch watch(timings_.tokenize);
+    return tokenise();
   }
 
   absl::Status Generative(MemorySession& session, const Frames& frames);
@@ -176,9 +184,10 @@ absl::StatusOr<Written> Answering::WriteAnswer(Prefill& state) {
   const absl::Time start = absl::Now();
   DecodeOptions options;
   options.max_new_tokens = answer_tokens();
-  options.on_text = [this](const std::string& text) {
+  options.on_text = [this, start](const std::string& text) {
     if (timings_.first_token == 0) {
       timings_.first_token = absl::ToDoubleMilliseconds(absl::Now() - start_);
+      timings_.first_decode = absl::ToDoubleMilliseconds(absl::Now() - start);
     }
     return sink_(rpc::TextEvent{text, /*retrieval=*/false});
   };
@@ -190,7 +199,7 @@ absl::StatusOr<Written> Answering::WriteAnswer(Prefill& state) {
 
 absl::Status Answering::FinalAnswer(MemorySession& session, const Dialogue& dialogue,
                                     Prefill& state, std::string finish_reason) {
-  MSA_ASSIGN_OR_RETURN(const std::vector<int32_t> question, dialogue.FinalQuestion());
+  MSA_ASSIGN_OR_RETURN(const auto question, Timed([&] { return dialogue.FinalQuestion(); }));
   MSA_RETURN_IF_ERROR(decoder_.Feed(state, question, memory_config().final_question_causal));
   usage_.prompt_tokens += static_cast<int32_t>(question.size());
   MSA_ASSIGN_OR_RETURN(const Written written, WriteAnswer(state));
@@ -203,7 +212,7 @@ absl::Status Answering::Generative(MemorySession& session, const Frames& frames)
   const int32_t max_rounds = request_.max_rounds.value_or(kDefaultGenerativeRounds);
   int32_t rounds_without_news = 0;
   while (true) {
-    MSA_ASSIGN_OR_RETURN(const RoutingPrompt prompt, dialogue.Prompt());
+    MSA_ASSIGN_OR_RETURN(const RoutingPrompt prompt, Timed([&] { return dialogue.Prompt(); }));
     MSA_ASSIGN_OR_RETURN(Prefill state, RouteRound(session, prompt));
     // The last documents are in the context; whoever may not look for more answers from them.
     if (session.round() > max_rounds || rounds_without_news >= kMaxRoundsWithoutNews) {
@@ -229,7 +238,7 @@ absl::Status Answering::RouterMode(MemorySession& session, const Frames& frames)
   std::vector<int64_t> taken;
   std::vector<ReferencedText> texts;
   for (int32_t round = 1; round <= max_rounds; ++round) {
-    MSA_ASSIGN_OR_RETURN(const RoutingPrompt prompt, dialogue.Prompt());
+    MSA_ASSIGN_OR_RETURN(const RoutingPrompt prompt, Timed([&] { return dialogue.Prompt(); }));
     MSA_RETURN_IF_ERROR(RouteRound(session, prompt).status());
     MSA_ASSIGN_OR_RETURN(const auto ranked, session.Rank(ctx_, wanted, taken, false));
     std::vector<int64_t> references;
@@ -247,7 +256,8 @@ absl::Status Answering::RouterMode(MemorySession& session, const Frames& frames)
   if (texts.empty()) return Finish(&session, "", "no_retrieval");
   std::sort(texts.begin(), texts.end(),
             [](const auto& a, const auto& b) { return a.reference < b.reference; });
-  MSA_ASSIGN_OR_RETURN(const auto ids, frames.Reader(texts, request_.question));
+  MSA_ASSIGN_OR_RETURN(const auto ids,
+                       Timed([&] { return frames.Reader(texts, request_.question); }));
   MSA_ASSIGN_OR_RETURN(Prefill state, PlainPrefill(ids));
   MSA_ASSIGN_OR_RETURN(const Written written, WriteAnswer(state));
   return Finish(&session, Dialogue::Answer(written.text), written.hit_limit ? "length" : "stop");
@@ -276,7 +286,7 @@ absl::Status Answering::WithoutMemory() {
                        ChatTemplate::Recognise(parts_.tokenizer.chat_template()));
   const ChatMessage message{"user", request_.question};
   MSA_ASSIGN_OR_RETURN(const Tokenizer::Text text, chat.Format({&message, 1}, {}));
-  MSA_ASSIGN_OR_RETURN(const auto ids, parts_.tokenizer.Encode(text));
+  MSA_ASSIGN_OR_RETURN(const auto ids, Timed([&] { return parts_.tokenizer.Encode(text); }));
   MSA_ASSIGN_OR_RETURN(Prefill state, PlainPrefill(ids));
   MSA_ASSIGN_OR_RETURN(const Written written, WriteAnswer(state));
   return Finish(nullptr, Dialogue::Answer(written.text), written.hit_limit ? "length" : "stop");

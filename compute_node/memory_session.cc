@@ -7,20 +7,10 @@
 #include "absl/time/clock.h"
 #include "common/status_macros.h"
 #include "common/strings.h"
+#include "compute_node/stopwatch.h"
 
 namespace msa::compute_node {
 namespace {
-
-// Adds the time its scope took, in milliseconds.
-class Stopwatch {
- public:
-  explicit Stopwatch(double& total_ms) : total_ms_(total_ms), start_(absl::Now()) {}
-  ~Stopwatch() { total_ms_ += absl::ToDoubleMilliseconds(absl::Now() - start_); }
-
- private:
-  double& total_ms_;
-  absl::Time start_;
-};
 
 constexpr absl::Duration kCloseTimeout = absl::Seconds(5);
 
@@ -252,6 +242,7 @@ absl::StatusOr<std::vector<rpc::RankedPart>> MemorySession::Rank(
 absl::StatusOr<std::vector<rpc::PartText>> MemorySession::GetParts(
     const rpc::CallContext& ctx, const std::vector<int64_t>& references) {
   if (references.empty()) return std::vector<rpc::PartText>();
+  const Stopwatch watch(timings_.fetch);
   return memory_.router->GetParts(ctx, info_.session_id, references);
 }
 

@@ -42,15 +42,14 @@ std::string ModelName(const std::string& dir) {
 
 absl::StatusOr<std::unique_ptr<Node>> Node::Load(const NodeOptions& options,
                                                  const kernels::Backend& backend) {
-  std::unique_ptr<Node> node(new Node(options));
   MSA_ASSIGN_OR_RETURN(ModelConfig config, LoadConfig(options));
   const std::string tokenizer_file = options.tokenizer_file.empty()
                                          ? options.model_dir + "/tokenizer.json"
                                          : options.tokenizer_file;
-  MSA_ASSIGN_OR_RETURN(node->tokenizer_, Tokenizer::Load(tokenizer_file));
-  if (node->tokenizer_->vocab_size() > config.vocab_size) {
+  MSA_ASSIGN_OR_RETURN(std::unique_ptr<Tokenizer> tokenizer, Tokenizer::Load(tokenizer_file));
+  if (tokenizer->vocab_size() > config.vocab_size) {
     return absl::InvalidArgumentError(
-        StrCat(tokenizer_file, " has token ids up to ", node->tokenizer_->vocab_size() - 1,
+        StrCat(tokenizer_file, " has token ids up to ", tokenizer->vocab_size() - 1,
                ", the model only ", config.vocab_size, " embeddings: they do not belong together"));
   }
   WeightSource source;
@@ -58,7 +57,17 @@ absl::StatusOr<std::unique_ptr<Node>> Node::Load(const NodeOptions& options,
   source.weights_file = options.weights_file;
   source.adapter_dir = options.adapter_dir;
   MSA_ASSIGN_OR_RETURN(ModelWeights weights, LoadWeights(source, config, backend, options.weights));
-  node->name_ = ModelName(options.model_dir);
+  return Make(options, ModelName(options.model_dir), std::move(tokenizer), std::move(config),
+              std::move(weights), backend);
+}
+
+absl::StatusOr<std::unique_ptr<Node>> Node::Make(const NodeOptions& options, std::string name,
+                                                 std::unique_ptr<Tokenizer> tokenizer,
+                                                 ModelConfig config, ModelWeights weights,
+                                                 const kernels::Backend& backend) {
+  std::unique_ptr<Node> node(new Node(options));
+  node->name_ = std::move(name);
+  node->tokenizer_ = std::move(tokenizer);
   MSA_ASSIGN_OR_RETURN(node->transformer_,
                        Transformer::Make(std::move(config), std::move(weights), backend));
   MSA_ASSIGN_OR_RETURN(TemplatePrefix prefix,

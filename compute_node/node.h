@@ -41,6 +41,12 @@ class Node : public rpc::ComputeNode {
   static absl::StatusOr<std::unique_ptr<Node>> Load(const NodeOptions& options,
                                                     const kernels::Backend& backend);
 
+  // From a model that is loaded already; of the options, what has to do with files is not read.
+  static absl::StatusOr<std::unique_ptr<Node>> Make(const NodeOptions& options, std::string name,
+                                                    std::unique_ptr<Tokenizer> tokenizer,
+                                                    ModelConfig config, ModelWeights weights,
+                                                    const kernels::Backend& backend);
+
   // Before the first question or document. Both must outlive the node's last call; shards in the
   // shard map's order.
   void Attach(rpc::SessionRouter* router, std::vector<rpc::MemoryShard*> shards);

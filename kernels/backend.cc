@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <numeric>
 
 #include "common/strings.h"
 
@@ -74,8 +75,34 @@ void Backend::SplitQkv(const SplitQkvArgs& a) const {
   Rope(a.k, a.positions, a.num_kv_heads, a.head_dim, a.inv_freq, 1.0f);
 }
 
-void Backend::ScoreSegments(absl::Span<const ScoreArgs> segments) const {
-  for (const ScoreArgs& args : segments) ScoreParts(args);
+void Backend::ScoreBank(const ScoreBankArgs& args) const {
+  const auto num_questions = static_cast<int64_t>(args.query_begin.size()) - 1;
+  int64_t num_parts = 0;
+  for (const KeySegment& segment : args.segments) num_parts += segment.num_parts();
+  std::vector<float> of_segment;  // [questions, parts of a segment]
+  int64_t first_part = 0;
+  for (const KeySegment& segment : args.segments) {
+    const int64_t parts = segment.num_parts();
+    const bool in_place = num_questions == 1;
+    if (!in_place) of_segment.resize(num_questions * parts);
+    float* scores = in_place ? args.scores + first_part : of_segment.data();
+    ScoreParts({args.shape, segment, args.queries, args.query_begin, scores});
+    for (int64_t q = 0; q < num_questions && !in_place; ++q) {
+      std::copy_n(scores + q * parts, parts, args.scores + q * num_parts + first_part);
+    }
+    first_part += parts;
+  }
+}
+
+std::vector<Backend::IndexedScore> Backend::TopIndices(const float* scores, int64_t n,
+                                                       int k) const {
+  std::vector<int64_t> indices(n);
+  std::iota(indices.begin(), indices.end(), 0);
+  std::vector<IndexedScore> best;
+  for (const ScoredPart& part : SelectTopK({scores, static_cast<size_t>(n)}, indices, nullptr, k)) {
+    best.push_back({part.score, part.reference});
+  }
+  return best;
 }
 
 absl::StatusOr<Buffer> CopyToBackend(const Backend& backend, const void* data, size_t bytes) {

@@ -90,8 +90,16 @@ class Backend {
   // chunks] matrix in memory.
   virtual void ScoreParts(const ScoreArgs& args) const = 0;
 
-  // Segments of one bank and layer at once, one ScoreArgs each, for the same questions.
-  virtual void ScoreSegments(absl::Span<const ScoreArgs> segments) const;
+  // All segments of a bank's layer in one pass.
+  virtual void ScoreBank(const ScoreBankArgs& args) const;
+
+  // The best `k` (1 … 1,024) of scores [n], score descending, then the lower index; kNoScore and
+  // NaN are never taken. For scores in memory of a backend that cannot be read from here.
+  struct IndexedScore {
+    float score;
+    int64_t index;
+  };
+  virtual std::vector<IndexedScore> TopIndices(const float* scores, int64_t n, int k) const;
 
   // The best `k` of candidates (kNoScore and NaN are never taken) in the order of Precedes. scores
   // [n], references [n]; visible is null or [n], 0 = masked. Returns at most k.

@@ -34,6 +34,15 @@ struct ScoreArgs {
   float* scores = nullptr;  // out [num_questions, num_parts]; kNoScore for a part without chunks
 };
 
+// The same over several segments of one precision; what is said of ScoreArgs holds.
+struct ScoreBankArgs {
+  RoutingShape shape;
+  absl::Span<const KeySegment> segments;
+  const float* queries = nullptr;
+  absl::Span<const int32_t> query_begin;
+  float* scores = nullptr;  // out [num_questions, parts of all segments], in the segments' order
+};
+
 // K and V rows of a document's chunks, of the template prefix, or of the local context.
 // int8: k[t, h, :] = k_scales[t, h] · k; likewise v.
 struct KvView {

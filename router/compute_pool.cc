@@ -6,6 +6,7 @@
 #include "absl/strings/match.h"
 #include "common/status_macros.h"
 #include "common/strings.h"
+#include "router/shard_group.h"
 
 namespace msa::router {
 
@@ -57,9 +58,9 @@ absl::Status ComputePool::Call(const rpc::CallContext& context,
     }
     status = call(*node);
     Release(index);
-    if (!absl::IsUnavailable(status)) return status;
-    // The message may be about a shard that the node could not reach, and then names that.
-    if (!absl::StrContains(status.message(), "'")) {
+    // Another node would miss the same shard.
+    if (!absl::IsUnavailable(status) || IsAboutShard(status)) return status;
+    if (!absl::StrContains(status.message(), "compute node '")) {
       status = absl::UnavailableError(
           StrCat("compute node '", name, "': ", std::string(status.message())));
     }

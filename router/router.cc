@@ -84,6 +84,28 @@ absl::Status Router::AddDocuments(const rpc::CallContext& ctx, const std::string
   return router::AddDocuments(parts, ctx, bank, next, done);
 }
 
+void Router::DeleteOnShard(const rpc::CallContext& ctx, const std::string& bank, int shard,
+                           absl::Span<const size_t> which,
+                           std::vector<rpc::DeleteResult>& results) {
+  absl::Status status;
+  for (size_t begin = 0; begin < which.size(); begin += kMaxIdsPerShardDelete) {
+    const auto some = which.subspan(begin, kMaxIdsPerShardDelete);
+    std::vector<std::string> ids;
+    for (size_t i : some) ids.push_back(results[i].id);
+    std::vector<rpc::DeleteResult> done;
+    // A shard that cannot be reached is not asked for the rest.
+    if (status.ok()) {
+      status = shards_.Ask(ctx, shard, [&](const rpc::CallContext& limited, int) -> absl::Status {
+        MSA_ASSIGN_OR_RETURN(done, shards_.shard(shard).DeleteDocuments(limited, bank, ids));
+        return absl::OkStatus();
+      });
+    }
+    for (size_t i = 0; i < some.size(); ++i) {
+      results[some[i]] = status.ok() ? std::move(done[i]) : rpc::DeleteResult{ids[i], status};
+    }
+  }
+}
+
 absl::StatusOr<std::vector<rpc::DeleteResult>> Router::DeleteDocuments(
     const rpc::CallContext& ctx, const std::string& bank, const std::vector<std::string>& ids) {
   if (ids.size() > kMaxIdsPerDelete) {
@@ -102,18 +124,11 @@ absl::StatusOr<std::vector<rpc::DeleteResult>> Router::DeleteDocuments(
   for (const auto& [shard, items] : by_shard) which.push_back(shard);
   if (which.empty()) return results;
   // Statuses are kept one an id: those of the shards would only repeat them.
-  (void)shards_.AskEach(
-      ctx, which, /*all_or_nothing=*/false, [&](const rpc::CallContext& limited, int shard) {
-        for (size_t i : by_shard[shard]) {
-          results[i].status =
-              shards_.Ask(ctx, shard, [&](const rpc::CallContext& each, int) -> absl::Status {
-                MSA_ASSIGN_OR_RETURN(results[i].revision,
-                                     shards_.shard(shard).DeleteDocument(each, bank, ids[i]));
-                return absl::OkStatus();
-              });
-        }
-        return absl::OkStatus();
-      });
+  (void)shards_.AskEach(ctx, which, /*all_or_nothing=*/false,
+                        [&](const rpc::CallContext&, int shard) {
+                          DeleteOnShard(ctx, bank, shard, by_shard[shard], results);
+                          return absl::OkStatus();
+                        });
   return results;
 }
 

@@ -89,6 +89,9 @@ class Router final : public rpc::MemoryService, public rpc::SessionRouter {
       const std::vector<int64_t>& references) override;
 
  private:
+  // Deletes results[i].id for every i of `which`, which all live on `shard`, and fills these in.
+  void DeleteOnShard(const rpc::CallContext& ctx, const std::string& bank, int shard,
+                     absl::Span<const size_t> which, std::vector<rpc::DeleteResult>& results);
   // Asks the shards of a session that are not missing. Under allow_partial one that cannot be
   // reached becomes missing; any other error is returned.
   absl::Status AskSession(const rpc::CallContext& ctx, Session* session,

@@ -36,6 +36,10 @@ rpc::CallContext ShardGroup::Limited(const rpc::CallContext& context) const {
   return limited;
 }
 
+bool IsAboutShard(const absl::Status& status) {
+  return absl::StrContains(status.message(), "shard '");
+}
+
 absl::Status ShardGroup::Named(const rpc::CallContext& context, int shard,
                                absl::Status status) const {
   const bool late = absl::IsDeadlineExceeded(status) && absl::Now() < context.deadline;

@@ -8,7 +8,7 @@
 #include "common/limits.h"
 #include "common/status_macros.h"
 #include "common/strings.h"
-#include "rpc/utf8.h"
+#include "common/utf8.h"
 
 namespace msa::router {
 namespace {
@@ -21,7 +21,7 @@ absl::Status CheckSize(const char* what, const std::string& text, size_t limit) 
 }
 
 absl::Status CheckUtf8(const char* what, const std::string& text) {
-  const std::optional<size_t> bad = rpc::FirstInvalidUtf8(text);
+  const std::optional<size_t> bad = FirstInvalidUtf8(text);
   if (!bad) return absl::OkStatus();
   return Invalid(StrCat(what, " is not valid UTF-8 at byte ", *bad));
 }

@@ -87,6 +87,7 @@ struct Usage {
 };
 struct Timings {  // milliseconds
   double total = 0, queue = 0, prefill = 0, route = 0, fetch = 0, decode = 0, first_token = 0;
+  double tokenize = 0, first_decode = 0;
 };
 struct DoneEvent {
   std::string answer;

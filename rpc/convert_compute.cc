@@ -50,11 +50,13 @@ void ToProto(const Timings& in, pb::Timings* out) {
   out->set_fetch(in.fetch);
   out->set_decode(in.decode);
   out->set_first_token(in.first_token);
+  out->set_tokenize(in.tokenize);
+  out->set_first_decode(in.first_decode);
 }
 
 Timings FromProto(const pb::Timings& in) {
-  return {in.total(), in.queue(),  in.prefill(),    in.route(),
-          in.fetch(), in.decode(), in.first_token()};
+  return {in.total(),  in.queue(),       in.prefill(),  in.route(),       in.fetch(),
+          in.decode(), in.first_token(), in.tokenize(), in.first_decode()};
 }
 
 void ToProto(const Usage& in, pb::Usage* out) {

@@ -35,12 +35,6 @@ struct AddResult {
   PutResult put;        // when OK
 };
 
-struct DeleteResult {
-  std::string id;
-  absl::Status status;
-  uint64_t revision = 0;  // the one deleted
-};
-
 struct DocumentPage {
   std::vector<DocumentInfo> documents;  // ids ascending bytewise
   std::string next_page_token;          // empty: the last page

@@ -78,6 +78,7 @@ class RemoteMemoryService final : public MemoryService {
     }
     if (!local.ok()) call.Cancel();
     const absl::Status status = call.Finish();
+    if (ctx.input_over) ctx.input_over();
     sender.join();
     return local.ok() ? status : local;
   }

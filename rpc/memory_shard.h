@@ -29,6 +29,12 @@ struct PutResult {
   int32_t num_parts = 0;
 };
 
+struct DeleteResult {
+  std::string id;
+  absl::Status status;
+  uint64_t revision = 0;  // the one deleted
+};
+
 struct Snapshot {
   uint64_t id = 0;        // names the snapshot on this shard until closed or expired
   uint64_t sequence = 0;  // writes up to here are seen
@@ -105,6 +111,10 @@ class MemoryShard {
   // an unknown id.
   virtual absl::StatusOr<uint64_t> DeleteDocument(const CallContext& ctx, const std::string& bank,
                                                   const std::string& id) = 0;
+  // DeleteDocument of each, one result an id in the order given; up to kMaxIdsPerShardDelete. An
+  // error is of the whole call: then any of them may be deleted.
+  virtual absl::StatusOr<std::vector<DeleteResult>> DeleteDocuments(
+      const CallContext& ctx, const std::string& bank, absl::Span<const std::string> ids);
   virtual absl::StatusOr<StoredDocument> GetDocument(const CallContext& ctx,
                                                      const std::string& bank,
                                                      const std::string& id) = 0;

@@ -98,6 +98,24 @@ class RemoteMemoryShard final : public MemoryShard {
     return reply.revision();
   }
 
+  absl::StatusOr<std::vector<DeleteResult>> DeleteDocuments(
+      const CallContext& ctx, const std::string& bank, absl::Span<const std::string> ids) override {
+    pb::ShardDeleteDocumentsRequest request;
+    request.set_bank(bank);
+    for (const std::string& id : ids) request.add_ids(id);
+    pb::ShardDeleteDocumentsReply reply;
+    MSA_RETURN_IF_ERROR(CallUnary(&peer_, "DeleteDocuments", ctx, request, &reply));
+    if (static_cast<size_t>(reply.results_size()) != ids.size()) {
+      return absl::InternalError("the reply of DeleteDocuments has not one result an id");
+    }
+    std::vector<DeleteResult> results;
+    for (int i = 0; i < reply.results_size(); ++i) {
+      const pb::ShardDeleteResult& result = reply.results(i);
+      results.push_back({ids[i], FromProto(result.status()), result.revision()});
+    }
+    return results;
+  }
+
   absl::StatusOr<StoredDocument> GetDocument(const CallContext& ctx, const std::string& bank,
                                              const std::string& id) override {
     pb::ShardGetDocumentRequest request;

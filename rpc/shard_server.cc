@@ -163,6 +163,20 @@ void AddDocumentMethods(RawService* service, MemoryShard* shard, CallPools* pool
                         reply->set_revision(revision);
                         return absl::OkStatus();
                       }));
+  service->Method("DeleteDocuments", &pools->brief,
+                  Unary<pb::ShardDeleteDocumentsRequest, pb::ShardDeleteDocumentsReply>(
+                      [shard](const CallContext& context, const auto& request, auto* reply) {
+                        MSA_ASSIGN_OR_RETURN(
+                            const std::vector<DeleteResult> results,
+                            shard->DeleteDocuments(context, request.bank(),
+                                                   ToVector<std::string>(request.ids())));
+                        for (const DeleteResult& result : results) {
+                          pb::ShardDeleteResult* to = reply->add_results();
+                          if (!result.status.ok()) ToProto(result.status, to->mutable_status());
+                          to->set_revision(result.revision);
+                        }
+                        return absl::OkStatus();
+                      }));
   service->Method("GetDocument", &pools->brief,
                   Unary<pb::ShardGetDocumentRequest, pb::ShardGetDocumentReply>(
                       [shard](const CallContext& context, const auto& request, auto* reply) {

@@ -24,6 +24,9 @@ struct CallContext {
   absl::Time deadline = absl::InfiniteFuture();
   std::string request_id;           // empty: none
   std::function<bool()> cancelled;  // null: never; thread-safe
+  // Called, from any thread, when a stream has ended although its caller may still wait for input
+  // to send (AddDocuments over gRPC): input that blocks should end then. Null: nobody waits.
+  std::function<void()> input_over = nullptr;
 
   bool Cancelled() const { return cancelled && cancelled(); }
 };

@@ -6,8 +6,8 @@
 #include <string>
 
 #include "absl/strings/str_cat.h"
+#include "common/utf8.h"
 #include "rpc/convert.h"
-#include "rpc/utf8.h"
 
 namespace msa::rpc {
 namespace {

@@ -1,14 +1,16 @@
 #!/usr/bin/env python3
-"""Runs every benchmark program of a folder and writes one dated JSON.
+"""Runs every benchmark and writes one dated JSON.
 
 usage: bench.py --bin build/release/benchmarks --out benchmarks/results [--only NAME]
 
-A benchmark is an executable called *_bench that prints JSON (one value, or one a line) on standard
-output and may write for people on standard error. The result holds the machine, the commit, and
-each program's command beside what it printed, so that a number can be made again.
+A benchmark is an executable called *_bench in --bin, or a script benchmarks/*_bench.py, which is given
+--bin and takes the place of an executable of its name. It prints JSON (one value, or one a line) on
+standard output and may write for people on standard error. The result holds the machine, its load, the
+commit, and each benchmark's command beside what it printed, so that a number can be made again.
 """
 import argparse
 import datetime
+import glob
 import json
 import os
 import platform
@@ -16,6 +18,8 @@ import re
 import subprocess
 import sys
 import time
+
+SCRIPTS = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "benchmarks")
 
 
 def machine():
@@ -55,13 +59,26 @@ def parse(text):
     return values
 
 
-def run(program):
-    print(f"== {os.path.basename(program)}", flush=True)
+def benchmarks(folder, only):
+    """{name: command}, by name."""
+    commands = {name: [os.path.join(folder, name)] for name in os.listdir(folder)
+                if name.endswith("_bench")}
+    for path in glob.glob(os.path.join(SCRIPTS, "*_bench.py")):
+        name = os.path.basename(path).removesuffix(".py")
+        commands[name] = [sys.executable, os.path.relpath(path), "--bin", folder]
+    return {name: commands[name] for name in sorted(commands) if only in name}
+
+
+def run(name, command):
+    print(f"== {name}", flush=True)
+    load = os.getloadavg()[0]
     started = time.monotonic()
-    done = subprocess.run([program], stdout=subprocess.PIPE, text=True)
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
     print(done.stdout, flush=True)
-    return {"program": os.path.basename(program), "command": program, "exit_code": done.returncode,
-            "seconds": round(time.monotonic() - started, 1), "results": parse(done.stdout)}
+    shown = ["python3", *command[1:]] if command[0] == sys.executable else command
+    return {"program": name, "command": " ".join(shown), "exit_code": done.returncode,
+            "load_before": round(load, 2), "seconds": round(time.monotonic() - started, 1),
+            "results": parse(done.stdout)}
 
 
 def main():
@@ -69,15 +86,14 @@ def main():
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bin", required=True)
     parser.add_argument("--out", required=True)
-    parser.add_argument("--only", default="", help="run programs whose name holds this")
+    parser.add_argument("--only", default="", help="run those whose name holds this")
     options = parser.parse_args()
-    programs = sorted(os.path.join(options.bin, name) for name in os.listdir(options.bin)
-                      if name.endswith("_bench") and options.only in name)
-    if not programs:
-        sys.exit(f"no *_bench program in {options.bin}: build first")
+    commands = benchmarks(options.bin, options.only)
+    if not commands:
+        sys.exit(f"no benchmark is called *{options.only}*_bench in {options.bin}: build first")
     now = datetime.datetime.now(datetime.timezone.utc)
     report = {"date": now.isoformat(timespec="seconds"), "command": "make bench",
-              "machine": machine(), "commit": commit(), "runs": [run(p) for p in programs]}
+              "machine": machine(), "commit": commit(), "runs": [run(n, c) for n, c in commands.items()]}
     os.makedirs(options.out, exist_ok=True)
     path = os.path.join(options.out, now.strftime("%Y-%m-%dT%H%M%SZ") + ".json")
     with open(path, "w", encoding="utf-8") as file:

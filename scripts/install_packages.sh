@@ -14,7 +14,7 @@ packages=(
   python3 python3-venv
 )
 
-if [ "${1:-}" = --bench ]; then packages+=(redis-server libhiredis-dev); fi
+if [ "${1:-}" = --bench ]; then packages+=(redis-server libhiredis-dev zstd); fi
 
 missing=()
 for package in "${packages[@]}"; do

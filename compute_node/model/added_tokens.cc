@@ -7,9 +7,9 @@
 
 #include "common/status_macros.h"
 #include "common/strings.h"
+#include "common/utf8.h"
 #include "compute_node/model/json_fields.h"
 #include "compute_node/model/unicode_additions.h"
-#include "compute_node/model/utf8.h"
 
 namespace msa::compute_node {
 namespace {

@@ -2,7 +2,7 @@
 
 #include <array>
 
-#include "compute_node/model/utf8.h"
+#include "common/utf8.h"
 
 namespace msa::compute_node {
 namespace {

@@ -10,8 +10,8 @@
 #include "common/check.h"
 #include "common/status_macros.h"
 #include "common/strings.h"
+#include "common/utf8.h"
 #include "compute_node/model/json_fields.h"
-#include "compute_node/model/utf8.h"
 
 namespace msa::compute_node {
 namespace {

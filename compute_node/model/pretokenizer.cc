@@ -9,10 +9,10 @@
 
 #include "common/status_macros.h"
 #include "common/strings.h"
+#include "common/utf8.h"
 #include "compute_node/model/json_fields.h"
 #include "compute_node/model/regex.h"
 #include "compute_node/model/unicode_additions.h"
-#include "compute_node/model/utf8.h"
 
 namespace msa::compute_node {
 namespace {

@@ -9,7 +9,7 @@
 
 #include "common/status_macros.h"
 #include "common/strings.h"
-#include "compute_node/model/utf8.h"
+#include "common/utf8.h"
 
 namespace msa::compute_node {
 namespace {

@@ -5,8 +5,8 @@
 
 #include "common/status_macros.h"
 #include "common/strings.h"
+#include "common/utf8.h"
 #include "compute_node/model/tokenizer_parts.h"
-#include "compute_node/model/utf8.h"
 
 namespace msa::compute_node {
 namespace {

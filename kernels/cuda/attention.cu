@@ -1,6 +1,7 @@
 // What every attention launch shares: the order of its kernels, packing of rows to bfloat16, the
 // merge of splits, and the growth of local contexts.
 #include "kernels/cuda/attention_device.cuh"
+#include "kernels/cuda/mma.cuh"
 
 namespace msa::kernels::cuda {
 namespace {
@@ -13,13 +14,35 @@ const T* At(const void* base, size_t offset) {
   return reinterpret_cast<const T*>(static_cast<const uint8_t*>(base) + offset);
 }
 
+// Rows of a multiple of four elements. By one warp.
+template <ElementType kType>
+__device__ __forceinline__ void PackRowOf(const void* from, const float* scales, int64_t row,
+                                          int heads, int head_dim, __nv_bfloat16* to) {
+  const int width = heads * head_dim;
+#pragma unroll 4
+  for (int i = 4 * (static_cast<int>(threadIdx.x) % kWarp); i < width; i += 4 * kWarp) {
+    const float scale = scales != nullptr ? scales[row * heads + i / head_dim] : 1.0f;
+    const float4 x = FourAt<kType>(from, row * width + i);
+    *reinterpret_cast<uint2*>(to + i) = {PackBFloat16(scale * x.x, scale * x.y),
+                                         PackBFloat16(scale * x.z, scale * x.w)};
+  }
+}
+
 __device__ __forceinline__ void PackRow(const void* from, const float* scales, ElementType type,
                                         int64_t row, int heads, int head_dim, int64_t to_row,
-                                        __nv_bfloat16* to) {
-  const int width = heads * head_dim;
-  for (int i = threadIdx.x % kWarp; i < width; i += kWarp) {
-    const float scale = scales != nullptr ? scales[row * heads + i / head_dim] : 1.0f;
-    to[to_row * width + i] = __float2bfloat16_rn(scale * ElementAt(from, type, row * width + i));
+                                        __nv_bfloat16* packed) {
+  __nv_bfloat16* to = packed + to_row * heads * head_dim;
+  switch (type) {
+    case ElementType::kFloat32:
+      return PackRowOf<ElementType::kFloat32>(from, scales, row, heads, head_dim, to);
+    case ElementType::kBFloat16:
+      return PackRowOf<ElementType::kBFloat16>(from, scales, row, heads, head_dim, to);
+    case ElementType::kInt8:
+      return PackRowOf<ElementType::kInt8>(from, scales, row, heads, head_dim, to);
+    case ElementType::kFloat8E4M3:
+      return PackRowOf<ElementType::kFloat8E4M3>(from, scales, row, heads, head_dim, to);
+    case ElementType::kFloat16:
+      return;  // no view is of this type
   }
 }
 
@@ -99,13 +122,15 @@ __global__ void AdvanceKernel(TableSequence* sequences, TableView* views, int nu
 
 }  // namespace
 
-AttentionTables TablesOf(const AttentionLaunch& launch, const void* table, void* workspace) {
+AttentionTables TablesOf(const AttentionLaunch& launch, void* table, void* workspace) {
   auto* bytes = static_cast<uint8_t*>(workspace);
   AttentionTables tables = {};
   tables.sequences = At<TableSequence>(table, 0);
   tables.views = At<TableView>(table, launch.views_offset);
   tables.pack_items = At<TablePackItem>(table, launch.pack_offset);
   tables.merge_items = At<TableMergeItem>(table, launch.merge_offset);
+  tables.counters =
+      reinterpret_cast<int32_t*>(static_cast<uint8_t*>(table) + launch.counters_offset);
   tables.partial_out = reinterpret_cast<float*>(bytes);
   tables.partial_state = reinterpret_cast<float2*>(bytes + launch.state_offset);
   tables.packed_k = reinterpret_cast<__nv_bfloat16*>(bytes + launch.packed_k_offset);
@@ -117,7 +142,7 @@ AttentionTables TablesOf(const AttentionLaunch& launch, const void* table, void*
   return tables;
 }
 
-cudaError_t LaunchAttention(const AttentionLaunch& launch, const void* table, void* workspace,
+cudaError_t LaunchAttention(const AttentionLaunch& launch, void* table, void* workspace,
                             cudaStream_t stream) {
   if (launch.num_sequences == 0) return cudaSuccess;
   const AttentionShape& shape = launch.shape;

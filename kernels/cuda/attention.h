@@ -20,9 +20,10 @@
 namespace msa::kernels::cuda {
 
 // `table` and `workspace` (workspace_bytes, 256-byte aligned, any content) are device memory, in
-// use until the stream has passed the call. Up to three kernels: pack, attend, merge. Can be
-// captured in a CUDA graph: kernels read lengths and pointers from `table`.
-cudaError_t LaunchAttention(const AttentionLaunch& launch, const void* table, void* workspace,
+// use until the stream has passed the call, by one launch at a time. Up to three kernels: pack,
+// attend, merge; decode alone is one. Can be captured in a CUDA graph: kernels read lengths and
+// pointers from `table`.
+cudaError_t LaunchAttention(const AttentionLaunch& launch, void* table, void* workspace,
                             cudaStream_t stream);
 
 // Every sequence's local context has grown by `tokens` rows, in place: adds them to local rows and

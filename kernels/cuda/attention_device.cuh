@@ -20,6 +20,7 @@ struct AttentionTables {
   const TablePackItem* pack_items;
   const TableMergeItem* merge_items;
   float* partial_out;       // [partial rows, head_dim], sums not yet divided
+  int32_t* counters;        // [sequences, num_kv_heads] items done, 0 between launches
   float2* partial_state;    // [partial rows]: (largest score, sum of weights relative to it)
   __nv_bfloat16* packed_k;  // [packed rows, num_kv_heads, head_dim]
   __nv_bfloat16* packed_v;
@@ -29,7 +30,7 @@ struct AttentionTables {
   float scale;
 };
 
-AttentionTables TablesOf(const AttentionLaunch& launch, const void* table, void* workspace);
+AttentionTables TablesOf(const AttentionLaunch& launch, void* table, void* workspace);
 
 cudaError_t LaunchDecodeTensor(const AttentionLaunch& launch, AttentionTables tables,
                                cudaStream_t stream);

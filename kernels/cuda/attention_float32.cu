@@ -53,9 +53,45 @@ __device__ void LoadQueries(const AttentionTables& tables, const TableSequence& 
   }
 }
 
-// Rows begin … of K and V, widened; zeros beyond `end` and beyond head_dim. A warp takes a row.
+// A whole tile of one view: each warp has the loads of all its rows of a matrix under way at once.
+template <ElementType kType, int kDim, int kPitch>
+__device__ __forceinline__ void LoadMatrix(const void* data, const float* scales, int64_t first_row,
+                                           int num_kv_heads, int head_dim, float* to) {
+  constexpr int kRowsEach = kTokens / (kThreads / kWarp);
+  const int warp = threadIdx.x / kWarp;
+  for (int d = 4 * (static_cast<int>(threadIdx.x) % kWarp); d < kDim; d += 4 * kWarp) {
+    float4 x[kRowsEach];
+    float scale[kRowsEach];
+#pragma unroll
+    for (int i = 0; i < kRowsEach; ++i) {
+      const int64_t row = first_row + static_cast<int64_t>(warp * kRowsEach + i) * num_kv_heads;
+      x[i] = d < head_dim ? FourAt<kType>(data, row * head_dim + d) : float4{0, 0, 0, 0};
+      scale[i] = kType == ElementType::kInt8 ? scales[row] : 1.0f;
+    }
+#pragma unroll
+    for (int i = 0; i < kRowsEach; ++i) {
+      if (kType == ElementType::kInt8) {
+        x[i] = {x[i].x * scale[i], x[i].y * scale[i], x[i].z * scale[i], x[i].w * scale[i]};
+      }
+      *reinterpret_cast<float4*>(to + (warp * kRowsEach + i) * kPitch + d) = x[i];
+    }
+  }
+}
+
+template <ElementType kType, int kDim, int kPitch>
+__device__ __forceinline__ void LoadWholeTile(const AttentionTables& tables, const TableView& view,
+                                              int kv_head, int begin, float* k, float* v) {
+  const int64_t first =
+      static_cast<int64_t>(begin - view.first_token) * tables.num_kv_heads + kv_head;
+  LoadMatrix<kType, kDim, kPitch>(view.k, view.k_scales, first, tables.num_kv_heads,
+                                  tables.head_dim, k);
+  LoadMatrix<kType, kDim, kPitch>(view.v, view.v_scales, first, tables.num_kv_heads,
+                                  tables.head_dim, v);
+}
+
+// A row at a time, a warp each: any type, any view, any alignment; zeros beyond `end`.
 template <int kDim, int kPitch>
-__device__ void LoadTile(const AttentionTables& tables, const TableView* views_end,
+__device__ void LoadRows(const AttentionTables& tables, const TableView* views_end,
                          ViewCursor& cursor, int kv_head, int begin, int end, float* k, float* v) {
   const int lane = threadIdx.x % kWarp;
   for (int r = threadIdx.x / kWarp; r < kTokens; r += kThreads / kWarp) {
@@ -80,6 +116,27 @@ __device__ void LoadTile(const AttentionTables& tables, const TableView* views_e
       k_row[d] = real ? k_scale * ElementAt(view.k, view.type, at) : 0.0f;
       v_row[d] = real ? v_scale * ElementAt(view.v, view.type, at) : 0.0f;
     }
+  }
+}
+
+// Rows begin … of K and V, widened; zeros beyond `end` and beyond head_dim.
+template <int kDim, int kPitch>
+__device__ __forceinline__ void LoadTile(const AttentionTables& tables, const TableView* views_end,
+                                         ViewCursor& cursor, int kv_head, int begin, int end,
+                                         float* k, float* v) {
+  cursor.Seek(begin, views_end);
+  const TableView& view = cursor.view;
+  const auto aligned = reinterpret_cast<uintptr_t>(view.k) | reinterpret_cast<uintptr_t>(view.v);
+  const bool whole = begin + kTokens <= min(end, view.first_token + view.num_tokens) &&
+                     tables.head_dim % 4 == 0 && aligned % 16 == 0;
+  if (whole && view.type == ElementType::kFloat32) {
+    LoadWholeTile<ElementType::kFloat32, kDim, kPitch>(tables, view, kv_head, begin, k, v);
+  } else if (whole && view.type == ElementType::kBFloat16) {
+    LoadWholeTile<ElementType::kBFloat16, kDim, kPitch>(tables, view, kv_head, begin, k, v);
+  } else if (whole && view.type == ElementType::kInt8) {
+    LoadWholeTile<ElementType::kInt8, kDim, kPitch>(tables, view, kv_head, begin, k, v);
+  } else {
+    LoadRows<kDim, kPitch>(tables, views_end, cursor, kv_head, begin, end, k, v);
   }
 }
 

@@ -14,6 +14,8 @@ constexpr int64_t kWantedBlocks = 264;
 constexpr int64_t kLeastPrefillSplit = 512;
 constexpr int64_t kLeastDecodeSplit = 256;
 constexpr int64_t kMostDecodeSplits = 32;
+// Decode blocks that fill a chip about twice: more are made longer instead.
+constexpr int64_t kMostDecodeBlocks = 800;
 constexpr int64_t kFarthest = int64_t{1} << 30;
 constexpr size_t kWorkspaceAlign = 256;
 
@@ -44,7 +46,7 @@ class Planner {
     launch_.shape = shape;
     launch_.tensor_cores = ServedByTensorCores(shape, inputs);
     launch_.hopper = options.hopper;
-    launch_.decode_element_bytes = 1;
+    launch_.decode_element_bytes = 2;
     for (const AttentionInput& input : inputs) AddSequence(input);
     // The longest first, so that the last blocks to run are short.
     std::stable_sort(prefill_.begin(), prefill_.end(),
@@ -54,7 +56,8 @@ class Planner {
   AttentionPlan Finish() {
     AttentionPlan plan;
     launch_.num_sequences = static_cast<int>(sequences_.size());
-    launch_.num_decode_items = static_cast<int>(decode_.size());
+    const std::vector<TableItem> decode = DecodeItems();
+    launch_.num_decode_items = static_cast<int>(decode.size());
     launch_.num_prefill_items = static_cast<int>(prefill_.size());
     launch_.num_pack_items = static_cast<int>(pack_.size());
     launch_.num_merge_items = static_cast<int>(merge_.size());
@@ -62,10 +65,12 @@ class Planner {
     for (const Weighted& w : prefill_) prefill.push_back(w.item);
     Append(plan.table, sequences_);
     launch_.views_offset = Append(plan.table, views_);
-    launch_.decode_offset = Append(plan.table, decode_);
+    launch_.decode_offset = Append(plan.table, decode);
     launch_.prefill_offset = Append(plan.table, prefill);
     launch_.pack_offset = Append(plan.table, pack_);
     launch_.merge_offset = Append(plan.table, merge_);
+    launch_.counters_offset =
+        Append(plan.table, std::vector<int32_t>(sequences_.size() * shape_.num_kv_heads, 0));
     launch_.table_bytes = plan.table.size();
     LayOutWorkspace();
     plan.launch = launch_;
@@ -88,7 +93,7 @@ class Planner {
 
   void AddView(const AttentionKv& kv, int64_t first_token) {
     views_.push_back({kv.k, kv.v, kv.k_scales, kv.v_scales, static_cast<int32_t>(first_token),
-                      static_cast<int32_t>(kv.num_tokens), kv.type});
+                      static_cast<int32_t>(kv.num_tokens), INT32_MAX, kv.type});
   }
 
   void AddSequence(const AttentionInput& input) {
@@ -110,7 +115,12 @@ class Planner {
     s.local_tokens = static_cast<int32_t>(input.local.num_tokens);
     s.first_visible = static_cast<int32_t>(std::clamp(input.first_visible, -kFarthest, kFarthest));
     s.causal = input.causal ? 1 : 0;
-    if (input.num_queries * shape_.group() <= kDecodeRows) {
+    for (size_t i = views_.size() - 1; i > static_cast<size_t>(s.first_view); --i) {
+      const TableView& later = views_[i];
+      views_[i - 1].type_end =
+          later.type == views_[i - 1].type ? later.type_end : later.first_token;
+    }
+    if (IsDecode(input)) {
       AddDecode(s, input);
     } else {
       AddPrefill(s, input);
@@ -118,18 +128,32 @@ class Planner {
     sequences_.push_back(s);
   }
 
-  void AddDecode(TableSequence& s, const AttentionInput& input) {
-    for (int i = 0; i < s.num_views; ++i) {
-      launch_.decode_element_bytes =
-          std::max(launch_.decode_element_bytes,
-                   static_cast<int>(ElementBytes(views_[s.first_view + i].type)));
+  // The tensor cores' decode kernel takes one query; a few more go through prefill.
+  bool IsDecode(const AttentionInput& input) const {
+    return (launch_.tensor_cores ? input.num_queries == 1 : true) &&
+           input.num_queries * shape_.group() <= kDecodeRows;
+  }
+
+  // A template's few float32 rows do not make the kernel hold every row as if it were that wide.
+  static bool MostlyFloat32(const AttentionInput& input) {
+    if (input.local.type == ElementType::kFloat32) return true;
+    int64_t tokens = input.local.num_tokens;
+    int64_t wide = 0;
+    for (const AttentionKv& kv : input.blocks) {
+      tokens += kv.num_tokens;
+      if (kv.type == ElementType::kFloat32) wide += kv.num_tokens;
     }
+    return 8 * wide > tokens;
+  }
+
+  void AddDecode(TableSequence& s, const AttentionInput& input) {
+    if (MostlyFloat32(input)) launch_.decode_element_bytes = 4;
     const int64_t tokens =
         s.block_tokens + std::max(input.local.num_tokens, options_.local_capacity);
     int64_t split = options_.decode_split_tokens;
     if (split <= 0) split = std::max(kLeastDecodeSplit, CeilDiv(tokens, kMostDecodeSplits));
-    SetSplits(s, CeilDiv(tokens, split));
-    for (int i = 0; i < s.num_splits; ++i) decode_.push_back({SequenceIndex(), 0, i});
+    SetSplits(s, CeilDiv(tokens, split), launch_.tensor_cores);
+    decode_.push_back(SequenceIndex());
   }
 
   void AddPrefill(TableSequence& s, const AttentionInput& input) {
@@ -137,15 +161,16 @@ class Planner {
     const int64_t rows = static_cast<int64_t>(s.num_queries) * shape_.group();
     const int64_t blocks = CeilDiv(rows, item_rows) * shape_.num_kv_heads;
     const int64_t tokens = s.block_tokens + s.local_tokens;
-    SetSplits(s, std::min(kWantedBlocks / blocks, tokens / kLeastPrefillSplit));
+    SetSplits(s, std::min(kWantedBlocks / blocks, tokens / kLeastPrefillSplit), false);
     for (int64_t row = 0; row < rows; row += item_rows) {
       const int64_t last_query = std::min(row + item_rows, rows) / shape_.group();
       const int64_t visible =
           s.causal ? std::min<int64_t>(s.local_tokens, s.first_visible + last_query + 1)
                    : s.local_tokens;
       for (int i = 0; i < s.num_splits; ++i) {
-        prefill_.push_back({{SequenceIndex(), static_cast<int32_t>(row), i},
-                            (s.block_tokens + visible) / s.num_splits});
+        const TableItem item = {SequenceIndex(), static_cast<int32_t>(row), i, 1, 0, s.first_view,
+                                s.num_views};
+        prefill_.push_back({item, (s.block_tokens + visible) / s.num_splits});
       }
     }
     if (launch_.tensor_cores) AddPacking(s, input);
@@ -160,15 +185,35 @@ class Planner {
     for (int t = 0; t < s.packed_tokens; t += kPackTokens) pack_.push_back({SequenceIndex(), t});
   }
 
-  void SetSplits(TableSequence& s, int64_t splits) {
+  void SetSplits(TableSequence& s, int64_t splits, bool merged_in_place) {
     s.num_splits = static_cast<int32_t>(std::max<int64_t>(splits, 1));
     if (s.num_splits == 1) return;
     const int64_t rows = static_cast<int64_t>(s.num_queries) * shape_.group();
     s.partial_row = partial_rows_;
     partial_rows_ += rows * shape_.num_kv_heads * s.num_splits;
+    if (merged_in_place) return;
     for (int64_t row = 0; row < rows; row += kMergeRows) {
       merge_.push_back({SequenceIndex(), static_cast<int32_t>(row)});
     }
+  }
+
+  // A block may take several splits of a sequence one after the other: how many depends on the
+  // batch, the splits and with them the sums do not.
+  std::vector<TableItem> DecodeItems() const {
+    int64_t splits = 0;
+    for (int32_t i : decode_) splits += sequences_[i].num_splits;
+    const auto each = static_cast<int32_t>(
+        launch_.tensor_cores ? CeilDiv(splits * shape_.num_kv_heads, kMostDecodeBlocks) : 1);
+    std::vector<TableItem> items;
+    for (int32_t i : decode_) {
+      const TableSequence& s = sequences_[i];
+      const auto num_items = static_cast<int32_t>(CeilDiv(s.num_splits, each));
+      for (int32_t split = 0; split < s.num_splits; split += each) {
+        const int32_t here = std::min(each, s.num_splits - split);
+        items.push_back({i, 0, split, here, num_items, s.first_view, s.num_views});
+      }
+    }
+    return items;
   }
 
   // Of the sequence being added.
@@ -189,7 +234,7 @@ class Planner {
   AttentionLaunch launch_;
   std::vector<TableSequence> sequences_;
   std::vector<TableView> views_;
-  std::vector<TableItem> decode_;
+  std::vector<int32_t> decode_;  // sequences
   std::vector<Weighted> prefill_;
   std::vector<TablePackItem> pack_;
   std::vector<TableMergeItem> merge_;

@@ -48,8 +48,7 @@ struct AttentionShape {
 inline constexpr int kMaxAttentionDim = 256;
 
 struct AttentionOptions {
-  // Tokens a decode split covers at least; 0 = by the sequence's own length (256 up to 8,192
-  // tokens).
+  // Tokens a decode split covers; 0 = by the sequence's own length (256 up to 8,192 tokens).
   int decode_split_tokens = 0;
   // Local tokens a sequence may grow to while the table is advanced on the device (AdvanceLocal):
   // splits are made for this length. 0 = its present length.
@@ -63,7 +62,7 @@ struct AttentionLaunch {
   AttentionShape shape;
   bool tensor_cores = false;
   bool hopper = false;
-  int decode_element_bytes = 0;  // the widest type among the decode sequences' views
+  int decode_element_bytes = 0;  // room for an element in the decode kernel: 2 or 4
   int num_sequences = 0;
   int num_decode_items = 0;
   int num_prefill_items = 0;
@@ -75,6 +74,7 @@ struct AttentionLaunch {
   size_t prefill_offset = 0;
   size_t pack_offset = 0;
   size_t merge_offset = 0;
+  size_t counters_offset = 0;
   size_t table_bytes = 0;
   // Byte offsets in the workspace: partial sums at 0, then
   size_t state_offset = 0;

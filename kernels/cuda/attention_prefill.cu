@@ -34,14 +34,27 @@ struct alignas(16) SharedTiles {
 template <class Tile>
 __device__ __forceinline__ void CopyTile(const Source& source, int begin, int end, uint32_t to) {
   constexpr int kRowsAtOnce = kThreads / Tile::kChunks;
+  static_assert(kRowsAtOnce % 8 == 0);  // a thread's rows share one swizzle
   const int chunk = threadIdx.x % Tile::kChunks;
   const int row = threadIdx.x / Tile::kChunks;
+  to += ChunkOffset<Tile::kRowBytes>(row, chunk);
+  const bool in_one_place =
+      begin >= source.packed_tokens || begin + kTileTokens <= source.packed_tokens;
+  if (in_one_place && begin + kTileTokens <= end) {
+    const __nv_bfloat16* from = source.Row(begin + row) + chunk * kChunkElements;
 #pragma unroll
+    for (int r = 0; r < kTileTokens; r += kRowsAtOnce) {
+      CopyAsync16(to + r * Tile::kRowBytes, from, 16);
+      from += kRowsAtOnce * source.stride;
+    }
+    return;
+  }
+#pragma unroll 1
   for (int r = 0; r < kTileTokens; r += kRowsAtOnce) {
     const int token = begin + row + r;
     const bool valid = token < end;
     const __nv_bfloat16* from = source.Row(valid ? token : begin) + chunk * kChunkElements;
-    CopyAsync16(to + ChunkOffset<Tile::kRowBytes>(row + r, chunk), from, valid ? 16 : 0);
+    CopyAsync16(to + r * Tile::kRowBytes, from, valid ? 16 : 0);
   }
 }
 
@@ -121,13 +134,8 @@ __device__ __forceinline__ void WeighTile(Rows<Tile>& rows, float scale,
                                           float (&scores)[Tile::kRowFragments][8][4]) {
 #pragma unroll
   for (int f = 0; f < Tile::kRowFragments; ++f) {
-#pragma unroll
-    for (int n = 0; n < kTileTokens / 8; ++n) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) scores[f][n][i] *= scale;
-    }
-    const float low = Reweigh<0>(scores[f], rows.state[f][0]);
-    const float high = Reweigh<1>(scores[f], rows.state[f][1]);
+    const float low = Reweigh<0>(scores[f], scale, rows.state[f][0]);
+    const float high = Reweigh<1>(scores[f], scale, rows.state[f][1]);
     ScaleRows(rows.sums[f], low, high);
   }
 }

@@ -1,6 +1,8 @@
 // Prefill with Hopper's warpgroup products, after FlashAttention-3 (arXiv 2407.08608): a block
 // takes 128 rows of (query, head of the group) of one KV head. One warpgroup copies tiles of K and
 // V, two compute on 64 rows each; a tile's scores are multiplied while the tile before is added up.
+#include <algorithm>
+
 #include "kernels/cuda/attention_device.cuh"
 #include "kernels/cuda/mma.cuh"
 #include "kernels/cuda/prefill.cuh"
@@ -25,6 +27,7 @@ constexpr int kCopyRegisters = 40;
 constexpr int kComputeRegisters = 232;
 constexpr int kAllBarrier = 1;         // of the computing threads
 constexpr int kFirstGroupBarrier = 2;  // of one computing warpgroup, one id each
+constexpr int kFirstTurnBarrier = 4;   // a computing warpgroup's turn to start products, likewise
 
 template <int kDim>
 struct SharedTiles {
@@ -56,31 +59,55 @@ struct Work {
   int kv_head;
   int first_row;
   int last_row;
+  int split;
 };
+
+__device__ __forceinline__ Work WorkOf(const AttentionTables& tables, const TableSequence& s,
+                                       const TableItem& item, int kv_head) {
+  Work work;
+  work.kv_head = kv_head;
+  work.first_row = item.first_row;
+  work.last_row = min(item.first_row + kRows, s.num_queries * tables.group) - 1;
+  work.split = item.split;
+  work.range = RangeOf(s, item.split, LimitOf(s, work.last_row / tables.group));
+  return work;
+}
 
 template <int kDim>
 __device__ __forceinline__ void CopyTile(const Source& source, int begin, int end, uint32_t to) {
   constexpr int kChunks = kDim / kChunkElements;
   constexpr int kRowsAtOnce = kGroupThreads / kChunks;
+  static_assert(kRowsAtOnce % 8 == 0);  // a thread's rows share one swizzle
   const int thread = threadIdx.x % kGroupThreads;
   const int chunk = thread % kChunks;
   const int row = thread / kChunks;
+  to += HalvesOffset<kTileTokens>(row, chunk);
+  const bool in_one_place =
+      begin >= source.packed_tokens || begin + kTileTokens <= source.packed_tokens;
+  if (in_one_place && begin + kTileTokens <= end) {
+    const __nv_bfloat16* from = source.Row(begin + row) + chunk * kChunkElements;
 #pragma unroll
+    for (int r = 0; r < kTileTokens; r += kRowsAtOnce) {
+      CopyAsync16(to + r * kHalfRowBytes, from, 16);
+      from += kRowsAtOnce * source.stride;
+    }
+    return;
+  }
+#pragma unroll 1
   for (int r = 0; r < kTileTokens; r += kRowsAtOnce) {
     const int token = begin + row + r;
     const bool valid = token < end;
     const __nv_bfloat16* from = source.Row(valid ? token : begin) + chunk * kChunkElements;
-    CopyAsync16(to + HalvesOffset<kTileTokens>(row + r, chunk), from, valid ? 16 : 0);
+    CopyAsync16(to + r * kHalfRowBytes, from, valid ? 16 : 0);
   }
 }
 
 template <int kDim>
 __device__ __forceinline__ void CopyTiles(const AttentionTables& tables, const TableSequence& s,
-                                          const Work& work, SharedTiles<kDim>& shared) {
+                                          const Work& work, SharedTiles<kDim>& shared, Ring& ring) {
   const TableView& local = tables.views[s.first_view + s.num_views - 1];
   const Source keys = SourceOf(tables, s, tables.packed_k, local.k, work.kv_head);
   const Source values = SourceOf(tables, s, tables.packed_v, local.v, work.kv_head);
-  Ring ring;
   for (int token = work.range.begin; token < work.range.end; token += kTileTokens) {
     BarrierWait(SharedAddress(&shared.k_empty[ring.stage]), ring.parity ^ 1);
     CopyTile<kDim>(keys, token, work.range.end, SharedAddress(shared.k[ring.stage]));
@@ -90,7 +117,6 @@ __device__ __forceinline__ void CopyTiles(const AttentionTables& tables, const T
     BarrierArriveAfterCopies(SharedAddress(&shared.v_full[ring.stage]));
     ring.Next();
   }
-  WaitForCopies<0>();  // a block must not end under its copies
 }
 
 // A computing warpgroup's 64 rows of q to shared memory.
@@ -99,7 +125,10 @@ __device__ __forceinline__ void StoreQueries(const AttentionTables& tables, cons
                                              const Work& work, int group, uint8_t* q) {
   constexpr int kChunks = kDim / kChunkElements;
   const int num_rows = s.num_queries * tables.group;
-  for (int u = threadIdx.x % kGroupThreads; u < kGroupRows * kChunks; u += kGroupThreads) {
+  NamedBarrier(kFirstGroupBarrier + group, kGroupThreads);  // the item before is done with q
+#pragma unroll
+  for (int i = 0; i < kGroupRows * kChunks / kGroupThreads; ++i) {
+    const int u = threadIdx.x % kGroupThreads + i * kGroupThreads;
     const int row = group * kGroupRows + u / kChunks;
     const int chunk = u % kChunks;
     uint4 packed = {0, 0, 0, 0};
@@ -156,18 +185,18 @@ __device__ __forceinline__ void StartSums(uint32_t v, Rows<kDim>& rows) {
 template <int kDim>
 __device__ __forceinline__ float2 Weigh(Rows<kDim>& rows, int token, bool masked, float scale,
                                         int lane) {
+  if (masked) {
 #pragma unroll
-  for (int n = 0; n < kTileTokens / 8; ++n) {
+    for (int n = 0; n < kTileTokens / 8; ++n) {
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      rows.scores[n][i] *= scale;
-      if (masked && token + 8 * n + 2 * (lane % 4) + i % 2 >= rows.limit[i / 2]) {
-        rows.scores[n][i] = -INFINITY;
+      for (int i = 0; i < 4; ++i) {
+        const int at = token + 8 * n + 2 * (lane % 4) + i % 2;
+        if (at >= rows.limit[i / 2]) rows.scores[n][i] = -INFINITY;
       }
     }
   }
-  const float low = Reweigh<0>(rows.scores, rows.state[0]);
-  const float high = Reweigh<1>(rows.scores, rows.state[1]);
+  const float low = Reweigh<0>(rows.scores, scale, rows.state[0]);
+  const float high = Reweigh<1>(rows.scores, scale, rows.state[1]);
   return {low, high};
 }
 
@@ -229,7 +258,7 @@ __device__ __forceinline__ void IsolateNonFinite(uint8_t* v, int token, int lane
 
 template <int kDim>
 __device__ __forceinline__ void StoreRows(const AttentionTables& tables, const TableSequence& s,
-                                          const Work& work, int split, int group_row, int lane,
+                                          const Work& work, int group_row, int lane,
                                           Rows<kDim>& rows) {
   const bool partial = s.num_splits > 1;
 #pragma unroll
@@ -237,7 +266,7 @@ __device__ __forceinline__ void StoreRows(const AttentionTables& tables, const T
     const float weight_sum = SumOverQuad(rows.state[half].weight_sum);
     const int row = work.first_row + group_row + 8 * half;
     if (row > work.last_row) continue;
-    const int64_t partial_row = PartialRow(tables, s, split, work.kv_head, row);
+    const int64_t partial_row = PartialRow(tables, s, work.split, work.kv_head, row);
     const float factor = partial ? 1.0f : InverseWeight(weight_sum);
     float* out = partial ? tables.partial_out + partial_row * kDim
                          : s.out + QueryOffset(tables, row, work.kv_head);
@@ -252,6 +281,14 @@ __device__ __forceinline__ void StoreRows(const AttentionTables& tables, const T
   }
 }
 
+// The computing warpgroups take turns: one starts its products while the other makes weights.
+__device__ __forceinline__ void AwaitTurn(int group) {
+  NamedBarrier(kFirstTurnBarrier + group, kComputeThreads);
+}
+__device__ __forceinline__ void GiveTurn(int group) {
+  ArriveNamed(kFirstTurnBarrier + 1 - group, kComputeThreads);
+}
+
 // One arrival a warp.
 __device__ __forceinline__ void Release(uint64_t& barrier, int lane) {
   __syncwarp();
@@ -260,8 +297,8 @@ __device__ __forceinline__ void Release(uint64_t& barrier, int lane) {
 
 template <int kDim>
 __device__ __forceinline__ void ComputeTiles(const AttentionTables& tables, const TableSequence& s,
-                                             const Work& work, int split,
-                                             SharedTiles<kDim>& shared) {
+                                             const Work& work, SharedTiles<kDim>& shared,
+                                             Ring& k_ring, Ring& v_ring) {
   const int group = threadIdx.x / kGroupThreads - 1;
   const int lane = threadIdx.x % kWarp;
   const int group_row = group * kGroupRows + threadIdx.x % kGroupThreads / kWarp * 16 + lane / 4;
@@ -280,8 +317,6 @@ __device__ __forceinline__ void ComputeTiles(const AttentionTables& tables, cons
   for (int n = 0; n < kDim / 8; ++n) {
     rows.sums[n][0] = rows.sums[n][1] = rows.sums[n][2] = rows.sums[n][3] = 0.0f;
   }
-  Ring k_ring;
-  Ring v_ring;
   if (work.range.begin < work.range.end) {
     int token = work.range.begin;
     BarrierWait(SharedAddress(&shared.k_full[k_ring.stage]), k_ring.parity);
@@ -302,15 +337,18 @@ __device__ __forceinline__ void ComputeTiles(const AttentionTables& tables, cons
       if (more) {
         BarrierWait(SharedAddress(&shared.k_full[k_ring.stage]), k_ring.parity);
         FenceForProducts();
+        AwaitTurn(group);
         BeginProducts();
         StartScores(q, SharedAddress(shared.k[k_ring.stage]), rows);
         StartSums(SharedAddress(shared.v[v_ring.stage]), rows);
+        GiveTurn(group);
         WaitForProducts<1>();
         Pin(rows.scores);
         Release(shared.k_empty[k_ring.stage], lane);
         k_ring.Next();
         masked = token + 2 * kTileTokens > whole;
         const float2 factors = Weigh(rows, token + kTileTokens, masked, scale, lane);
+        Pin(rows.scores);  // weights are made while the sums are under way, not after
         WaitForProducts<0>();
         Pin(rows.sums);
         Release(shared.v_empty[v_ring.stage], lane);
@@ -323,14 +361,29 @@ __device__ __forceinline__ void ComputeTiles(const AttentionTables& tables, cons
         StartSums(SharedAddress(shared.v[v_ring.stage]), rows);
         WaitForProducts<0>();
         Pin(rows.sums);
+        Release(shared.v_empty[v_ring.stage], lane);
+        v_ring.Next();
       }
     }
   }
-  StoreRows(tables, s, work, split, group_row, lane, rows);
+  StoreRows(tables, s, work, group_row, lane, rows);
+}
+
+// body(sequence, work) for the block's share of items · heads: the longest come first, dealt out in
+// turn. Copies of the next item run under the end of this one.
+template <class Body>
+__device__ __forceinline__ void ForItems(const AttentionTables& tables, int num_items,
+                                         const Body& body) {
+  for (int i = blockIdx.x; i < num_items * tables.num_kv_heads; i += gridDim.x) {
+    const TableItem item = tables.items[i % num_items];
+    const TableSequence& s = tables.sequences[item.sequence];
+    body(s, WorkOf(tables, s, item, i / num_items));
+  }
 }
 
 template <int kDim>
-__global__ void __launch_bounds__(kThreads, 1) HopperPrefillKernel(AttentionTables tables) {
+__global__ void __launch_bounds__(kThreads, 1)
+    HopperPrefillKernel(AttentionTables tables, int num_items) {
 #if __CUDA_ARCH_FEAT_SM90_ALL
   extern __shared__ __align__(1024) uint8_t bytes[];
   auto& shared = *reinterpret_cast<SharedTiles<kDim>*>(bytes);
@@ -343,19 +396,21 @@ __global__ void __launch_bounds__(kThreads, 1) HopperPrefillKernel(AttentionTabl
     }
   }
   __syncthreads();
-  const TableItem item = tables.items[blockIdx.x];
-  const TableSequence s = tables.sequences[item.sequence];
-  Work work;
-  work.kv_head = blockIdx.y;
-  work.first_row = item.first_row;
-  work.last_row = min(item.first_row + kRows, s.num_queries * tables.group) - 1;
-  work.range = RangeOf(s, item.split, LimitOf(s, work.last_row / tables.group));
   if (threadIdx.x < kGroupThreads) {
     GiveRegisters<kCopyRegisters>();
-    CopyTiles<kDim>(tables, s, work, shared);
+    Ring ring;
+    ForItems(tables, num_items, [&](const TableSequence& s, const Work& work) {
+      CopyTiles<kDim>(tables, s, work, shared, ring);
+    });
+    WaitForCopies<0>();  // a block must not end under its copies
   } else {
     TakeRegisters<kComputeRegisters>();
-    ComputeTiles<kDim>(tables, s, work, item.split, shared);
+    Ring k_ring;
+    Ring v_ring;
+    if (threadIdx.x >= 2 * kGroupThreads) GiveTurn(1);
+    ForItems(tables, num_items, [&](const TableSequence& s, const Work& work) {
+      ComputeTiles<kDim>(tables, s, work, shared, k_ring, v_ring);
+    });
   }
 #endif
 }
@@ -364,10 +419,18 @@ template <int kDim>
 cudaError_t Launch(const AttentionTables& tables, int num_items, cudaStream_t stream) {
   constexpr int kSharedBytes = sizeof(SharedTiles<kDim>);
   const auto kernel = HopperPrefillKernel<kDim>;
-  const cudaError_t error =
-      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes);
+  int device = 0;
+  int processors = 0;
+  cudaError_t error = cudaGetDevice(&device);
+  if (error == cudaSuccess) {
+    error = cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device);
+  }
+  if (error == cudaSuccess) {
+    error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes);
+  }
   if (error != cudaSuccess) return error;
-  kernel<<<dim3(num_items, tables.num_kv_heads), kThreads, kSharedBytes, stream>>>(tables);
+  const int blocks = std::min(processors, num_items * tables.num_kv_heads);
+  kernel<<<blocks, kThreads, kSharedBytes, stream>>>(tables, num_items);
   return cudaGetLastError();
 }
 

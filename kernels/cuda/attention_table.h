@@ -23,6 +23,8 @@ struct alignas(16) TableView {
   const float* v_scales;
   int32_t first_token;
   int32_t num_tokens;
+  int32_t
+      type_end;  // the first token of a later view of another type; INT32_MAX when there is none
   ElementType type;
 };
 static_assert(sizeof(TableView) == 48);
@@ -46,13 +48,20 @@ struct alignas(16) TableSequence {
 };
 static_assert(sizeof(TableSequence) == 80);
 
-// Rows first_row … of the (query, head of the group) pairs of a sequence, query-major, and one
-// range of its tokens. One block for each of these and each KV head.
-struct TableItem {
+// Rows first_row … of the (query, head of the group) pairs of a sequence, query-major, against
+// splits split … split + num_splits - 1 of its tokens. One block for each of these and each KV
+// head.
+struct alignas(16) TableItem {
   int32_t sequence;
   int32_t first_row;
   int32_t split;
+  int32_t num_splits;  // 1 but in tensor-core decode
+  int32_t num_items;   // of the sequence: the last to be done merges, in tensor-core decode
+  // The sequence's, so that they can be read at the same time as it.
+  int32_t first_view;
+  int32_t num_views;
 };
+static_assert(sizeof(TableItem) == 32);
 
 // Tokens first_token … + kPackTokens of a sequence to be made bfloat16.
 struct TablePackItem {
@@ -84,15 +93,21 @@ struct TokenRange {
   int end;
 };
 
-// Of split `split`, for rows whose last query sees `limit` tokens. Made from the lengths of the
-// moment, so that a table whose local contexts have grown is still a plan.
-MSA_HOST_DEVICE inline TokenRange RangeOf(const TableSequence& s, int split, int limit) {
-  if (s.num_splits == 1) return {0, limit};
+// Tokens a split has. Made from the lengths of the moment, so that a table whose local contexts
+// have grown is still a plan.
+MSA_HOST_DEVICE inline int SplitTokens(const TableSequence& s) {
   const int all = LimitOf(s, s.num_queries - 1);
   const int each = (all + s.num_splits - 1) / s.num_splits;
-  const int aligned = (each + kSplitAlign - 1) / kSplitAlign * kSplitAlign;
-  const int end = (split + 1) * aligned;
-  return {split * aligned, end < limit ? end : limit};
+  return (each + kSplitAlign - 1) / kSplitAlign * kSplitAlign;
+}
+
+// Of splits split … split + num_splits - 1, for rows whose last query sees `limit` tokens.
+MSA_HOST_DEVICE inline TokenRange RangeOf(const TableSequence& s, int split, int limit,
+                                          int num_splits = 1) {
+  if (s.num_splits == 1) return {0, limit};
+  const int each = SplitTokens(s);
+  const int end = (split + num_splits) * each;
+  return {split * each, end < limit ? end : limit};
 }
 
 }  // namespace msa::kernels::cuda

@@ -9,10 +9,10 @@
 #include "common/status_macros.h"
 #include "kernels/cpu/routing.h"
 #include "kernels/cuda/attention.h"
+#include "kernels/cuda/bank_routing.h"
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/fused.h"
 #include "kernels/cuda/linear.h"
-#include "kernels/cuda/score_segments.h"
 #include "kernels/cuda/staging.h"
 
 namespace msa::kernels {
@@ -127,10 +127,11 @@ class CudaBackend : public Backend {
   }
 
   void ScoreParts(const ScoreArgs& args) const override {
-    scorer_.Score(absl::MakeConstSpan(&args, 1));
+    ScoreBank({args.shape, {&args.segment, 1}, args.queries, args.query_begin, args.scores});
   }
-  void ScoreSegments(absl::Span<const ScoreArgs> segments) const override {
-    scorer_.Score(segments);
+  void ScoreBank(const ScoreBankArgs& args) const override { ScoreBankOn(*device_, args); }
+  std::vector<IndexedScore> TopIndices(const float* scores, int64_t n, int k) const override {
+    return TopIndicesOn(*device_, scores, n, k);
   }
 
   // Candidates are in the processor's memory, where a scan of them is short beside the pass.
@@ -238,14 +239,13 @@ class CudaBackend : public Backend {
 
  private:
   CudaBackend(std::unique_ptr<Device> device, std::unique_ptr<Products> products)
-      : device_(std::move(device)), products_(std::move(products)), scorer_(*device_) {}
+      : device_(std::move(device)), products_(std::move(products)) {}
 
   cudaStream_t stream() const { return device_->stream(); }
   void Check(cudaError_t error, const char* what) const { device_->Check(error, what); }
 
   std::unique_ptr<Device> device_;
   std::unique_ptr<Products> products_;
-  mutable SegmentScorer scorer_;
   // Models of rounded weights attend in bfloat16 too.
   mutable std::atomic<bool> half_weights_{false};
 };

@@ -33,6 +33,25 @@ __device__ __forceinline__ float ElementAt(const void* data, ElementType type, i
   return 0.0f;
 }
 
+// Elements i … i + 3 as stored; i and the pointer are aligned for all four.
+template <ElementType kType>
+__device__ __forceinline__ float4 FourAt(const void* data, int64_t i) {
+  if constexpr (kType == ElementType::kFloat32) {
+    return *reinterpret_cast<const float4*>(static_cast<const float*>(data) + i);
+  } else if constexpr (kType == ElementType::kBFloat16) {
+    const uint2 x = *reinterpret_cast<const uint2*>(static_cast<const __nv_bfloat16*>(data) + i);
+    return {__uint_as_float(x.x << 16), __uint_as_float(x.x & 0xffff0000u),
+            __uint_as_float(x.y << 16), __uint_as_float(x.y & 0xffff0000u)};
+  } else if constexpr (kType == ElementType::kInt8) {
+    const char4 x = *reinterpret_cast<const char4*>(static_cast<const int8_t*>(data) + i);
+    return {static_cast<float>(x.x), static_cast<float>(x.y), static_cast<float>(x.z),
+            static_cast<float>(x.w)};
+  } else {
+    return {ElementAt(data, kType, i), ElementAt(data, kType, i + 1), ElementAt(data, kType, i + 2),
+            ElementAt(data, kType, i + 3)};
+  }
+}
+
 // Largest step of a scaled type: its scale is max|x| / this.
 __host__ __device__ constexpr float LargestStep(ElementType type) {
   return type == ElementType::kInt8 ? 127.0f : 448.0f;

@@ -32,16 +32,17 @@ __device__ __forceinline__ float SumOverQuad(float x) {
   return x + __shfl_xor_sync(0xffffffffu, x, 2);
 }
 
-// One row's scores in this lane become weights; returns the factor for earlier sums. kHalf 0: row
-// g of the fragments, 1: row g + 8.
+// One row's scores in this lane become weights 2^(scale · (score - the largest)); returns the
+// factor for earlier sums. scale > 0. kHalf 0: row g of the fragments, 1: row g + 8.
 template <int kHalf, int kTiles>
-__device__ __forceinline__ float Reweigh(float (&scores)[kTiles][4], SoftmaxState& state) {
-  float largest = state.largest;
+__device__ __forceinline__ float Reweigh(float (&scores)[kTiles][4], float scale,
+                                         SoftmaxState& state) {
+  float largest = scores[0][2 * kHalf];
 #pragma unroll
   for (int j = 0; j < kTiles; ++j) {
     largest = fmaxf(largest, fmaxf(scores[j][2 * kHalf], scores[j][2 * kHalf + 1]));
   }
-  largest = MaxOverQuad(largest);
+  largest = fmaxf(state.largest, MaxOverQuad(largest) * scale);
   const float base = largest == -INFINITY ? 0.0f : largest;
   const float factor = PowerOf2(state.largest - base);
   float sum = 0.0f;
@@ -50,7 +51,7 @@ __device__ __forceinline__ float Reweigh(float (&scores)[kTiles][4], SoftmaxStat
 #pragma unroll
     for (int c = 0; c < 2; ++c) {
       float& score = scores[j][2 * kHalf + c];
-      score = PowerOf2(score - base);
+      score = PowerOf2(fmaf(score, scale, -base));
       sum += score;
     }
   }

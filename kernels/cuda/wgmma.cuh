@@ -130,6 +130,10 @@ __device__ __forceinline__ void FenceForProducts() {
   asm volatile("fence.proxy.async.shared::cta;\n" ::: "memory");
 }
 
+// Counts this thread's arrival at barrier `id` of `threads` threads without waiting.
+__device__ __forceinline__ void ArriveNamed(int id, int threads) {
+  asm volatile("bar.arrive %0, %1;\n" ::"r"(id), "r"(threads) : "memory");
+}
 // Whether `value` holds in any of `threads` threads; barrier `id`.
 __device__ __forceinline__ bool AnyNamed(int id, int threads, bool value) {
   int any;

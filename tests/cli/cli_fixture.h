@@ -121,7 +121,9 @@ class CliTest : public ::testing::Test {
   // What the verbs connect by; a test may put another in its place.
   Connector connect_ = [this](const std::string& server) -> absl::StatusOr<Connection> {
     server_ = server;
-    return Connection{std::make_unique<BorrowedService>(service_), [this] { return reachable_; }};
+    return Connection{.keeps = nullptr,
+                      .service = std::make_unique<BorrowedService>(service_),
+                      .reachable = [this] { return reachable_; }};
   };
   bool reachable_ = true;
   std::string folder_;

@@ -69,6 +69,31 @@ class Life(ServerTest):
         stored = set(ids(self.msa(self.serve(), "ls")))
         self.assertEqual(set(), set(acknowledged) - stored)
 
+    def adding_without_an_end(self, server, *flags):
+        """`msa add -` that has been sent a document and waits for more."""
+        adding = subprocess.Popen([MSA, "add", "--json", "--server", server.address, *flags, "-"],
+                                  stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                  stderr=subprocess.PIPE, text=True, env=clean_environment())
+        for pipe in (adding.stdin, adding.stdout, adding.stderr):
+            self.addCleanup(pipe.close)
+        self.addCleanup(adding.kill)
+        adding.stdin.write(json.dumps({"id": "a", "text": "river"}) + "\n")
+        adding.stdin.flush()
+        return adding
+
+    def test_adding_ends_with_its_server_though_its_input_stays_open(self):
+        server = self.serve()
+        adding = self.adding_without_an_end(server)
+        self.assertEqual("a", json.loads(adding.stdout.readline())["id"])
+        server.kill()
+        self.assertEqual(4, adding.wait(timeout=60))
+        self.assertIn("1 documents were added before", adding.stderr.read())
+
+    def test_adding_to_an_unknown_bank_ends_though_its_input_stays_open(self):
+        adding = self.adding_without_an_end(self.serve(), "--bank", "nope")
+        self.assertEqual(3, adding.wait(timeout=60))
+        self.assertIn("nope", adding.stderr.read())
+
     def test_terminating_drains_and_ends_cleanly(self):
         server = self.serve()
         self.add(server, documents(3))

@@ -58,7 +58,7 @@ std::vector<std::vector<int>> Visits(const TableSequence& s, int sequence, int r
   for (const TableItem& item : items) {
     if (item.sequence != sequence) continue;
     const int end = std::min(item.first_row + rows_each, rows);
-    const TokenRange range = RangeOf(s, item.split, LimitOf(s, (end - 1) / group));
+    const TokenRange range = RangeOf(s, item.split, LimitOf(s, (end - 1) / group), item.num_splits);
     for (int row = item.first_row; row < end; ++row) {
       for (int t = range.begin; t < std::min(range.end, LimitOf(s, row / group)); ++t) {
         ++visits[row][t];
@@ -83,7 +83,9 @@ TEST(AttentionPlanTest, DecodeSplitsCoverEveryTokenOnce) {
   for (const int64_t local : {0, 1, 255, 2048, 9001}) {
     for (const int queries : {1, 4}) {
       const AttentionInput input = Input(queries, blocks, Kv(local));
-      const AttentionPlan plan = PlanAttention(Shape(AttentionPrecision::kBFloat16), {&input, 1});
+      const AttentionPlan plan = PlanAttention(
+          Shape(queries == 1 ? AttentionPrecision::kBFloat16 : AttentionPrecision::kFloat32),
+          {&input, 1});
       ASSERT_EQ(plan.launch.num_prefill_items, 0);
       const TableSequence s = Sequences(plan)[0];
       EXPECT_EQ(s.num_views, 3);  // without the empty one
@@ -144,6 +146,22 @@ TEST(AttentionPlanTest, SplitsDoNotDependOnTheBatch) {
             Sequences(PlanAttention(shape, many))[39].num_splits);
 }
 
+TEST(AttentionPlanTest, BlocksOfALargeBatchTakeSeveralSplits) {
+  const std::vector<AttentionInput> inputs(70, Input(1, {}, Kv(3001)));
+  const AttentionPlan plan = PlanAttention(Shape(AttentionPrecision::kBFloat16), inputs);
+  const auto items = Read<TableItem>(plan, plan.launch.decode_offset, plan.launch.num_decode_items);
+  EXPECT_LT(items.size(), 200u);
+  const std::vector<TableSequence> sequences = Sequences(plan);
+  for (int i = 0; i < 70; i += 23) {
+    ExpectEachSeenOnce(sequences[i], 4, Visits(sequences[i], i, 4, kDecodeRows, 4, items));
+    int num_items = 0;
+    for (const TableItem& item : items) num_items += item.sequence == i ? 1 : 0;
+    for (const TableItem& item : items) {
+      EXPECT_TRUE(item.sequence != i || item.num_items == num_items);
+    }
+  }
+}
+
 TEST(AttentionPlanTest, PartialSumsOfSequencesDoNotOverlap) {
   const std::vector<AttentionInput> inputs = {Input(1, {}, Kv(3000)), Input(1, {}, Kv(10)),
                                               Input(30, {}, Kv(9000)), Input(2, {}, Kv(700))};
@@ -171,6 +189,19 @@ TEST(AttentionPlanTest, PacksWhatPrefillCannotReadInPlace) {
   EXPECT_EQ(sequences[1].packed_tokens, 73);
   EXPECT_EQ(sequences[2].packed_tokens, 0);
   EXPECT_EQ(plan.launch.num_pack_items, 2 + 5);
+}
+
+TEST(AttentionPlanTest, ViewsKnowWhereTheirTypeEnds) {
+  const auto f32 = ElementType::kFloat32, bf16 = ElementType::kBFloat16, int8 = ElementType::kInt8;
+  const std::vector<AttentionKv> blocks = {Kv(3, f32), Kv(9, int8), Kv(9, int8), Kv(5, bf16)};
+  const AttentionInput input = Input(1, blocks, Kv(70, bf16));
+  const AttentionPlan plan = PlanAttention(Shape(AttentionPrecision::kBFloat16), {&input, 1});
+  std::vector<int> ends;
+  for (const TableView& view : Read<TableView>(plan, plan.launch.views_offset, 5)) {
+    ends.push_back(view.type_end);
+  }
+  EXPECT_EQ(ends, (std::vector<int>{3, 21, 21, INT32_MAX, INT32_MAX}));
+  EXPECT_EQ(plan.launch.decode_element_bytes, 2);
 }
 
 TEST(AttentionPlanTest, FallsBackToFloat32WhereTensorCoresDoNotServe) {

@@ -30,8 +30,9 @@ SegmentShape ShapeOf(const rpc::BankSpec& bank) {
 // The definition: each part with the sequence numbers between which it is seen.
 class IndexStory {
  public:
-  IndexStory(DType dtype, uint64_t seed)
+  IndexStory(DType dtype, bool device, uint64_t seed)
       : bank_(testing::TestBank(dtype, dtype)),
+        backend_(device),
         index_(
             backend_, ShapeOf(bank_),
             {.min_segment_chunks = 16,
@@ -162,12 +163,12 @@ class IndexStory {
   int64_t next_ = 0;
 };
 
-class RoutingIndexTest : public ::testing::TestWithParam<DType> {};
+class RoutingIndexTest : public ::testing::TestWithParam<std::tuple<DType, bool>> {};
 
 TEST_P(RoutingIndexTest, AnswersAsAListWould) {
   for (uint64_t seed = 0; seed < 12; ++seed) {
     SCOPED_TRACE(seed);
-    IndexStory story(GetParam(), seed);
+    IndexStory story(std::get<0>(GetParam()), std::get<1>(GetParam()), seed);
     for (int step = 0; step < 400; ++step) {
       story.Step();
       if (::testing::Test::HasFailure()) return;
@@ -177,8 +178,13 @@ TEST_P(RoutingIndexTest, AnswersAsAListWould) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Precisions, RoutingIndexTest,
-                         ::testing::Values(DType::kFloat32, DType::kBFloat16, DType::kInt8),
-                         [](const auto& info) { return std::string(DTypeName(info.param)); });
+                         ::testing::Combine(::testing::Values(DType::kFloat32, DType::kBFloat16,
+                                                              DType::kInt8),
+                                            ::testing::Bool()),
+                         [](const auto& info) {
+                           return std::string(DTypeName(std::get<0>(info.param))) +
+                                  (std::get<1>(info.param) ? "_device" : "_host");
+                         });
 
 TEST(RoutingIndexLimits, MemoryAndReferencesAreRefusedWithoutATrace) {
   const auto bank = testing::TestBank(DType::kFloat32, DType::kFloat32);

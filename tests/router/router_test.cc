@@ -117,6 +117,47 @@ TEST(Router, DeletesReportEachId) {
             absl::StatusCode::kNotFound);
 }
 
+TEST(Router, ManyDeletesTakeACallForSomeHundredIds) {
+  FakeCluster cluster(2);
+  cluster.Add(SomeDocuments(600));
+  std::vector<std::string> ids;
+  for (int i = 0; i < 600; ++i) ids.push_back(absl::StrCat("doc-", i));
+  std::atomic<int> calls = 0;
+  for (auto& shard : cluster.shards) {
+    shard.before = [&](const std::string& method, const rpc::CallContext&) {
+      calls += method == "DeleteDocuments";
+      return absl::OkStatus();
+    };
+  }
+  const auto results = cluster.router->DeleteDocuments(cluster.ctx, "default", ids);
+  ASSERT_TRUE(results.ok());
+  for (size_t i = 0; i < ids.size(); ++i) {
+    EXPECT_EQ(results->at(i).id, ids[i]);
+    EXPECT_EQ(results->at(i).revision, 1u) << results->at(i).status;
+  }
+  // About 300 ids a shard, at most 256 a call.
+  EXPECT_EQ(calls, 4);
+}
+
+TEST(Router, DeletesOnADeadShardNameItAndAskItOnce) {
+  FakeCluster cluster(1);
+  cluster.Add(SomeDocuments(300));
+  int calls = 0;
+  cluster.shards[0].before = [&](const std::string& method, const rpc::CallContext&) {
+    if (method != "DeleteDocuments") return absl::OkStatus();
+    ++calls;
+    return absl::UnavailableError("connection refused");
+  };
+  std::vector<std::string> ids;
+  for (int i = 0; i < 300; ++i) ids.push_back(absl::StrCat("doc-", i));
+  const auto results = cluster.router->DeleteDocuments(cluster.ctx, "default", ids);
+  ASSERT_TRUE(results.ok());
+  for (const rpc::DeleteResult& result : *results) {
+    EXPECT_THAT(MessageOf(result.status), HasSubstr("shard 's0'"));
+  }
+  EXPECT_EQ(calls, 1);
+}
+
 TEST(Router, StatsSayWhichShardIsDown) {
   FakeCluster cluster(2);
   cluster.Add(SomeDocuments(10));
@@ -255,6 +296,25 @@ TEST(Generate, AnotherNodeAnswersWhenOneIsDown) {
                     .ok());
     EXPECT_GT(events, 0);
   }
+}
+
+TEST(Generate, IsNotTriedAgainForAShardThatIsDown) {
+  FakeCluster cluster(1, 3);
+  cluster.Add(SomeDocuments(5));
+  int calls = 0;
+  for (auto& node : cluster.nodes) {
+    node->before = [&](const std::string& method, const rpc::CallContext&) {
+      calls += method == "Generate";
+      return absl::UnavailableError("compute node 'c1' (node:2): shard 's0': connection refused");
+    };
+  }
+  rpc::GenerateRequest request;
+  request.question = "q";
+  const absl::Status status = cluster.router->Generate(
+      cluster.ctx, request, [](const rpc::GenerateEvent&) { return true; });
+  EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable);
+  EXPECT_THAT(MessageOf(status), HasSubstr("shard 's0'"));
+  EXPECT_EQ(calls, 1);
 }
 
 TEST(Generate, IsNotBegunAgainAfterAnEvent) {

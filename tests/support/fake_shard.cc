@@ -147,6 +147,12 @@ absl::StatusOr<uint64_t> FakeShard::DeleteDocument(const rpc::CallContext& ctx,
   return found->second.revision;
 }
 
+absl::StatusOr<std::vector<rpc::DeleteResult>> FakeShard::DeleteDocuments(
+    const rpc::CallContext& ctx, const std::string& bank, absl::Span<const std::string> ids) {
+  MSA_RETURN_IF_ERROR(Enter("DeleteDocuments", ctx));
+  return MemoryShard::DeleteDocuments(ctx, bank, ids);
+}
+
 absl::StatusOr<rpc::StoredDocument> FakeShard::GetDocument(const rpc::CallContext& ctx,
                                                            const std::string& bank,
                                                            const std::string& id) {

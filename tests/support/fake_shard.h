@@ -31,6 +31,9 @@ class FakeShard : public rpc::MemoryShard {
                                              const rpc::EncodedDocument& document) override;
   absl::StatusOr<uint64_t> DeleteDocument(const rpc::CallContext& ctx, const std::string& bank,
                                           const std::string& id) override;
+  absl::StatusOr<std::vector<rpc::DeleteResult>> DeleteDocuments(
+      const rpc::CallContext& ctx, const std::string& bank,
+      absl::Span<const std::string> ids) override;
   absl::StatusOr<rpc::StoredDocument> GetDocument(const rpc::CallContext& ctx,
                                                   const std::string& bank,
                                                   const std::string& id) override;

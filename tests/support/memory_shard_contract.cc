@@ -122,6 +122,25 @@ TEST_P(MemoryShardContract, RevisionsGoOnThroughReplaceAndDelete) {
   EXPECT_EQ(story.Put({.id = "a", .first_reference = 2}).revision, 3u);
 }
 
+TEST_P(MemoryShardContract, DeletesOfManyReportEach) {
+  Story story(shard());
+  story.Put({.id = "a", .first_reference = 0});
+  story.Put({.id = "b", .first_reference = 1});
+  story.Put({.id = "c", .first_reference = 2});
+  const auto results = shard().DeleteDocuments(ctx_, kBank.name, {{"c", "none", "a"}});
+  ASSERT_OK(results.status());
+  ASSERT_EQ(results->size(), 3u);
+  EXPECT_EQ((*results)[0].id, "c");
+  EXPECT_EQ((*results)[0].revision, 1u);
+  ASSERT_CODE((*results)[1].status, kNotFound);
+  EXPECT_EQ((*results)[2].id, "a");
+  ASSERT_OK((*results)[2].status);
+  ASSERT_CODE(shard().GetDocument(ctx_, kBank.name, "a").status(), kNotFound);
+  ASSERT_OK(shard().GetDocument(ctx_, kBank.name, "b").status());
+  const std::vector<std::string> many(257, "b");
+  ASSERT_CODE(shard().DeleteDocuments(ctx_, kBank.name, many).status(), kInvalidArgument);
+}
+
 TEST_P(MemoryShardContract, NextReferenceCountsDeletedDocuments) {
   Story story(shard());
   story.Put({.id = "high", .first_reference = 40, .part_tokens = {5, 5}});

@@ -18,7 +18,11 @@ namespace msa::testing {
 
 class TinyBackend : public kernels::Backend {
  public:
+  // `device`: callers must treat its memory as if the processor could not read it.
+  explicit TinyBackend(bool device = false) : device_(device) {}
+
   std::string_view name() const override { return "tiny"; }
+  bool memory_is_host() const override { return !device_; }
 
   void ScoreParts(const kernels::ScoreArgs& args) const override {
     MSA_CHECK(args.shape.folded() && args.shape.query == Reduce::kMax &&
@@ -101,6 +105,8 @@ class TinyBackend : public kernels::Backend {
     }
     return args.segment.dtype == DType::kInt8 ? args.segment.scales[chunk] * sum : sum;
   }
+
+  bool device_;
 };
 
 }  // namespace msa::testing

@@ -8,7 +8,7 @@
 The lines are not stored: line i is composed from tokenizer_recipe.json and tokenizer_seed.txt by a small
 generator with seed i, which tokenizer_vectors_test.cc repeats. What is stored of 60,000 lines is a hash of
 each block of 500: of the text, so that a difference between the two generators is told from one between
-the tokenizers, and of the ids. A few hundred lines are stored with their ids. With MSA_DATA_DIR set the
+the tokenizers, and of the ids. A few hundred lines are stored with their ids. With MSA_CORPORA_DIR set the
 texts of its corpora are hashed too.
 """
 
@@ -185,7 +185,7 @@ def main():
         for line, ids in zip(lines, encode(tokenizers[arguments.explain[0]], lines)):
             print(json.dumps({"line": line, "ids": ids}))
         return 0
-    data_folder = os.environ.get("MSA_DATA_DIR")
+    data_folder = os.environ.get("MSA_CORPORA_DIR")
     write("tokenizer_hashes.json", make_hashes(tokenizers, pathlib.Path(data_folder) if data_folder else None))
     write("tokenizer_cases.json", make_cases(tokenizers))
     return 0

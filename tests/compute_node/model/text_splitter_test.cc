@@ -3,7 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "compute_node/model/utf8.h"
+#include "common/utf8.h"
 #include "tests/compute_node/model/tokenizer_test_util.h"
 
 namespace msa::compute_node {

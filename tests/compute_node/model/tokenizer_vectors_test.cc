@@ -1,5 +1,5 @@
 // Token ids of the Hugging Face `tokenizers` library on 60,000 composed lines and nine tokenizers,
-// and on the corpora of MSA_DATA_DIR. make_tokenizer_vectors.py made the vectors and explains a
+// and on the corpora of MSA_CORPORA_DIR. make_tokenizer_vectors.py made the vectors and explains a
 // block that differs.
 #include <gtest/gtest.h>
 #include <xxhash.h>
@@ -10,7 +10,7 @@
 #include <iomanip>
 
 #include "common/strings.h"
-#include "compute_node/model/utf8.h"
+#include "common/utf8.h"
 #include "tests/compute_node/model/tokenizer_test_util.h"
 
 namespace msa::compute_node {
@@ -256,8 +256,8 @@ std::string Decompress(const std::string& path) {
 }
 
 TEST(TokenizerVectorsTest, RealTexts) {
-  const char* folder = std::getenv("MSA_DATA_DIR");
-  if (folder == nullptr) GTEST_SKIP() << "MSA_DATA_DIR is not set: real texts are not compared";
+  const char* folder = std::getenv("MSA_CORPORA_DIR");
+  if (folder == nullptr) GTEST_SKIP() << "MSA_CORPORA_DIR is not set: real texts are not compared";
   const json hashes = ReadJson(SourcePath(kFolder + "tokenizer_hashes.json"));
   size_t texts = 0;
   for (const auto& [corpus, expected] : hashes["corpora"].items()) {

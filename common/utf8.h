@@ -1,7 +1,8 @@
-// UTF-8 one character at a time: validation with a position, and the replacement rule of Unicode
-// and of Hugging Face's decoders (every maximal ill-formed subpart becomes one U+FFFD).
-#ifndef MSA_COMPUTE_NODE_MODEL_UTF8_H_
-#define MSA_COMPUTE_NODE_MODEL_UTF8_H_
+// UTF-8 one character at a time: validation with a position (Unicode table 3-7: no surrogates, no
+// overlong forms, nothing past U+10FFFF), and the replacement rule of Unicode and of Hugging Face's
+// decoders (every maximal ill-formed subpart becomes one U+FFFD).
+#ifndef MSA_COMMON_UTF8_H_
+#define MSA_COMMON_UTF8_H_
 
 #include <cstddef>
 #include <cstdint>
@@ -9,7 +10,7 @@
 #include <string>
 #include <string_view>
 
-namespace msa::compute_node {
+namespace msa {
 
 enum class Utf8State {
   kWhole,       // a well-formed character
@@ -30,6 +31,8 @@ Utf8Char NextUtf8(std::string_view text);
 // none.
 std::optional<size_t> FirstInvalidUtf8(std::string_view text);
 
+inline bool IsUtf8(std::string_view text) { return !FirstInvalidUtf8(text).has_value(); }
+
 // Appends `bytes`, ill-formed and incomplete parts replaced by U+FFFD.
 void AppendReplacingInvalidUtf8(std::string_view bytes, std::string* out);
 
@@ -39,6 +42,6 @@ void AppendUtf8(char32_t code_point, std::string* out);
 // True for the first byte of a character, false for the bytes that continue one.
 constexpr bool IsUtf8CharStart(char byte) { return (static_cast<uint8_t>(byte) & 0xC0) != 0x80; }
 
-}  // namespace msa::compute_node
+}  // namespace msa
 
-#endif  // MSA_COMPUTE_NODE_MODEL_UTF8_H_
+#endif  // MSA_COMMON_UTF8_H_

@@ -1,11 +1,11 @@
-#include "rpc/utf8.h"
+#include "common/utf8.h"
 
 #include <gtest/gtest.h>
 
 #include <random>
 #include <string>
 
-namespace msa::rpc {
+namespace msa {
 namespace {
 
 // A decoder straight from RFC 3629's grammar, byte by byte.
@@ -57,4 +57,4 @@ TEST(Utf8, EqualsTheGrammarOnRandomBytes) {
 }
 
 }  // namespace
-}  // namespace msa::rpc
+}  // namespace msa

@@ -1,8 +1,8 @@
-#include "compute_node/model/utf8.h"
+#include "common/utf8.h"
 
 #include <cstring>
 
-namespace msa::compute_node {
+namespace msa {
 namespace {
 
 // What may follow a leading byte (Unicode 15, table 3-7): the bounds of the second byte exclude
@@ -97,4 +97,4 @@ void AppendUtf8(char32_t code_point, std::string* out) {
   add(0x80 | (code_point & 0x3F));
 }
 
-}  // namespace msa::compute_node
+}  // namespace msa

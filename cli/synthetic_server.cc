@@ -1,0 +1,94 @@
+#include "cli/synthetic_server.h"
+
+#include <memory>
+#include <utility>
+
+#include "absl/time/clock.h"
+#include "cli/model_paths.h"
+#include "cli/roles.h"
+#include "common/log.h"
+#include "common/status_macros.h"
+#include "common/strings.h"
+#include "compute_node/model/synthetic_model.h"
+#include "memory_node/synthetic_store.h"
+#include "router/router.h"
+#include "rpc/shard_map.h"
+
+namespace msa::cli {
+namespace {
+
+constexpr int32_t kDocumentTokens = 576;  // 9 chunks of 64
+
+double SecondsSince(absl::Time start) { return absl::ToDoubleSeconds(absl::Now() - start); }
+
+// What the router stands on.
+struct Roles {
+  std::unique_ptr<kernels::Backend> kernels;
+  std::unique_ptr<compute_node::Node> node;
+  std::unique_ptr<memory_node::LocalShard> shard;
+};
+
+absl::StatusOr<std::string> TokenizerFile(const std::string& given) {
+  if (!given.empty()) return given;
+  MSA_ASSIGN_OR_RETURN(const std::string model, FindModel(""));
+  return model + "/tokenizer.json";
+}
+
+absl::StatusOr<std::unique_ptr<compute_node::Node>> MakeNode(const SyntheticOptions& options,
+                                                             const kernels::Backend& kernels) {
+  MSA_ASSIGN_OR_RETURN(compute_node::ModelConfig config,
+                       compute_node::SyntheticConfig(options.model));
+  MSA_ASSIGN_OR_RETURN(const std::string file, TokenizerFile(options.tokenizer));
+  MSA_ASSIGN_OR_RETURN(auto tokenizer, compute_node::Tokenizer::Load(file));
+  compute_node::NodeOptions node_options;
+  node_options.max_sessions = options.max_sessions;
+  node_options.max_waiting = 4 * options.max_sessions;
+  MSA_ASSIGN_OR_RETURN(node_options.weights, ParseWeights(options.weights));
+  MSA_ASSIGN_OR_RETURN(compute_node::ModelWeights weights,
+                       compute_node::SyntheticWeights(config, kernels, node_options.weights));
+  return compute_node::Node::Make(node_options, options.model, std::move(tokenizer),
+                                  std::move(config), std::move(weights), kernels);
+}
+
+absl::StatusOr<std::unique_ptr<memory_node::LocalShard>> MakeShard(
+    const SyntheticOptions& options, rpc::BankSpec bank, const kernels::Backend* kernels) {
+  bank.name = "default";
+  bank.uid = 1;
+  MSA_ASSIGN_OR_RETURN(bank.routing_dtype, ParseDType(options.keys));
+  MSA_ASSIGN_OR_RETURN(bank.content_dtype, ParseDType(options.content));
+  memory_node::SyntheticDocuments documents{bank, options.tokens / kDocumentTokens,
+                                            kDocumentTokens};
+  memory_node::ShardOptions shard_options;
+  shard_options.index.max_segment_bytes_per_layer = 256 << 20;
+  return memory_node::LocalShard::Open(memory_node::MakeSyntheticStore(documents), kernels,
+                                       shard_options);
+}
+
+}  // namespace
+
+absl::StatusOr<Connection> MakeSyntheticServer(const SyntheticOptions& options) {
+  BackendFlags backend;
+  backend.backend = options.backend;
+  backend.gpu_memory_mb = options.gpu_memory_mb;
+  const auto roles = std::make_shared<Roles>();
+  MSA_ASSIGN_OR_RETURN(roles->kernels, backend.Make(0));
+  absl::Time start = absl::Now();
+  MSA_ASSIGN_OR_RETURN(roles->node, MakeNode(options, *roles->kernels));
+  Log(LogLevel::kInfo, "made the model",
+      {{"model", options.model}, {"seconds", SecondsSince(start)}});
+  MSA_ASSIGN_OR_RETURN(const rpc::ModelInfo info, roles->node->Info({}));
+  start = absl::Now();
+  MSA_ASSIGN_OR_RETURN(roles->shard, MakeShard(options, info.default_bank, roles->kernels.get()));
+  Log(LogLevel::kInfo, "loaded the bank",
+      {{"tokens", options.tokens}, {"keys", options.keys}, {"seconds", SecondsSince(start)}});
+  router::RouterOptions router_options;
+  router_options.max_sessions = 4 * options.max_sessions;
+  auto router = std::make_unique<router::Router>(rpc::ShardMap::Embedded(),
+                                                 std::vector<rpc::MemoryShard*>{roles->shard.get()},
+                                                 std::vector<rpc::ComputeNode*>(), router_options);
+  router->AddComputeNode("local", roles->node.get());
+  roles->node->Attach(router.get(), {roles->shard.get()});
+  return Connection{.keeps = roles, .service = std::move(router), .reachable = [] { return true; }};
+}
+
+}  // namespace msa::cli
