@@ -93,12 +93,14 @@ __device__ inline void CopyBulkToCluster(uint32_t to, const void* from, uint32_t
 #endif
 }
 
-// sm_90. One arrival at the barrier at this place in another block of the cluster.
+// sm_90. One arrival at the barrier at this place in another block of the cluster. Says that this
+// thread has done with reading: a release of writes to the cluster would cost a fence of the
+// device.
 __device__ inline void BarrierArriveAt(uint32_t barrier, uint32_t block) {
 #if __CUDA_ARCH__ >= 900
   asm volatile(
       "{ .reg .b32 remote; mapa.shared::cluster.u32 remote, %0, %1; "
-      "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [remote]; }" ::"r"(barrier),
+      "mbarrier.arrive.shared::cluster.b64 _, [remote]; }" ::"r"(barrier),
       "r"(block)
       : "memory");
 #endif

@@ -1,5 +1,4 @@
 #include <algorithm>
-#include <cstdlib>
 
 #include "kernels/cuda/routing_pass.cuh"
 
@@ -75,7 +74,7 @@ cudaError_t LaunchShape(PassArgs& args, const DeviceTraits& device, cudaStream_t
   config.dynamicSmemBytes = shared_bytes;
   config.stream = stream;
   config.attrs = &attribute;
-  config.numAttrs = device.major >= 9 && std::getenv("MSA_NO_PDL") == nullptr ? 1 : 0;
+  config.numAttrs = device.major >= 9 ? 1 : 0;
   return cudaLaunchKernelEx(&config, kernel, args);
 }
 
