@@ -13,8 +13,9 @@ int32_t ArgMax(absl::Span<const float> logits) {
   return static_cast<int32_t>(std::max_element(logits.begin(), logits.end()) - logits.begin());
 }
 
-int32_t Sampler::Sample(absl::Span<const float> logits) {
-  if (temperature_ <= 0) return ArgMax(logits);
+int32_t Sampler::Sample(const NextToken& next) {
+  if (greedy()) return next.likeliest;
+  const std::vector<float>& logits = next.logits;
   const float largest = *std::max_element(logits.begin(), logits.end());
   std::vector<double> weights(logits.size());
   for (size_t i = 0; i < logits.size(); ++i) {
@@ -35,30 +36,43 @@ absl::Status StepBatcher::Run(Step& step) {
   return step.status;
 }
 
-absl::StatusOr<std::vector<float>> StepBatcher::Feed(Prefill& state, int32_t id) {
+absl::StatusOr<NextToken> StepBatcher::Feed(Prefill& state, int32_t id, bool wants_logits) {
   Step step;
+  step.wants_logits = wants_logits;
   step.sequence.tokens = absl::MakeConstSpan(&id, 1);
   step.sequence.first_position = state.next_position;
   step.sequence.cache = state.cache.get();
   step.sequence.context = state.context.get();
   MSA_RETURN_IF_ERROR(Run(step));
   ++state.next_position;
-  return std::move(step.logits);
+  return std::move(step.next);
 }
 
 void StepBatcher::Process(absl::Span<Step* const> steps) {
   std::vector<SequenceChunk> sequences;
   for (const Step* step : steps) sequences.push_back(step->sequence);
   const auto hidden = transformer_.Forward(sequences, nullptr);
-  if (!hidden.ok()) {
-    for (Step* step : steps) step->status = hidden.status();
-    return;
+  const absl::Status status = hidden.ok() ? Choose(*hidden, steps) : hidden.status();
+  for (Step* step : steps) step->status = status;
+}
+
+absl::Status StepBatcher::Choose(absl::Span<const float> hidden,
+                                 absl::Span<Step* const> steps) const {
+  const bool logits_wanted =
+      std::any_of(steps.begin(), steps.end(), [](const Step* step) { return step->wants_logits; });
+  if (!logits_wanted) {
+    MSA_ASSIGN_OR_RETURN(const std::vector<int32_t> tokens, transformer_.LikeliestTokens(hidden));
+    for (size_t i = 0; i < steps.size(); ++i) steps[i]->next.likeliest = tokens[i];
+    return absl::OkStatus();
   }
-  const std::vector<float> logits = transformer_.Logits(*hidden);
+  const std::vector<float> logits = transformer_.Logits(hidden);
   const int64_t vocab = transformer_.config().vocab_size;
   for (size_t i = 0; i < steps.size(); ++i) {
-    steps[i]->logits.assign(logits.begin() + i * vocab, logits.begin() + (i + 1) * vocab);
+    NextToken& next = steps[i]->next;
+    next.logits.assign(logits.begin() + i * vocab, logits.begin() + (i + 1) * vocab);
+    next.likeliest = ArgMax(next.logits);
   }
+  return absl::OkStatus();
 }
 
 bool Decoder::EndsMessage(int32_t id) const {
@@ -84,11 +98,17 @@ absl::StatusOr<Written> Decoder::Decode(const rpc::CallContext& ctx, Prefill& st
   const StepBatcher::Decoding decoding(batcher_.batcher());
   Tokenizer::StreamDecoder stream(tokenizer_, /*skip_special=*/false);
   Written written;
-  std::vector<float> logits = transformer_.Logits(state.last_hidden);
+  NextToken next;
+  if (sampler_.greedy()) {
+    MSA_ASSIGN_OR_RETURN(const auto tokens, transformer_.LikeliestTokens(state.last_hidden));
+    next.likeliest = tokens.front();
+  } else {
+    next.logits = transformer_.Logits(state.last_hidden);
+  }
   while (true) {
     if (ctx.Cancelled()) return absl::CancelledError("the client went away");
     if (absl::Now() > ctx.deadline) return absl::DeadlineExceededError("out of time in decoding");
-    const int32_t id = sampler_.Sample(logits);
+    const int32_t id = sampler_.Sample(next);
     written.ended_message = EndsMessage(id);
     if (written.ended_message) break;
     written.ids.push_back(id);
@@ -100,7 +120,7 @@ absl::StatusOr<Written> Decoder::Decode(const rpc::CallContext& ctx, Prefill& st
     written.hit_limit = static_cast<int32_t>(written.ids.size()) >= options.max_new_tokens ||
                         state.next_position + 1 >= transformer_.config().max_positions;
     const bool stop = written.hit_limit || (options.stop && options.stop(written.text));
-    MSA_ASSIGN_OR_RETURN(logits, batcher_.Feed(state, id));
+    MSA_ASSIGN_OR_RETURN(next, batcher_.Feed(state, id, !sampler_.greedy()));
     if (stop) break;
   }
   const std::string rest = stream.Flush();

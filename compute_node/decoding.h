@@ -19,12 +19,20 @@ namespace msa::compute_node {
 // Index of the largest logit, the lower index of equals.
 int32_t ArgMax(absl::Span<const float> logits);
 
+// What a step leads to: the likeliest token, or the logits [vocab] for those who sample.
+struct NextToken {
+  int32_t likeliest = 0;
+  std::vector<float> logits;  // empty unless asked for
+};
+
 // Greedy at temperature 0, else samples the softmax of logits / temperature. Same seed, same
 // tokens.
 class Sampler {
  public:
   Sampler(float temperature, uint64_t seed) : temperature_(temperature), random_(seed) {}
-  int32_t Sample(absl::Span<const float> logits);
+  // Whether Sample is the likeliest token whatever the logits.
+  bool greedy() const { return temperature_ <= 0; }
+  int32_t Sample(const NextToken& next);
 
  private:
   float temperature_;
@@ -37,15 +45,16 @@ class StepBatcher {
   static constexpr size_t kMaxBatch = 64;
   explicit StepBatcher(const Transformer& transformer);
 
-  // One session's tokens, fed after its cache; blocks until the logits of the last are there.
+  // One session's tokens, fed after its cache; blocks until what comes after the last is known.
   struct Step {
     SequenceChunk sequence;
-    std::vector<float> logits;  // out [vocab]
+    bool wants_logits = false;
+    NextToken next;  // out
     absl::Status status;
   };
   absl::Status Run(Step& step);
-  // Feeds one token after `state` and moves it on; gives the logits [vocab].
-  absl::StatusOr<std::vector<float>> Feed(Prefill& state, int32_t id);
+  // Feeds one token after `state` and moves it on.
+  absl::StatusOr<NextToken> Feed(Prefill& state, int32_t id, bool wants_logits);
 
   // Held while a session decodes: batches wait a moment for every session that does.
   using Decoding = Batcher<Step>::Regular;
@@ -53,6 +62,7 @@ class StepBatcher {
 
  private:
   void Process(absl::Span<Step* const> steps);
+  absl::Status Choose(absl::Span<const float> hidden, absl::Span<Step* const> steps) const;
 
   const Transformer& transformer_;
   Batcher<Step> batcher_;

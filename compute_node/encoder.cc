@@ -13,6 +13,7 @@ namespace {
 
 // Enough rows for a dense product to run at full speed; more would only add memory.
 constexpr size_t kBatchTokens = 1024;
+constexpr size_t kDeviceBatchTokens = 16384;
 
 int64_t NumChunks(int64_t tokens, int64_t chunk_tokens) {
   return (tokens + chunk_tokens - 1) / chunk_tokens;
@@ -127,7 +128,8 @@ DocumentEncoder::DocumentEncoder(const Transformer& transformer, const Tokenizer
     : transformer_(transformer),
       tokenizer_(tokenizer),
       batcher_(
-          kBatchTokens, [](const Job& job) { return job.num_tokens(); },
+          transformer.backend().memory_is_host() ? kBatchTokens : kDeviceBatchTokens,
+          [](const Job& job) { return job.num_tokens(); },
           [this](absl::Span<Job* const> jobs) { Process(jobs); }) {}
 
 absl::StatusOr<std::vector<rpc::EncodedPart>> DocumentEncoder::Encode(

@@ -44,6 +44,14 @@ void Backend::CopyColumns(const float* x, int64_t rows, int64_t stride, int64_t 
   }
 }
 
+void Backend::AppendRows(const float* k, const float* v, int64_t width,
+                         absl::Span<const AppendArgs> targets) const {
+  for (const AppendArgs& target : targets) {
+    Copy(target.k, k + target.first_row * width, target.rows * width * sizeof(float));
+    Copy(target.v, v + target.first_row * width, target.rows * width * sizeof(float));
+  }
+}
+
 void Backend::GatherRows(const float* x, int64_t width, absl::Span<const int32_t> rows,
                          float* out) const {
   for (size_t i = 0; i < rows.size(); ++i) {
@@ -57,6 +65,12 @@ void Backend::Embed(const void* table, DType dtype, int64_t width, absl::Span<co
   for (size_t i = 0; i < ids.size(); ++i) {
     Dequantize(static_cast<const char*>(table) + ids[i] * row_bytes, nullptr, 1, width, dtype,
                out + i * width);
+  }
+}
+
+void Backend::ArgMax(const float* x, int64_t rows, int64_t width, int32_t* indices) const {
+  for (int64_t r = 0; r < rows; ++r, x += width) {
+    indices[r] = static_cast<int32_t>(std::max_element(x, x + width) - x);
   }
 }
 

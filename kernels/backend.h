@@ -59,6 +59,9 @@ class Backend {
   // out [rows, width] = columns begin … begin + width - 1 of x [rows, stride].
   virtual void CopyColumns(const float* x, int64_t rows, int64_t stride, int64_t begin,
                            int64_t width, float* out) const;
+  // Copies rows of k and v [*, width] to where each sequence keeps its own.
+  virtual void AppendRows(const float* k, const float* v, int64_t width,
+                          absl::Span<const AppendArgs> targets) const;
   // out [rows.size(), width] = the rows of x [*, width] named.
   virtual void GatherRows(const float* x, int64_t width, absl::Span<const int32_t> rows,
                           float* out) const;
@@ -143,6 +146,8 @@ class Backend {
   // out [rows, width]: silu(gate) · up, where a row of `gate_up` [rows, 2 · width] is gate, then
   // up.
   virtual void SiluMul(const float* gate_up, int64_t rows, int64_t width, float* out) const = 0;
+  // indices[r] = the lowest index of a largest element of x[r, 0 … width - 1].
+  virtual void ArgMax(const float* x, int64_t rows, int64_t width, int32_t* indices) const;
   // x[i] += y[i].
   virtual void Add(float* x, const float* y, int64_t n) const = 0;
 };

@@ -54,6 +54,14 @@ struct KvView {
   int64_t num_tokens = 0;
 };
 
+// Consecutive rows of a batch that a sequence keeps, after one another from first_row on.
+struct AppendArgs {
+  float* k = nullptr;  // out [rows, width]
+  float* v = nullptr;  // out [rows, width]
+  int64_t first_row = 0;
+  int64_t rows = 0;
+};
+
 // Attention of consecutive query tokens of one sequence over [blocks… ; local], softmax over all of
 // it, grouped-query: query head h reads KV head h / (num_q_heads / num_kv_heads).
 struct AttentionArgs {

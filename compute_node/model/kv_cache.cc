@@ -21,15 +21,14 @@ absl::Status KvCache::Grow(Layer& layer, int64_t num_tokens) const {
   return absl::OkStatus();
 }
 
-absl::Status KvCache::Append(int layer, const float* k, const float* v, int64_t num_tokens) {
+absl::StatusOr<KvCache::Slots> KvCache::Append(int layer, int64_t num_tokens) {
   Layer& l = layers_[layer];
   const int64_t total = l.num_tokens + num_tokens;
   if (total > l.capacity) MSA_RETURN_IF_ERROR(Grow(l, total));
-  const size_t bytes = num_tokens * width_ * sizeof(float);
-  backend_.Copy(l.k.as<float>() + l.num_tokens * width_, k, bytes);
-  backend_.Copy(l.v.as<float>() + l.num_tokens * width_, v, bytes);
+  const Slots slots{l.k.as<float>() + l.num_tokens * width_,
+                    l.v.as<float>() + l.num_tokens * width_};
   l.num_tokens = total;
-  return absl::OkStatus();
+  return slots;
 }
 
 kernels::KvView KvCache::View(int layer) const {

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "kernels/backend.h"
 
 namespace msa::compute_node {
@@ -18,8 +19,13 @@ class KvCache {
   KvCache(const kernels::Backend& backend, int num_layers, int64_t width, int64_t capacity)
       : backend_(backend), width_(width), capacity_(capacity), layers_(num_layers) {}
 
-  // k, v [num_tokens, width]: K after norm and RoPE. RESOURCE_EXHAUSTED when memory is full.
-  absl::Status Append(int layer, const float* k, const float* v, int64_t num_tokens);
+  // Makes room for `num_tokens` more rows, which the caller writes: [num_tokens, width], K after
+  // norm and RoPE. RESOURCE_EXHAUSTED when memory is full.
+  struct Slots {
+    float* k;
+    float* v;
+  };
+  absl::StatusOr<Slots> Append(int layer, int64_t num_tokens);
 
   // Valid until the layer's next Append.
   kernels::KvView View(int layer) const;

@@ -107,6 +107,7 @@ absl::Status Transformer::Attend(int layer, absl::Span<const SequenceChunk> sequ
                                  Activations& a) const {
   const LayerWeights& w = weights_.layers[layer];
   std::vector<kernels::AttentionArgs> args(sequences.size());
+  std::vector<kernels::AppendArgs> appends;
   int64_t row = 0;
   for (size_t s = 0; s < sequences.size(); ++s) {
     const SequenceChunk& sequence = sequences[s];
@@ -115,7 +116,8 @@ absl::Status Transformer::Attend(int layer, absl::Span<const SequenceChunk> sequ
     const float* v = a.v + row * kv_width();
     kernels::AttentionArgs& arg = args[s];
     if (sequence.cache != nullptr) {
-      MSA_RETURN_IF_ERROR(sequence.cache->Append(layer, k, v, num_tokens));
+      MSA_ASSIGN_OR_RETURN(const KvCache::Slots slots, sequence.cache->Append(layer, num_tokens));
+      appends.push_back({slots.k, slots.v, row, num_tokens});
       arg.local = sequence.cache->View(layer);
     } else {
       arg.local.k = k;
@@ -134,6 +136,7 @@ absl::Status Transformer::Attend(int layer, absl::Span<const SequenceChunk> sequ
     arg.causal = sequence.causal;
     row += num_tokens;
   }
+  backend_.AppendRows(a.k, a.v, kv_width(), appends);
   backend_.Attend(args);
   backend_.Linear(*w.o, a.attended, a.rows, w.o_bias.as<float>(), a.projected);
   backend_.Add(a.hidden, a.projected, a.rows * config_.hidden_size);
@@ -207,6 +210,21 @@ std::vector<float> Transformer::Logits(absl::Span<const float> hidden) const {
   absl::MutexLock lock(&compute_);
   backend_.Linear(*weights_.lm_head, hidden.data(), rows, nullptr, logits.data());
   return logits;
+}
+
+absl::StatusOr<std::vector<int32_t>> Transformer::LikeliestTokens(
+    absl::Span<const float> hidden) const {
+  const int64_t rows = static_cast<int64_t>(hidden.size()) / config_.hidden_size;
+  MSA_ASSIGN_OR_RETURN(const kernels::Buffer logits,
+                       backend_.Allocate(rows * config_.vocab_size * sizeof(float)));
+  std::vector<int32_t> tokens(rows);
+  {
+    absl::MutexLock lock(&compute_);
+    backend_.Linear(*weights_.lm_head, hidden.data(), rows, nullptr, logits.as<float>());
+    backend_.ArgMax(logits.as<float>(), rows, config_.vocab_size, tokens.data());
+  }
+  MSA_RETURN_IF_ERROR(backend_.Health());
+  return tokens;
 }
 
 absl::StatusOr<kernels::Buffer> Transformer::RouterQueries(int layer, const AttentionInputs& inputs,

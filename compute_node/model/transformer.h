@@ -80,6 +80,8 @@ class Transformer {
                                              ForwardHook* hook) const;
   // hidden [rows, hidden] → [rows, vocab].
   std::vector<float> Logits(absl::Span<const float> hidden) const;
+  // The most likely token of each row, the lower id of equals; the logits stay with the backend.
+  absl::StatusOr<std::vector<int32_t>> LikeliestTokens(absl::Span<const float> hidden) const;
   // Room for the K,V of one sequence's tokens.
   KvCache NewCache(int64_t capacity) const {
     return KvCache(backend_, config_.num_layers, kv_width(), capacity);

@@ -93,10 +93,11 @@ absl::Status VerifyNumeric(const GoldenCase& golden, const VerifyOptions& option
   comparer.Tensor("prefill.logits", all);
   std::vector<int64_t> tokens = {ArgMax(all)};
   for (int32_t i = 0; i < steps; ++i) {
-    MSA_ASSIGN_OR_RETURN(const std::vector<float> next,
-                         engine->node().steps().Feed(state, static_cast<int32_t>(tokens.back())));
-    all.insert(all.end(), next.begin(), next.end());
-    tokens.push_back(ArgMax(next));
+    MSA_ASSIGN_OR_RETURN(
+        const NextToken next,
+        engine->node().steps().Feed(state, static_cast<int32_t>(tokens.back()), true));
+    all.insert(all.end(), next.logits.begin(), next.logits.end());
+    tokens.push_back(next.likeliest);
   }
   comparer.Int64("decode.tokens", tokens);
   comparer.Tensor("decode.logits", all);

@@ -114,8 +114,8 @@ absl::Status PlayScenario(const json& scenario, const GoldenCase& golden, const 
 
 // Feeds one token and appends its logits.
 absl::Status FeedToken(Node& node, Prefill& state, int32_t id, std::vector<float>& logits) {
-  MSA_ASSIGN_OR_RETURN(const std::vector<float> next, node.steps().Feed(state, id));
-  logits.insert(logits.end(), next.begin(), next.end());
+  MSA_ASSIGN_OR_RETURN(const NextToken next, node.steps().Feed(state, id, true));
+  logits.insert(logits.end(), next.logits.begin(), next.logits.end());
   return absl::OkStatus();
 }
 

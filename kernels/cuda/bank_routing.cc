@@ -1,6 +1,7 @@
 #include "kernels/cuda/bank_routing.h"
 
 #include <algorithm>
+#include <bit>
 
 #include "common/check.h"
 #include "kernels/cuda/routing.h"
@@ -67,8 +68,8 @@ void ScoreBankOn(Device& device, const ScoreBankArgs& bank) {
 std::vector<Backend::IndexedScore> TopIndicesOn(Device& device, const float* scores, int64_t n,
                                                 int k) {
   if (n == 0) return {};
-  std::vector<float> best_scores(k, kNoScore);
-  std::vector<int32_t> best_indices(k, -1);
+  // Scores, then indices: one copy brings both.
+  std::vector<uint32_t> best(2 * k);
   {
     Staging staging(device);
     TopKArgs args;
@@ -77,16 +78,18 @@ std::vector<Backend::IndexedScore> TopIndicesOn(Device& device, const float* sco
     args.num_candidates = n;
     args.stride = n;
     args.k = k;
-    args.best_scores = staging.Out(best_scores.data(), k);
+    args.best_scores = reinterpret_cast<float*>(staging.Out(best.data(), 2 * k));
+    args.best_indices = reinterpret_cast<int32_t*>(args.best_scores + k);
     args.best_references = static_cast<int64_t*>(staging.Room(k * sizeof(int64_t)));
-    args.best_indices = staging.Out(best_indices.data(), k);
     void* workspace = staging.Room(TopKWorkspaceBytes(1, n, k));
     if (staging.failed()) return {};
     device.Check(SelectTopK(args, workspace, device.stream()), "selecting the best parts");
   }
   std::vector<Backend::IndexedScore> found;
-  for (int i = 0; i < k && best_indices[i] >= 0; ++i) {
-    found.push_back({best_scores[i], best_indices[i]});
+  for (int i = 0; i < k; ++i) {
+    const auto index = static_cast<int32_t>(best[k + i]);
+    if (index < 0) break;
+    found.push_back({std::bit_cast<float>(best[i]), index});
   }
   return found;
 }

@@ -8,6 +8,7 @@
 #include "common/check.h"
 #include "common/status_macros.h"
 #include "kernels/cpu/routing.h"
+#include "kernels/cuda/append.h"
 #include "kernels/cuda/attention.h"
 #include "kernels/cuda/bank_routing.h"
 #include "kernels/cuda/device.h"
@@ -52,6 +53,27 @@ class CudaBackend : public Backend {
     Check(cudaMemcpy2DAsync(to, width * sizeof(float), from + begin, stride * sizeof(float),
                             width * sizeof(float), rows, cudaMemcpyDeviceToDevice, stream()),
           "copying columns");
+  }
+
+  void AppendRows(const float* k, const float* v, int64_t width,
+                  absl::Span<const AppendArgs> targets) const override {
+    int64_t max_rows = 0, all_rows = 0;
+    std::vector<AppendTarget> table;
+    for (const AppendArgs& target : targets) {
+      if (!device_->Reaches(target.k)) return Backend::AppendRows(k, v, width, targets);
+      table.push_back({target.k, target.v, target.first_row, target.rows});
+      max_rows = std::max(max_rows, target.rows);
+      all_rows = std::max(all_rows, target.first_row + target.rows);
+    }
+    if (max_rows == 0) return;
+    Staging staging(*device_);
+    const float* from_k = staging.In(k, all_rows * width);
+    const float* from_v = staging.In(v, all_rows * width);
+    const AppendTarget* on_device = staging.In(table.data(), table.size());
+    if (staging.failed()) return;
+    Check(cuda::AppendRows(from_k, from_v, width, on_device, static_cast<int>(table.size()),
+                           max_rows, stream()),
+          "appending K and V");
   }
 
   void GatherRows(const float* x, int64_t width, absl::Span<const int32_t> rows,
@@ -229,6 +251,14 @@ class CudaBackend : public Backend {
           "an activation");
   }
 
+  void ArgMax(const float* x, int64_t rows, int64_t width, int32_t* indices) const override {
+    Staging staging(*device_);
+    const float* from = staging.In(x, rows * width);
+    int32_t* to = staging.Out(indices, rows);
+    if (staging.failed()) return;
+    Check(cuda::ArgMax(from, rows, width, to, nullptr, stream()), "choosing tokens");
+  }
+
   void Add(float* x, const float* y, int64_t n) const override {
     Staging staging(*device_);
     float* sum = staging.InOut(x, n);
@@ -254,14 +284,22 @@ AttentionKv Staged(const KvView& view, int64_t kv_width, int num_kv_heads, Stagi
   const int64_t elements = view.num_tokens * kv_width;
   const size_t bytes = elements * DTypeBytes(view.dtype);
   AttentionKv kv;
+  kv.num_tokens = view.num_tokens;
+  kv.type = static_cast<ElementType>(view.dtype);
+  // What is of one view is in one memory.
+  if (staging.Reaches(view.k)) {
+    kv.k = view.k;
+    kv.v = view.v;
+    kv.k_scales = view.k_scales;
+    kv.v_scales = view.v_scales;
+    return kv;
+  }
   kv.k = staging.InBytes(view.k, bytes);
   kv.v = staging.InBytes(view.v, bytes);
   if (view.dtype == DType::kInt8) {
     kv.k_scales = staging.In(view.k_scales, view.num_tokens * num_kv_heads);
     kv.v_scales = staging.In(view.v_scales, view.num_tokens * num_kv_heads);
   }
-  kv.num_tokens = view.num_tokens;
-  kv.type = static_cast<ElementType>(view.dtype);
   return kv;
 }
 

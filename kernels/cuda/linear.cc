@@ -89,26 +89,39 @@ void Products::Linear(const CudaLinearWeights& w, const float* x, int64_t rows, 
   const auto n = static_cast<int>(rows);
   const auto k = static_cast<int>(w.in_features());
   const float one = 1.0f, zero = 0.0f;
-  Staging staging(device_);
   // Column-major to cuBLAS: yᵀ [m, n] = (wᵀ)ᵀ · xᵀ.
-  if (w.half()) {
-    void* half = staging.Room(rows * w.in_features() * 2);
-    if (staging.failed()) return;
-    device_.Check(
-        Quantize(x, rows, w.in_features(), ElementType::kBFloat16, half, nullptr, device_.stream()),
-        "rounding activations");
+  {
     absl::MutexLock lock(&mutex_);
-    Check(cublasGemmEx(handle_, CUBLAS_OP_T, CUBLAS_OP_N, m, n, k, &one, w.data(), CUDA_R_16BF, k,
-                       half, CUDA_R_16BF, k, &zero, y, CUDA_R_32F, m, CUBLAS_COMPUTE_32F,
-                       CUBLAS_GEMM_DEFAULT));
-  } else {
-    absl::MutexLock lock(&mutex_);
-    Check(cublasSgemm(handle_, CUBLAS_OP_T, CUBLAS_OP_N, m, n, k, &one,
-                      static_cast<const float*>(w.data()), k, x, k, &zero, y, m));
+    if (w.half()) {
+      const void* half = Rounded(x, rows, w.in_features());
+      if (half == nullptr) return;
+      Check(cublasGemmEx(handle_, CUBLAS_OP_T, CUBLAS_OP_N, m, n, k, &one, w.data(), CUDA_R_16BF, k,
+                         half, CUDA_R_16BF, k, &zero, y, CUDA_R_32F, m, CUBLAS_COMPUTE_32F,
+                         CUBLAS_GEMM_DEFAULT));
+    } else {
+      Check(cublasSgemm(handle_, CUBLAS_OP_T, CUBLAS_OP_N, m, n, k, &one,
+                        static_cast<const float*>(w.data()), k, x, k, &zero, y, m));
+    }
   }
   if (bias != nullptr) {
     device_.Check(AddBias(y, bias, rows, w.out_features(), device_.stream()), "adding a bias");
   }
+}
+
+void* Products::Rounded(const float* x, int64_t rows, int64_t width) {
+  const size_t bytes = rows * width * 2;
+  if (rounded_.size() < bytes) {
+    auto larger = device_.AllocateScratch(bytes);
+    if (!larger.ok()) {
+      device_.Check(cudaErrorMemoryAllocation, "rounding activations");
+      return nullptr;
+    }
+    rounded_ = *std::move(larger);
+  }
+  device_.Check(
+      Quantize(x, rows, width, ElementType::kBFloat16, rounded_.data(), nullptr, device_.stream()),
+      "rounding activations");
+  return rounded_.data();
 }
 
 }  // namespace msa::kernels::cuda

@@ -48,10 +48,14 @@ class Products {
  private:
   explicit Products(Device& device) : device_(device) {}
   void Check(cublasStatus_t status);
+  // Null, and an unhealthy device, when there is no memory.
+  void* Rounded(const float* x, int64_t rows, int64_t width) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   Device& device_;
   absl::Mutex mutex_;  // a handle belongs to one thread at a time
   cublasHandle_t handle_ ABSL_GUARDED_BY(mutex_) = nullptr;
+  // Activations in bfloat16: one product's at a time, which the stream's order keeps apart.
+  Buffer rounded_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace msa::kernels::cuda

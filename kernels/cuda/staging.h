@@ -63,6 +63,7 @@ class Staging {
     return rooms_.back().data();
   }
   bool failed() const { return failed_; }
+  bool Reaches(const void* data) const { return device_.Reaches(data); }
 
  private:
   struct Result {

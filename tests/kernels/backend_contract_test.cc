@@ -189,6 +189,40 @@ TEST_P(BackendContractTest, CutsColumnsAndGathersRows) {
   EXPECT_THAT(rows.span(), ElementsAre(7, 8, 9, 1, 2, 3, 7, 8, 9));
 }
 
+TEST_P(BackendContractTest, ArgMaxTakesTheLowestIndexOfEquals) {
+  const std::vector<float> x = {1, 5, 5, -1, -2, -1};  // [2, 3]
+  GuardedBuffer<int32_t> indices(2);
+  backend_->ArgMax(x.data(), 2, 3, indices.data());
+  EXPECT_THAT(indices.span(), ElementsAre(1, 0));
+}
+
+TEST_P(BackendContractTest, AppendsEachSequencesRowsToItsOwn) {
+  const std::vector<float> k = {1, 2, 3, 4, 5, 6};  // [3, 2]
+  const std::vector<float> v = {-1, -2, -3, -4, -5, -6};
+  auto memory = backend_->Allocate(12 * sizeof(float));
+  ASSERT_TRUE(memory.ok());
+  auto* at = memory->as<float>();
+  backend_->AppendRows(k.data(), v.data(), 2, {{at, at + 6, 2, 1}, {at + 2, at + 8, 0, 2}});
+  GuardedBuffer<float> back(12);
+  backend_->Copy(back.data(), at, 12 * sizeof(float));
+  EXPECT_THAT(back.span(), ElementsAre(5, 6, 1, 2, 3, 4, -5, -6, -1, -2, -3, -4));
+  GuardedBuffer<float> host(4);  // the processor's memory
+  backend_->AppendRows(k.data(), v.data(), 2, {{host.data(), host.data() + 2, 1, 1}});
+  EXPECT_THAT(host.span(), ElementsAre(3, 4, -3, -4));
+}
+
+TEST_P(BackendContractTest, TopIndicesPreferTheLowerIndexOfEquals) {
+  const std::vector<float> scores = {1, 3, kNan, 3, kNoScore, 2};
+  std::vector<int64_t> indices;
+  for (const auto& best : backend_->TopIndices(scores.data(), 6, 3)) {
+    EXPECT_EQ(best.score, scores[best.index]);
+    indices.push_back(best.index);
+  }
+  EXPECT_THAT(indices, ElementsAre(1, 3, 5));
+  EXPECT_EQ(backend_->TopIndices(scores.data(), 6, 6).size(), 4u);  // all that can be chosen
+  EXPECT_TRUE(backend_->TopIndices(scores.data(), 0, 3).empty());
+}
+
 TEST_P(BackendContractTest, EmbedsRowsOfEitherPrecision) {
   const std::vector<float> table = {1, 2, 3, 4, 0.5f, -6};  // [3, 2]
   GuardedBuffer<float> out(4);

@@ -202,6 +202,38 @@ TEST_P(RoutingContractTest, OddShapes) {
   }
 }
 
+TEST_P(RoutingContractTest, ABanksSegmentsScoreAsEachAlone) {
+  for (const DType dtype : kPrecisions) {
+    const RoutingShape shape = {.num_q_heads = 4, .num_kv_heads = 2, .head_dim = 32};
+    std::vector<RoutingCase> cases;
+    std::vector<KeySegment> segments;
+    int64_t num_parts = 0;
+    for (const int chunks : {40, 3, 200}) {
+      cases.push_back(MakeCase(shape, dtype, chunks, {5, 2}, 31 + chunks));
+      num_parts += cases.back().num_parts();
+    }
+    for (const RoutingCase& c : cases) segments.push_back(c.Segment());
+    GuardedBuffer<float> scores(2 * num_parts);
+    ScoreBankArgs args;
+    args.shape = shape;
+    args.segments = segments;
+    args.queries = cases[0].queries.data();
+    args.query_begin = cases[0].query_begin;
+    args.scores = scores.data();
+    backend_->ScoreBank(args);
+    int64_t first_part = 0;
+    for (RoutingCase& c : cases) {
+      c.queries = cases[0].queries;
+      const std::vector<float> alone = Score(*backend_, c);
+      for (int64_t i = 0; i < 2 * c.num_parts(); ++i) {
+        const int64_t question = i / c.num_parts();
+        EXPECT_EQ(scores[question * num_parts + first_part + i % c.num_parts()], alone[i]);
+      }
+      first_part += c.num_parts();
+    }
+  }
+}
+
 TEST_P(RoutingContractTest, NoPartsAndOnlyEmptyParts) {
   const RoutingShape shape = {.num_q_heads = 2, .num_kv_heads = 1, .head_dim = 16};
   RoutingCase c = MakeCase(shape, DType::kFloat32, 1, {2}, 3);
