@@ -15,7 +15,6 @@ constexpr int kWarps = 4;
 constexpr int kThreads = kWarps * kWarp;
 constexpr int kTileHeads = 8;
 constexpr int kSharedViews = 48;
-constexpr int kUnitsAhead = 2;
 
 // kHeadTiles: of eight query heads.
 template <int kDimension, int kElementBytes, int kHeads>
@@ -261,33 +260,50 @@ __device__ __forceinline__ bool IsLast(int32_t* counter, int num_items) {
   return last;
 }
 
-// The splits' partial sums, which other blocks have written, to the sequence's output.
+// The splits' partial sums, which other blocks have written, to the sequence's output: a warp takes
+// a row, its lanes the states of 32 splits at a time and then kDim / 32 columns each.
 template <class Shape>
 __device__ __forceinline__ void MergeSplits(const AttentionTables& tables, const TableSequence& s,
-                                            int kv_head) {
-  constexpr int kDim = Shape::kDim;
+                                            int kv_head, int warp, int lane) {
+  constexpr int kPairs = Shape::kDim / 64;  // of columns, a lane
   const int64_t step = static_cast<int64_t>(tables.num_kv_heads) * tables.group;
-  for (int i = threadIdx.x; i < tables.group * kDim; i += kThreads) {
-    const int row = i / kDim;
-    const int d = i % kDim;
+  for (int row = warp; row < tables.group; row += kWarps) {
     const int64_t first = PartialRow(tables, s, 0, kv_head, row);
     float largest = -INFINITY;
-#pragma unroll 4
-    for (int split = 0; split < s.num_splits; ++split) {
+    for (int split = lane; split < s.num_splits; split += kWarp) {
       largest = fmaxf(largest, __ldcg(&tables.partial_state[first + split * step]).x);
     }
+    largest = WarpReduce(largest, [](float a, float b) { return fmaxf(a, b); });
     const float base = largest == -INFINITY ? 0.0f : largest;
-    float sum = 0.0f;
+    float2 sums[kPairs] = {};
     float weight_sum = 0.0f;
-#pragma unroll 4
-    for (int split = 0; split < s.num_splits; ++split) {
-      const int64_t at = first + split * step;
-      const float2 state = __ldcg(&tables.partial_state[at]);
-      const float factor = PowerOf2(state.x - base);
-      sum += factor * __ldcg(&tables.partial_out[at * kDim + d]);
-      weight_sum += factor * state.y;
+    for (int begin = 0; begin < s.num_splits; begin += kWarp) {
+      const int count = min(kWarp, s.num_splits - begin);
+      float factor = 0.0f;
+      if (lane < count) {
+        const float2 state = __ldcg(&tables.partial_state[first + (begin + lane) * step]);
+        factor = PowerOf2(state.x - base);
+        weight_sum += factor * state.y;
+      }
+      const auto* from = reinterpret_cast<const float2*>(tables.partial_out +
+                                                         (first + begin * step) * Shape::kDim);
+#pragma unroll 8
+      for (int i = 0; i < count; ++i) {
+        const float of_split = __shfl_sync(0xffffffffu, factor, i);
+#pragma unroll
+        for (int p = 0; p < kPairs; ++p) {
+          const float2 x = __ldcg(from + i * step * (Shape::kDim / 2) + p * kWarp + lane);
+          sums[p].x += of_split * x.x;
+          sums[p].y += of_split * x.y;
+        }
+      }
     }
-    s.out[QueryOffset(tables, row, kv_head) + d] = sum * InverseWeight(weight_sum);
+    const float inverse = InverseWeight(WarpSum(weight_sum));
+    auto* out = reinterpret_cast<float2*>(s.out + QueryOffset(tables, row, kv_head));
+#pragma unroll
+    for (int p = 0; p < kPairs; ++p) {
+      out[p * kWarp + lane] = {sums[p].x * inverse, sums[p].y * inverse};
+    }
   }
 }
 
@@ -309,16 +325,6 @@ __device__ __forceinline__ int BytesOf(ElementType type) {
   return type == ElementType::kFloat32 ? 4 : type == ElementType::kBFloat16 ? 2 : 1;
 }
 
-// Asks for `bytes` (a multiple of 16) from memory, so that they are in the L2 cache when they are
-// loaded.
-__device__ __forceinline__ void Prefetch(const uint8_t* from, int bytes) {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(bytes) : "memory");
-#else
-  asm volatile("prefetch.global.L2 [%0];" ::"l"(from) : "memory");
-#endif
-}
-
 // A unit on its way through a warp: its K and V are being read.
 template <class Shape>
 struct Stream {
@@ -330,21 +336,9 @@ struct Stream {
   ValueChunks<Shape> values;
 
   __device__ __forceinline__ void StartKeys(const AttentionTables& tables, int kv_head, int lane) {
-    type = walk.cursor.view->type;
+    type = walk.cursor.view.type;
     rows = Locate(walk, unit, tables.num_kv_heads, kv_head, Shape::kDim, BytesOf(type), lane);
     LoadChunks<Shape::kBytes, 2, Shape::kKeyChunks, 32>(rows.k, 8 * (lane % 4), type, keys);
-    PrefetchAhead(tables.num_kv_heads, kv_head, lane);
-  }
-  // A unit in registers is too little to have under way against memory's latency: the rows of the
-  // warp's units after next, as far as they are in this view.
-  __device__ __forceinline__ void PrefetchAhead(int num_kv_heads, int kv_head, int lane) {
-    const TableView& view = *walk.cursor.view;
-    const int token = unit.first + kUnitsAhead * walk.step + lane % kUnitTokens;
-    if (token >= min(walk.end, view.first_token + view.num_tokens)) return;
-    const int bytes = BytesOf(type) * Shape::kDim;
-    const int64_t row = static_cast<int64_t>(token - view.first_token) * num_kv_heads + kv_head;
-    const void* matrix = lane < kUnitTokens ? view.k : view.v;
-    Prefetch(static_cast<const uint8_t*>(matrix) + row * bytes, bytes);
   }
   __device__ __forceinline__ void StartValues(int lane) {
     LoadChunks<Shape::kBytes, 4, Shape::kValueChunks, 64>(rows.v, 8 * (lane / 4), type, values);
@@ -397,12 +391,12 @@ __global__ void __launch_bounds__(kThreads, Shape::kBlocks) DecodeKernel(Attenti
   const int lane = threadIdx.x % kWarp;
   const int kv_head = blockIdx.y;
   const TableItem item = tables.items[blockIdx.x];
-  const TableSequence& s = tables.sequences[item.sequence];
+  const TableSequence s = tables.sequences[item.sequence];
   const TableView* views = FetchViews(tables, item);
   const TokenRange range = RangeOf(s, item.split, LimitOf(s, 0), item.num_splits);
   const int first = range.begin + warp * kUnitTokens;
   Stream<Shape> stream = {
-      {ViewCursor{views}, views + item.num_views, first, kWarps * kUnitTokens, range.end, first}};
+      {ViewCursor(views), views + item.num_views, first, kWarps * kUnitTokens, range.end, first}};
   stream.unit = stream.walk.Next();
   if (stream.unit.count > 0) {
     stream.StartKeys(tables, kv_head, lane);
@@ -425,7 +419,7 @@ __global__ void __launch_bounds__(kThreads, Shape::kBlocks) DecodeKernel(Attenti
   }
   if (s.num_splits == 1) return;
   int32_t* counter = tables.counters + item.sequence * tables.num_kv_heads + kv_head;
-  if (IsLast(counter, item.num_items)) MergeSplits<Shape>(tables, s, kv_head);
+  if (IsLast(counter, item.num_items)) MergeSplits<Shape>(tables, s, kv_head, warp, lane);
 }
 
 template <class Shape>

@@ -41,11 +41,15 @@ cudaError_t LaunchFloat32(const AttentionLaunch& launch, AttentionTables tables,
 
 // Where the view of a token is; tokens are asked for in ascending order.
 struct ViewCursor {
-  const TableView* view;
+  const TableView* next;
+  TableView view;
+
+  __device__ __forceinline__ explicit ViewCursor(const TableView* first)
+      : next(first + 1), view(*first) {}
 
   // The last view is never passed.
   __device__ __forceinline__ void Seek(int token, const TableView* end) {
-    while (token >= view->first_token + view->num_tokens && view + 1 < end) ++view;
+    while (token >= view.first_token + view.num_tokens && next < end) view = *next++;
   }
 };
 

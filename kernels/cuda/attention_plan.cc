@@ -14,8 +14,9 @@ constexpr int64_t kWantedBlocks = 264;
 constexpr int64_t kLeastPrefillSplit = 512;
 constexpr int64_t kLeastDecodeSplit = 256;
 constexpr int64_t kMostDecodeSplits = 32;
-// Decode blocks that fill a chip about twice: more are made longer instead.
-constexpr int64_t kMostDecodeBlocks = 800;
+// Decode blocks that a Hopper chip holds at once, three on each of 132 multiprocessors: rather than
+// more, longer ones.
+constexpr int64_t kMostDecodeBlocks = 396;
 constexpr int64_t kFarthest = int64_t{1} << 30;
 constexpr size_t kWorkspaceAlign = 256;
 
@@ -200,20 +201,33 @@ class Planner {
   // A block may take several splits of a sequence one after the other: how many depends on the
   // batch, the splits and with them the sums do not.
   std::vector<TableItem> DecodeItems() const {
-    int64_t splits = 0;
-    for (int32_t i : decode_) splits += sequences_[i].num_splits;
-    const auto each = static_cast<int32_t>(
-        launch_.tensor_cores ? CeilDiv(splits * shape_.num_kv_heads, kMostDecodeBlocks) : 1);
+    const int32_t each = SplitsOfABlock();
     std::vector<TableItem> items;
     for (int32_t i : decode_) {
       const TableSequence& s = sequences_[i];
       const auto num_items = static_cast<int32_t>(CeilDiv(s.num_splits, each));
-      for (int32_t split = 0; split < s.num_splits; split += each) {
-        const int32_t here = std::min(each, s.num_splits - split);
-        items.push_back({i, 0, split, here, num_items, s.first_view, s.num_views});
+      const auto evenly = static_cast<int32_t>(CeilDiv(s.num_splits, num_items));
+      const auto used = static_cast<int32_t>(CeilDiv(s.num_splits, evenly));
+      for (int32_t split = 0; split < s.num_splits; split += evenly) {
+        const int32_t here = std::min(evenly, s.num_splits - split);
+        items.push_back({i, 0, split, here, used, s.first_view, s.num_views});
       }
     }
     return items;
+  }
+
+  int32_t SplitsOfABlock() const {
+    if (!launch_.tensor_cores) return 1;
+    int32_t most = 1;
+    for (int32_t i : decode_) most = std::max(most, sequences_[i].num_splits);
+    for (int32_t each = 1; each < most; ++each) {
+      int64_t blocks = 0;
+      for (int32_t i : decode_) {
+        blocks += CeilDiv(sequences_[i].num_splits, each) * shape_.num_kv_heads;
+      }
+      if (blocks <= kMostDecodeBlocks) return each;
+    }
+    return most;
   }
 
   // Of the sequence being added.

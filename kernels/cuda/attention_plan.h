@@ -39,7 +39,7 @@ struct AttentionInput {
 struct AttentionShape {
   int num_q_heads = 0;
   int num_kv_heads = 0;
-  int head_dim = 0;  // at most kMaxAttentionDim
+  int head_dim = 0;    // at most kMaxAttentionDim
   float scale = 1.0f;  // above 0
   AttentionPrecision precision = AttentionPrecision::kFloat32;
 

@@ -34,7 +34,7 @@ struct Walk {
   __device__ __forceinline__ Unit Next() {
     if (token >= end) return {token, 0};
     cursor.Seek(token, views_end);
-    const int stop = min(min(block + kUnitTokens, end), cursor.view->type_end);
+    const int stop = min(min(block + kUnitTokens, end), cursor.view.type_end);
     const Unit unit = {token, stop - token};
     if (stop == block + kUnitTokens) {
       block += step;
@@ -57,16 +57,17 @@ struct RowPointers {
 // Lane L finds token L % 16 and its rows are handed round: a unit may span many short views.
 __device__ __forceinline__ RowPointers Locate(const Walk& walk, Unit unit, int num_kv_heads,
                                               int kv_head, int head_dim, int bytes, int lane) {
-  const TableView* mine = walk.cursor.view;
+  const TableView* view = walk.cursor.next - 1;
+  TableView mine = walk.cursor.view;
   const int token = unit.first + min(lane % kUnitTokens, unit.count - 1);
-  while (token >= mine->first_token + mine->num_tokens) ++mine;
-  const int64_t row = static_cast<int64_t>(token - mine->first_token) * num_kv_heads + kv_head;
-  const auto k = reinterpret_cast<unsigned long long>(mine->k) + row * head_dim * bytes;
-  const auto v = reinterpret_cast<unsigned long long>(mine->v) + row * head_dim * bytes;
+  while (token >= mine.first_token + mine.num_tokens) mine = *++view;
+  const int64_t row = static_cast<int64_t>(token - mine.first_token) * num_kv_heads + kv_head;
+  const auto k = reinterpret_cast<unsigned long long>(mine.k) + row * head_dim * bytes;
+  const auto v = reinterpret_cast<unsigned long long>(mine.v) + row * head_dim * bytes;
   RowPointers rows;
-  const bool scaled = mine->k_scales != nullptr;
-  rows.k_scale = scaled ? __ldg(mine->k_scales + row) : 1.0f;
-  rows.v_scale = scaled ? __ldg(mine->v_scales + row) : 1.0f;
+  const bool scaled = mine.k_scales != nullptr;
+  rows.k_scale = scaled ? __ldg(mine.k_scales + row) : 1.0f;
+  rows.v_scale = scaled ? __ldg(mine.v_scales + row) : 1.0f;
   const int k_token = lane / 4;
   const int v_token = 2 * (lane % 4);
 #pragma unroll
