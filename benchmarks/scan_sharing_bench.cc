@@ -22,7 +22,6 @@ namespace {
 using nlohmann::json;
 
 constexpr int kRuns = 7;
-constexpr int kRows = 16;  // routing tokens of a question
 constexpr int kChunkTokens = 16, kPartChunks = 16;
 
 struct Shape {
@@ -84,12 +83,12 @@ class Crowd {
 };
 
 json Measure(const kernels::Backend& backend, const Shape& shape, DType dtype, int64_t chunks,
-             int questions) {
+             int rows, int questions) {
   const auto index = MakeIndex(backend, shape.routing, dtype, chunks);
   memory_node::ScanSharer sharer(&backend, {});
   std::vector<std::vector<float>> queries;
   for (int q = 0; q < questions; ++q) {
-    queries.push_back(bench::RandomFloats(kRows * shape.routing.query_width(), 100 + q));
+    queries.push_back(bench::RandomFloats(rows * shape.routing.query_width(), 100 + q));
   }
   const auto ask = [&](int q) {
     MSA_CHECK(sharer.Score({}, *index, shape.routing, 0, queries[q]).ok());
@@ -107,6 +106,7 @@ json Measure(const kernels::Backend& backend, const Shape& shape, DType dtype, i
   const auto timings = bench::TimeInTurns(kRuns, {alone, together});
   return {{"shape", shape.name},
           {"dtype", std::string(DTypeName(dtype))},
+          {"rows_a_question", rows},
           {"questions", questions},
           {"one_after_another_ms", timings[0].median() * 1e3},
           {"together_ms", timings[1].median() * 1e3},
@@ -123,15 +123,19 @@ int Main(int64_t tokens) {
   json rows = json::array();
   for (const Shape& shape : shapes) {
     for (const DType dtype : {DType::kBFloat16, DType::kInt8}) {
-      for (const int questions : {1, 2, 4, 8, 16}) {
-        rows.push_back(Measure(**backend, shape, dtype, tokens / kChunkTokens, questions));
+      // One routing token a question (the pass waits for memory), and as many as short questions
+      // have.
+      for (const int tokens_a_question : {1, 16}) {
+        for (const int questions : {1, 4, 16}) {
+          rows.push_back(Measure(**backend, shape, dtype, tokens / kChunkTokens, tokens_a_question,
+                                 questions));
+        }
       }
     }
   }
   std::cout << json{{"benchmark", "scan_sharing"},
                     {"machine", bench::Machine()},
                     {"memory_tokens", tokens},
-                    {"rows_a_question", kRows},
                     {"runs", kRuns},
                     {"rows", rows}}
                    .dump()

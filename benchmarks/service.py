@@ -67,9 +67,14 @@ class Processes:
             return f"127.0.0.1:{int(file.read())}"
 
     def msa(self, address, *arguments, stdin=None):
-        """A client verb with --json; gives the objects it printed."""
-        done = subprocess.run([self.msa_path, *arguments, "--json", "--server", address], input=stdin,
-                              capture_output=True, text=True, env=clean_environment())
+        """A client verb with --json; gives the objects it printed. On a machine so busy that a connection
+        takes more than gRPC waits (exit code 4), it is tried again."""
+        for _ in range(3):
+            done = subprocess.run([self.msa_path, *arguments, "--json", "--server", address],
+                                  input=stdin, capture_output=True, text=True,
+                                  env=clean_environment())
+            if done.returncode != 4:
+                break
         if done.returncode != 0:
             raise SystemExit(f"msa {' '.join(arguments)} ended with {done.returncode}: {done.stderr}")
         # Not splitlines: texts may hold Unicode's line separators.

@@ -88,7 +88,11 @@ void DocumentAdder::ReportFailure(const std::string& id, const std::string& wher
 }
 
 void DocumentAdder::DrawProgress(uint64_t done_bytes) {
-  progress_.Update(done_bytes, reader_.total_bytes(), SummaryLocked());
+  const double seconds = std::max(1e-3, absl::ToDoubleSeconds(absl::Now() - start_));
+  progress_.Update(
+      done_bytes, reader_.total_bytes(),
+      StrCat(WithCommas(totals_.added), totals_.added == 1 ? " document" : " documents",
+             absl::StrFormat(", %.0f tokens/s", totals_.tokens / seconds)));
 }
 
 std::string DocumentAdder::SummaryLocked() const {

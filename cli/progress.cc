@@ -1,5 +1,8 @@
 #include "cli/progress.h"
 
+#include <sys/ioctl.h>
+#include <unistd.h>
+
 #include <algorithm>
 
 #include "absl/strings/str_format.h"
@@ -15,6 +18,32 @@ std::string ProgressBar(uint64_t done, uint64_t total, int width) {
   return StrCat("[", std::string(filled, '#'), std::string(width - filled, '.'), "]",
                 absl::StrFormat(" %3.0f%%", share * 100));
 }
+
+std::string ProgressLine(uint64_t done, uint64_t total, const std::string& text, int columns) {
+  constexpr int kWidestBar = 30, kNarrowestBar = 10;
+  constexpr int kAround = 9;  // brackets, percentage, two spaces
+  const int room = columns - kAround - static_cast<int>(text.size());
+  const std::string bar = ProgressBar(done, total, std::clamp(room, kNarrowestBar, kWidestBar));
+  const std::string line = bar.empty() ? text : StrCat(bar, "  ", text);
+  return line.substr(0, static_cast<size_t>(std::max(columns, 0)));
+}
+
+std::string ShortDuration(absl::Duration duration) {
+  const int64_t seconds = std::max<int64_t>(0, absl::ToInt64Seconds(duration));
+  if (seconds < 3600) return absl::StrFormat("%d:%02d", seconds / 60, seconds % 60);
+  return absl::StrFormat("%d:%02d:%02d", seconds / 3600, seconds / 60 % 60, seconds % 60);
+}
+
+namespace {
+
+// Of the terminal on standard error.
+int TerminalColumns() {
+  winsize size{};
+  if (ioctl(STDERR_FILENO, TIOCGWINSZ, &size) != 0 || size.ws_col == 0) return 80;
+  return size.ws_col;
+}
+
+}  // namespace
 
 std::string WithCommas(int64_t value) {
   const std::string digits = std::to_string(value);
@@ -33,8 +62,14 @@ void Progress::Update(uint64_t done, uint64_t total, const std::string& text) {
   if (drawn_ && now - last_draw_ < absl::Milliseconds(100)) return;
   last_draw_ = now;
   drawn_ = true;
-  // \r and "erase to the end of the line": a shorter text leaves nothing of a longer one.
-  out_ << "\r" << ProgressBar(done, total, 30) << "  " << text << "\x1b[K" << std::flush;
+  std::string timed = text;
+  if (done > 0 && done < total) {
+    const double left = static_cast<double>(total - done) / static_cast<double>(done);
+    timed += StrCat(", ", ShortDuration((now - start_) * left), " left");
+  }
+  // \r and "erase to the end of the line": a shorter text leaves nothing of a longer one. The last
+  // column stays free: a terminal may begin a new line after it.
+  out_ << "\r" << ProgressLine(done, total, timed, TerminalColumns() - 1) << "\x1b[K" << std::flush;
 }
 
 void Progress::Clear() {

@@ -51,12 +51,12 @@ __global__ void PackKernel(AttentionTables tables) {
   const TablePackItem item = tables.pack_items[blockIdx.x];
   const TableSequence s = tables.sequences[item.sequence];
   const TableView* views = tables.views + s.first_view;
-  ViewCursor cursor(views);
+  ViewCursor cursor = {views};
   const int end = min(item.first_token + kPackTokens, s.packed_tokens);
   for (int token = item.first_token + static_cast<int>(threadIdx.x) / kWarp; token < end;
        token += kPackThreads / kWarp) {
     cursor.Seek(token, views + s.num_views);
-    const TableView& view = cursor.view;
+    const TableView& view = *cursor.view;
     const int64_t row = token - view.first_token;
     PackRow(view.k, view.k_scales, view.type, row, tables.num_kv_heads, tables.head_dim,
             s.packed_row + token, tables.packed_k);

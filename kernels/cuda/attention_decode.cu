@@ -15,6 +15,7 @@ constexpr int kWarps = 4;
 constexpr int kThreads = kWarps * kWarp;
 constexpr int kTileHeads = 8;
 constexpr int kSharedViews = 48;
+constexpr int kUnitsAhead = 2;
 
 // kHeadTiles: of eight query heads.
 template <int kDimension, int kElementBytes, int kHeads>
@@ -308,6 +309,16 @@ __device__ __forceinline__ int BytesOf(ElementType type) {
   return type == ElementType::kFloat32 ? 4 : type == ElementType::kBFloat16 ? 2 : 1;
 }
 
+// Asks for `bytes` (a multiple of 16) from memory, so that they are in the L2 cache when they are
+// loaded.
+__device__ __forceinline__ void Prefetch(const uint8_t* from, int bytes) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(bytes) : "memory");
+#else
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(from) : "memory");
+#endif
+}
+
 // A unit on its way through a warp: its K and V are being read.
 template <class Shape>
 struct Stream {
@@ -319,9 +330,21 @@ struct Stream {
   ValueChunks<Shape> values;
 
   __device__ __forceinline__ void StartKeys(const AttentionTables& tables, int kv_head, int lane) {
-    type = walk.cursor.view.type;
+    type = walk.cursor.view->type;
     rows = Locate(walk, unit, tables.num_kv_heads, kv_head, Shape::kDim, BytesOf(type), lane);
     LoadChunks<Shape::kBytes, 2, Shape::kKeyChunks, 32>(rows.k, 8 * (lane % 4), type, keys);
+    PrefetchAhead(tables.num_kv_heads, kv_head, lane);
+  }
+  // A unit in registers is too little to have under way against memory's latency: the rows of the
+  // warp's units after next, as far as they are in this view.
+  __device__ __forceinline__ void PrefetchAhead(int num_kv_heads, int kv_head, int lane) {
+    const TableView& view = *walk.cursor.view;
+    const int token = unit.first + kUnitsAhead * walk.step + lane % kUnitTokens;
+    if (token >= min(walk.end, view.first_token + view.num_tokens)) return;
+    const int bytes = BytesOf(type) * Shape::kDim;
+    const int64_t row = static_cast<int64_t>(token - view.first_token) * num_kv_heads + kv_head;
+    const void* matrix = lane < kUnitTokens ? view.k : view.v;
+    Prefetch(static_cast<const uint8_t*>(matrix) + row * bytes, bytes);
   }
   __device__ __forceinline__ void StartValues(int lane) {
     LoadChunks<Shape::kBytes, 4, Shape::kValueChunks, 64>(rows.v, 8 * (lane / 4), type, values);
@@ -374,12 +397,12 @@ __global__ void __launch_bounds__(kThreads, Shape::kBlocks) DecodeKernel(Attenti
   const int lane = threadIdx.x % kWarp;
   const int kv_head = blockIdx.y;
   const TableItem item = tables.items[blockIdx.x];
-  const TableSequence s = tables.sequences[item.sequence];
+  const TableSequence& s = tables.sequences[item.sequence];
   const TableView* views = FetchViews(tables, item);
   const TokenRange range = RangeOf(s, item.split, LimitOf(s, 0), item.num_splits);
   const int first = range.begin + warp * kUnitTokens;
   Stream<Shape> stream = {
-      {ViewCursor(views), views + item.num_views, first, kWarps * kUnitTokens, range.end, first}};
+      {ViewCursor{views}, views + item.num_views, first, kWarps * kUnitTokens, range.end, first}};
   stream.unit = stream.walk.Next();
   if (stream.unit.count > 0) {
     stream.StartKeys(tables, kv_head, lane);

@@ -41,15 +41,11 @@ cudaError_t LaunchFloat32(const AttentionLaunch& launch, AttentionTables tables,
 
 // Where the view of a token is; tokens are asked for in ascending order.
 struct ViewCursor {
-  const TableView* next;
-  TableView view;
-
-  __device__ __forceinline__ explicit ViewCursor(const TableView* first)
-      : next(first + 1), view(*first) {}
+  const TableView* view;
 
   // The last view is never passed.
   __device__ __forceinline__ void Seek(int token, const TableView* end) {
-    while (token >= view.first_token + view.num_tokens && next < end) view = *next++;
+    while (token >= view->first_token + view->num_tokens && view + 1 < end) ++view;
   }
 };
 

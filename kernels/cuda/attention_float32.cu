@@ -103,7 +103,7 @@ __device__ void LoadRows(const AttentionTables& tables, const TableView* views_e
       continue;
     }
     cursor.Seek(token, views_end);
-    const TableView& view = cursor.view;
+    const TableView& view = *cursor.view;
     const int64_t row =
         static_cast<int64_t>(token - view.first_token) * tables.num_kv_heads + kv_head;
     const bool scaled = view.k_scales != nullptr;
@@ -125,7 +125,7 @@ __device__ __forceinline__ void LoadTile(const AttentionTables& tables, const Ta
                                          ViewCursor& cursor, int kv_head, int begin, int end,
                                          float* k, float* v) {
   cursor.Seek(begin, views_end);
-  const TableView& view = cursor.view;
+  const TableView& view = *cursor.view;
   const auto aligned = reinterpret_cast<uintptr_t>(view.k) | reinterpret_cast<uintptr_t>(view.v);
   const bool whole = begin + kTokens <= min(end, view.first_token + view.num_tokens) &&
                      tables.head_dim % 4 == 0 && aligned % 16 == 0;
@@ -192,7 +192,7 @@ __global__ void __launch_bounds__(kThreads) AttendFloat32Kernel(AttentionTables 
   const TokenRange range = RangeOf(s, item.split, LimitOf(s, last_row / tables.group));
   const TableView* views = tables.views + s.first_view;
   const TableView* views_end = views + s.num_views;
-  ViewCursor cursor(views);
+  ViewCursor cursor = {views};
 
   const int row_lane = threadIdx.x / kColumnLanes;
   const int column_lane = threadIdx.x % kColumnLanes;

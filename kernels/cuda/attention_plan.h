@@ -40,7 +40,7 @@ struct AttentionShape {
   int num_q_heads = 0;
   int num_kv_heads = 0;
   int head_dim = 0;  // at most kMaxAttentionDim
-  float scale = 1.0f;
+  float scale = 1.0f;  // above 0
   AttentionPrecision precision = AttentionPrecision::kFloat32;
 
   int group() const { return num_q_heads / num_kv_heads; }

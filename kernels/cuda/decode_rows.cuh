@@ -9,6 +9,7 @@
 #define MSA_KERNELS_CUDA_DECODE_ROWS_CUH_
 
 #include "kernels/cuda/attention_device.cuh"
+#include "kernels/cuda/decode_widen.cuh"
 #include "kernels/cuda/mma.cuh"
 
 namespace msa::kernels::cuda {
@@ -33,7 +34,7 @@ struct Walk {
   __device__ __forceinline__ Unit Next() {
     if (token >= end) return {token, 0};
     cursor.Seek(token, views_end);
-    const int stop = min(min(block + kUnitTokens, end), cursor.view.type_end);
+    const int stop = min(min(block + kUnitTokens, end), cursor.view->type_end);
     const Unit unit = {token, stop - token};
     if (stop == block + kUnitTokens) {
       block += step;
@@ -56,17 +57,16 @@ struct RowPointers {
 // Lane L finds token L % 16 and its rows are handed round: a unit may span many short views.
 __device__ __forceinline__ RowPointers Locate(const Walk& walk, Unit unit, int num_kv_heads,
                                               int kv_head, int head_dim, int bytes, int lane) {
-  const TableView* view = walk.cursor.next - 1;
-  TableView mine = walk.cursor.view;
+  const TableView* mine = walk.cursor.view;
   const int token = unit.first + min(lane % kUnitTokens, unit.count - 1);
-  while (token >= mine.first_token + mine.num_tokens) mine = *++view;
-  const int64_t row = static_cast<int64_t>(token - mine.first_token) * num_kv_heads + kv_head;
-  const auto k = reinterpret_cast<unsigned long long>(mine.k) + row * head_dim * bytes;
-  const auto v = reinterpret_cast<unsigned long long>(mine.v) + row * head_dim * bytes;
+  while (token >= mine->first_token + mine->num_tokens) ++mine;
+  const int64_t row = static_cast<int64_t>(token - mine->first_token) * num_kv_heads + kv_head;
+  const auto k = reinterpret_cast<unsigned long long>(mine->k) + row * head_dim * bytes;
+  const auto v = reinterpret_cast<unsigned long long>(mine->v) + row * head_dim * bytes;
   RowPointers rows;
-  const bool scaled = mine.k_scales != nullptr;
-  rows.k_scale = scaled ? __ldg(mine.k_scales + row) : 1.0f;
-  rows.v_scale = scaled ? __ldg(mine.v_scales + row) : 1.0f;
+  const bool scaled = mine->k_scales != nullptr;
+  rows.k_scale = scaled ? __ldg(mine->k_scales + row) : 1.0f;
+  rows.v_scale = scaled ? __ldg(mine->v_scales + row) : 1.0f;
   const int k_token = lane / 4;
   const int v_token = 2 * (lane % 4);
 #pragma unroll
@@ -78,13 +78,6 @@ __device__ __forceinline__ RowPointers Locate(const Walk& walk, Unit unit, int n
   }
   return rows;
 }
-
-// Eight elements as they are stored. kBytes: room for an element, 2 or 4; where it is 2, float32 is
-// rounded on the way.
-template <int kBytes>
-struct RawChunk {
-  uint4 part[kBytes / 2];
-};
 
 __device__ __forceinline__ uint4 LoadStreamed16(const uint8_t* from) {
   uint4 x;
@@ -99,13 +92,6 @@ __device__ __forceinline__ uint2 LoadStreamed8(const uint8_t* from) {
                : "=r"(x.x), "=r"(x.y)
                : "l"(from));
   return x;
-}
-
-__device__ __forceinline__ uint4 RoundEight(uint4 a, uint4 b) {
-  return {PackBFloat16(__uint_as_float(a.x), __uint_as_float(a.y)),
-          PackBFloat16(__uint_as_float(a.z), __uint_as_float(a.w)),
-          PackBFloat16(__uint_as_float(b.x), __uint_as_float(b.y)),
-          PackBFloat16(__uint_as_float(b.z), __uint_as_float(b.w))};
 }
 
 // kRows rows, kChunks of each; chunk j of row i at element `column` + kStride · j.
@@ -147,59 +133,6 @@ __device__ __forceinline__ void LoadChunks(const uint8_t* const (&rows)[kRows], 
         }
       }
     }
-  }
-}
-
-// Two int8, at bits 0 … 7 and 16 … 23 of `spread` under bytes of 0x43, to bfloat16, exactly: with
-// the sign bit s and the other seven bits m, (128 + m) - (128 + 128 s), both of which are bfloat16
-// with their bits in plain sight.
-__device__ __forceinline__ uint32_t WidenInt8Pair(uint32_t spread) {
-  const uint32_t value = spread & 0xff7fff7fu;
-  const uint32_t offset = spread & 0xff80ff80u;
-  const __nv_bfloat162 result = __hsub2(*reinterpret_cast<const __nv_bfloat162*>(&value),
-                                        *reinterpret_cast<const __nv_bfloat162*>(&offset));
-  return *reinterpret_cast<const uint32_t*>(&result);
-}
-
-__device__ __forceinline__ uint32_t WidenFloat8Pair(uint32_t bytes) {
-  const __half2 half(
-      __nv_cvt_fp8x2_to_halfraw2(static_cast<__nv_fp8x2_storage_t>(bytes), __NV_E4M3));
-  const float2 x = __half22float2(half);
-  return PackBFloat16(x.x, x.y);
-}
-
-template <int kBytes, int kRows, int kChunks, class Widen>
-__device__ __forceinline__ void ForChunks(RawChunk<kBytes> (&chunks)[kRows][kChunks],
-                                          const Widen& widen) {
-#pragma unroll
-  for (int i = 0; i < kRows; ++i) {
-#pragma unroll
-    for (int j = 0; j < kChunks; ++j) widen(chunks[i][j]);
-  }
-}
-
-// The chunks' first parts become eight bfloat16.
-template <int kBytes, int kRows, int kChunks>
-__device__ __forceinline__ void WidenChunks(ElementType type,
-                                            RawChunk<kBytes> (&chunks)[kRows][kChunks]) {
-  if (type == ElementType::kInt8) {
-    ForChunks(chunks, [](RawChunk<kBytes>& chunk) {
-      const uint4 x = chunk.part[0];
-      chunk.part[0] = {WidenInt8Pair(__byte_perm(x.x, 0x43434343u, 0x4140)),
-                       WidenInt8Pair(__byte_perm(x.x, 0x43434343u, 0x4342)),
-                       WidenInt8Pair(__byte_perm(x.y, 0x43434343u, 0x4140)),
-                       WidenInt8Pair(__byte_perm(x.y, 0x43434343u, 0x4342))};
-    });
-  } else if (type == ElementType::kFloat8E4M3) {
-    ForChunks(chunks, [](RawChunk<kBytes>& chunk) {
-      const uint4 x = chunk.part[0];
-      chunk.part[0] = {WidenFloat8Pair(x.x & 0xffffu), WidenFloat8Pair(x.x >> 16),
-                       WidenFloat8Pair(x.y & 0xffffu), WidenFloat8Pair(x.y >> 16)};
-    });
-  } else if (kBytes == 4 && type == ElementType::kFloat32) {
-    ForChunks(chunks, [](RawChunk<kBytes>& chunk) {
-      chunk.part[0] = RoundEight(chunk.part[0], chunk.part[kBytes / 2 - 1]);
-    });
   }
 }
 

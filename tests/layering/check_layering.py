@@ -100,7 +100,7 @@ class Checker:
 
     def check_cuda(self):
         for name, included in self.includes.items():
-            if name.startswith("kernels/cuda/"):
+            if name.startswith(("kernels/cuda/", "tests/gpu/", "benchmarks/cuda/")):
                 continue
             for header in included:
                 if CUDA.search(header):
