@@ -1,7 +1,8 @@
 // Routing below the scan's floor: a pass over codes of 4 bits an element (an eighth of float32, a
 // quarter of bf16), then the exact scores of the parts that looked best. The result is the full
 // scan's, to the bit, as long as its best k are among the candidates; how often that holds is a
-// property of the bank, to be measured on it (coarse_bench). Conventions: kernels/cuda/routing.h.
+// property of the bank, to be measured on it (docs/decisions/0003-routing-on-gpus.md). Conventions:
+// kernels/cuda/routing.h.
 //
 // A code c (0 … 15) stands for scale · (c - 7.5), one scale a chunk. Elements 64·i + j and
 // 64·i + 32 + j (j < 32) are the low and the high half of byte 32·i + j: KeyFormat::kInt4.
@@ -31,7 +32,7 @@ struct CoarseArgs {
   // to 4,096; not kThroughput.
   RoutingArgs scan;
   const RoutingSegment* codes = nullptr;  // [scan.num_segments], as the scan's but for the keys
-  int num_candidates = 256;               // parts scored exactly: k … kMaxTopK
+  int num_candidates = 128;               // parts scored exactly: k … kMaxTopK
   // As in TopKArgs.
   const int64_t* references = nullptr;
   const uint8_t* visible = nullptr;
