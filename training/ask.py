@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import random
 import re
@@ -53,22 +54,47 @@ def sound(answer: str, question: str, texts: list[str]) -> bool:
     return any(answer in t for t in texts) or (len(texts) == 2 and answer in ("yes", "no"))
 
 
-class Asker:
-    def __init__(self, model: MsaModel, tokenizer, docs: list[dict], seed: int, temperature: float):
-        self.model, self.tokenizer, self.docs, self.temperature = model, tokenizer, docs, temperature
-        with torch.no_grad():
-            self.layers = model.merged()
-        self.generator = torch.Generator(model.frequency.device).manual_seed(seed)
+class Writer:
+    """Turns passages into token lists; forked workers share it (tokenising is most of the processor's work)."""
+
+    def __init__(self, tokenizer, docs: list[dict]):
+        self.tokenizer, self.docs = tokenizer, docs
         self.stop = tokenizer.token_to_id("<|im_end|>")
 
     def text(self, number: int) -> str:
         d = self.docs[number]
         return frames.cut(self.tokenizer, frames.document_text(d["t"], d["x"]), TEXT_TOKENS)
 
-    def ask(self, items: list[list[int]], block_tokens: int) -> list[dict]:
-        texts = [[self.text(n) for n in item] for item in items]
-        prompts = [frames.encode(self.tokenizer, frames.asking_prompt(t)) for t in texts]
-        made = []
+    def asking(self, item: list[int]) -> tuple[list[str], list[int]]:
+        texts = [self.text(n) for n in item]
+        return texts, frames.encode(self.tokenizer, frames.asking_prompt(texts))
+
+    def reading(self, m: dict) -> tuple[list[int], list[int]]:
+        prompt = frames.reader_prompt(m["q"], [(1 + i, self.text(n)) for i, n in enumerate(m["p"])])
+        return frames.encode(self.tokenizer, prompt), frames.encode(self.tokenizer, m["a"][0]) + [self.stop]
+
+
+WRITER: Writer | None = None    # of this process; the workers have its copy
+
+
+def asking_of(items: list[list[int]]) -> list[tuple[list[str], list[int]]]:
+    return [WRITER.asking(item) for item in items]
+
+
+def reading_of(m: dict) -> tuple[list[int], list[int]]:
+    return WRITER.reading(m)
+
+
+class Asker:
+    def __init__(self, model: MsaModel, tokenizer, seed: int, temperature: float):
+        self.model, self.tokenizer, self.temperature = model, tokenizer, temperature
+        with torch.no_grad():
+            self.layers = model.merged()
+        self.generator = torch.Generator(model.frequency.device).manual_seed(seed)
+        self.stop = tokenizer.token_to_id("<|im_end|>")
+
+    def ask(self, items: list[list[int]], prepared: list, block_tokens: int) -> list[dict]:
+        texts, prompts, made = [t for t, _ in prepared], [p for _, p in prepared], []
         for block in in_blocks(prompts, block_tokens, STEPS):
             written = complete(self.model, self.layers, [prompts[i] for i in block], self.stop, STEPS,
                                self.temperature, self.generator)
@@ -80,13 +106,8 @@ class Asker:
         return made
 
     @torch.no_grad()
-    def check(self, made: list[dict], block_tokens: int) -> None:
-        """Marks the pairs whose answer greedy reading repeats."""
-        samples = []
-        for m in made:
-            prompt = frames.reader_prompt(m["q"], [(1 + i, self.text(n)) for i, n in enumerate(m["p"])])
-            samples.append((frames.encode(self.tokenizer, prompt),
-                            frames.encode(self.tokenizer, m["a"][0]) + [self.stop]))
+    def check(self, made: list[dict], samples: list, block_tokens: int) -> None:
+        """Marks the pairs whose answer greedy reading repeats; samples: their reading_of()."""
         for block in in_blocks([p + a for p, a in samples], block_tokens, 0):
             packed, places, targets = batches.reading([samples[i] for i in block])
             device = self.model.frequency.device
@@ -120,27 +141,34 @@ def main() -> None:
     parser.add_argument("--pairs", type=float, default=0.25, help="share of linked passages")
     parser.add_argument("--temperature", type=float, default=0.7)
     parser.add_argument("--block", type=int, default=500_000, help="tokens of a block")
+    parser.add_argument("--workers", type=int, default=12)
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     cuda = torch.cuda.is_available()
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if cuda else torch.device("cpu")
-    if cuda:
-        torch.cuda.set_device(device)
     docs, links = (read_xz(Path(args.bundle) / f"{n}.jsonl.xz") for n in ("docs", "links"))
-    model = MsaModel(args.base, read_config(args.adapter), torch.bfloat16 if cuda else torch.float32)
-    load_adapter(model, args.adapter)
-    asker = Asker(model.to(device), frames.load_tokenizer(f"{args.base}/tokenizer.json"), docs, args.seed + rank,
-                  args.temperature)
+    tokenizer = frames.load_tokenizer(f"{args.base}/tokenizer.json")
+    global WRITER
+    WRITER = Writer(tokenizer, docs)
     work = candidates(docs, links, random.Random(args.seed), args.pairs)[rank::world][: args.limit]
-    made, begin, size = [], time.time(), 1024 * 4
-    for at in range(0, len(work), size):
-        made += asker.ask(work[at:at + size], args.block)
-        print(f"rank {rank}: asked {min(at + size, len(work))}, kept {len(made)}, {time.time() - begin:.0f} s",
-              flush=True)
-        if time.time() - begin > args.seconds:
-            break
-    asker.check(made, args.block)
+    parts = [work[at:at + 4096] for at in range(0, len(work), 4096)]
+    with multiprocessing.get_context("fork").Pool(args.workers) as pool:    # before the device is touched
+        if cuda:
+            torch.cuda.set_device(device)
+        model = MsaModel(args.base, read_config(args.adapter), torch.bfloat16 if cuda else torch.float32)
+        load_adapter(model, args.adapter)
+        asker = Asker(model.to(device), tokenizer, args.seed + rank, args.temperature)
+        made, begin, done = [], time.time(), 0
+        for part in parts:
+            fine = [part[i:i + 128] for i in range(0, len(part), 128)]
+            prepared = [one for some in pool.map(asking_of, fine, chunksize=1) for one in some]
+            made += asker.ask(part, prepared, args.block)
+            done += len(part)
+            print(f"rank {rank}: asked {done}, kept {len(made)}, {time.time() - begin:.0f} s", flush=True)
+            if time.time() - begin > args.seconds:
+                break
+        asker.check(made, pool.map(reading_of, made, chunksize=128), args.block)
     if args.vectors and Path(args.vectors + ".npy").exists():
         add_negatives(made, docs, args.vectors, device)
     Path(args.out).mkdir(parents=True, exist_ok=True)

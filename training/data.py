@@ -192,7 +192,7 @@ class TrainingSet(Dataset):
 
     def _draft_pairs(self, rng, draft) -> None:
         count = self.stage["sizes"]["questions"]
-        for source, share in (("natural", 0.45), ("reqa", 0.3), ("pubmed", 0.06)):
+        for source, share in (("natural", 0.2), ("reqa", 0.5), ("pubmed", 0.08)):
             asked = self.questions[source]
             for q in rng.sample(asked, min(len(asked), int(count * share))):
                 draft.asked.append((q["q"], [self._put(draft, q["p"][0])]))
@@ -289,13 +289,17 @@ class TrainingSet(Dataset):
         return Batch("ask", None, [], reading, len(reading[0].ids))
 
     def _asked_sample(self, rng) -> tuple[list[tuple[str, str]], str, str]:
-        kind = rng.choices(("squad", "hops", "chain"), self.stage.get("asking_mix", (0.7, 0.15, 0.15)))[0]
-        if kind == "chain":
-            question, answer, golds, _ = self._read_chain(rng)
-            return golds[:2], answer, question
-        q = rng.choice(self.questions["squad"] if kind == "squad" else
-                       self.questions[rng.choice(("2wiki", "hotpot"))])
-        return [self._text(n) for n in q["p"][:2]], q["a"][0], q["q"]
+        for _ in range(20):
+            kind = rng.choices(("squad", "hops", "chain"), self.stage.get("asking_mix", (0.7, 0.15, 0.15)))[0]
+            if kind == "chain":
+                question, answer, golds, _ = self._read_chain(rng)
+                break
+            q = rng.choice(self.questions["squad"] if kind == "squad" else
+                           self.questions[rng.choice(("2wiki", "hotpot"))])
+            question, answer, golds = q["q"], q["a"][0], [self._text(n) for n in q["p"][:2]]
+            if kind != "squad" or answer in self._cut_body(*golds[0], self.stage.get("read_tokens", 220)):
+                break
+        return golds[:2], answer, question
 
     @staticmethod
     def _short(question: str) -> str:
@@ -329,20 +333,28 @@ class TrainingSet(Dataset):
     # Reading samples: (reader prompt ids, answer ids).
 
     def _reading_sample(self, rng) -> tuple[list[int], list[int]]:
-        mix = self.stage["reading_mix"]
-        kind = rng.choices(READING, [mix.get(k, 0) for k in READING])[0]
-        question, answer, golds, negatives = getattr(self, "_read_" + kind)(rng)
+        mix, limit = self.stage["reading_mix"], self.stage.get("read_tokens", 240)
+        for _ in range(20):
+            kind = rng.choices(READING, [mix.get(k, 0) for k in READING])[0]
+            question, answer, golds, negatives = getattr(self, "_read_" + kind)(rng)
+            golds = [(t, self._cut_body(t, x, limit + 160)) for t, x in golds]
+            # An answer that was cut off would teach to invent it.
+            if kind != "squad" or any(answer in x for _, x in golds):
+                break
         lost = self.stage.get("no_gold", 0.06)
         if kind in ("squad", "wiki", "factbook", "made") and negatives and rng.random() < lost:
             golds, negatives, answer = negatives[:1], negatives[1:], frames.REFUSAL
         total = max(len(golds), rng.choice(self.stage.get("reading_documents", (1, 3, 3, 3))))
-        chosen = golds + negatives[: total - len(golds)]
+        chosen = golds + [(t, self._cut_body(t, x, limit)) for t, x in negatives[: total - len(golds)]]
         references = sorted(rng.sample(range(1, 100_000 if rng.random() < 0.5 else 2000), len(chosen)))
         rng.shuffle(chosen)
-        limit = self.stage.get("read_tokens", 240)
-        texts = [(r, frames.cut(self.tokenizer, frames.document_text(*c), limit)) for r, c in zip(references, chosen)]
+        texts = [(r, frames.document_text(*c)) for r, c in zip(references, chosen)]
         prompt = frames.encode(self.tokenizer, frames.reader_prompt(question, texts))
         return prompt, frames.encode(self.tokenizer, answer)[:48] + [self.tokenizer.token_to_id("<|im_end|>")]
+
+    def _cut_body(self, title: str, text: str, limit: int) -> str:
+        whole = frames.cut(self.tokenizer, frames.document_text(title, text), limit)
+        return whole[len(title) + 1:] if title else whole
 
     def _text(self, number: int) -> tuple[str, str]:
         return self.docs[number]["t"], self.docs[number]["x"]

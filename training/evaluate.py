@@ -142,7 +142,7 @@ def spread(items: list, count: int) -> list:
 
 def read_all(model, layers, tokenizer, bank, questions, orders: dict, count: int) -> dict:
     """Reading scores of each way to choose documents, on the same evenly spaced questions."""
-    chosen = spread(list(range(len(questions))), count)
+    chosen = spread(list(range(len(questions))), count)     # orders: lists, or dictionaries by place
     some = [questions[i] for i in chosen]
     return {name: reading(model, layers, tokenizer, bank, some, [order[i] for i in chosen], n)
             for name, (order, n) in orders.items()}
@@ -171,9 +171,11 @@ def evaluate_set(model, layers, tokenizer, root: Path, name: str, limit: int, fu
     out = {"questions": len(questions), "documents": len(corpus), "tokens": bank.tokens,
            "one_round": recall(order, golds),
            "layer_recall@16": {l: recall(v.tolist(), golds)["recall@16"] for l, v in votes.items()}}
-    if name != "squad" or full:
-        later = second_round(model, layers, bank, tokenizer, head, texts, order, 3)
-        out["two_rounds"] = recall(later, golds)
+    if name != "squad" or full:  # single-hop questions: on those that are read
+        some = spread(list(range(len(questions))), read_limit if name == "squad" else 0)
+        pick = lambda items: [items[i] for i in some]
+        later = dict(zip(some, second_round(model, layers, bank, tokenizer, head, pick(texts), pick(order), 3)))
+        out["two_rounds"] = {"questions": len(some), **recall(list(later.values()), pick(golds))}
     if full:
         index = Bm25([t.replace("\n", " ") for t in bank.texts])
         word_order = [index.top(t, 20) for t in texts]
