@@ -301,9 +301,9 @@ class TrainingSet(Dataset):
                 break
         return golds[:2], answer, question
 
-    @staticmethod
-    def _short(question: str) -> str:
-        return " ".join(question.split()[:30])
+    def _short(self, question: str) -> str:
+        """At most 30 words and 64 tokens: one odd "word" would widen every row of its batch."""
+        return frames.cut(self.tokenizer, " ".join(question.split()[:30]), 64)
 
     def _hop_items(self, rng, draft, row, references, texts) -> list:
         """Later-round queries: the question, the taken texts with up to two distractors, the golds still missing."""

@@ -353,7 +353,7 @@ class MsaModel(nn.Module):
     def _route(self, out: Result, index: int, h, router, groups) -> None:
         for number, (group, row) in enumerate(zip(groups, self._rows(groups, 0))):
             out.folded[number][index] = self.folded_queries(h[row], router)
-            s = self.score(out.folded[number][index], out.memory.keys[index], out.memory.table, group)
+            s = self.score_again(out.folded[number][index], out.memory.keys[index], out.memory.table, group)
             allowed = s.detach()
             if group.excluded is not None:
                 allowed = allowed.masked_fill(group.excluded, float("-inf"))
@@ -383,6 +383,12 @@ class MsaModel(nn.Module):
         q = F.normalize(F.linear(h, router["q"]).float().view(len(h), c.num_heads, c.head_dim), dim=-1, eps=EPS)
         group = c.num_heads // c.num_kv_heads
         return q.view(len(h), c.num_kv_heads, group, -1).sum(2).flatten(1) / c.num_heads
+
+    def score_again(self, *args) -> Tensor:
+        """score(), computed once more in the backward pass: its [Q*T, C] products would be kept a layer otherwise."""
+        if torch.is_grad_enabled() and args[0].requires_grad:
+            return checkpoint(self.score, *args, use_reentrant=False)
+        return self.score(*args)
 
     @staticmethod
     def score(folded: Tensor, keys: Tensor, table: Tensor, queries: Queries) -> Tensor:

@@ -56,7 +56,7 @@ def with_others(model: MsaModel, batch: Batch, out: Result, exchange: Exchange) 
     known = torch.isin(others.names, batch.names)
     wide = []
     for group, scores, folded in zip(batch.groups, out.scores, out.folded):
-        more = {layer: model.score(folded[layer], others.keys[layer], others.table, group.queries) for layer in scores}
+        more = {layer: model.score_again(folded[layer], others.keys[layer], others.table, group.queries) for layer in scores}
         none = torch.zeros(len(group.positive), len(known), dtype=torch.bool, device=known.device)
         wide.append((Group(group.queries, torch.cat((group.positive, none), 1),
                            torch.cat((group.ignored, none | known), 1)),
