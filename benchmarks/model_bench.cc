@@ -56,8 +56,8 @@ json Prefill(const Transformer& model) {
 json Decode(const Transformer& model, int batch_size) {
   constexpr int kSteps = 32;
   return Rate(kSteps * batch_size, [&] {
-    std::vector<KvCache> caches(batch_size,
-                                KvCache(model.config().num_layers, model.kv_width(), 128));
+    std::vector<KvCache> caches;
+    for (int s = 0; s < batch_size; ++s) caches.push_back(model.NewCache(128));
     std::vector<SequenceChunk> steps(batch_size);
     const int32_t token = 500;
     for (int s = 0; s < batch_size; ++s) {
@@ -91,7 +91,12 @@ int Main(const std::string& dir) {
       std::cerr << weights.status() << "\n";
       return 1;
     }
-    const Transformer model(*config, *std::move(weights), **backend);
+    const auto made = Transformer::Make(*config, *std::move(weights), **backend);
+    if (!made.ok()) {
+      std::cerr << made.status() << "\n";
+      return 1;
+    }
+    const Transformer& model = **made;
     result["weights"][name] = {{"encode", Encode(model)},
                                {"prefill_512", Prefill(model)},
                                {"decode_batch_1", Decode(model, 1)},

@@ -23,6 +23,7 @@ class ComputeNodeVerb : public Verb {
     flags.AddRequired("--shard-map", &shard_map_, "File that names the cluster's processes");
     flags.AddRequired("--name", &name_, "This node's name in the map; its address is listened on");
     model_.AddFlags(flags);
+    backend_.AddFlags(flags);
     process_.AddFlags(flags, "");
   }
 
@@ -34,8 +35,7 @@ class ComputeNodeVerb : public Verb {
     }
     process_.SetListen(map.compute_nodes[static_cast<size_t>(index)].address);
     MSA_RETURN_IF_ERROR(process_.Prepare());
-    MSA_ASSIGN_OR_RETURN(const auto kernels,
-                         kernels::MakeBackend(model_.backend, process_.threads()));
+    MSA_ASSIGN_OR_RETURN(const auto kernels, backend_.Make(process_.threads()));
     MSA_ASSIGN_OR_RETURN(const auto node, model_.LoadNode(*kernels));
 
     const auto router = rpc::MakeRemoteSessionRouter({.address = map.router, .name = "the router"});
@@ -57,6 +57,7 @@ class ComputeNodeVerb : public Verb {
   std::string shard_map_;
   std::string name_;
   ModelFlags model_;
+  BackendFlags backend_;
   ServerProcess process_;
 };
 

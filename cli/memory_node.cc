@@ -17,7 +17,7 @@ class MemoryNodeVerb : public Verb {
     flags.AddRequired("--shard-map", &shard_map_, "File that names the cluster's processes");
     flags.AddRequired("--name", &name_, "This shard's name in the map; its address is listened on");
     store_.AddFlags(flags);
-    flags.AddChoice("--backend", &backend_, {"cpu", "reference"}, "Kernels to compute with");
+    backend_.AddFlags(flags);
     process_.AddFlags(flags, "");
   }
 
@@ -26,7 +26,7 @@ class MemoryNodeVerb : public Verb {
     MSA_ASSIGN_OR_RETURN(const int32_t index, map.FindShard(name_));
     process_.SetListen(map.shards[static_cast<size_t>(index)].address);
     MSA_RETURN_IF_ERROR(process_.Prepare());
-    MSA_ASSIGN_OR_RETURN(const auto kernels, kernels::MakeBackend(backend_, process_.threads()));
+    MSA_ASSIGN_OR_RETURN(const auto kernels, backend_.Make(process_.threads()));
     MSA_ASSIGN_OR_RETURN(const auto shard, store_.OpenShard(*kernels));
     rpc::GrpcServer::Builder builder(process_.options());
     builder.Add(shard.get());
@@ -36,7 +36,7 @@ class MemoryNodeVerb : public Verb {
  private:
   std::string shard_map_;
   std::string name_;
-  std::string backend_ = "cpu";
+  BackendFlags backend_;
   StoreFlags store_;
   ServerProcess process_;
 };

@@ -22,6 +22,28 @@ double SecondsSince(absl::Time start) { return absl::ToDoubleSeconds(absl::Now()
 
 }  // namespace
 
+void BackendFlags::AddFlags(FlagSet& flags) {
+  flags.AddChoice("--backend", &backend, {"cpu", "cuda", "reference"}, "What to compute with");
+  flags.Add("--gpu", &gpu, "With --backend cuda: the GPU's number");
+  flags.Add(
+      "--gpu-memory", &gpu_memory_mb,
+      "With --backend cuda: MB to take of the GPU, 0 for nearly all; keys beyond go to the host");
+  flags.Add("--host-memory", &host_memory_mb,
+            "With --backend cuda: MB of pinned memory for such keys, 0 for no limit");
+}
+
+absl::StatusOr<std::unique_ptr<kernels::Backend>> BackendFlags::Make(int num_threads) const {
+  if (gpu < 0 || gpu_memory_mb < 0 || host_memory_mb < 0) {
+    return absl::InvalidArgumentError("--gpu, --gpu-memory and --host-memory are 0 or more");
+  }
+  kernels::BackendOptions options;
+  options.num_threads = num_threads;
+  options.gpu = gpu;
+  options.gpu_memory_bytes = int64_t{gpu_memory_mb} << 20;
+  options.host_memory_bytes = int64_t{host_memory_mb} << 20;
+  return kernels::MakeBackend(backend, options);
+}
+
 void ModelFlags::AddFlags(FlagSet& flags) {
   flags.Add("--model", &model,
             "Folder of Hugging Face files (default: models/smollm2-135m-instruct)");
@@ -29,7 +51,6 @@ void ModelFlags::AddFlags(FlagSet& flags) {
             "Folder of routers and LoRA, merged at load (default: MODEL-msa beside the model)");
   flags.Add("--no-adapter", &no_adapter, "Use no adapter although there is one");
   flags.AddChoice("--weights", &weights, {"f32", "bf16", "int8"}, "Precision of the weights");
-  flags.AddChoice("--backend", &backend, {"cpu", "reference"}, "Kernels to compute with");
   flags.Add("--content-cache-mb", &content_cache_mb, "Memory for fetched blocks, MB");
   flags.Add("--prefetch-layers", &prefetch_layers,
             "Router layers whose blocks a document's first fetch brings");

@@ -14,12 +14,22 @@
 
 namespace msa::cli {
 
+// What computes.
+struct BackendFlags {
+  std::string backend = "cpu";
+  int32_t gpu = 0;
+  int32_t gpu_memory_mb = 0;
+  int32_t host_memory_mb = 0;
+
+  void AddFlags(FlagSet& flags);
+  absl::StatusOr<std::unique_ptr<kernels::Backend>> Make(int num_threads) const;
+};
+
 struct ModelFlags {
   std::string model;
   std::string adapter;
   bool no_adapter = false;
   std::string weights = "f32";
-  std::string backend = "cpu";
   int32_t content_cache_mb = 1024;
   int32_t prefetch_layers = 1;
   int32_t max_sessions = 16;

@@ -21,13 +21,13 @@ class ServeVerb : public Verb {
   void AddFlags(FlagSet& flags) override {
     store_.AddFlags(flags);
     model_.AddFlags(flags);
+    backend_.AddFlags(flags);
     process_.AddFlags(flags, "127.0.0.1:7070");
   }
 
   absl::Status Run(Io&) override {
     MSA_RETURN_IF_ERROR(process_.Prepare());
-    MSA_ASSIGN_OR_RETURN(const auto kernels,
-                         kernels::MakeBackend(model_.backend, process_.threads()));
+    MSA_ASSIGN_OR_RETURN(const auto kernels, backend_.Make(process_.threads()));
     // The folder first: a lock held by another process is told before a model is loaded.
     MSA_ASSIGN_OR_RETURN(const auto shard, store_.OpenShard(*kernels));
     MSA_ASSIGN_OR_RETURN(const auto node, model_.LoadNode(*kernels));
@@ -45,6 +45,7 @@ class ServeVerb : public Verb {
  private:
   StoreFlags store_;
   ModelFlags model_;
+  BackendFlags backend_;
   ServerProcess process_;
 };
 

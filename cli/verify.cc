@@ -12,6 +12,7 @@
 #include "absl/strings/str_format.h"
 #include "cli/json.h"
 #include "cli/model_paths.h"
+#include "cli/roles.h"
 #include "cli/server_verbs.h"
 #include "common/status_macros.h"
 #include "common/strings.h"
@@ -105,14 +106,14 @@ class VerifyVerb : public Verb {
   void AddFlags(FlagSet& flags) override {
     flags.Positional("cases", &cases_, "Folders of golden cases (tests/golden/README.md)");
     flags.Add("--model", &model_, "Base model of the cases that name an adapter");
-    flags.AddChoice("--backend", &backend_, {"cpu", "reference"}, "Kernels to compute with");
+    backend_.AddFlags(flags);
     flags.Add("--threads", &threads_, "Threads to compute with, 0 for one a core");
     flags.Add("--all", &all_, "Print every check, not only those that failed");
     flags.Add("--json", &json_, "Print JSON, an object a case");
   }
 
   absl::Status Run(Io& io) override {
-    MSA_ASSIGN_OR_RETURN(const auto kernels, kernels::MakeBackend(backend_, threads_));
+    MSA_ASSIGN_OR_RETURN(const auto kernels, backend_.Make(threads_));
     compute_node::VerifyOptions options;
     options.backend = kernels.get();
     options.make_memory = [&](rpc::ComputeNode& node) {
@@ -159,7 +160,7 @@ class VerifyVerb : public Verb {
 
   std::vector<std::string> cases_;
   std::string model_;
-  std::string backend_ = "cpu";
+  BackendFlags backend_;
   int32_t threads_ = 0;
   bool all_ = false;
   bool json_ = false;

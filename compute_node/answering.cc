@@ -263,8 +263,8 @@ absl::StatusOr<Prefill> Answering::PlainPrefill(absl::Span<const int32_t> ids) {
   }
   const absl::Time start = absl::Now();
   Prefill state;
-  state.cache = std::make_unique<KvCache>(config.num_layers, parts_.transformer.kv_width(),
-                                          num_tokens + answer_tokens());
+  state.cache =
+      std::make_unique<KvCache>(parts_.transformer.NewCache(num_tokens + answer_tokens()));
   MSA_RETURN_IF_ERROR(decoder_.Feed(state, ids, /*causal=*/true));
   usage_.prompt_tokens += num_tokens;
   timings_.prefill += absl::ToDoubleMilliseconds(absl::Now() - start);

@@ -36,6 +36,20 @@ rpc::Payload Aligned(rpc::Payload record) {
   return rpc::Payload(std::string(record.view()));
 }
 
+// K and V rows, and their scales, of a payload that starts at `base`.
+kernels::KvView ViewOf(const char* base, const rpc::BankSpec& bank, int64_t chunks) {
+  const ContentBlockLayout layout(bank.content_dtype, chunks, bank.routing.num_kv_heads,
+                                  bank.routing.head_dim);
+  kernels::KvView view;
+  view.k = base;
+  view.v = base + layout.v_offset;
+  view.k_scales = reinterpret_cast<const float*>(base + layout.k_scales_offset);
+  view.v_scales = reinterpret_cast<const float*>(base + layout.v_scales_offset);
+  view.dtype = bank.content_dtype;
+  view.num_tokens = chunks;
+  return view;
+}
+
 }  // namespace
 
 absl::StatusOr<std::shared_ptr<const ContentBlock>> ParseContentBlock(const rpc::BankSpec& bank,
@@ -55,15 +69,22 @@ absl::StatusOr<std::shared_ptr<const ContentBlock>> ParseContentBlock(const rpc:
                                       " has ", parsed.payload.size(), " bytes instead of ",
                                       layout.size));
   }
-  const char* base = parsed.payload.data();
-  kernels::KvView& view = block->view;
-  view.k = base;
-  view.v = base + layout.v_offset;
-  view.k_scales = reinterpret_cast<const float*>(base + layout.k_scales_offset);
-  view.v_scales = reinterpret_cast<const float*>(base + layout.v_scales_offset);
-  view.dtype = bank.content_dtype;
-  view.num_tokens = chunks;
+  block->view = ViewOf(parsed.payload.data(), bank, chunks);
   return std::shared_ptr<const ContentBlock>(std::move(block));
+}
+
+absl::StatusOr<std::shared_ptr<const ContentBlock>> MakeResident(
+    const kernels::Backend& backend, const rpc::BankSpec& bank,
+    std::shared_ptr<const ContentBlock> block) {
+  if (backend.memory_is_host()) return block;
+  const int64_t chunks = block->view.num_tokens;
+  const ContentBlockLayout layout(bank.content_dtype, chunks, bank.routing.num_kv_heads,
+                                  bank.routing.head_dim);
+  auto resident = std::make_shared<ContentBlock>();
+  MSA_ASSIGN_OR_RETURN(resident->resident,
+                       kernels::CopyToBackend(backend, block->view.k, layout.size));
+  resident->view = ViewOf(resident->resident.as<char>(), bank, chunks);
+  return std::shared_ptr<const ContentBlock>(std::move(resident));
 }
 
 std::shared_ptr<const ContentBlock> ContentCache::Find(uint64_t bank_uid, int64_t reference,
@@ -77,7 +98,7 @@ std::shared_ptr<const ContentBlock> ContentCache::Find(uint64_t bank_uid, int64_
 
 void ContentCache::Insert(uint64_t bank_uid, int64_t reference, int32_t layer,
                           std::shared_ptr<const ContentBlock> block) {
-  const size_t size = block->record.size();
+  const size_t size = block->bytes();
   if (size > capacity_bytes_) return;
   absl::MutexLock lock(&mu_);
   const Key key(bank_uid, reference, layer);
@@ -86,7 +107,7 @@ void ContentCache::Insert(uint64_t bank_uid, int64_t reference, int32_t layer,
   entries_[key] = recent_.begin();
   bytes_ += size;
   while (bytes_ > capacity_bytes_) {
-    bytes_ -= recent_.back().block->record.size();
+    bytes_ -= recent_.back().block->bytes();
     entries_.erase(recent_.back().key);
     recent_.pop_back();
   }

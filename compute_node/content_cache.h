@@ -14,15 +14,18 @@
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
-#include "kernels/types.h"
+#include "kernels/backend.h"
 #include "rpc/types.h"
 
 namespace msa::compute_node {
 
-// One part's K̄, V̄ of one layer. `view` points into `record`.
+// One part's K̄, V̄ of one layer. `view` points into `resident` where there is one, else `record`.
 struct ContentBlock {
-  rpc::Payload record;
+  rpc::Payload record;       // empty once the bytes are resident
+  kernels::Buffer resident;  // in memory of a backend that cannot read the processor's
   kernels::KvView view;
+
+  size_t bytes() const { return record.size() + resident.size(); }
 };
 
 // Checks checksum and identity (bank, reference, layer, model, precision, shape) of a content
@@ -31,6 +34,11 @@ absl::StatusOr<std::shared_ptr<const ContentBlock>> ParseContentBlock(const rpc:
                                                                       int64_t reference,
                                                                       int32_t layer,
                                                                       rpc::Payload record);
+
+// The block where `backend` attends to it fastest. RESOURCE_EXHAUSTED when its memory is full.
+absl::StatusOr<std::shared_ptr<const ContentBlock>> MakeResident(
+    const kernels::Backend& backend, const rpc::BankSpec& bank,
+    std::shared_ptr<const ContentBlock> block);
 
 class ContentCache {
  public:

@@ -20,35 +20,40 @@ int64_t NumChunks(int64_t tokens, int64_t chunk_tokens) {
 
 }  // namespace
 
-std::string BlockBuilder::Routing(const float* router_keys, int64_t num_tokens) const {
+absl::StatusOr<std::string> BlockBuilder::Routing(const float* router_keys,
+                                                  int64_t num_tokens) const {
   const int64_t chunks = NumChunks(num_tokens, bank_.routing_chunk_tokens);
   const int64_t width = bank_.routing.key_width();
-  std::vector<float> pooled(chunks * width);
-  backend_.PoolChunks(router_keys, num_tokens, width, bank_.routing_chunk_tokens, pooled.data());
+  MSA_ASSIGN_OR_RETURN(const kernels::Buffer memory,
+                       backend_.Allocate(chunks * width * sizeof(float)));
+  auto* pooled = memory.as<float>();
+  backend_.PoolChunks(router_keys, num_tokens, width, bank_.routing_chunk_tokens, pooled);
   if (cosine_) {
-    backend_.L2Normalize(pooled.data(), chunks * bank_.routing.num_kv_heads,
-                         bank_.routing.head_dim);
+    backend_.L2Normalize(pooled, chunks * bank_.routing.num_kv_heads, bank_.routing.head_dim);
   }
   const RoutingBlockLayout layout(bank_.routing_dtype, chunks, width);
   std::string block(layout.size, '\0');
   auto* scales = reinterpret_cast<float*>(block.data() + layout.scales_offset);
-  backend_.Quantize(pooled.data(), chunks, width, bank_.routing_dtype, block.data(), scales);
+  backend_.Quantize(pooled, chunks, width, bank_.routing_dtype, block.data(), scales);
   return block;
 }
 
-std::string BlockBuilder::Content(const float* k, const float* v, int64_t num_tokens) const {
+absl::StatusOr<std::string> BlockBuilder::Content(const float* k, const float* v,
+                                                  int64_t num_tokens) const {
   const int64_t chunks = NumChunks(num_tokens, bank_.content_chunk_tokens);
   const int heads = bank_.routing.num_kv_heads;
   const int head_dim = bank_.routing.head_dim;
   const int64_t width = int64_t{heads} * head_dim;
   const ContentBlockLayout layout(bank_.content_dtype, chunks, heads, head_dim);
   std::string block(layout.size, '\0');
-  std::vector<float> pooled(chunks * width);
+  MSA_ASSIGN_OR_RETURN(const kernels::Buffer memory,
+                       backend_.Allocate(chunks * width * sizeof(float)));
+  auto* pooled = memory.as<float>();
   const auto add = [&](const float* rows, size_t offset, size_t scales_offset) {
-    backend_.PoolChunks(rows, num_tokens, width, bank_.content_chunk_tokens, pooled.data());
+    backend_.PoolChunks(rows, num_tokens, width, bank_.content_chunk_tokens, pooled);
     auto* scales = reinterpret_cast<float*>(block.data() + scales_offset);
-    backend_.Quantize(pooled.data(), chunks * heads, head_dim, bank_.content_dtype,
-                      block.data() + offset, scales);
+    backend_.Quantize(pooled, chunks * heads, head_dim, bank_.content_dtype, block.data() + offset,
+                      scales);
   };
   add(k, 0, layout.k_scales_offset);
   add(v, layout.v_offset, layout.v_scales_offset);
@@ -89,15 +94,18 @@ class PoolingHook : public ForwardHook {
     if (!std::binary_search(memory.router_layers.begin(), memory.router_layers.end(), layer)) {
       return absl::OkStatus();
     }
-    transformer_.RouterKeys(layer, inputs, router_keys_);
+    MSA_ASSIGN_OR_RETURN(const kernels::Buffer router_keys, transformer_.RouterKeys(layer, inputs));
     const int64_t width = transformer_.kv_width();
     int64_t row = 0;
     for (const Target& target : targets_) {
       const BlockBuilder builder(transformer_.backend(), *target.bank, memory.cosine);
       rpc::EncodedLayer encoded;
-      std::string routing = builder.Routing(router_keys_.data() + row * width, target.num_tokens);
-      std::string content =
-          builder.Content(inputs.k + row * width, inputs.v + row * width, target.num_tokens);
+      MSA_ASSIGN_OR_RETURN(
+          std::string routing,
+          builder.Routing(router_keys.as<float>() + row * width, target.num_tokens));
+      MSA_ASSIGN_OR_RETURN(
+          std::string content,
+          builder.Content(inputs.k + row * width, inputs.v + row * width, target.num_tokens));
       encoded.routing_crc32c = Crc32c(routing);
       encoded.content_crc32c = Crc32c(content);
       encoded.routing = rpc::Payload(std::move(routing));
@@ -111,7 +119,6 @@ class PoolingHook : public ForwardHook {
  private:
   const Transformer& transformer_;
   std::vector<Target> targets_;
-  std::vector<float> router_keys_;
 };
 
 }  // namespace

@@ -19,7 +19,8 @@ namespace msa::compute_node {
 inline constexpr int64_t kMaxEncodeTokens = 65536;
 
 // Rows of documents' tokens of one router layer to a block, in the bank's precision. Pure; used by
-// the encoder and by tests.
+// the encoder and by tests. Rows may lie in either memory; RESOURCE_EXHAUSTED when the backend's is
+// full.
 class BlockBuilder {
  public:
   BlockBuilder(const kernels::Backend& backend, const rpc::BankSpec& bank, bool cosine)
@@ -27,9 +28,9 @@ class BlockBuilder {
 
   // router_keys [num_tokens, key_width] → pooled, normalised where the model routes by cosine, in
   // the routing precision.
-  std::string Routing(const float* router_keys, int64_t num_tokens) const;
+  absl::StatusOr<std::string> Routing(const float* router_keys, int64_t num_tokens) const;
   // k, v [num_tokens, num_kv_heads · head_dim] → pooled, in the content precision.
-  std::string Content(const float* k, const float* v, int64_t num_tokens) const;
+  absl::StatusOr<std::string> Content(const float* k, const float* v, int64_t num_tokens) const;
 
  private:
   const kernels::Backend& backend_;

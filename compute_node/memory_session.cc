@@ -30,8 +30,7 @@ absl::StatusOr<TemplatePrefix> TemplatePrefix::Make(const Transformer& transform
                                                     const Tokenizer& tokenizer) {
   const Frames frames(tokenizer, /*parse_special_tokens=*/true);
   MSA_ASSIGN_OR_RETURN(const std::vector<int32_t> head, frames.TemplateHead());
-  auto cache = std::make_shared<KvCache>(transformer.config().num_layers, transformer.kv_width(),
-                                         static_cast<int64_t>(head.size()));
+  auto cache = std::make_shared<KvCache>(transformer.NewCache(static_cast<int64_t>(head.size())));
   SequenceChunk sequence;
   sequence.tokens = head;
   sequence.cache = cache.get();
@@ -58,7 +57,7 @@ class MemorySession::RoutingHook : public ForwardHook {
     prefill_.context->layers[layer].push_back(session_.prefix_.View(layer));
     const std::vector<int32_t>& routed = session_.bank().router_layers;
     if (!std::binary_search(routed.begin(), routed.end(), layer)) return absl::OkStatus();
-    const std::vector<float> queries = Queries(layer, inputs);
+    MSA_ASSIGN_OR_RETURN(const std::vector<float> queries, Queries(layer, inputs));
     rpc::Selection selection;
     {
       const Stopwatch watch(session_.timings_.route);
@@ -81,21 +80,24 @@ class MemorySession::RoutingHook : public ForwardHook {
  private:
   // [routing tokens, query_width]: projected, normalised where the model routes by cosine, folded
   // where heads are averaged.
-  std::vector<float> Queries(int layer, const AttentionInputs& inputs) const {
+  absl::StatusOr<std::vector<float>> Queries(int layer, const AttentionInputs& inputs) const {
     const Transformer& transformer = session_.transformer_;
     const kernels::Backend& backend = transformer.backend();
     const RoutingShape& shape = session_.bank().routing;
     const auto tokens = static_cast<int64_t>(prompt_.routing_rows.size());
-    std::vector<float> queries;
-    transformer.RouterQueries(layer, inputs, prompt_.routing_rows, queries);
+    MSA_ASSIGN_OR_RETURN(const kernels::Buffer projected,
+                         transformer.RouterQueries(layer, inputs, prompt_.routing_rows));
     if (transformer.config().memory.cosine) {
-      backend.L2Normalize(queries.data(), tokens * shape.num_q_heads, shape.head_dim);
+      backend.L2Normalize(projected.as<float>(), tokens * shape.num_q_heads, shape.head_dim);
     }
-    if (!shape.folded()) return queries;
-    std::vector<float> folded(tokens * shape.query_width());
-    backend.FoldQueries(queries.data(), tokens, shape.num_q_heads, shape.num_kv_heads,
-                        shape.head_dim, folded.data());
-    return folded;
+    std::vector<float> queries(tokens * shape.query_width());
+    if (shape.folded()) {
+      backend.FoldQueries(projected.as<float>(), tokens, shape.num_q_heads, shape.num_kv_heads,
+                          shape.head_dim, queries.data());
+    } else {
+      backend.Copy(queries.data(), projected.data(), queries.size() * sizeof(float));
+    }
+    return queries;
   }
 
   MemorySession& session_;
@@ -161,8 +163,7 @@ absl::StatusOr<Prefill> MemorySession::Route(const rpc::CallContext& ctx,
   }
   Prefill prefill;
   constexpr int64_t kRoomToDecode = 256;
-  prefill.cache = std::make_unique<KvCache>(config.num_layers, transformer_.kv_width(),
-                                            num_tokens + kRoomToDecode);
+  prefill.cache = std::make_unique<KvCache>(transformer_.NewCache(num_tokens + kRoomToDecode));
   prefill.context = std::make_unique<AttentionContext>(config.num_layers);
   prefill.next_position = first_position + num_tokens;
   SequenceChunk sequence;
@@ -199,6 +200,7 @@ absl::Status MemorySession::Fetch(const rpc::CallContext& ctx, int32_t layer, in
     usage_.fetched_bytes += static_cast<int64_t>(fetched.record.size());
     MSA_ASSIGN_OR_RETURN(auto block, ParseContentBlock(bank(), fetched.reference, fetched.layer,
                                                        std::move(fetched.record)));
+    MSA_ASSIGN_OR_RETURN(block, MakeResident(transformer_.backend(), bank(), std::move(block)));
     memory_.cache->Insert(bank().uid, fetched.reference, fetched.layer, block);
     fetched_[{fetched.reference, fetched.layer}] = std::move(block);
   }

@@ -59,8 +59,8 @@ absl::StatusOr<std::unique_ptr<Node>> Node::Load(const NodeOptions& options,
   source.adapter_dir = options.adapter_dir;
   MSA_ASSIGN_OR_RETURN(ModelWeights weights, LoadWeights(source, config, backend, options.weights));
   node->name_ = ModelName(options.model_dir);
-  node->transformer_ =
-      std::make_unique<Transformer>(std::move(config), std::move(weights), backend);
+  MSA_ASSIGN_OR_RETURN(node->transformer_,
+                       Transformer::Make(std::move(config), std::move(weights), backend));
   MSA_ASSIGN_OR_RETURN(TemplatePrefix prefix,
                        TemplatePrefix::Make(*node->transformer_, *node->tokenizer_));
   node->prefix_ = std::make_unique<TemplatePrefix>(std::move(prefix));

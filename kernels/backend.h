@@ -2,6 +2,11 @@
 // double precision, and the oracle; `cpu` is Highway and oneDNN. Semantics common to all are in
 // kernels/types.h.
 //
+// Pointers may be of the processor's memory or of the backend's own (Allocate). A backend with
+// memory of its own works on what lies there without waiting, in the order of the calls; results
+// that go to the processor's memory are there when the call returns, and arguments there are copied
+// over first: right for tests and for small things, slow for a model.
+//
 // Thread-safety: every method may be called from several threads at once; outputs must not overlap
 // inputs unless said. Arguments are checked by the caller: a shape that does not fit is a bug. Cost
 // is stated in rows (r) of width w.
@@ -13,8 +18,10 @@
 #include <string_view>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
+#include "kernels/buffer.h"
 #include "kernels/types.h"
 
 namespace msa::kernels {
@@ -33,7 +40,30 @@ class Backend {
 
   virtual std::string_view name() const = 0;
 
-  // ---- Memory: pooling, folding, precision, routing
+  // ---- Memory of the backend
+  // ------------------------------------------------------------------------------------------------
+  // What memory is for decides where it comes from when a device is full: kWork (activations, K,V
+  // of sessions, weights) is refused, kResident (a bank's keys) falls back to the processor's
+  // memory, which the device then reads through the bus.
+  enum class Purpose { kWork, kResident };
+  // RESOURCE_EXHAUSTED when there is none.
+  virtual absl::StatusOr<Buffer> Allocate(size_t bytes, Purpose purpose = Purpose::kWork) const;
+  // From and to either memory. When `to` is the processor's, the bytes are there on return.
+  virtual void Copy(void* to, const void* from, size_t bytes) const;
+  // Whether the processor may read and write what Allocate gives.
+  virtual bool memory_is_host() const { return true; }
+  // An operation that failed since the start, or OK. Operations return nothing: whoever hands
+  // results on asks here first. A device that failed stays failed.
+  virtual absl::Status Health() const { return absl::OkStatus(); }
+
+  // out [rows, width] = columns begin … begin + width - 1 of x [rows, stride].
+  virtual void CopyColumns(const float* x, int64_t rows, int64_t stride, int64_t begin,
+                           int64_t width, float* out) const;
+  // out [rows.size(), width] = the rows of x [*, width] named.
+  virtual void GatherRows(const float* x, int64_t width, absl::Span<const int32_t> rows,
+                          float* out) const;
+
+  // ---- Memory of documents: pooling, folding, precision, routing
   // ------------------------------------------------------------- Mean over each run of
   // `chunk_tokens` rows of x [num_tokens, width], the last run may be shorter; each chunk is summed
   // by itself in float32. out [ceil(num_tokens / chunk_tokens), width]. NUMERICS "Chunk pooling".
@@ -60,6 +90,17 @@ class Backend {
   // chunks] matrix in memory.
   virtual void ScoreParts(const ScoreArgs& args) const = 0;
 
+  // All segments of a bank's layer in one pass.
+  virtual void ScoreBank(const ScoreBankArgs& args) const;
+
+  // The best `k` (1 … 1,024) of scores [n], score descending, then the lower index; kNoScore and
+  // NaN are never taken. For scores in memory of a backend that cannot be read from here.
+  struct IndexedScore {
+    float score;
+    int64_t index;
+  };
+  virtual std::vector<IndexedScore> TopIndices(const float* scores, int64_t n, int k) const;
+
   // The best `k` of candidates (kNoScore and NaN are never taken) in the order of Precedes. scores
   // [n], references [n]; visible is null or [n], 0 = masked. Returns at most k.
   virtual std::vector<ScoredPart> SelectTopK(absl::Span<const float> scores,
@@ -73,11 +114,16 @@ class Backend {
 
   // ---- Decoder
   // --------------------------------------------------------------------------------------------------
+  // out [ids.size(), width] = rows of table [vocab, width] of `dtype` (kFloat32 or kBFloat16).
+  virtual void Embed(const void* table, DType dtype, int64_t width, absl::Span<const int32_t> ids,
+                     float* out) const;
   // Holds w [out_features, in_features] in `format`. RESOURCE_EXHAUSTED when memory runs out.
   virtual absl::StatusOr<std::unique_ptr<LinearWeights>> PackLinear(const float* w,
                                                                     int64_t out_features,
                                                                     int64_t in_features,
                                                                     WeightFormat format) const = 0;
+  // Whether Linear rounds x to bfloat16 for weights of this format.
+  virtual bool rounds_activations(WeightFormat format) const { return false; }
   // y [rows, out_features] = x [rows, in_features] · wᵀ (+ bias [out_features] where not null). `w`
   // is of this backend.
   virtual void Linear(const LinearWeights& w, const float* x, int64_t rows, const float* bias,
@@ -91,15 +137,35 @@ class Backend {
   // transformers computes them; `magnitude` multiplies sine and cosine (1 except for YaRN).
   virtual void Rope(float* x, absl::Span<const int32_t> positions, int num_heads, int head_dim,
                     const float* inv_freq, float magnitude) const = 0;
-  // out[i] = silu(gate[i]) · up[i]; arrays may be the same.
-  virtual void SiluMul(const float* gate, const float* up, int64_t n, float* out) const = 0;
+  // Cuts packed rows into q, k and v, RmsNorm on the heads of q and k where the family has it, Rope
+  // on both.
+  virtual void SplitQkv(const SplitQkvArgs& args) const;
+  // out [rows, width]: silu(gate) · up, where a row of `gate_up` [rows, 2 · width] is gate, then
+  // up.
+  virtual void SiluMul(const float* gate_up, int64_t rows, int64_t width, float* out) const = 0;
   // x[i] += y[i].
   virtual void Add(float* x, const float* y, int64_t n) const = 0;
 };
 
-// `name` is "reference" or "cpu"; INVALID_ARGUMENT for another. num_threads 0 = one a core. The
-// only place that knows which backends were built.
-absl::StatusOr<std::unique_ptr<Backend>> MakeBackend(std::string_view name, int num_threads);
+// The bytes in memory of the backend.
+absl::StatusOr<Buffer> CopyToBackend(const Backend& backend, const void* data, size_t bytes);
+
+struct BackendOptions {
+  int num_threads = 0;  // of `cpu`; 0 = one a core
+  int gpu = 0;          // of `cuda`: the device's number
+  // Of `cuda`: what Allocate may take. 0: nearly all of the GPU; no limit on pinned memory.
+  int64_t gpu_memory_bytes = 0;
+  int64_t host_memory_bytes = 0;
+};
+
+// `name` is "reference", "cpu" or "cuda"; INVALID_ARGUMENT for another, FAILED_PRECONDITION for a
+// backend that was not built or finds no device. The only place that knows which were built.
+absl::StatusOr<std::unique_ptr<Backend>> MakeBackend(std::string_view name,
+                                                     const BackendOptions& options);
+inline absl::StatusOr<std::unique_ptr<Backend>> MakeBackend(std::string_view name,
+                                                            int num_threads) {
+  return MakeBackend(name, BackendOptions{.num_threads = num_threads});
+}
 
 }  // namespace msa::kernels
 

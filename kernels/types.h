@@ -19,6 +19,7 @@ struct KeySegment {
   DType dtype = DType::kFloat32;
   absl::Span<const int64_t>
       part_begin;  // [num_parts + 1]: part p owns chunks part_begin[p] … part_begin[p+1]-1
+  int64_t num_chunks = -1;  // part_begin.back(); -1: look there
 
   int64_t num_parts() const { return static_cast<int64_t>(part_begin.size()) - 1; }
 };
@@ -31,6 +32,15 @@ struct ScoreArgs {
   const float* queries = nullptr;         // [query_begin.back(), query_width]
   absl::Span<const int32_t> query_begin;  // [num_questions + 1], at least one row a question
   float* scores = nullptr;  // out [num_questions, num_parts]; kNoScore for a part without chunks
+};
+
+// The same over several segments of one precision; what is said of ScoreArgs holds.
+struct ScoreBankArgs {
+  RoutingShape shape;
+  absl::Span<const KeySegment> segments;
+  const float* queries = nullptr;
+  absl::Span<const int32_t> query_begin;
+  float* scores = nullptr;  // out [num_questions, parts of all segments], in the segments' order
 };
 
 // K and V rows of a document's chunks, of the template prefix, or of the local context.
@@ -62,8 +72,25 @@ struct AttentionArgs {
   bool causal = true;
 };
 
-// How a weight matrix is held. kBFloat16 and kInt8 round the weights once; activations and sums
-// stay float32.
+// Packed projections of one layer to attention's inputs.
+struct SplitQkvArgs {
+  const float* qkv = nullptr;  // [rows, (num_q_heads + 2 · num_kv_heads) · head_dim]: q, k, v
+  int64_t rows = 0;
+  int num_q_heads = 0;
+  int num_kv_heads = 0;
+  int head_dim = 0;
+  const float* q_norm = nullptr;  // [head_dim]: per-head RmsNorm before the rotation; null: none
+  const float* k_norm = nullptr;
+  float eps = 0.0f;
+  absl::Span<const int32_t> positions;  // [rows]
+  const float* inv_freq = nullptr;      // [head_dim / 2]
+  float* q = nullptr;                   // out [rows, num_q_heads, head_dim]
+  float* k = nullptr;                   // out [rows, num_kv_heads, head_dim]
+  float* v = nullptr;                   // out [rows, num_kv_heads, head_dim]
+};
+
+// How a weight matrix is held. kBFloat16 and kInt8 round the weights once. Sums are float32, and so
+// are activations but where Backend::rounds_activations.
 enum class WeightFormat : uint8_t { kFloat32 = 1, kBFloat16 = 2, kInt8 = 3 };
 
 }  // namespace msa::kernels

@@ -52,8 +52,9 @@ SegmentShape ShapeOf(const rpc::BankSpec& spec);
 // then calls what changes that document.
 class Bank {
  public:
-  Bank(rpc::BankSpec spec, const IndexOptions& options)
-      : spec_(std::move(spec)), index_(ShapeOf(spec_), options) {}
+  // `backend` holds the routing keys and must outlive it.
+  Bank(rpc::BankSpec spec, const kernels::Backend& backend, const IndexOptions& options)
+      : spec_(std::move(spec)), index_(backend, ShapeOf(spec_), options) {}
 
   const rpc::BankSpec& spec() const { return spec_; }
   RoutingIndex& index() { return index_; }

@@ -16,10 +16,11 @@ void AddTo(const std::vector<float>& scores, std::vector<double>* sums) {
   for (size_t slot = 0; slot < scores.size(); ++slot) (*sums)[slot] += scores[slot];
 }
 
-std::vector<float> BySlot(const PartScores& scores, uint64_t sequence, uint32_t num_slots) {
+std::vector<float> BySlot(const IndexView& views, absl::Span<const float> scores, uint64_t sequence,
+                          uint32_t num_slots) {
   std::vector<float> by_slot(num_slots);
-  const float* score = scores.scores.data();
-  for (const SegmentView& view : scores.view) {
+  const float* score = scores.data();
+  for (const SegmentView& view : views) {
     for (int64_t part = 0; part < view.num_parts; ++part, ++score) {
       // Slots are reused: only the visible owner's score counts.
       if (view.segment->Visible(part, sequence)) by_slot[view.segment->slot(part)] = *score;
@@ -52,13 +53,30 @@ absl::Status RankSums::Begin(int32_t round) {
   next_layer_ = 0;
   sums_.clear();
   early_.clear();
+  on_device_.clear();
   return absl::OkStatus();
 }
 
-void RankSums::Add(int layer_index, const PartScores& scores, uint64_t sequence,
-                   uint32_t num_slots) {
+void RankSums::Add(const kernels::Backend& backend, int layer_index, const PartScores& scores,
+                   uint64_t sequence, uint32_t num_slots) {
   if (!layers_.insert(layer_index).second) return;
-  early_[layer_index] = BySlot(scores, sequence, num_slots);
+  if (backend.memory_is_host()) {
+    AddHost(layer_index, BySlot(scores.view, scores.scores, sequence, num_slots));
+  } else {
+    on_device_[layer_index] = {scores, num_slots};
+  }
+}
+
+void RankSums::FetchAll(const kernels::Backend& backend, uint64_t sequence) {
+  for (const auto& [layer_index, layer] : on_device_) {
+    const std::vector<float> host = ToHost(backend, layer.scores);
+    AddHost(layer_index, BySlot(layer.scores.view, host, sequence, layer.num_slots));
+  }
+  on_device_.clear();
+}
+
+void RankSums::AddHost(int layer_index, std::vector<float> by_slot) {
+  early_[layer_index] = std::move(by_slot);
   while (!early_.empty() && early_.begin()->first == next_layer_) {
     AddTo(early_.begin()->second, &sums_);
     early_.erase(early_.begin());
@@ -72,13 +90,15 @@ std::vector<double> RankSums::Total() const {
   return total;
 }
 
-absl::StatusOr<std::vector<ScoredPart>> RankSums::Rank(int32_t round, const IndexView& view,
+absl::StatusOr<std::vector<ScoredPart>> RankSums::Rank(const kernels::Backend& backend,
+                                                       int32_t round, const IndexView& view,
                                                        uint64_t sequence,
-                                                       const RankOptions& options) const {
+                                                       const RankOptions& options) {
   if (round != round_ || layers_.empty()) {
     return absl::FailedPreconditionError(
         StrCat("no layer was routed in round ", round, "; route before ranking"));
   }
+  FetchAll(backend, sequence);
   const std::vector<double> total = Total();
   const absl::flat_hash_set<int64_t> exclude(options.exclude.begin(), options.exclude.end());
   std::vector<ScoredPart> parts;

@@ -29,13 +29,24 @@ class RankSums {
   // INVALID_ARGUMENT for a round that is over. A later round forgets the sums of the one before.
   absl::Status Begin(int32_t round);
   // Counts a layer's scores once a round, however often it is routed. `num_slots` is of the index.
-  void Add(int layer_index, const PartScores& scores, uint64_t sequence, uint32_t num_slots);
+  // Scores in memory that the processor cannot read stay there until they are ranked: most
+  // sessions of a model that writes its references never are.
+  void Add(const kernels::Backend& backend, int layer_index, const PartScores& scores,
+           uint64_t sequence, uint32_t num_slots);
   // Best first by Precedes, over the parts of `view` visible at `sequence` now. FAILED_PRECONDITION
   // when no layer was routed in `round`. A document is told by its part's added mark.
-  absl::StatusOr<std::vector<ScoredPart>> Rank(int32_t round, const IndexView& view,
-                                               uint64_t sequence, const RankOptions& options) const;
+  absl::StatusOr<std::vector<ScoredPart>> Rank(const kernels::Backend& backend, int32_t round,
+                                               const IndexView& view, uint64_t sequence,
+                                               const RankOptions& options);
 
  private:
+  struct OnDevice {
+    PartScores scores;
+    uint32_t num_slots;
+  };
+
+  void AddHost(int layer_index, std::vector<float> by_slot);
+  void FetchAll(const kernels::Backend& backend, uint64_t sequence);
   // Sums over all layers added, by slot.
   std::vector<double> Total() const;
 
@@ -45,6 +56,7 @@ class RankSums {
   std::vector<double> sums_;  // by slot
   // Layers that came before one below them; by slot. Empty when layers come in order.
   std::map<int, std::vector<float>> early_;
+  std::map<int, OnDevice> on_device_;  // not in sums_ yet
 };
 
 }  // namespace msa::memory_node

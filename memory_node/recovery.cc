@@ -365,12 +365,13 @@ absl::Status SweepDeletedBank(DocumentStore& store, uint64_t bank_uid) {
   return store.Commit(done, Priority::kUrgent);
 }
 
-absl::StatusOr<RecoveredStore> Recover(DocumentStore& store, const IndexOptions& options) {
+absl::StatusOr<RecoveredStore> Recover(DocumentStore& store, const kernels::Backend& backend,
+                                       const IndexOptions& options) {
   RecoveredStore recovered;
   MSA_ASSIGN_OR_RETURN(const auto specs, ReadBanks(store, &recovered.damaged_banks));
   for (const auto& [uid, spec] : specs) {
     MSA_RETURN_IF_ERROR(SweepBankGarbage(store, spec));
-    auto bank = std::make_shared<Bank>(spec, options);
+    auto bank = std::make_shared<Bank>(spec, backend, options);
     MSA_RETURN_IF_ERROR(BankLoader(store, bank).Load());
     recovered.banks.push_back(std::move(bank));
   }

@@ -21,7 +21,8 @@ struct RecoveredStore {
 
 // Sweeps garbage and deleted banks first. RESOURCE_EXHAUSTED when the keys do not fit in memory;
 // UNAVAILABLE when the disk fails.
-absl::StatusOr<RecoveredStore> Recover(DocumentStore& store, const IndexOptions& options);
+absl::StatusOr<RecoveredStore> Recover(DocumentStore& store, const kernels::Backend& backend,
+                                       const IndexOptions& options);
 
 // Removes what a garbage record names, and the record. Used while serving, too.
 void AddSweep(const rpc::BankSpec& bank, const DocumentEntry& entry, WriteSet* writes);

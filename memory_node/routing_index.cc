@@ -28,8 +28,9 @@ int64_t Chunks(const Segment& segment) { return segment.num_chunks(segment.num_p
 
 }  // namespace
 
-RoutingIndex::RoutingIndex(const SegmentShape& shape, const IndexOptions& options)
-    : shape_(shape), options_(options) {}
+RoutingIndex::RoutingIndex(const kernels::Backend& backend, const SegmentShape& shape,
+                           const IndexOptions& options)
+    : backend_(backend), shape_(shape), options_(options) {}
 
 int64_t RoutingIndex::MaxSegmentChunks() const {
   const int64_t by_bytes = options_.max_segment_bytes_per_layer / shape_.KeyBytes();
@@ -87,11 +88,12 @@ absl::Status RoutingIndex::MakeRoom(int64_t chunks) {
   const int64_t grown =
       std::clamp(num_chunks_ / 2, options_.min_segment_chunks, MaxSegmentChunks());
   const int64_t capacity = std::max(grown, chunks);
-  auto segment = Segment::Make(shape_, capacity, capacity);
-  if (segment == nullptr) {
-    return absl::ResourceExhaustedError(
-        StrCat("no memory for ", capacity * shape_.ChunkBytes(), " bytes of routing keys"));
+  auto made = Segment::Make(backend_, shape_, capacity, capacity);
+  if (!made.ok()) {
+    return absl::ResourceExhaustedError(StrCat("routing keys of ", capacity * shape_.ChunkBytes(),
+                                               " bytes: ", made.status().message()));
   }
+  std::shared_ptr<Segment> segment = *std::move(made);
   segments_.push_back(segment);
   open_ = std::move(segment);
   return absl::OkStatus();
@@ -222,8 +224,9 @@ bool RoutingIndex::Rewrite(const std::vector<std::shared_ptr<Segment>>& victims,
       chunks += victim->Entry(part).chunks;
     }
   }
-  auto merged = Segment::Make(shape_, parts, chunks);
-  if (merged == nullptr) return false;
+  auto made = Segment::Make(backend_, shape_, parts, chunks);
+  if (!made.ok()) return false;
+  const std::shared_ptr<Segment> merged = *std::move(made);
   std::vector<KeySource> sources(shape_.num_layers);
   for (const auto& victim : victims) {
     for (int64_t part = 0; part < victim->num_parts(); ++part) {

@@ -56,7 +56,9 @@ struct IndexStats {
 
 class RoutingIndex {
  public:
-  RoutingIndex(const SegmentShape& shape, const IndexOptions& options);
+  // `backend` holds the keys and must outlive it.
+  RoutingIndex(const kernels::Backend& backend, const SegmentShape& shape,
+               const IndexOptions& options);
 
   // INVALID_ARGUMENT when a reference is in the index already, RESOURCE_EXHAUSTED when memory is
   // full; nothing stays then.
@@ -98,6 +100,7 @@ class RoutingIndex {
             const std::shared_ptr<Segment>& merged) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void DropPart(const Segment& segment, int64_t part) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
+  const kernels::Backend& backend_;
   const SegmentShape shape_;
   const IndexOptions options_;
   std::atomic<uint64_t> sequence_{1};

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/container/flat_hash_map.h"
+#include "common/status_macros.h"
 #include "common/strings.h"
 
 namespace msa::memory_node {
@@ -41,7 +42,7 @@ int64_t ScanSharer::waiting() const {
 absl::StatusOr<PartScores> ScanSharer::Score(const rpc::CallContext& ctx, const RoutingIndex& index,
                                              const RoutingShape& shape, int layer_index,
                                              const std::vector<float>& queries) {
-  Question question{&index, &shape, layer_index, &queries, false, false, {}};
+  Question question{&index, &shape, layer_index, &queries, false, false, {}, {}};
   absl::MutexLock lock(&mutex_);
   if (static_cast<int>(waiting_.size()) >= options_.max_waiting) {
     return absl::ResourceExhaustedError(
@@ -56,14 +57,18 @@ absl::StatusOr<PartScores> ScanSharer::Score(const rpc::CallContext& ctx, const 
     const Batch batch = TakeBatch();
     ++running_;
     mutex_.Unlock();
-    RunPass(batch);
+    const absl::Status status = RunPass(batch);
     mutex_.Lock();
     --running_;
     ++passes_;
     questions_ += static_cast<int64_t>(batch.size());
-    for (Question* done : batch) done->done = true;
+    for (Question* done : batch) {
+      done->status = status;
+      done->done = true;
+    }
     changed_.SignalAll();
   }
+  MSA_RETURN_IF_ERROR(question.status);
   return std::move(question.result);
 }
 
@@ -96,7 +101,7 @@ ScanSharer::Batch ScanSharer::TakeBatch() {
   return batch;
 }
 
-void ScanSharer::RunPass(const Batch& batch) const {
+absl::Status ScanSharer::RunPass(const Batch& batch) const {
   const Question& first = *batch.front();
   const IndexView view = first.index->View();
   const int64_t num_parts = NumParts(view);
@@ -107,27 +112,26 @@ void ScanSharer::RunPass(const Batch& batch) const {
     if (batch.size() > 1) {
       joined.insert(joined.end(), question->queries->begin(), question->queries->end());
     }
-    question->result.view = view;
-    question->result.scores.resize(num_parts);
   }
-  kernels::ScoreArgs args;
+  MSA_ASSIGN_OR_RETURN(kernels::Buffer buffer,
+                       backend_->Allocate(batch.size() * num_parts * sizeof(float)));
+  const auto memory = std::make_shared<const kernels::Buffer>(std::move(buffer));
+  std::vector<kernels::KeySegment> segments;
+  for (const SegmentView& segment : view) {
+    segments.push_back(segment.segment->Keys(first.layer_index, segment.num_parts));
+  }
+  kernels::ScoreBankArgs args;
   args.shape = *first.shape;
+  args.segments = segments;
   args.queries = batch.size() > 1 ? joined.data() : first.queries->data();
   args.query_begin = query_begin;
-  std::vector<float> scores;  // [questions, parts of a segment]
-  int64_t done = 0;
-  for (const SegmentView& segment : view) {
-    if (segment.num_parts == 0) continue;
-    args.segment = segment.segment->Keys(first.layer_index, segment.num_parts);
-    scores.resize(batch.size() * segment.num_parts);
-    args.scores = scores.data();
-    backend_->ScoreParts(args);
-    for (size_t i = 0; i < batch.size(); ++i) {
-      std::copy_n(scores.data() + i * segment.num_parts, segment.num_parts,
-                  batch[i]->result.scores.data() + done);
-    }
-    done += segment.num_parts;
+  args.scores = memory->as<float>();
+  backend_->ScoreBank(args);
+  for (size_t i = 0; i < batch.size(); ++i) {
+    batch[i]->result = {
+        view, {args.scores + i * num_parts, static_cast<size_t>(num_parts)}, memory};
   }
+  return backend_->Health();
 }
 
 namespace {
@@ -158,21 +162,73 @@ void AppendBest(const kernels::Backend& backend, const SegmentView& view,
   }
 }
 
+void KeepBest(int top_k, std::vector<rpc::RoutedPart>* routed) {
+  const size_t count = std::min(routed->size(), static_cast<size_t>(top_k));
+  std::partial_sort(routed->begin(), routed->begin() + count, routed->end(),
+                    [](const auto& a, const auto& b) { return Precedes(a.scored, b.scored); });
+  routed->resize(count);
+}
+
+// From scores the processor can read.
+std::vector<rpc::RoutedPart> SelectFrom(const kernels::Backend& backend, const IndexView& views,
+                                        absl::Span<const float> scores, uint64_t sequence,
+                                        int top_k) {
+  std::vector<rpc::RoutedPart> routed;
+  for (const SegmentView& view : views) {
+    AppendBest(backend, view, scores.first(view.num_parts), sequence, top_k, &routed);
+    scores.remove_prefix(view.num_parts);
+  }
+  KeepBest(top_k, &routed);
+  return routed;
+}
+
+rpc::RoutedPart PartAt(const IndexView& views, const kernels::Backend::IndexedScore& scored,
+                       uint64_t sequence, bool* visible) {
+  int64_t part = scored.index;
+  auto view = views.begin();
+  for (; part >= view->num_parts; ++view) part -= view->num_parts;
+  *visible = view->segment->Visible(part, sequence);
+  return {.scored = {scored.score, view->segment->references(view->num_parts)[part]},
+          .shard = 0,
+          .content_chunks = view->segment->content_chunks(part)};
+}
+
+// From scores on a device, of which only candidates leave it: enough of them that those nobody may
+// see rarely use them up. False when they cannot tell the best: too few are visible, or a part with
+// the score of the last chosen may have been left behind.
+bool SelectFromCandidates(const kernels::Backend& backend, const PartScores& scores,
+                          uint64_t sequence, int top_k, std::vector<rpc::RoutedPart>* routed) {
+  constexpr int kMaxCandidates = 1024, kSpare = 16;
+  const int wanted = std::min(kMaxCandidates, 2 * top_k + kSpare);
+  const auto candidates =
+      backend.TopIndices(scores.scores.data(), static_cast<int64_t>(scores.scores.size()), wanted);
+  for (const auto& candidate : candidates) {
+    bool visible = false;
+    const rpc::RoutedPart part = PartAt(scores.view, candidate, sequence, &visible);
+    if (visible) routed->push_back(part);
+  }
+  KeepBest(top_k, routed);
+  if (static_cast<int>(candidates.size()) < wanted) return true;  // these are all there are
+  return static_cast<int>(routed->size()) == top_k &&
+         routed->back().scored.score > candidates.back().score;
+}
+
 }  // namespace
+
+std::vector<float> ToHost(const kernels::Backend& backend, const PartScores& scores) {
+  std::vector<float> host(scores.scores.size());
+  backend.Copy(host.data(), scores.scores.data(), host.size() * sizeof(float));
+  return host;
+}
 
 std::vector<rpc::RoutedPart> SelectBest(const kernels::Backend& backend, const PartScores& scores,
                                         uint64_t sequence, int top_k) {
-  std::vector<rpc::RoutedPart> routed;
-  absl::Span<const float> left = scores.scores;
-  for (const SegmentView& view : scores.view) {
-    AppendBest(backend, view, left.first(view.num_parts), sequence, top_k, &routed);
-    left.remove_prefix(view.num_parts);
+  if (backend.memory_is_host()) {
+    return SelectFrom(backend, scores.view, scores.scores, sequence, top_k);
   }
-  const size_t count = std::min(routed.size(), static_cast<size_t>(top_k));
-  std::partial_sort(routed.begin(), routed.begin() + count, routed.end(),
-                    [](const auto& a, const auto& b) { return Precedes(a.scored, b.scored); });
-  routed.resize(count);
-  return routed;
+  std::vector<rpc::RoutedPart> routed;
+  if (SelectFromCandidates(backend, scores, sequence, top_k, &routed)) return routed;
+  return SelectFrom(backend, scores.view, ToHost(backend, scores), sequence, top_k);
 }
 
 }  // namespace msa::memory_node

@@ -28,11 +28,12 @@ struct ScanOptions {
   int max_pass_rows = 512;  // query rows in a pass of more than one question
 };
 
-// Scores [num_parts] of each segment of the view, one after the other. Parts nobody may see are
-// scored too: the reader masks.
+// Scores [num_parts] of each segment of the view, one after the other, in memory of the backend.
+// Parts nobody may see are scored too: the reader masks.
 struct PartScores {
   IndexView view;
-  std::vector<float> scores;
+  absl::Span<const float> scores;  // into `memory`
+  std::shared_ptr<const kernels::Buffer> memory;
 };
 
 class ScanSharer {
@@ -41,7 +42,8 @@ class ScanSharer {
   ScanSharer(const kernels::Backend* backend, const ScanOptions& options);
 
   // queries [rows, query_width], borrowed till the return. The view is taken after the call began.
-  // DEADLINE_EXCEEDED, CANCELLED while waiting; RESOURCE_EXHAUSTED when too many wait.
+  // DEADLINE_EXCEEDED, CANCELLED while waiting; RESOURCE_EXHAUSTED when too many wait or there is
+  // no memory for the scores; UNAVAILABLE when the backend failed.
   absl::StatusOr<PartScores> Score(const rpc::CallContext& ctx, const RoutingIndex& index,
                                    const RoutingShape& shape, int layer_index,
                                    const std::vector<float>& queries);
@@ -58,6 +60,7 @@ class ScanSharer {
     const std::vector<float>* queries;
     bool taken = false;
     bool done = false;
+    absl::Status status;
     PartScores result;
 
     int rows() const { return static_cast<int>(queries->size()) / shape->query_width(); }
@@ -65,7 +68,7 @@ class ScanSharer {
   using Batch = std::vector<Question*>;
 
   Batch TakeBatch() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  void RunPass(const Batch& batch) const;
+  absl::Status RunPass(const Batch& batch) const;
   absl::Status Wait(const rpc::CallContext& ctx, Question* question)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
@@ -78,6 +81,9 @@ class ScanSharer {
   int64_t passes_ ABSL_GUARDED_BY(mutex_) = 0;
   int64_t questions_ ABSL_GUARDED_BY(mutex_) = 0;
 };
+
+// The scores where the processor reads them.
+std::vector<float> ToHost(const kernels::Backend& backend, const PartScores& scores);
 
 // The best `top_k` that are visible at `sequence`, best first; independent of how parts lie in
 // segments. content_chunks is filled in, shard is 0.

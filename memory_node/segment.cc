@@ -1,22 +1,19 @@
 #include "memory_node/segment.h"
 
-#include <sys/mman.h>
-
-#include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include "common/check.h"
+#include "common/status_macros.h"
 
 namespace msa::memory_node {
-namespace {
 
-constexpr size_t kAlignment = 64;
-constexpr size_t kHugePageBytes = 2 << 20;
+using Purpose = kernels::Backend::Purpose;
 
-}  // namespace
-
-Segment::Segment(const SegmentShape& shape, int64_t capacity_parts, int64_t capacity_chunks)
-    : shape_(shape),
+Segment::Segment(const kernels::Backend& backend, const SegmentShape& shape, int64_t capacity_parts,
+                 int64_t capacity_chunks)
+    : backend_(backend),
+      shape_(shape),
       capacity_chunks_(capacity_chunks),
       part_begin_(capacity_parts + 1),
       references_(capacity_parts),
@@ -25,27 +22,30 @@ Segment::Segment(const SegmentShape& shape, int64_t capacity_parts, int64_t capa
       added_(capacity_parts),
       removed_(capacity_parts) {}
 
-Segment::Buffer Segment::Allocate(size_t bytes) {
-  const size_t alignment = bytes >= kHugePageBytes ? kHugePageBytes : kAlignment;
-  const size_t rounded = (std::max<size_t>(bytes, 1) + alignment - 1) / alignment * alignment;
-  Buffer buffer(static_cast<char*>(std::aligned_alloc(alignment, rounded)));
-  // A scan walks the whole array: larger pages spare it most of the address translation.
-  if (buffer != nullptr && alignment == kHugePageBytes) {
-    madvise(buffer.get(), rounded, MADV_HUGEPAGE);
+absl::Status Segment::AllocateKeys() {
+  const auto allocate = [&](std::vector<kernels::Buffer>& buffers, size_t bytes) -> absl::Status {
+    MSA_ASSIGN_OR_RETURN(kernels::Buffer buffer, backend_.Allocate(bytes, Purpose::kResident));
+    buffers.push_back(std::move(buffer));
+    return absl::OkStatus();
+  };
+  for (int layer = 0; layer < shape_.num_layers; ++layer) {
+    MSA_RETURN_IF_ERROR(allocate(keys_, capacity_chunks_ * shape_.KeyBytes()));
+    if (shape_.dtype != DType::kInt8) continue;
+    MSA_RETURN_IF_ERROR(allocate(scales_, capacity_chunks_ * sizeof(float)));
   }
-  return buffer;
+  if (backend_.memory_is_host()) return absl::OkStatus();
+  const size_t begin_bytes = part_begin_.size() * sizeof(int64_t);
+  MSA_ASSIGN_OR_RETURN(device_part_begin_, backend_.Allocate(begin_bytes, Purpose::kResident));
+  backend_.Copy(device_part_begin_.data(), part_begin_.data(), begin_bytes);
+  return absl::OkStatus();
 }
 
-std::shared_ptr<Segment> Segment::Make(const SegmentShape& shape, int64_t capacity_parts,
-                                       int64_t capacity_chunks) {
-  std::shared_ptr<Segment> segment(new Segment(shape, capacity_parts, capacity_chunks));
-  for (int layer = 0; layer < shape.num_layers; ++layer) {
-    segment->keys_.push_back(Allocate(capacity_chunks * shape.KeyBytes()));
-    if (segment->keys_.back() == nullptr) return nullptr;
-    if (shape.dtype != DType::kInt8) continue;
-    segment->scales_.push_back(Allocate(capacity_chunks * sizeof(float)));
-    if (segment->scales_.back() == nullptr) return nullptr;
-  }
+absl::StatusOr<std::shared_ptr<Segment>> Segment::Make(const kernels::Backend& backend,
+                                                       const SegmentShape& shape,
+                                                       int64_t capacity_parts,
+                                                       int64_t capacity_chunks) {
+  std::shared_ptr<Segment> segment(new Segment(backend, shape, capacity_parts, capacity_chunks));
+  MSA_RETURN_IF_ERROR(segment->AllocateKeys());
   return segment;
 }
 
@@ -61,16 +61,20 @@ int64_t Segment::Append(const PartEntry& entry, absl::Span<const KeySource> laye
   const int64_t part = num_parts();
   const int64_t chunk = part_begin_[part];
   for (int layer = 0; layer < shape_.num_layers; ++layer) {
-    std::memcpy(keys_[layer].get() + chunk * shape_.KeyBytes(), layers[layer].keys,
-                entry.chunks * shape_.KeyBytes());
+    backend_.Copy(keys_[layer].as<char>(chunk * shape_.KeyBytes()), layers[layer].keys,
+                  entry.chunks * shape_.KeyBytes());
     if (shape_.dtype != DType::kInt8) continue;
-    std::memcpy(scales_[layer].get() + chunk * sizeof(float), layers[layer].scales,
-                entry.chunks * sizeof(float));
+    backend_.Copy(scales_[layer].as<char>(chunk * sizeof(float)), layers[layer].scales,
+                  entry.chunks * sizeof(float));
   }
   references_[part] = entry.reference;
   slots_[part] = entry.slot;
   content_chunks_[part] = entry.content_chunks;
   part_begin_[part + 1] = chunk + entry.chunks;
+  if (device_part_begin_.data() != nullptr) {
+    backend_.Copy(device_part_begin_.as<int64_t>() + part + 1, &part_begin_[part + 1],
+                  sizeof(int64_t));
+  }
   SetAdded(part, added);
   SetRemoved(part, removed);
   num_parts_.store(part + 1, std::memory_order_release);
@@ -79,21 +83,22 @@ int64_t Segment::Append(const PartEntry& entry, absl::Span<const KeySource> laye
 
 kernels::KeySegment Segment::Keys(int layer_index, int64_t num_parts) const {
   kernels::KeySegment keys;
-  keys.keys = keys_[layer_index].get();
-  if (shape_.dtype == DType::kInt8) {
-    keys.scales = reinterpret_cast<const float*>(scales_[layer_index].get());
-  }
+  keys.keys = keys_[layer_index].data();
+  if (shape_.dtype == DType::kInt8) keys.scales = scales_[layer_index].as<float>();
   keys.dtype = shape_.dtype;
-  keys.part_begin = {part_begin_.data(), static_cast<size_t>(num_parts + 1)};
+  const bool on_device = device_part_begin_.data() != nullptr;
+  keys.part_begin = {on_device ? device_part_begin_.as<int64_t>() : part_begin_.data(),
+                     static_cast<size_t>(num_parts + 1)};
+  keys.num_chunks = num_chunks(num_parts);
   return keys;
 }
 
 KeySource Segment::Source(int layer_index, int64_t part) const {
   const int64_t chunk = part_begin_[part];
   KeySource source;
-  source.keys = keys_[layer_index].get() + chunk * shape_.KeyBytes();
+  source.keys = keys_[layer_index].as<char>(chunk * shape_.KeyBytes());
   if (shape_.dtype == DType::kInt8) {
-    source.scales = scales_[layer_index].get() + chunk * sizeof(float);
+    source.scales = scales_[layer_index].as<char>(chunk * sizeof(float));
   }
   return source;
 }

@@ -2,6 +2,8 @@
 // by all layers. Fixed capacity, so that nothing moves: readers go on while one writer appends
 // behind what they see.
 //
+// Keys lie in memory of the backend that scores them; marks and references in the processor's.
+//
 // Thread-safety: one writer at a time calls Append; everything else from any thread. A part's keys
 // never change; its marks do.
 #ifndef MSA_MEMORY_NODE_SEGMENT_H_
@@ -9,14 +11,13 @@
 
 #include <atomic>
 #include <cstdint>
-#include <cstdlib>
 #include <limits>
 #include <memory>
 #include <vector>
 
 #include "absl/types/span.h"
 #include "common/dtype.h"
-#include "kernels/types.h"
+#include "kernels/backend.h"
 
 namespace msa::memory_node {
 
@@ -36,8 +37,8 @@ struct SegmentShape {
   }
 };
 
-// Where a part's keys of one layer are read from: [chunks, key_width], and [chunks] for int8; any
-// alignment.
+// Where a part's keys of one layer are read from: [chunks, key_width], and [chunks] for int8;
+// either memory, any alignment.
 struct KeySource {
   const char* keys = nullptr;
   const char* scales = nullptr;
@@ -52,9 +53,11 @@ struct PartEntry {
 
 class Segment {
  public:
-  // Null when there is no memory. Pages are taken as they are filled.
-  static std::shared_ptr<Segment> Make(const SegmentShape& shape, int64_t capacity_parts,
-                                       int64_t capacity_chunks);
+  // RESOURCE_EXHAUSTED when there is no memory. `backend` must outlive it.
+  static absl::StatusOr<std::shared_ptr<Segment>> Make(const kernels::Backend& backend,
+                                                       const SegmentShape& shape,
+                                                       int64_t capacity_parts,
+                                                       int64_t capacity_chunks);
 
   bool Fits(int64_t parts, int64_t chunks) const;
   // Returns the part's ordinal. `layers` one a layer. REQUIRES: Fits(1, entry.chunks).
@@ -88,19 +91,17 @@ class Segment {
   }
 
  private:
-  struct Free {
-    void operator()(char* memory) const { std::free(memory); }
-  };
-  using Buffer = std::unique_ptr<char, Free>;
+  Segment(const kernels::Backend& backend, const SegmentShape& shape, int64_t capacity_parts,
+          int64_t capacity_chunks);
+  absl::Status AllocateKeys();
 
-  Segment(const SegmentShape& shape, int64_t capacity_parts, int64_t capacity_chunks);
-  static Buffer Allocate(size_t bytes);
-
+  const kernels::Backend& backend_;
   const SegmentShape shape_;
   const int64_t capacity_chunks_;
-  std::vector<Buffer> keys_;         // [num_layers] of [capacity_chunks, key_width]
-  std::vector<Buffer> scales_;       // [num_layers] of [capacity_chunks], kInt8 only
-  std::vector<int64_t> part_begin_;  // [capacity_parts + 1]
+  std::vector<kernels::Buffer> keys_;    // [num_layers] of [capacity_chunks, key_width]
+  std::vector<kernels::Buffer> scales_;  // [num_layers] of [capacity_chunks], kInt8 only
+  std::vector<int64_t> part_begin_;      // [capacity_parts + 1]
+  kernels::Buffer device_part_begin_;    // the same where the backend cannot read the processor's
   std::vector<int64_t> references_;
   std::vector<uint32_t> slots_;
   std::vector<int32_t> content_chunks_;

@@ -36,7 +36,8 @@ absl::StatusOr<std::unique_ptr<LocalShard>> LocalShard::Open(std::unique_ptr<Doc
                                                              const kernels::Backend* backend,
                                                              ShardOptions options) {
   std::unique_ptr<LocalShard> shard(new LocalShard(std::move(store), backend, std::move(options)));
-  MSA_ASSIGN_OR_RETURN(RecoveredStore recovered, Recover(*shard->store_, shard->options_.index));
+  MSA_ASSIGN_OR_RETURN(RecoveredStore recovered,
+                       Recover(*shard->store_, *backend, shard->options_.index));
   shard->damaged_banks_ = recovered.damaged_banks;
   {
     absl::MutexLock lock(&shard->banks_mutex_);
@@ -107,7 +108,7 @@ absl::Status LocalShard::CreateBank(const rpc::CallContext& ctx, const rpc::Bank
   writes.Put(Table::kMeta, MetaKey(spec.uid, ""), record);
   MSA_RETURN_IF_ERROR(store_->Commit(writes, Priority::kNormal));
   absl::MutexLock lock(&banks_mutex_);
-  banks_[spec.name] = std::make_shared<Bank>(spec, options_.index);
+  banks_[spec.name] = std::make_shared<Bank>(spec, *backend_, options_.index);
   return absl::OkStatus();
 }
 

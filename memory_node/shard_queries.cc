@@ -51,7 +51,8 @@ absl::StatusOr<std::vector<rpc::RoutedPart>> LocalShard::Route(const rpc::CallCo
   {
     absl::MutexLock lock(&snapshot->mutex);
     MSA_RETURN_IF_ERROR(snapshot->sums.Begin(request.round));
-    snapshot->sums.Add(layer_index, scores, snapshot->sequence, bank->index().num_slots());
+    snapshot->sums.Add(*backend_, layer_index, scores, snapshot->sequence,
+                       bank->index().num_slots());
   }
   return SelectBest(*backend_, scores, snapshot->sequence, request.top_k);
 }
@@ -66,7 +67,7 @@ absl::StatusOr<std::vector<rpc::RankedPart>> LocalShard::Rank(const rpc::CallCon
   absl::MutexLock lock(&snapshot->mutex);
   MSA_ASSIGN_OR_RETURN(
       const auto parts,
-      snapshot->sums.Rank(request.round, bank->index().View(), snapshot->sequence,
+      snapshot->sums.Rank(*backend_, request.round, bank->index().View(), snapshot->sequence,
                           {request.limit, request.one_per_document, request.exclude}));
   std::vector<rpc::RankedPart> ranked;
   for (const ScoredPart& part : parts) ranked.push_back({part, 0});

@@ -1,47 +1,41 @@
-// K and V of one sequence's own tokens, every layer. Not thread-safe: one session owns it.
+// K and V of one sequence's own tokens, every layer, in memory of the backend that computes with
+// them. Not thread-safe: one session owns it.
 #ifndef MSA_COMPUTE_NODE_MODEL_KV_CACHE_H_
 #define MSA_COMPUTE_NODE_MODEL_KV_CACHE_H_
 
 #include <cstdint>
 #include <vector>
 
-#include "kernels/types.h"
+#include "absl/status/status.h"
+#include "kernels/backend.h"
 
 namespace msa::compute_node {
 
 class KvCache {
  public:
-  // `width` = num_kv_heads · head_dim; room for `capacity` tokens is taken at once, more as needed.
-  KvCache(int num_layers, int64_t width, int64_t capacity) : width_(width), layers_(num_layers) {
-    for (Layer& layer : layers_) {
-      layer.k.reserve(capacity * width);
-      layer.v.reserve(capacity * width);
-    }
-  }
+  // `width` = num_kv_heads · head_dim. Room for `capacity` tokens of a layer is taken with its
+  // first token, more as needed. `backend` must outlive it.
+  KvCache(const kernels::Backend& backend, int num_layers, int64_t width, int64_t capacity)
+      : backend_(backend), width_(width), capacity_(capacity), layers_(num_layers) {}
 
-  // k, v [num_tokens, width]: K after norm and RoPE.
-  void Append(int layer, const float* k, const float* v, int64_t num_tokens) {
-    Layer& l = layers_[layer];
-    l.k.insert(l.k.end(), k, k + num_tokens * width_);
-    l.v.insert(l.v.end(), v, v + num_tokens * width_);
-  }
+  // k, v [num_tokens, width]: K after norm and RoPE. RESOURCE_EXHAUSTED when memory is full.
+  absl::Status Append(int layer, const float* k, const float* v, int64_t num_tokens);
 
   // Valid until the layer's next Append.
-  kernels::KvView View(int layer) const {
-    const Layer& l = layers_[layer];
-    kernels::KvView view;
-    view.k = l.k.data();
-    view.v = l.v.data();
-    view.num_tokens = static_cast<int64_t>(l.k.size()) / width_;
-    return view;
-  }
+  kernels::KvView View(int layer) const;
 
  private:
   struct Layer {
-    std::vector<float> k;
-    std::vector<float> v;
+    kernels::Buffer k, v;  // [capacity, width]
+    int64_t num_tokens = 0;
+    int64_t capacity = 0;
   };
+
+  absl::Status Grow(Layer& layer, int64_t num_tokens) const;
+
+  const kernels::Backend& backend_;
   int64_t width_;
+  int64_t capacity_;
   std::vector<Layer> layers_;
 };
 

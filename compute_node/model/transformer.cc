@@ -8,113 +8,122 @@
 #include "common/status_macros.h"
 
 namespace msa::compute_node {
-namespace {
-
-// Uninitialised floats: a prefill's buffers are megabytes, and every element is written before it
-// is read.
-class Buffer {
+// A pass's tensors: one allocation, cut up.
+class Transformer::Activations {
  public:
-  explicit Buffer(int64_t size) : data_(new float[size]) {}
-  float* get() { return data_.get(); }
+  static absl::StatusOr<Activations> Make(const kernels::Backend& backend, const ModelConfig& c,
+                                          int64_t rows, int64_t q_width, int64_t kv_width) {
+    Activations a;
+    a.rows = rows;
+    const std::pair<float**, int64_t> tensors[] = {{&a.hidden, c.hidden_size},
+                                                   {&a.normed, c.hidden_size},
+                                                   {&a.qkv, q_width + 2 * kv_width},
+                                                   {&a.q, q_width},
+                                                   {&a.k, kv_width},
+                                                   {&a.v, kv_width},
+                                                   {&a.attended, q_width},
+                                                   {&a.projected, c.hidden_size},
+                                                   {&a.gate_up, 2 * c.intermediate_size},
+                                                   {&a.gated, c.intermediate_size}};
+    constexpr int64_t kAlign = 64;  // floats; a device reads whole lines
+    const auto padded = [&](int64_t width) {
+      return (rows * width + kAlign - 1) / kAlign * kAlign;
+    };
+    int64_t size = padded(1);
+    for (const auto& [tensor, width] : tensors) size += padded(width);
+    MSA_ASSIGN_OR_RETURN(a.memory_, backend.Allocate(size * sizeof(float)));
+    float* next = a.memory_.as<float>();
+    a.positions = reinterpret_cast<int32_t*>(next);
+    next += padded(1);
+    for (const auto& [tensor, width] : tensors) {
+      *tensor = next;
+      next += padded(width);
+    }
+    return a;
+  }
+
+  absl::Span<const int32_t> position_span() const { return {positions, static_cast<size_t>(rows)}; }
+
+  int64_t rows = 0;
+  int32_t* positions = nullptr;
+  float *hidden, *normed, *qkv, *q, *k, *v, *attended, *projected, *gate_up, *gated;
 
  private:
-  std::unique_ptr<float[]> data_;
-};
-
-// Copies columns [begin, begin + width) of x [rows, stride] to out [rows, width].
-void CopyColumns(const float* x, int64_t rows, int64_t stride, int64_t begin, int64_t width,
-                 float* out) {
-  for (int64_t r = 0; r < rows; ++r) {
-    std::memcpy(out + r * width, x + r * stride + begin, width * sizeof(float));
-  }
-}
-
-const float* BiasOrNull(const std::vector<float>& bias) {
-  return bias.empty() ? nullptr : bias.data();
-}
-
-}  // namespace
-
-struct Transformer::Activations {
-  Activations(const ModelConfig& c, int64_t num_rows, int64_t q_width, int64_t kv_width)
-      : rows(num_rows),
-        hidden(rows * c.hidden_size),
-        normed(rows * c.hidden_size),
-        qkv(rows * (q_width + 2 * kv_width)),
-        q(rows * q_width),
-        k(rows * kv_width),
-        v(rows * kv_width),
-        attended(rows * q_width),
-        projected(rows * c.hidden_size),
-        gate_up(rows * 2 * c.intermediate_size),
-        gated(rows * c.intermediate_size) {}
-
-  int64_t rows;
-  std::vector<int32_t> positions;
-  Buffer hidden, normed, qkv, q, k, v, attended, projected, gate_up, gated;
+  Activations() = default;
+  kernels::Buffer memory_;
 };
 
 Transformer::Transformer(ModelConfig config, ModelWeights weights, const kernels::Backend& backend)
-    : config_(std::move(config)),
-      weights_(std::move(weights)),
-      backend_(backend),
-      inverse_frequencies_(config_.InverseFrequencies()) {}
+    : config_(std::move(config)), weights_(std::move(weights)), backend_(backend) {}
+
+absl::StatusOr<std::unique_ptr<Transformer>> Transformer::Make(ModelConfig config,
+                                                               ModelWeights weights,
+                                                               const kernels::Backend& backend) {
+  const std::vector<float> frequencies = config.InverseFrequencies();
+  std::unique_ptr<Transformer> transformer(
+      new Transformer(std::move(config), std::move(weights), backend));
+  MSA_ASSIGN_OR_RETURN(
+      transformer->inverse_frequencies_,
+      kernels::CopyToBackend(backend, frequencies.data(), frequencies.size() * sizeof(float)));
+  return transformer;
+}
 
 void Transformer::Embed(absl::Span<const SequenceChunk> sequences, Activations& a) const {
-  const int64_t width = config_.hidden_size;
-  const size_t row_bytes = width * DTypeBytes(weights_.embedding_dtype);
-  float* out = a.hidden.get();
+  std::vector<int32_t> ids, positions;
   for (const SequenceChunk& sequence : sequences) {
-    for (size_t i = 0; i < sequence.tokens.size(); ++i, out += width) {
-      const uint8_t* row = weights_.embeddings.data() + sequence.tokens[i] * row_bytes;
-      backend_.Dequantize(row, nullptr, 1, width, weights_.embedding_dtype, out);
-      a.positions.push_back(sequence.first_position + static_cast<int32_t>(i));
+    for (size_t i = 0; i < sequence.tokens.size(); ++i) {
+      positions.push_back(sequence.first_position + static_cast<int32_t>(i));
     }
+    ids.insert(ids.end(), sequence.tokens.begin(), sequence.tokens.end());
   }
+  backend_.Copy(a.positions, positions.data(), positions.size() * sizeof(int32_t));
+  backend_.Embed(weights_.embeddings.data(), weights_.embedding_dtype, config_.hidden_size, ids,
+                 a.hidden);
 }
 
 void Transformer::ProjectQkv(int layer, Activations& a) const {
   const LayerWeights& w = weights_.layers[layer];
-  const int64_t stride = q_width() + 2 * kv_width();
-  backend_.RmsNorm(a.hidden.get(), w.input_norm.data(), a.rows, config_.hidden_size,
-                   config_.rms_norm_eps, a.normed.get());
-  backend_.Linear(*w.qkv, a.normed.get(), a.rows, BiasOrNull(w.qkv_bias), a.qkv.get());
-  CopyColumns(a.qkv.get(), a.rows, stride, 0, q_width(), a.q.get());
-  CopyColumns(a.qkv.get(), a.rows, stride, q_width(), kv_width(), a.k.get());
-  CopyColumns(a.qkv.get(), a.rows, stride, q_width() + kv_width(), kv_width(), a.v.get());
-  if (config_.qk_norm) {
-    backend_.RmsNorm(a.q.get(), w.q_norm.data(), a.rows * config_.num_q_heads, config_.head_dim,
-                     config_.rms_norm_eps, a.q.get());
-    backend_.RmsNorm(a.k.get(), w.k_norm.data(), a.rows * config_.num_kv_heads, config_.head_dim,
-                     config_.rms_norm_eps, a.k.get());
-  }
-  backend_.Rope(a.q.get(), a.positions, config_.num_q_heads, config_.head_dim,
-                inverse_frequencies_.data(), 1.0f);
-  backend_.Rope(a.k.get(), a.positions, config_.num_kv_heads, config_.head_dim,
-                inverse_frequencies_.data(), 1.0f);
+  backend_.RmsNorm(a.hidden, w.input_norm.as<float>(), a.rows, config_.hidden_size,
+                   config_.rms_norm_eps, a.normed);
+  backend_.Linear(*w.qkv, a.normed, a.rows, w.qkv_bias.as<float>(), a.qkv);
+  kernels::SplitQkvArgs args;
+  args.qkv = a.qkv;
+  args.rows = a.rows;
+  args.num_q_heads = config_.num_q_heads;
+  args.num_kv_heads = config_.num_kv_heads;
+  args.head_dim = config_.head_dim;
+  args.q_norm = w.q_norm.as<float>();
+  args.k_norm = w.k_norm.as<float>();
+  args.eps = config_.rms_norm_eps;
+  args.positions = a.position_span();
+  args.inv_freq = inverse_frequencies_.as<float>();
+  args.q = a.q;
+  args.k = a.k;
+  args.v = a.v;
+  backend_.SplitQkv(args);
 }
 
-void Transformer::Attend(int layer, absl::Span<const SequenceChunk> sequences,
-                         Activations& a) const {
+absl::Status Transformer::Attend(int layer, absl::Span<const SequenceChunk> sequences,
+                                 Activations& a) const {
   const LayerWeights& w = weights_.layers[layer];
   std::vector<kernels::AttentionArgs> args(sequences.size());
   int64_t row = 0;
   for (size_t s = 0; s < sequences.size(); ++s) {
     const SequenceChunk& sequence = sequences[s];
     const auto num_tokens = static_cast<int64_t>(sequence.tokens.size());
-    const float* k = a.k.get() + row * kv_width();
-    const float* v = a.v.get() + row * kv_width();
+    const float* k = a.k + row * kv_width();
+    const float* v = a.v + row * kv_width();
     kernels::AttentionArgs& arg = args[s];
     if (sequence.cache != nullptr) {
-      sequence.cache->Append(layer, k, v, num_tokens);
+      MSA_RETURN_IF_ERROR(sequence.cache->Append(layer, k, v, num_tokens));
       arg.local = sequence.cache->View(layer);
     } else {
       arg.local.k = k;
       arg.local.v = v;
       arg.local.num_tokens = num_tokens;
     }
-    arg.q = a.q.get() + row * q_width();
-    arg.out = a.attended.get() + row * q_width();
+    arg.q = a.q + row * q_width();
+    arg.out = a.attended + row * q_width();
     arg.num_queries = static_cast<int>(num_tokens);
     arg.num_q_heads = config_.num_q_heads;
     arg.num_kv_heads = config_.num_kv_heads;
@@ -126,29 +135,46 @@ void Transformer::Attend(int layer, absl::Span<const SequenceChunk> sequences,
     row += num_tokens;
   }
   backend_.Attend(args);
-  backend_.Linear(*w.o, a.attended.get(), a.rows, BiasOrNull(w.o_bias), a.projected.get());
-  backend_.Add(a.hidden.get(), a.projected.get(), a.rows * config_.hidden_size);
+  backend_.Linear(*w.o, a.attended, a.rows, w.o_bias.as<float>(), a.projected);
+  backend_.Add(a.hidden, a.projected, a.rows * config_.hidden_size);
+  return absl::OkStatus();
 }
 
 void Transformer::Mlp(int layer, Activations& a) const {
   const LayerWeights& w = weights_.layers[layer];
   const int64_t width = config_.intermediate_size;
-  backend_.RmsNorm(a.hidden.get(), w.post_attention_norm.data(), a.rows, config_.hidden_size,
-                   config_.rms_norm_eps, a.normed.get());
-  backend_.Linear(*w.gate_up, a.normed.get(), a.rows, BiasOrNull(w.gate_up_bias), a.gate_up.get());
-  for (int64_t r = 0; r < a.rows; ++r) {
-    const float* gate = a.gate_up.get() + r * 2 * width;
-    backend_.SiluMul(gate, gate + width, width, a.gated.get() + r * width);
+  backend_.RmsNorm(a.hidden, w.post_attention_norm.as<float>(), a.rows, config_.hidden_size,
+                   config_.rms_norm_eps, a.normed);
+  backend_.Linear(*w.gate_up, a.normed, a.rows, w.gate_up_bias.as<float>(), a.gate_up);
+  backend_.SiluMul(a.gate_up, a.rows, width, a.gated);
+  backend_.Linear(*w.down, a.gated, a.rows, w.down_bias.as<float>(), a.projected);
+  backend_.Add(a.hidden, a.projected, a.rows * config_.hidden_size);
+}
+
+std::vector<float> Transformer::LastHidden(absl::Span<const SequenceChunk> sequences,
+                                           Activations& a) const {
+  const int64_t width = config_.hidden_size;
+  const auto count = static_cast<int64_t>(sequences.size());
+  std::vector<int32_t> rows;
+  int32_t row = -1;
+  for (const SequenceChunk& sequence : sequences) {
+    row += static_cast<int32_t>(sequence.tokens.size());
+    rows.push_back(row);
   }
-  backend_.Linear(*w.down, a.gated.get(), a.rows, BiasOrNull(w.down_bias), a.projected.get());
-  backend_.Add(a.hidden.get(), a.projected.get(), a.rows * config_.hidden_size);
+  backend_.GatherRows(a.hidden, width, rows, a.normed);
+  backend_.RmsNorm(a.normed, weights_.final_norm.as<float>(), count, width, config_.rms_norm_eps,
+                   a.normed);
+  std::vector<float> last(count * width);
+  backend_.Copy(last.data(), a.normed, last.size() * sizeof(float));
+  return last;
 }
 
 absl::StatusOr<std::vector<float>> Transformer::Forward(absl::Span<const SequenceChunk> sequences,
                                                         ForwardHook* hook) const {
   int64_t rows = 0;
   for (const SequenceChunk& sequence : sequences) rows += sequence.tokens.size();
-  Activations a(config_, rows, q_width(), kv_width());
+  MSA_ASSIGN_OR_RETURN(Activations a,
+                       Activations::Make(backend_, config_, rows, q_width(), kv_width()));
   Embed(sequences, a);
   for (int layer = 0; layer < config_.num_layers; ++layer) {
     {
@@ -156,25 +182,22 @@ absl::StatusOr<std::vector<float>> Transformer::Forward(absl::Span<const Sequenc
       ProjectQkv(layer, a);
     }
     if (hook != nullptr) {
-      const AttentionInputs inputs{rows, a.normed.get(), a.q.get(), a.k.get(), a.v.get()};
+      const AttentionInputs inputs{rows, a.normed, a.q, a.k, a.v};
       MSA_RETURN_IF_ERROR(hook->OnAttentionInputs(layer, inputs));
-      if (hook->LastNeededLayer() == layer) return std::vector<float>();
+      if (hook->LastNeededLayer() == layer) {
+        MSA_RETURN_IF_ERROR(backend_.Health());
+        return std::vector<float>();
+      }
     }
     {
       absl::MutexLock lock(&compute_);
-      Attend(layer, sequences, a);
+      MSA_RETURN_IF_ERROR(Attend(layer, sequences, a));
       Mlp(layer, a);
     }
-    if (hook != nullptr) hook->OnLayerOutput(layer, a.hidden.get());
+    if (hook != nullptr) hook->OnLayerOutput(layer, a.hidden);
   }
-  std::vector<float> last(sequences.size() * config_.hidden_size);
-  int64_t row = -1;
-  for (size_t s = 0; s < sequences.size(); ++s) {
-    row += static_cast<int64_t>(sequences[s].tokens.size());
-    backend_.RmsNorm(a.hidden.get() + row * config_.hidden_size, weights_.final_norm.data(), 1,
-                     config_.hidden_size, config_.rms_norm_eps,
-                     last.data() + s * config_.hidden_size);
-  }
+  std::vector<float> last = LastHidden(sequences, a);
+  MSA_RETURN_IF_ERROR(backend_.Health());
   return last;
 }
 
@@ -186,36 +209,35 @@ std::vector<float> Transformer::Logits(absl::Span<const float> hidden) const {
   return logits;
 }
 
-void Transformer::RouterQueries(int layer, const AttentionInputs& inputs,
-                                absl::Span<const int32_t> rows, std::vector<float>& out) const {
+absl::StatusOr<kernels::Buffer> Transformer::RouterQueries(int layer, const AttentionInputs& inputs,
+                                                           absl::Span<const int32_t> rows) const {
   const LayerWeights& w = weights_.layers[layer];
   const bool decoupled = w.router_q != nullptr;
   const int64_t width = decoupled ? config_.hidden_size : q_width();
-  const float* from = decoupled ? inputs.normed : inputs.q;
-  std::vector<float> picked(rows.size() * width);
-  for (size_t i = 0; i < rows.size(); ++i) {
-    std::memcpy(picked.data() + i * width, from + rows[i] * width, width * sizeof(float));
-  }
-  if (!decoupled) {
-    out = std::move(picked);
-    return;
-  }
-  out.resize(rows.size() * q_width());
+  MSA_ASSIGN_OR_RETURN(kernels::Buffer picked,
+                       backend_.Allocate(rows.size() * width * sizeof(float)));
+  backend_.GatherRows(decoupled ? inputs.normed : inputs.q, width, rows, picked.as<float>());
+  if (!decoupled) return picked;
+  MSA_ASSIGN_OR_RETURN(kernels::Buffer queries,
+                       backend_.Allocate(rows.size() * q_width() * sizeof(float)));
   absl::MutexLock lock(&compute_);
-  backend_.Linear(*w.router_q, picked.data(), static_cast<int64_t>(rows.size()), nullptr,
-                  out.data());
+  backend_.Linear(*w.router_q, picked.as<float>(), static_cast<int64_t>(rows.size()), nullptr,
+                  queries.as<float>());
+  return queries;
 }
 
-void Transformer::RouterKeys(int layer, const AttentionInputs& inputs,
-                             std::vector<float>& out) const {
+absl::StatusOr<kernels::Buffer> Transformer::RouterKeys(int layer,
+                                                        const AttentionInputs& inputs) const {
   const LayerWeights& w = weights_.layers[layer];
+  const size_t bytes = inputs.rows * kv_width() * sizeof(float);
+  MSA_ASSIGN_OR_RETURN(kernels::Buffer keys, backend_.Allocate(bytes));
   if (w.router_k == nullptr) {
-    out.assign(inputs.k, inputs.k + inputs.rows * kv_width());
-    return;
+    backend_.Copy(keys.data(), inputs.k, bytes);
+    return keys;
   }
-  out.resize(inputs.rows * kv_width());
   absl::MutexLock lock(&compute_);
-  backend_.Linear(*w.router_k, inputs.normed, inputs.rows, nullptr, out.data());
+  backend_.Linear(*w.router_k, inputs.normed, inputs.rows, nullptr, keys.as<float>());
+  return keys;
 }
 
 }  // namespace msa::compute_node

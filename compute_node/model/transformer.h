@@ -34,7 +34,8 @@ struct SequenceChunk {
   const AttentionContext* context = nullptr;  // null: own tokens only
 };
 
-// Tensors of all sequences' new tokens, row after row; valid during the call.
+// Tensors of all sequences' new tokens, row after row, in memory of the backend; valid during the
+// call.
 struct AttentionInputs {
   int64_t rows = 0;
   const float* normed = nullptr;  // [rows, hidden]: the layer's normalised input
@@ -52,7 +53,7 @@ class ForwardHook {
   virtual absl::Status OnAttentionInputs(int layer, const AttentionInputs& inputs) {
     return absl::OkStatus();
   }
-  // hidden [rows, hidden]: the residual stream after the layer.
+  // hidden [rows, hidden], in memory of the backend: the residual stream after the layer.
   virtual void OnLayerOutput(int layer, const float* hidden) {}
   // A pass whose logits nobody wants ends after the attention inputs of this layer; -1: runs to the
   // end.
@@ -63,7 +64,8 @@ class ForwardHook {
 class Transformer {
  public:
   // `backend` must outlive it and be the one the weights were packed by.
-  Transformer(ModelConfig config, ModelWeights weights, const kernels::Backend& backend);
+  static absl::StatusOr<std::unique_ptr<Transformer>> Make(ModelConfig config, ModelWeights weights,
+                                                           const kernels::Backend& backend);
 
   const ModelConfig& config() const { return config_; }
   const std::string& fingerprint() const { return weights_.fingerprint; }
@@ -72,30 +74,39 @@ class Transformer {
   int64_t q_width() const { return int64_t{config_.num_q_heads} * config_.head_dim; }
 
   // Returns the last token's final hidden state (normalised, what the head reads) of each sequence,
-  // [sequences, hidden]; empty when the hook ended the pass early. Errors: only the hook's.
+  // [sequences, hidden]; empty when the hook ended the pass early. Errors: the hook's,
+  // RESOURCE_EXHAUSTED when the backend's memory is full, and the backend's health.
   absl::StatusOr<std::vector<float>> Forward(absl::Span<const SequenceChunk> sequences,
                                              ForwardHook* hook) const;
   // hidden [rows, hidden] → [rows, vocab].
   std::vector<float> Logits(absl::Span<const float> hidden) const;
+  // Room for the K,V of one sequence's tokens.
+  KvCache NewCache(int64_t capacity) const {
+    return KvCache(backend_, config_.num_layers, kv_width(), capacity);
+  }
 
   // Routing projections of rows of AttentionInputs, before any normalisation or pooling; without a
-  // decoupled router these are q and k themselves. out [rows, q_width] and [rows, kv_width].
-  void RouterQueries(int layer, const AttentionInputs& inputs, absl::Span<const int32_t> rows,
-                     std::vector<float>& out) const;
-  void RouterKeys(int layer, const AttentionInputs& inputs, std::vector<float>& out) const;
+  // decoupled router these are q and k themselves. Floats [rows, q_width] and [rows, kv_width], in
+  // memory of the backend.
+  absl::StatusOr<kernels::Buffer> RouterQueries(int layer, const AttentionInputs& inputs,
+                                                absl::Span<const int32_t> rows) const;
+  absl::StatusOr<kernels::Buffer> RouterKeys(int layer, const AttentionInputs& inputs) const;
 
  private:
-  struct Activations;
+  class Activations;
+
+  Transformer(ModelConfig config, ModelWeights weights, const kernels::Backend& backend);
 
   void Embed(absl::Span<const SequenceChunk> sequences, Activations& a) const;
   void ProjectQkv(int layer, Activations& a) const;
-  void Attend(int layer, absl::Span<const SequenceChunk> sequences, Activations& a) const;
+  absl::Status Attend(int layer, absl::Span<const SequenceChunk> sequences, Activations& a) const;
   void Mlp(int layer, Activations& a) const;
+  std::vector<float> LastHidden(absl::Span<const SequenceChunk> sequences, Activations& a) const;
 
   ModelConfig config_;
   ModelWeights weights_;
   const kernels::Backend& backend_;
-  std::vector<float> inverse_frequencies_;
+  kernels::Buffer inverse_frequencies_;
   // One layer's work at a time: the kernels use every core by themselves, two at once would only
   // fight.
   mutable absl::Mutex compute_;

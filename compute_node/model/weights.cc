@@ -128,13 +128,19 @@ class Loader {
     return values;
   }
 
-  absl::StatusOr<std::vector<float>> Vector(const std::string& name, int64_t size) const {
-    return Read(base_, name, {size});
+  absl::StatusOr<WeightVector> Vector(const std::string& name, int64_t size) const {
+    return Joined({{name, size}}, true);
   }
-  absl::StatusOr<std::vector<float>> OptionalVector(const std::string& name, int64_t size,
-                                                    bool present) const {
-    if (!present) return std::vector<float>();
-    return Vector(name, size);
+  // Vectors one after the other; null when not `present`.
+  absl::StatusOr<WeightVector> Joined(const std::vector<std::pair<std::string, int64_t>>& names,
+                                      bool present) const {
+    if (!present) return WeightVector();
+    std::vector<float> all;
+    for (const auto& [name, size] : names) {
+      MSA_ASSIGN_OR_RETURN(const std::vector<float> values, Read(base_, name, {size}));
+      all.insert(all.end(), values.begin(), values.end());
+    }
+    return kernels::CopyToBackend(backend_, all.data(), all.size() * sizeof(float));
   }
 
   // `module` without ".weight": base weight plus scale · B · A where the adapter has them.
@@ -201,16 +207,6 @@ class Loader {
   kernels::WeightFormat format_;
 };
 
-absl::StatusOr<std::vector<float>> Concat(
-    std::initializer_list<absl::StatusOr<std::vector<float>>> vectors) {
-  std::vector<float> all;
-  for (const auto& vector : vectors) {
-    MSA_RETURN_IF_ERROR(vector.status());
-    all.insert(all.end(), vector->begin(), vector->end());
-  }
-  return all;
-}
-
 absl::StatusOr<LayerWeights> Loader::Layer(int layer) const {
   const ModelConfig& c = config_;
   const std::string prefix = StrCat("model.layers.", layer, ".");
@@ -222,20 +218,17 @@ absl::StatusOr<LayerWeights> Loader::Layer(int layer) const {
   MSA_ASSIGN_OR_RETURN(w.input_norm, Vector(prefix + "input_layernorm.weight", c.hidden_size));
   MSA_ASSIGN_OR_RETURN(w.post_attention_norm,
                        Vector(prefix + "post_attention_layernorm.weight", c.hidden_size));
-  MSA_ASSIGN_OR_RETURN(w.q_norm, OptionalVector(attn + "q_norm.weight", c.head_dim, c.qk_norm));
-  MSA_ASSIGN_OR_RETURN(w.k_norm, OptionalVector(attn + "k_norm.weight", c.head_dim, c.qk_norm));
-  MSA_ASSIGN_OR_RETURN(w.qkv_bias,
-                       Concat({OptionalVector(attn + "q_proj.bias", q_width, c.qkv_bias),
-                               OptionalVector(attn + "k_proj.bias", kv_width, c.qkv_bias),
-                               OptionalVector(attn + "v_proj.bias", kv_width, c.qkv_bias)}));
-  MSA_ASSIGN_OR_RETURN(w.o_bias,
-                       OptionalVector(attn + "o_proj.bias", c.hidden_size, c.output_bias));
-  MSA_ASSIGN_OR_RETURN(
-      w.gate_up_bias,
-      Concat({OptionalVector(mlp + "gate_proj.bias", c.intermediate_size, c.mlp_bias),
-              OptionalVector(mlp + "up_proj.bias", c.intermediate_size, c.mlp_bias)}));
-  MSA_ASSIGN_OR_RETURN(w.down_bias,
-                       OptionalVector(mlp + "down_proj.bias", c.hidden_size, c.mlp_bias));
+  MSA_ASSIGN_OR_RETURN(w.q_norm, Joined({{attn + "q_norm.weight", c.head_dim}}, c.qk_norm));
+  MSA_ASSIGN_OR_RETURN(w.k_norm, Joined({{attn + "k_norm.weight", c.head_dim}}, c.qk_norm));
+  MSA_ASSIGN_OR_RETURN(w.qkv_bias, Joined({{attn + "q_proj.bias", q_width},
+                                           {attn + "k_proj.bias", kv_width},
+                                           {attn + "v_proj.bias", kv_width}},
+                                          c.qkv_bias));
+  MSA_ASSIGN_OR_RETURN(w.o_bias, Joined({{attn + "o_proj.bias", c.hidden_size}}, c.output_bias));
+  MSA_ASSIGN_OR_RETURN(w.gate_up_bias, Joined({{mlp + "gate_proj.bias", c.intermediate_size},
+                                               {mlp + "up_proj.bias", c.intermediate_size}},
+                                              c.mlp_bias));
+  MSA_ASSIGN_OR_RETURN(w.down_bias, Joined({{mlp + "down_proj.bias", c.hidden_size}}, c.mlp_bias));
   MSA_ASSIGN_OR_RETURN(w.qkv, Stacked({{attn + "q_proj", q_width},
                                        {attn + "k_proj", kv_width},
                                        {attn + "v_proj", kv_width}},
@@ -369,10 +362,12 @@ absl::StatusOr<ModelWeights> LoadWeights(const WeightSource& source, const Model
     const TensorView* view = base.Find(name);
     if (view->type == TensorType::kBF16) {
       weights.embedding_dtype = DType::kBFloat16;
-      weights.embeddings.assign(view->data.begin(), view->data.end());
+      MSA_ASSIGN_OR_RETURN(weights.embeddings,
+                           kernels::CopyToBackend(backend, view->data.data(), view->data.size()));
     } else {
-      const auto* bytes = reinterpret_cast<const uint8_t*>(embeddings.data());
-      weights.embeddings.assign(bytes, bytes + embeddings.size() * sizeof(float));
+      MSA_ASSIGN_OR_RETURN(
+          weights.embeddings,
+          kernels::CopyToBackend(backend, embeddings.data(), embeddings.size() * sizeof(float)));
     }
   }
   for (int layer = 0; layer < config.num_layers; ++layer) {

@@ -13,13 +13,16 @@
 
 namespace msa::compute_node {
 
+// Floats in memory of the backend; null where a family has none.
+using WeightVector = kernels::Buffer;
+
 // Projections that read the same input are one matrix: rows of q, then k, then v; rows of gate,
 // then up.
 struct LayerWeights {
-  std::vector<float> input_norm;           // [hidden]
-  std::vector<float> post_attention_norm;  // [hidden]
-  std::vector<float> q_norm, k_norm;       // [head_dim]; empty without qk_norm
-  std::vector<float> qkv_bias, o_bias, gate_up_bias, down_bias;  // empty where the family has none
+  WeightVector input_norm;           // [hidden]
+  WeightVector post_attention_norm;  // [hidden]
+  WeightVector q_norm, k_norm;       // [head_dim]; null without qk_norm
+  WeightVector qkv_bias, o_bias, gate_up_bias, down_bias;
   std::unique_ptr<kernels::LinearWeights> qkv, o, gate_up, down;
   std::unique_ptr<kernels::LinearWeights> router_q,
       router_k;  // null but in decoupled router layers
@@ -27,9 +30,9 @@ struct LayerWeights {
 
 struct ModelWeights {
   DType embedding_dtype = DType::kFloat32;  // kFloat32 or kBFloat16: as the file holds it
-  std::vector<uint8_t> embeddings;          // [vocab, hidden] of embedding_dtype
+  kernels::Buffer embeddings;               // [vocab, hidden] of embedding_dtype
   std::vector<LayerWeights> layers;
-  std::vector<float> final_norm;
+  WeightVector final_norm;
   std::unique_ptr<kernels::LinearWeights> lm_head;
   std::string fingerprint;  // 32 hex digits
 };

@@ -189,8 +189,11 @@ void CaseEngine::CompareTemplates(Comparer& comparer) {
     const kernels::KvView view = node_->prefix().View(layer);
     const size_t n = view.num_tokens * node_->transformer().kv_width();
     const std::string prefix = StrCat("layers.", layer, ".template_");
-    comparer.Tensor(prefix + "k", absl::MakeConstSpan(static_cast<const float*>(view.k), n));
-    comparer.Tensor(prefix + "v", absl::MakeConstSpan(static_cast<const float*>(view.v), n));
+    std::vector<float> rows(n);
+    node_->transformer().backend().Copy(rows.data(), view.k, n * sizeof(float));
+    comparer.Tensor(prefix + "k", rows);
+    node_->transformer().backend().Copy(rows.data(), view.v, n * sizeof(float));
+    comparer.Tensor(prefix + "v", rows);
   }
 }
 
@@ -218,19 +221,23 @@ absl::Status PrefillObserver::OnAttentionInputs(int layer, const AttentionInputs
   const ModelConfig& config = transformer_.config();
   const auto& routed = config.memory.router_layers;
   if (!std::binary_search(routed.begin(), routed.end(), layer)) return absl::OkStatus();
-  std::vector<float>& queries = routing_q_[layer];
-  transformer_.RouterQueries(layer, inputs, prompt_.routing_rows, queries);
+  MSA_ASSIGN_OR_RETURN(const kernels::Buffer projected,
+                       transformer_.RouterQueries(layer, inputs, prompt_.routing_rows));
+  const auto tokens = static_cast<int64_t>(prompt_.routing_rows.size());
   if (config.memory.cosine) {
-    const auto tokens = static_cast<int64_t>(prompt_.routing_rows.size());
-    transformer_.backend().L2Normalize(queries.data(), tokens * config.num_q_heads,
+    transformer_.backend().L2Normalize(projected.as<float>(), tokens * config.num_q_heads,
                                        config.head_dim);
   }
+  std::vector<float>& queries = routing_q_[layer];
+  queries.resize(tokens * transformer_.q_width());
+  transformer_.backend().Copy(queries.data(), projected.data(), queries.size() * sizeof(float));
   return absl::OkStatus();
 }
 
 void PrefillObserver::OnLayerOutput(int, const float* hidden) {
   const size_t n = prompt_.ids.size() * transformer_.config().hidden_size;
-  hidden_.insert(hidden_.end(), hidden, hidden + n);
+  hidden_.resize(hidden_.size() + n);
+  transformer_.backend().Copy(hidden_.data() + hidden_.size() - n, hidden, n * sizeof(float));
 }
 
 std::vector<float> PrefillObserver::LastHidden() const {

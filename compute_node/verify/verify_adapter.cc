@@ -48,8 +48,8 @@ absl::StatusOr<Written> ReadPlain(Node& node, absl::Span<const int32_t> ids, int
   Sampler greedy(0, 0);
   Decoder decoder(node.transformer(), node.tokenizer(), node.steps(), greedy);
   Prefill state;
-  state.cache = std::make_unique<KvCache>(node.transformer().config().num_layers,
-                                          node.transformer().kv_width(), ids.size() + max_tokens);
+  state.cache = std::make_unique<KvCache>(
+      node.transformer().NewCache(static_cast<int64_t>(ids.size()) + max_tokens));
   MSA_RETURN_IF_ERROR(decoder.Feed(state, ids, /*causal=*/true));
   first_logits = node.transformer().Logits(state.last_hidden);
   DecodeOptions options;

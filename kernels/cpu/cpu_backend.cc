@@ -137,9 +137,10 @@ class CpuBackend : public Backend {
     });
   }
 
-  void SiluMul(const float* gate, const float* up, int64_t n, float* out) const override {
-    pool_.ParallelFor(0, n, kGrainElements, [&](int64_t begin, int64_t end) {
-      CpuSiluMul(gate + begin, up + begin, end - begin, out + begin);
+  void SiluMul(const float* gate_up, int64_t rows, int64_t width, float* out) const override {
+    ForRows(rows, width, [&](int64_t r) {
+      const float* gate = gate_up + r * 2 * width;
+      CpuSiluMul(gate, gate + width, width, out + r * width);
     });
   }
 

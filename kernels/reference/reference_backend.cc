@@ -168,10 +168,11 @@ class ReferenceBackend : public Backend {
     }
   }
 
-  void SiluMul(const float* gate, const float* up, int64_t n, float* out) const override {
-    for (int64_t i = 0; i < n; ++i) {
-      const double g = gate[i];
-      out[i] = static_cast<float>(g / (1.0 + std::exp(-g)) * up[i]);
+  void SiluMul(const float* gate_up, int64_t rows, int64_t width, float* out) const override {
+    for (int64_t i = 0; i < rows * width; ++i) {
+      const float* gate = gate_up + i / width * 2 * width + i % width;
+      const double g = *gate;
+      out[i] = static_cast<float>(g / (1.0 + std::exp(-g)) * gate[width]);
     }
   }
 

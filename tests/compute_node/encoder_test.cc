@@ -50,7 +50,7 @@ class BlockBuilderTest : public ::testing::Test {
 TEST_F(BlockBuilderTest, RoutingPoolsAndNormalisesTheShortLastChunkToo) {
   const rpc::BankSpec bank = Bank(DType::kFloat32);
   const std::vector<float> keys = Random(9);
-  const std::string block = BlockBuilder(*backend_, bank, /*cosine=*/true).Routing(keys.data(), 9);
+  const std::string block = *BlockBuilder(*backend_, bank, /*cosine=*/true).Routing(keys.data(), 9);
   ASSERT_EQ(block.size(), 3 * kWidth * sizeof(float));
   std::vector<float> actual(3 * kWidth);
   std::memcpy(actual.data(), block.data(), block.size());
@@ -70,7 +70,7 @@ TEST_F(BlockBuilderTest, RoutingPoolsAndNormalisesTheShortLastChunkToo) {
 TEST_F(BlockBuilderTest, WithoutCosineKeysKeepTheirLength) {
   const rpc::BankSpec bank = Bank(DType::kFloat32);
   const std::vector<float> keys = Random(4);
-  const std::string block = BlockBuilder(*backend_, bank, false).Routing(keys.data(), 4);
+  const std::string block = *BlockBuilder(*backend_, bank, false).Routing(keys.data(), 4);
   float first;
   std::memcpy(&first, block.data(), sizeof(first));
   EXPECT_NEAR(first, Mean(keys, 0, 4)[0], 1e-6);
@@ -79,7 +79,7 @@ TEST_F(BlockBuilderTest, WithoutCosineKeysKeepTheirLength) {
 TEST_F(BlockBuilderTest, ContentHasItsOwnChunkSizeAndAScaleAHead) {
   const rpc::BankSpec bank = Bank(DType::kInt8);
   const std::vector<float> k = Random(5), v(5 * kWidth, 2.0f);
-  const std::string block = BlockBuilder(*backend_, bank, true).Content(k.data(), v.data(), 5);
+  const std::string block = *BlockBuilder(*backend_, bank, true).Content(k.data(), v.data(), 5);
   const ContentBlockLayout layout(DType::kInt8, 3, kHeads, kDim);
   ASSERT_EQ(block.size(), layout.size);
   const auto* k_scales = reinterpret_cast<const float*>(block.data() + layout.k_scales_offset);

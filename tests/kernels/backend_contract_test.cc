@@ -161,16 +161,59 @@ TEST_P(BackendContractTest, RopeUsesFloat32AnglesAndMagnitude) {
   }
 }
 
-TEST_P(BackendContractTest, SiluMulAtBothEndsAndInPlace) {
+TEST_P(BackendContractTest, SiluMulAtBothEnds) {
   const std::vector<float> gate = {-200, -3, -0.0f, 0.5, 3, 60, 88, 200, 1, 2, 3};
-  GuardedBuffer<float> out(gate.size());
-  std::copy(gate.begin(), gate.end(), out.data());
-  const std::vector<float> up = RandomFloats(gate.size(), 5);
-  backend_->SiluMul(out.data(), up.data(), static_cast<int64_t>(gate.size()), out.data());
-  for (size_t i = 0; i < gate.size(); ++i) {
-    const double expected = gate[i] / (1 + std::exp(-double{gate[i]})) * up[i];
-    EXPECT_NEAR(out[i], expected, Tolerances::kElementwise * (1 + std::fabs(expected))) << gate[i];
+  const size_t width = gate.size();
+  const std::vector<float> up = RandomFloats(2 * width, 5);  // of two rows with the same gates
+  std::vector<float> rows;
+  for (int r = 0; r < 2; ++r) {
+    rows.insert(rows.end(), gate.begin(), gate.end());
+    rows.insert(rows.end(), up.begin() + r * width, up.begin() + (r + 1) * width);
   }
+  GuardedBuffer<float> out(2 * width);
+  backend_->SiluMul(rows.data(), 2, static_cast<int64_t>(width), out.data());
+  for (size_t i = 0; i < 2 * width; ++i) {
+    const float g = gate[i % width];
+    const double expected = g / (1 + std::exp(-double{g})) * up[i];
+    EXPECT_NEAR(out[i], expected, Tolerances::kElementwise * (1 + std::fabs(expected))) << g;
+  }
+}
+
+TEST_P(BackendContractTest, CutsColumnsAndGathersRows) {
+  const std::vector<float> x = {1, 2, 3, 4, 5, 6, 7, 8, 9};  // [3, 3]
+  GuardedBuffer<float> columns(6);
+  backend_->CopyColumns(x.data(), 3, 3, 1, 2, columns.data());
+  EXPECT_THAT(columns.span(), ElementsAre(2, 3, 5, 6, 8, 9));
+  GuardedBuffer<float> rows(9);
+  backend_->GatherRows(x.data(), 3, {2, 0, 2}, rows.data());
+  EXPECT_THAT(rows.span(), ElementsAre(7, 8, 9, 1, 2, 3, 7, 8, 9));
+}
+
+TEST_P(BackendContractTest, EmbedsRowsOfEitherPrecision) {
+  const std::vector<float> table = {1, 2, 3, 4, 0.5f, -6};  // [3, 2]
+  GuardedBuffer<float> out(4);
+  backend_->Embed(table.data(), DType::kFloat32, 2, {2, 1}, out.data());
+  EXPECT_THAT(out.span(), ElementsAre(0.5f, -6, 3, 4));
+  std::vector<BFloat16> half;
+  for (const float value : table) half.push_back(ToBFloat16(value));
+  backend_->Embed(half.data(), DType::kBFloat16, 2, {0, 2}, out.data());
+  EXPECT_THAT(out.span(), ElementsAre(1, 2, 0.5f, -6));
+}
+
+TEST_P(BackendContractTest, OwnMemoryHoldsWhatIsCopiedAndComputed) {
+  const std::vector<float> x = RandomFloats(1000, 4);
+  const size_t bytes = x.size() * sizeof(float);
+  for (const auto purpose : {Backend::Purpose::kWork, Backend::Purpose::kResident}) {
+    auto buffer = backend_->Allocate(bytes, purpose);
+    ASSERT_TRUE(buffer.ok()) << buffer.status();
+    EXPECT_EQ(buffer->size(), bytes);
+    backend_->Copy(buffer->data(), x.data(), bytes);
+    backend_->Add(buffer->as<float>(), x.data(), 500);  // the first half twice
+    GuardedBuffer<float> back(1000);
+    backend_->Copy(back.data(), buffer->data(), bytes);
+    for (int i = 0; i < 1000; ++i) EXPECT_EQ(back[i], i < 500 ? 2 * x[i] : x[i]);
+  }
+  EXPECT_TRUE(backend_->Health().ok());
 }
 
 TEST_P(BackendContractTest, AddsOddLengths) {

@@ -1,10 +1,11 @@
-// Runs a contract test on every backend that is built.
+// Runs a contract test on every backend that this machine has: `cuda` where there is a GPU.
 #ifndef MSA_TESTS_KERNELS_BACKEND_FIXTURE_H_
 #define MSA_TESTS_KERNELS_BACKEND_FIXTURE_H_
 
 #include <memory>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "gtest/gtest.h"
 #include "kernels/backend.h"
@@ -22,8 +23,14 @@ class BackendTest : public ::testing::TestWithParam<std::string> {
   std::unique_ptr<kernels::Backend> backend_;
 };
 
-#define MSA_ON_EVERY_BACKEND(suite)                                                \
-  INSTANTIATE_TEST_SUITE_P(Backends, suite, ::testing::Values("reference", "cpu"), \
+inline std::vector<std::string> BackendsHere() {
+  std::vector<std::string> names = {"reference", "cpu"};
+  if (kernels::MakeBackend("cuda", 0).ok()) names.push_back("cuda");
+  return names;
+}
+
+#define MSA_ON_EVERY_BACKEND(suite)                                                              \
+  INSTANTIATE_TEST_SUITE_P(Backends, suite, ::testing::ValuesIn(::msa::testing::BackendsHere()), \
                            [](const auto& info) { return info.param; })
 
 }  // namespace msa::testing

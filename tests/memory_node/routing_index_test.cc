@@ -30,11 +30,13 @@ SegmentShape ShapeOf(const rpc::BankSpec& bank) {
 // The definition: each part with the sequence numbers between which it is seen.
 class IndexStory {
  public:
-  IndexStory(DType dtype, uint64_t seed)
+  IndexStory(DType dtype, bool device, uint64_t seed)
       : bank_(testing::TestBank(dtype, dtype)),
-        index_(ShapeOf(bank_), {.min_segment_chunks = 16,
-                                .max_segment_bytes_per_layer =
-                                    static_cast<int64_t>(100 * ShapeOf(bank_).KeyBytes())}),
+        backend_(device),
+        index_(
+            backend_, ShapeOf(bank_),
+            {.min_segment_chunks = 16,
+             .max_segment_bytes_per_layer = static_cast<int64_t>(100 * ShapeOf(bank_).KeyBytes())}),
         sharer_(&backend_, {}),
         random_(seed) {}
 
@@ -161,12 +163,12 @@ class IndexStory {
   int64_t next_ = 0;
 };
 
-class RoutingIndexTest : public ::testing::TestWithParam<DType> {};
+class RoutingIndexTest : public ::testing::TestWithParam<std::tuple<DType, bool>> {};
 
 TEST_P(RoutingIndexTest, AnswersAsAListWould) {
   for (uint64_t seed = 0; seed < 12; ++seed) {
     SCOPED_TRACE(seed);
-    IndexStory story(GetParam(), seed);
+    IndexStory story(std::get<0>(GetParam()), std::get<1>(GetParam()), seed);
     for (int step = 0; step < 400; ++step) {
       story.Step();
       if (::testing::Test::HasFailure()) return;
@@ -176,13 +178,19 @@ TEST_P(RoutingIndexTest, AnswersAsAListWould) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Precisions, RoutingIndexTest,
-                         ::testing::Values(DType::kFloat32, DType::kBFloat16, DType::kInt8),
-                         [](const auto& info) { return std::string(DTypeName(info.param)); });
+                         ::testing::Combine(::testing::Values(DType::kFloat32, DType::kBFloat16,
+                                                              DType::kInt8),
+                                            ::testing::Bool()),
+                         [](const auto& info) {
+                           return std::string(DTypeName(std::get<0>(info.param))) +
+                                  (std::get<1>(info.param) ? "_device" : "_host");
+                         });
 
 TEST(RoutingIndexLimits, MemoryAndReferencesAreRefusedWithoutATrace) {
   const auto bank = testing::TestBank(DType::kFloat32, DType::kFloat32);
   const int64_t chunk = static_cast<int64_t>(ShapeOf(bank).ChunkBytes());
-  RoutingIndex index(ShapeOf(bank), {.max_key_bytes = 5 * chunk});
+  const testing::TinyBackend backend;
+  RoutingIndex index(backend, ShapeOf(bank), {.max_key_bytes = 5 * chunk});
   const auto three =
       testing::MakeDocument(bank, {.id = "a", .first_reference = 1, .part_tokens = {8, 4}});
   ASSERT_TRUE(index.Append({PartOf(three.parts[0]), PartOf(three.parts[1])}).ok());
@@ -212,14 +220,14 @@ class GatedBackend : public testing::TinyBackend {
 
 TEST(ScanSharing, QuestionsThatWaitShareAPassAndGetTheirOwnAnswers) {
   const auto bank = testing::TestBank(DType::kFloat32, DType::kFloat32);
-  RoutingIndex index(ShapeOf(bank), {.min_segment_chunks = 16});
+  GatedBackend backend;
+  RoutingIndex index(backend, ShapeOf(bank), {.min_segment_chunks = 16});
   std::vector<rpc::EncodedDocument> documents;
   for (int64_t i = 0; i < 20; ++i) {
     documents.push_back(testing::MakeDocument(bank, {.id = "d", .first_reference = i}));
     ASSERT_TRUE(index.Append({PartOf(documents.back().parts[0])}).ok());
     index.Publish({i}, {});
   }
-  GatedBackend backend;
   ScanSharer sharer(&backend, {});
   constexpr int kQuestions = 6;
   std::atomic<int> begun{0};
@@ -248,10 +256,10 @@ TEST(ScanSharing, QuestionsThatWaitShareAPassAndGetTheirOwnAnswers) {
 
 TEST(ScanSharing, WaitingIsLimitedAndEndsAtTheDeadline) {
   const auto bank = testing::TestBank(DType::kFloat32, DType::kFloat32);
-  RoutingIndex index(ShapeOf(bank), {});
+  GatedBackend backend;
+  RoutingIndex index(backend, ShapeOf(bank), {});
   const auto document = testing::MakeDocument(bank, {.id = "d"});
   ASSERT_TRUE(index.Append({PartOf(document.parts[0])}).ok());
-  GatedBackend backend;
   ScanSharer sharer(&backend, {.max_waiting = 1});
   const auto queries = testing::MakeQueries(bank, 1, 1);
   std::thread first([&] { EXPECT_TRUE(sharer.Score({}, index, bank.routing, 0, queries).ok()); });

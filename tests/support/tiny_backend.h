@@ -18,7 +18,11 @@ namespace msa::testing {
 
 class TinyBackend : public kernels::Backend {
  public:
+  // `device`: callers must treat its memory as if the processor could not read it.
+  explicit TinyBackend(bool device = false) : device_(device) {}
+
   std::string_view name() const override { return "tiny"; }
+  bool memory_is_host() const override { return !device_; }
 
   void ScoreParts(const kernels::ScoreArgs& args) const override {
     MSA_CHECK(args.shape.folded() && args.shape.query == Reduce::kMax &&
@@ -75,7 +79,7 @@ class TinyBackend : public kernels::Backend {
   void Rope(float*, absl::Span<const int32_t>, int, int, const float*, float) const override {
     Absent();
   }
-  void SiluMul(const float*, const float*, int64_t, float*) const override { Absent(); }
+  void SiluMul(const float*, int64_t, int64_t, float*) const override { Absent(); }
   void Add(float*, const float*, int64_t) const override { Absent(); }
 
  private:
@@ -101,6 +105,8 @@ class TinyBackend : public kernels::Backend {
     }
     return args.segment.dtype == DType::kInt8 ? args.segment.scales[chunk] * sum : sum;
   }
+
+  bool device_;
 };
 
 }  // namespace msa::testing

@@ -8,6 +8,9 @@ namespace msa::testing {
 struct Tolerances {
   // Sums in float32 of up to some thousand products of order width^-1/2 each.
   static constexpr double kDot = 4e-6;
+  // Where x, and int8 weights once more, are rounded to bfloat16: relative 2^-8 a factor, and the
+  // errors of the products add like random numbers.
+  static constexpr double kHalfDot = 2e-2;
   static constexpr double kScore = 1e-5;
   static constexpr double kAttention = 1e-5;
   static constexpr double kElementwise = 3e-6;

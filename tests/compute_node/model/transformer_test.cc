@@ -32,7 +32,7 @@ std::unique_ptr<Transformer> Load(const std::string& family, const kernels::Back
   source.model_dir = Dir(family);
   auto weights = LoadWeights(source, *config, backend, format);
   EXPECT_TRUE(weights.ok()) << weights.status();
-  return std::make_unique<Transformer>(*config, *std::move(weights), backend);
+  return *Transformer::Make(*config, *std::move(weights), backend);
 }
 
 Vectors LoadVectors(const std::string& family) {
@@ -44,9 +44,9 @@ Vectors LoadVectors(const std::string& family) {
 // Feeds all ids in chunks of the sizes given (cycled) and returns the logits after each chunk, with
 // its last index.
 std::vector<std::pair<size_t, std::vector<float>>> RunModel(const Transformer& model,
-                                                       const std::vector<int32_t>& ids,
-                                                       const std::vector<size_t>& sizes) {
-  KvCache cache(model.config().num_layers, model.kv_width(), 1);
+                                                            const std::vector<int32_t>& ids,
+                                                            const std::vector<size_t>& sizes) {
+  KvCache cache = model.NewCache(1);
   std::vector<std::pair<size_t, std::vector<float>>> all;
   for (size_t begin = 0, i = 0; begin < ids.size(); ++i) {
     const size_t n = std::min(sizes[i % sizes.size()], ids.size() - begin);

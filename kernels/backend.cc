@@ -1,0 +1,114 @@
+#include "kernels/backend.h"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+#include <numeric>
+
+#include "common/strings.h"
+
+namespace msa::kernels {
+namespace {
+
+constexpr size_t kCacheLineBytes = 64;
+constexpr size_t kHugePageBytes = 2 << 20;
+
+}  // namespace
+
+Buffer AllocateHost(size_t bytes) {
+  const size_t alignment = bytes >= kHugePageBytes ? kHugePageBytes : kCacheLineBytes;
+  const size_t rounded = (std::max<size_t>(bytes, 1) + alignment - 1) / alignment * alignment;
+  void* data = std::aligned_alloc(alignment, rounded);
+  if (data != nullptr && alignment == kHugePageBytes) madvise(data, rounded, MADV_HUGEPAGE);
+  return Buffer(data, bytes, [](void* memory) { std::free(memory); });
+}
+
+absl::StatusOr<Buffer> Backend::Allocate(size_t bytes, Purpose) const {
+  Buffer buffer = AllocateHost(bytes);
+  if (buffer.data() == nullptr) {
+    return absl::ResourceExhaustedError(StrCat("no memory for ", bytes, " bytes"));
+  }
+  return buffer;
+}
+
+void Backend::Copy(void* to, const void* from, size_t bytes) const {
+  if (bytes > 0) std::memcpy(to, from, bytes);
+}
+
+void Backend::CopyColumns(const float* x, int64_t rows, int64_t stride, int64_t begin,
+                          int64_t width, float* out) const {
+  for (int64_t r = 0; r < rows; ++r) {
+    std::memcpy(out + r * width, x + r * stride + begin, width * sizeof(float));
+  }
+}
+
+void Backend::GatherRows(const float* x, int64_t width, absl::Span<const int32_t> rows,
+                         float* out) const {
+  for (size_t i = 0; i < rows.size(); ++i) {
+    std::memcpy(out + i * width, x + rows[i] * width, width * sizeof(float));
+  }
+}
+
+void Backend::Embed(const void* table, DType dtype, int64_t width, absl::Span<const int32_t> ids,
+                    float* out) const {
+  const size_t row_bytes = width * DTypeBytes(dtype);
+  for (size_t i = 0; i < ids.size(); ++i) {
+    Dequantize(static_cast<const char*>(table) + ids[i] * row_bytes, nullptr, 1, width, dtype,
+               out + i * width);
+  }
+}
+
+void Backend::SplitQkv(const SplitQkvArgs& a) const {
+  const int64_t q_width = int64_t{a.num_q_heads} * a.head_dim;
+  const int64_t kv_width = int64_t{a.num_kv_heads} * a.head_dim;
+  const int64_t stride = q_width + 2 * kv_width;
+  CopyColumns(a.qkv, a.rows, stride, 0, q_width, a.q);
+  CopyColumns(a.qkv, a.rows, stride, q_width, kv_width, a.k);
+  CopyColumns(a.qkv, a.rows, stride, q_width + kv_width, kv_width, a.v);
+  if (a.q_norm != nullptr) {
+    RmsNorm(a.q, a.q_norm, a.rows * a.num_q_heads, a.head_dim, a.eps, a.q);
+    RmsNorm(a.k, a.k_norm, a.rows * a.num_kv_heads, a.head_dim, a.eps, a.k);
+  }
+  Rope(a.q, a.positions, a.num_q_heads, a.head_dim, a.inv_freq, 1.0f);
+  Rope(a.k, a.positions, a.num_kv_heads, a.head_dim, a.inv_freq, 1.0f);
+}
+
+void Backend::ScoreBank(const ScoreBankArgs& args) const {
+  const auto num_questions = static_cast<int64_t>(args.query_begin.size()) - 1;
+  int64_t num_parts = 0;
+  for (const KeySegment& segment : args.segments) num_parts += segment.num_parts();
+  std::vector<float> of_segment;  // [questions, parts of a segment]
+  int64_t first_part = 0;
+  for (const KeySegment& segment : args.segments) {
+    const int64_t parts = segment.num_parts();
+    const bool in_place = num_questions == 1;
+    if (!in_place) of_segment.resize(num_questions * parts);
+    float* scores = in_place ? args.scores + first_part : of_segment.data();
+    ScoreParts({args.shape, segment, args.queries, args.query_begin, scores});
+    for (int64_t q = 0; q < num_questions && !in_place; ++q) {
+      std::copy_n(scores + q * parts, parts, args.scores + q * num_parts + first_part);
+    }
+    first_part += parts;
+  }
+}
+
+std::vector<Backend::IndexedScore> Backend::TopIndices(const float* scores, int64_t n,
+                                                       int k) const {
+  std::vector<int64_t> indices(n);
+  std::iota(indices.begin(), indices.end(), 0);
+  std::vector<IndexedScore> best;
+  for (const ScoredPart& part : SelectTopK({scores, static_cast<size_t>(n)}, indices, nullptr, k)) {
+    best.push_back({part.score, part.reference});
+  }
+  return best;
+}
+
+absl::StatusOr<Buffer> CopyToBackend(const Backend& backend, const void* data, size_t bytes) {
+  auto buffer = backend.Allocate(bytes);
+  if (buffer.ok()) backend.Copy(buffer->data(), data, bytes);
+  return buffer;
+}
+
+}  // namespace msa::kernels

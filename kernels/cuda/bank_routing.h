@@ -1,0 +1,19 @@
+// Backend::ScoreBank and TopIndices on the GPU: a bank's segments in one launch, the best parts
+// without the scores leaving the device.
+#ifndef MSA_KERNELS_CUDA_BANK_ROUTING_H_
+#define MSA_KERNELS_CUDA_BANK_ROUTING_H_
+
+#include <vector>
+
+#include "kernels/backend.h"
+#include "kernels/cuda/device.h"
+
+namespace msa::kernels::cuda {
+
+void ScoreBankOn(Device& device, const ScoreBankArgs& args);
+std::vector<Backend::IndexedScore> TopIndicesOn(Device& device, const float* scores, int64_t n,
+                                                int k);
+
+}  // namespace msa::kernels::cuda
+
+#endif  // MSA_KERNELS_CUDA_BANK_ROUTING_H_

@@ -1,0 +1,197 @@
+#include "kernels/cuda/device.h"
+
+#include <utility>
+
+#include "common/log.h"
+#include "common/status_macros.h"
+#include "common/strings.h"
+
+namespace msa::kernels::cuda {
+namespace {
+
+// Left to cuBLAS, kernels' code and the driver.
+constexpr int64_t kReservedBytes = int64_t{1} << 30;
+constexpr int kMinComputeMajor = 8;
+
+absl::Status Missing(cudaError_t error, std::string_view what) {
+  return absl::FailedPreconditionError(StrCat("the cuda backend cannot start: ", what, " (",
+                                              cudaGetErrorString(error),
+                                              "); use --backend cpu on this machine"));
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Device>> Device::Open(const DeviceOptions& options) {
+  std::unique_ptr<Device> device(new Device());
+  MSA_RETURN_IF_ERROR(device->Init(options));
+  return device;
+}
+
+absl::Status Device::Init(const DeviceOptions& options) {
+  int count = 0;
+  if (cudaError_t error = cudaGetDeviceCount(&count); error != cudaSuccess || count == 0) {
+    return Missing(error, "no NVIDIA driver or no GPU was found");
+  }
+  if (options.ordinal >= count) {
+    return absl::FailedPreconditionError(StrCat("there is no GPU ", options.ordinal,
+                                                ": this machine has ", count, ", numbered from 0"));
+  }
+  ordinal_ = options.ordinal;
+  cudaDeviceProp properties;
+  if (cudaError_t error = cudaGetDeviceProperties(&properties, ordinal_); error != cudaSuccess) {
+    return Missing(error, "the GPU does not answer");
+  }
+  name_ = properties.name;
+  compute_major_ = properties.major;
+  if (compute_major_ < kMinComputeMajor) {
+    return absl::FailedPreconditionError(
+        StrCat("the GPU ", name_, " has compute capability ", properties.major, ".",
+               properties.minor, "; the cuda backend needs 8.0 or later: use --backend cpu"));
+  }
+  Activate();
+  if (cudaError_t error = cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking);
+      error != cudaSuccess) {
+    return Missing(error, "the GPU takes no work");
+  }
+  // Memory given back stays with the process: a step's activations are taken again at once.
+  cudaMemPool_t pool = nullptr;
+  uint64_t keep = UINT64_MAX;
+  if (cudaDeviceGetDefaultMemPool(&pool, ordinal_) == cudaSuccess) {
+    cudaMemPoolSetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &keep);
+  }
+  size_t free_bytes = 0, total_bytes = 0;
+  if (cudaError_t error = cudaMemGetInfo(&free_bytes, &total_bytes); error != cudaSuccess) {
+    return Missing(error, "the GPU's memory cannot be asked for");
+  }
+  max_device_bytes_ = options.max_device_bytes > 0
+                          ? options.max_device_bytes
+                          : static_cast<int64_t>(free_bytes) - kReservedBytes;
+  max_host_bytes_ = options.max_host_bytes > 0 ? options.max_host_bytes : INT64_MAX;
+  return absl::OkStatus();
+}
+
+Device::~Device() {
+  if (stream_ == nullptr) return;
+  Activate();
+  cudaStreamSynchronize(stream_);
+  cudaStreamDestroy(stream_);
+}
+
+void Device::Activate() { cudaSetDevice(ordinal_); }
+
+Buffer Device::Register(void* data, size_t bytes, bool on_device) {
+  absl::MutexLock lock(&mutex_);
+  buffers_[reinterpret_cast<uintptr_t>(data)] = bytes;
+  (on_device ? device_bytes_ : host_bytes_) += static_cast<int64_t>(bytes);
+  return Buffer(data, bytes, [this, on_device](void* memory) { Release(memory, on_device); });
+}
+
+void Device::Release(void* data, bool on_device) {
+  {
+    absl::MutexLock lock(&mutex_);
+    const auto it = buffers_.find(reinterpret_cast<uintptr_t>(data));
+    (on_device ? device_bytes_ : host_bytes_) -= static_cast<int64_t>(it->second);
+    buffers_.erase(it);
+  }
+  Activate();
+  if (on_device) {
+    Check(cudaFreeAsync(data, stream_), "cudaFreeAsync");
+  } else {
+    // Kernels may still read it.
+    cudaStreamSynchronize(stream_);
+    Check(cudaFreeHost(data), "cudaFreeHost");
+  }
+}
+
+absl::StatusOr<Buffer> Device::Allocate(size_t bytes, Backend::Purpose purpose) {
+  MSA_RETURN_IF_ERROR(health());
+  Activate();
+  const size_t size = bytes == 0 ? 1 : bytes;
+  if (device_bytes() + static_cast<int64_t>(size) <= max_device_bytes_) {
+    void* data = nullptr;
+    const cudaError_t error = cudaMallocAsync(&data, size, stream_);
+    if (error == cudaSuccess) return Register(data, bytes, true);
+    cudaGetLastError();  // out of memory is no failure of the device
+  }
+  if (purpose == Backend::Purpose::kWork) {
+    return absl::ResourceExhaustedError(StrCat(
+        "no GPU memory for ", bytes, " bytes, ", device_bytes(), " are in use of ",
+        max_device_bytes_, ": answer fewer questions at once or give a larger --gpu-memory"));
+  }
+  void* data = nullptr;
+  if (host_bytes() + static_cast<int64_t>(size) > max_host_bytes_ ||
+      cudaHostAlloc(&data, size, cudaHostAllocMapped) != cudaSuccess) {
+    cudaGetLastError();
+    return absl::ResourceExhaustedError(
+        StrCat("no memory for ", bytes, " bytes, neither on the GPU (", device_bytes(), " of ",
+               max_device_bytes_, " in use) nor pinned on the host (", host_bytes(),
+               " in use): give a larger --gpu-memory or --host-memory, or add a shard"));
+  }
+  Buffer buffer = Register(data, bytes, false);
+  bool tell = false;
+  {
+    absl::MutexLock lock(&mutex_);
+    tell = !std::exchange(told_of_host_tier_, true);
+  }
+  if (tell) {
+    Log(LogLevel::kWarning, "the GPU's memory is full: routing keys go to the host's",
+        {{"gpu_bytes", device_bytes()}, {"gpu_memory", max_device_bytes_}});
+  }
+  return buffer;
+}
+
+absl::StatusOr<Buffer> Device::AllocateScratch(size_t bytes) {
+  MSA_RETURN_IF_ERROR(health());
+  Activate();
+  void* data = nullptr;
+  if (cudaError_t error = cudaMallocAsync(&data, bytes == 0 ? 1 : bytes, stream_);
+      error != cudaSuccess) {
+    return absl::ResourceExhaustedError(cudaGetErrorString(error));
+  }
+  return Register(data, bytes, true);
+}
+
+bool Device::Reaches(const void* pointer) const {
+  const auto address = reinterpret_cast<uintptr_t>(pointer);
+  absl::ReaderMutexLock lock(&mutex_);
+  auto it = buffers_.upper_bound(address);
+  if (it == buffers_.begin()) return false;
+  --it;
+  return address < it->first + (it->second == 0 ? 1 : it->second);
+}
+
+void Device::Copy(void* to, const void* from, size_t bytes) {
+  if (bytes == 0) return;
+  Activate();
+  Check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, stream_), "a copy");
+  if (!Reaches(to)) Wait();
+}
+
+void Device::Wait() { Check(cudaStreamSynchronize(stream_), "waiting for the GPU"); }
+
+void Device::Check(cudaError_t error, const char* what) {
+  if (error == cudaSuccess) return;
+  absl::MutexLock lock(&mutex_);
+  if (!first_error_.ok()) return;
+  first_error_ = absl::UnavailableError(
+      StrCat("GPU ", ordinal_, " (", name_, ") failed in ", what, ": ", cudaGetErrorString(error),
+             "; this process cannot use it any more: restart it"));
+  Log(LogLevel::kError, std::string(first_error_.message()), {});
+}
+
+absl::Status Device::health() const {
+  absl::ReaderMutexLock lock(&mutex_);
+  return first_error_;
+}
+
+int64_t Device::device_bytes() const {
+  absl::ReaderMutexLock lock(&mutex_);
+  return device_bytes_;
+}
+
+int64_t Device::host_bytes() const {
+  absl::ReaderMutexLock lock(&mutex_);
+  return host_bytes_;
+}
+
+}  // namespace msa::kernels::cuda

@@ -1,0 +1,85 @@
+// One GPU as the backend uses it: its stream, its memory, its first error. All work goes to one
+// stream, so operations happen in the order they were asked for, whichever thread asked.
+#ifndef MSA_KERNELS_CUDA_DEVICE_H_
+#define MSA_KERNELS_CUDA_DEVICE_H_
+
+#include <cuda_runtime_api.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/container/btree_map.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/synchronization/mutex.h"
+#include "kernels/backend.h"
+
+namespace msa::kernels::cuda {
+
+struct DeviceOptions {
+  int ordinal = 0;
+  // Bytes that Allocate may have out at once; beyond them kWork is refused and kResident goes to
+  // pinned memory of the processor. 0: all the device has, less what its libraries need.
+  int64_t max_device_bytes = 0;
+  int64_t max_host_bytes = 0;  // of pinned memory; 0: no limit of its own
+};
+
+class Device {
+ public:
+  // FAILED_PRECONDITION naming what is missing: no driver, no such device, one older than compute
+  // capability 8.0.
+  static absl::StatusOr<std::unique_ptr<Device>> Open(const DeviceOptions& options);
+  ~Device();
+  Device(const Device&) = delete;
+  Device& operator=(const Device&) = delete;
+
+  cudaStream_t stream() const { return stream_; }
+  const std::string& name() const { return name_; }
+  bool hopper() const { return compute_major_ == 9; }  // sm_90a code runs
+  // Makes the device current on the calling thread.
+  void Activate();
+
+  // Stream-ordered: memory given back is used again only after the work asked for before.
+  absl::StatusOr<Buffer> Allocate(size_t bytes, Backend::Purpose purpose);
+  // For the length of one operation, from what the budget leaves free.
+  absl::StatusOr<Buffer> AllocateScratch(size_t bytes);
+  // Whether kernels can use the pointer: it lies in a buffer of Allocate.
+  bool Reaches(const void* pointer) const;
+  // Asynchronous unless `to` is memory of the processor.
+  void Copy(void* to, const void* from, size_t bytes);
+  // Waits for all work asked for.
+  void Wait();
+
+  // Remembers the first error.
+  void Check(cudaError_t error, const char* what);
+  absl::Status health() const;
+
+  int64_t device_bytes() const;
+  int64_t host_bytes() const;
+
+ private:
+  Device() = default;
+  absl::Status Init(const DeviceOptions& options);
+  Buffer Register(void* data, size_t bytes, bool on_device);
+  void Release(void* data, bool on_device);
+
+  int ordinal_ = 0;
+  int compute_major_ = 0;
+  std::string name_;
+  cudaStream_t stream_ = nullptr;
+  int64_t max_device_bytes_ = 0;
+  int64_t max_host_bytes_ = 0;
+  mutable absl::Mutex mutex_;
+  absl::btree_map<uintptr_t, size_t> buffers_ ABSL_GUARDED_BY(mutex_);  // by address
+  int64_t device_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
+  int64_t host_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
+  bool told_of_host_tier_ ABSL_GUARDED_BY(mutex_) = false;
+  absl::Status first_error_ ABSL_GUARDED_BY(mutex_);
+};
+
+}  // namespace msa::kernels::cuda
+
+#endif  // MSA_KERNELS_CUDA_DEVICE_H_

@@ -1,0 +1,77 @@
+// The routing pass on the GPU: scores of every part of a list of segments, for several questions at
+// once, in one read of the keys. Reductions and kNoScore: common/routing.h. What is computed and
+// why it is exact: docs/numerics.md.
+//
+// Pointers are device memory unless named host_. Launchers neither allocate nor synchronise; they
+// may be captured into a graph. Thread-safe: no state outside the arguments. They return the
+// error of the launch, cudaErrorInvalidValue for a shape that does not fit.
+#ifndef MSA_KERNELS_CUDA_ROUTING_H_
+#define MSA_KERNELS_CUDA_ROUTING_H_
+
+#include <cuda_runtime_api.h>
+
+#include <cstddef>
+#include <cstdint>
+
+#include "common/routing.h"
+
+namespace msa::kernels::cuda {
+
+// How routing keys are stored. kInt8 and kFloat8 (e4m3): key = scales[chunk] · stored value, with
+// scales that are not negative (or null: all 1).
+enum class KeyFormat : uint8_t { kFloat32 = 1, kBFloat16 = 2, kInt8 = 3, kFloat8 = 4 };
+
+// How much of a float32 question the tensor cores see. Float32 keys use all of it either way.
+//   format            kSplit                    kSingle
+//   bf16 keys         bf16 + bf16  (16 bits)    bf16 (8 bits)
+//   fp8 keys          fp16 + fp16  (22 bits)    fp16 (11 bits)
+//   int8 keys         3 × int8     (23 bits)    2 × int8 (15 bits below the row's largest element)
+// Sums are float32, exact integers for int8.
+enum class QueryPrecision : uint8_t { kSplit = 1, kSingle = 2 };
+
+// Keys of consecutive parts. An array of these lies in device memory, one for each segment.
+struct RoutingSegment {
+  const void* keys = nullptr;           // [num_chunks, key_width], 16-byte aligned
+  const float* scales = nullptr;        // [num_chunks] or null
+  const int64_t* part_begin = nullptr;  // [num_parts + 1]: part p owns chunks part_begin[p] …
+  int64_t num_parts = 0;
+  int64_t num_chunks = 0;
+  int64_t first_part = 0;   // column of part 0 in the scores
+  int64_t first_chunk = 0;  // chunks in the segments before this one: NumberChunks fills it
+};
+
+// Fills first_chunk of segments on the host, before they are copied to the device. Returns the
+// number of chunks of all.
+int64_t NumberChunks(RoutingSegment* host_segments, int num_segments);
+
+// What a pass is made of. Segments share one format. A question's scores do not depend, to the
+// bit, on the other questions, on where a chunk lies, or on how chunks are grouped into parts.
+struct RoutingArgs {
+  RoutingShape shape;
+  KeyFormat format = KeyFormat::kBFloat16;
+  QueryPrecision precision = QueryPrecision::kSplit;
+  const RoutingSegment* segments = nullptr;  // [num_segments]
+  int num_segments = 0;
+  int64_t num_chunks = 0;                     // of all segments
+  int64_t num_parts = 0;                      // columns of the scores
+  const float* queries = nullptr;             // [host_query_begin[num_questions], query_width]
+  const int32_t* host_query_begin = nullptr;  // [num_questions + 1], at least one row a question
+  int num_questions = 0;
+  float* scores = nullptr;  // out [num_questions, num_parts]
+};
+
+// Bytes of workspace, 256-byte aligned, that ScoreParts needs for keys of this width.
+size_t RoutingWorkspaceBytes(int key_width);
+
+// Scores of every part; kNoScore for a part without chunks. Cost: with mean heads and max chunks,
+// a width of a multiple of 16 up to 4,096 and scale >= 0, one read of the keys for every 32 rows of
+// questions (each padded to 8; 64 rows with kSingle or int8 keys); otherwise the general path.
+cudaError_t ScoreParts(const RoutingArgs& args, void* workspace, cudaStream_t stream);
+
+// The general path by itself: any reduction, any width, no tensor cores, one read of the keys a
+// question.
+cudaError_t ScorePartsGeneral(const RoutingArgs& args, cudaStream_t stream);
+
+}  // namespace msa::kernels::cuda
+
+#endif  // MSA_KERNELS_CUDA_ROUTING_H_

@@ -1,0 +1,299 @@
+// A block selects the best k of a list by radix: digit by digit from the top it finds the value of
+// the k-th, first in the scores, then (only among equals) in the references; collects what is not
+// worse; and sorts that by a bitonic network in shared memory. One block a slice of the candidates,
+// then one block a question over what the slices gave.
+#include <algorithm>
+
+#include "common/routing.h"
+#include "kernels/cuda/topk.h"
+
+namespace msa::kernels::cuda {
+namespace {
+
+constexpr int kThreads = 512;
+constexpr int kBins = 256;
+constexpr int kScoreDigits = 4;
+constexpr int kDigits = kScoreDigits + 8;
+constexpr int64_t kMinSlice = 4096;
+constexpr int64_t kMaxSlices = 512;
+
+// Candidates are compared by (score, reference) as unsigned numbers, greater is better.
+struct Order {
+  uint32_t score;
+  uint64_t reference;
+};
+
+// -0 counts as 0.
+__device__ uint32_t ScoreOrder(float score) {
+  const uint32_t bits = __float_as_uint(score + 0.0f);
+  return (bits >> 31) != 0 ? ~bits : bits | 0x80000000u;
+}
+
+__device__ uint64_t ReferenceOrder(int64_t reference) {
+  return ~(static_cast<uint64_t>(reference) ^ 0x8000000000000000u);
+}
+
+// A list in memory. Without references a candidate's is its index; likewise without indices.
+struct Candidates {
+  const float* scores = nullptr;
+  const int64_t* references = nullptr;
+  const uint8_t* visible = nullptr;
+  const int32_t* indices = nullptr;
+  int64_t begin = 0;
+  int64_t end = 0;
+
+  __device__ bool Takes(int64_t i) const {
+    return scores[i] > kNoScore && (visible == nullptr || visible[i] != 0);  // NaN: false
+  }
+  __device__ int64_t Reference(int64_t i) const {
+    return references == nullptr ? i : references[i];
+  }
+  __device__ int32_t Index(int64_t i) const {
+    return indices == nullptr ? static_cast<int32_t>(i) : indices[i];
+  }
+};
+
+struct Selected {
+  float* scores = nullptr;
+  int64_t* references = nullptr;
+  int32_t* indices = nullptr;
+  int32_t* count = nullptr;
+};
+
+struct SelectShared {
+  uint32_t histogram[kBins];
+  uint32_t suffix[kBins];  // candidates in this bin and those above
+  int bin;
+  int count;
+  Order order[kMaxTopK];
+  float score[kMaxTopK];
+  int32_t index[kMaxTopK];
+};
+
+__device__ uint32_t Digit(const Order& order, int digit) {
+  return digit < kScoreDigits ? order.score >> (24 - 8 * digit) & 0xff
+                              : order.reference >> (56 - 8 * (digit - kScoreDigits)) & 0xff;
+}
+
+// The digits of `order` from the first to `count`, the others zero.
+__device__ Order Prefix(const Order& order, int count) {
+  Order prefix = {0, 0};
+  if (count >= kScoreDigits) {
+    prefix.score = order.score;
+  } else if (count > 0) {
+    prefix.score = order.score & ~0u << (32 - 8 * count);
+  }
+  if (count >= kDigits) {
+    prefix.reference = order.reference;
+  } else if (count > kScoreDigits) {
+    prefix.reference = order.reference & ~uint64_t{0} << (64 - 8 * (count - kScoreDigits));
+  }
+  return prefix;
+}
+
+__device__ bool Less(const Order& a, const Order& b) {
+  return a.score != b.score ? a.score < b.score : a.reference < b.reference;
+}
+
+__device__ Order OrderOf(const Candidates& from, int64_t i, bool with_reference) {
+  return {ScoreOrder(from.scores[i]), with_reference ? ReferenceOrder(from.Reference(i)) : 0};
+}
+
+__device__ void CountDigits(const Candidates& from, const Order& threshold, int digit,
+                            SelectShared& shared) {
+  for (int i = threadIdx.x; i < kBins; i += kThreads) shared.histogram[i] = 0;
+  __syncthreads();
+  for (int64_t i = from.begin + threadIdx.x; i < from.end; i += kThreads) {
+    if (!from.Takes(i)) continue;
+    const Order order = OrderOf(from, i, digit >= kScoreDigits);
+    const Order prefix = Prefix(order, digit);
+    if (Less(prefix, threshold) || Less(threshold, prefix)) continue;
+    atomicAdd(&shared.histogram[Digit(order, digit)], 1);
+  }
+  __syncthreads();
+}
+
+// suffix[b] = sum of histogram[b …], by the first warp: 8 bins a lane.
+__device__ void SumBins(SelectShared& shared) {
+  const int lane = threadIdx.x;
+  if (lane < 32) {
+    uint32_t own = 0;
+    for (int i = 7; i >= 0; --i) {
+      own += shared.histogram[8 * lane + i];
+      shared.suffix[8 * lane + i] = own;
+    }
+    uint32_t above = own;
+    for (int step = 1; step < 32; step *= 2) {
+      const uint32_t other = __shfl_down_sync(~0u, above, step);
+      if (lane + step < 32) above += other;
+    }
+    above -= own;
+    for (int i = 0; i < 8; ++i) shared.suffix[8 * lane + i] += above;
+  }
+  __syncthreads();
+}
+
+// The prefix of the k-th best; candidates whose prefix is not below it are the best k (or all).
+// `digits` is how many digits the prefix has.
+__device__ Order FindThreshold(const Candidates& from, int k, SelectShared& shared, int& digits) {
+  Order threshold = {0, 0};
+  uint32_t wanted = k;
+  for (digits = 0; digits < kDigits;) {
+    CountDigits(from, threshold, digits, shared);
+    SumBins(shared);
+    if (shared.suffix[0] <= wanted) return threshold;  // all that are left
+    for (int bin = threadIdx.x; bin < kBins; bin += kThreads) {
+      const uint32_t above = bin + 1 < kBins ? shared.suffix[bin + 1] : 0;
+      if (shared.suffix[bin] >= wanted && above < wanted) shared.bin = bin;
+    }
+    __syncthreads();
+    const uint64_t bin = shared.bin;
+    const uint32_t inside = shared.histogram[bin];
+    wanted -= shared.suffix[bin] - inside;
+    if (digits < kScoreDigits) {
+      threshold.score |= static_cast<uint32_t>(bin) << (24 - 8 * digits);
+    } else {
+      threshold.reference |= bin << (56 - 8 * (digits - kScoreDigits));
+    }
+    ++digits;
+    __syncthreads();
+    if (inside == wanted) break;
+  }
+  return threshold;
+}
+
+__device__ void Collect(const Candidates& from, const Order& threshold, int digits,
+                        SelectShared& shared) {
+  if (threadIdx.x == 0) shared.count = 0;
+  __syncthreads();
+  for (int64_t i = from.begin + threadIdx.x; i < from.end; i += kThreads) {
+    if (!from.Takes(i)) continue;
+    const Order order = OrderOf(from, i, true);
+    if (Less(Prefix(order, digits), threshold)) continue;
+    const int at = atomicAdd(&shared.count, 1);
+    if (at >= kMaxTopK) continue;  // only if references are not unique
+    shared.order[at] = order;
+    shared.score[at] = from.scores[i];
+    shared.index[at] = from.Index(i);
+  }
+  __syncthreads();
+}
+
+__device__ void SortCollected(SelectShared& shared, int size) {
+  for (int i = shared.count + threadIdx.x; i < size; i += kThreads) shared.order[i] = {0, 0};
+  __syncthreads();
+  for (int run = 2; run <= size; run *= 2) {
+    for (int step = run / 2; step > 0; step /= 2) {
+      for (int pair = threadIdx.x; pair < size / 2; pair += kThreads) {
+        const int low = pair / step * step * 2 + pair % step;
+        const int high = low + step;
+        const bool descending = (low & run) == 0;
+        if (Less(shared.order[low], shared.order[high]) != descending) continue;
+        const Order order = shared.order[low];
+        shared.order[low] = shared.order[high];
+        shared.order[high] = order;
+        const float score = shared.score[low];
+        shared.score[low] = shared.score[high];
+        shared.score[high] = score;
+        const int32_t index = shared.index[low];
+        shared.index[low] = shared.index[high];
+        shared.index[high] = index;
+      }
+      __syncthreads();
+    }
+  }
+}
+
+__device__ int64_t ReferenceOf(uint64_t order) {
+  return static_cast<int64_t>(~order ^ 0x8000000000000000u);
+}
+
+__device__ void Select(const Candidates& from, int k, const Selected& to, SelectShared& shared) {
+  int digits = 0;
+  const Order threshold = FindThreshold(from, k, shared, digits);
+  Collect(from, threshold, digits, shared);
+  if (threadIdx.x == 0) shared.count = min(shared.count, kMaxTopK);
+  __syncthreads();
+  int size = 2;
+  while (size < shared.count) size *= 2;
+  SortCollected(shared, size);
+  const int count = min(shared.count, k);
+  for (int i = threadIdx.x; i < k; i += kThreads) {
+    to.scores[i] = i < count ? shared.score[i] : kNoScore;
+    to.references[i] = i < count ? ReferenceOf(shared.order[i].reference) : -1;
+    if (to.indices != nullptr) to.indices[i] = i < count ? shared.index[i] : -1;
+  }
+  if (to.count != nullptr && threadIdx.x == 0) *to.count = count;
+}
+
+// What the slices gave: [num_questions, num_slices, k].
+struct SliceResults {
+  float* scores = nullptr;
+  int64_t* references = nullptr;
+  int32_t* indices = nullptr;
+};
+
+__global__ void __launch_bounds__(kThreads)
+    SelectOfSlices(const __grid_constant__ TopKArgs args, SliceResults results) {
+  __shared__ SelectShared shared;
+  const int64_t slice = blockIdx.x;
+  const int64_t question = blockIdx.y;
+  Candidates from;
+  from.scores = args.scores + question * args.stride;
+  from.references = args.references;
+  from.visible = args.visible;
+  from.begin = args.num_candidates * slice / gridDim.x;
+  from.end = args.num_candidates * (slice + 1) / gridDim.x;
+  const int64_t at = (question * gridDim.x + slice) * args.k;
+  Select(from, args.k, {results.scores + at, results.references + at, results.indices + at},
+         shared);
+}
+
+__global__ void __launch_bounds__(kThreads)
+    SelectOfResults(const __grid_constant__ TopKArgs args, SliceResults results, int num_slices) {
+  __shared__ SelectShared shared;
+  const int64_t question = blockIdx.x;
+  const int64_t at = question * num_slices * args.k;
+  Candidates from;
+  from.scores = results.scores + at;
+  from.references = results.references + at;
+  from.indices = results.indices + at;
+  from.end = static_cast<int64_t>(num_slices) * args.k;
+  const int64_t out = question * args.k;
+  Select(from, args.k,
+         {args.best_scores + out, args.best_references + out,
+          args.best_indices == nullptr ? nullptr : args.best_indices + out,
+          args.best_counts == nullptr ? nullptr : args.best_counts + question},
+         shared);
+}
+
+int NumSlices(int64_t num_candidates) {
+  const int64_t slices = (num_candidates + kMinSlice - 1) / kMinSlice;
+  return static_cast<int>(std::clamp<int64_t>(slices, 1, kMaxSlices));
+}
+
+}  // namespace
+
+size_t TopKWorkspaceBytes(int num_questions, int64_t num_candidates, int k) {
+  const size_t results = static_cast<size_t>(num_questions) * NumSlices(num_candidates) * k;
+  return (results * (sizeof(int64_t) + sizeof(float) + sizeof(int32_t)) + 255) / 256 * 256;
+}
+
+cudaError_t SelectTopK(const TopKArgs& args, void* workspace, cudaStream_t stream) {
+  if (args.k < 1 || args.k > kMaxTopK || args.num_candidates < 0 ||
+      args.num_candidates > INT32_MAX || args.num_questions < 0 || args.num_questions > 65535) {
+    return cudaErrorInvalidValue;
+  }
+  if (args.num_questions == 0) return cudaSuccess;
+  const int num_slices = NumSlices(args.num_candidates);
+  const size_t num_results = static_cast<size_t>(args.num_questions) * num_slices * args.k;
+  SliceResults results;
+  results.references = static_cast<int64_t*>(workspace);
+  results.scores = reinterpret_cast<float*>(results.references + num_results);
+  results.indices = reinterpret_cast<int32_t*>(results.scores + num_results);
+  SelectOfSlices<<<dim3(num_slices, args.num_questions), kThreads, 0, stream>>>(args, results);
+  SelectOfResults<<<args.num_questions, kThreads, 0, stream>>>(args, results, num_slices);
+  return cudaGetLastError();
+}
+
+}  // namespace msa::kernels::cuda
