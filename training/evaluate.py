@@ -144,8 +144,11 @@ def read_all(model, layers, tokenizer, bank, questions, orders: dict, count: int
     """Reading scores of each way to choose documents, on the same evenly spaced questions."""
     chosen = spread(list(range(len(questions))), count)     # orders: lists, or dictionaries by place
     some = [questions[i] for i in chosen]
-    return {name: reading(model, layers, tokenizer, bank, some, [order[i] for i in chosen], n)
-            for name, (order, n) in orders.items()}
+    out = {}
+    for name, (order, n) in orders.items():
+        out[name] = reading(model, layers, tokenizer, bank, some, [order[i] for i in chosen], n)
+        print(name, json.dumps(out[name]), flush=True)
+    return out
 
 
 def read_unanswerable(model, layers, tokenizer, root: Path, bank, head, count: int) -> dict:
@@ -186,6 +189,7 @@ def evaluate_set(model, layers, tokenizer, root: Path, name: str, limit: int, fu
             by_meaning = [[bank.ids[i] for i in ids] for ids in others[name][: len(questions)]]
             out["minilm"] = recall(by_meaning, golds)
             ways["minilm_3"] = (by_meaning, 3)
+        print(name, "retrieval", json.dumps(out), flush=True)  # what is known stays known if time runs out
         out["reading"] = read_all(model, layers, tokenizer, bank, questions, ways, read_limit)
         if name == "squad":
             out["reading"] |= read_unanswerable(model, layers, tokenizer, root, bank, head, read_limit)

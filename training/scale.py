@@ -110,7 +110,7 @@ def measure(model, layers, tokenizer, bank: Growing, head: dict, read_limit: int
     golds = [[places[i] for i in q["supporting_titles_or_ids"]] for q in questions]
     prompts = [frames.routing_prompt(tokenizer, q["question"]) for q in questions]
     scores, _ = rank(model, layers, bank, prompts, frames.encode(tokenizer, frames.HEAD), rows=24)
-    order = scores.topk(20, -1).indices.tolist()
+    order = scores.topk(min(20, bank.count), -1).indices.tolist()
     out = {"documents": bank.count, "tokens": bank.tokens, "questions": len(questions), "one_round": recall(order, golds)}
     if read_limit:
         out["reading"] = read_all(model, layers, tokenizer, bank, questions, {"retrieved_3": (order, 3)}, read_limit)
