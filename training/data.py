@@ -2,10 +2,13 @@
 
 A batch is documents of one kind with questions about them (in-batch negatives, made hard by neighbours: the same
 article, BM25's nearest passages, a question's own distractors), later-round questions, and reading samples.
+The kind `ask` has no documents: its samples teach the model to write questions (see ask.py).
 """
 from __future__ import annotations
 
+import json
 import random
+import zlib
 from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +21,8 @@ from training import batches, frames, synth
 from training.corpus import read_xz
 from training.model import Documents, Packed, Queries
 
-KINDS = ("wiki", "squad", "pairs", "hops")
+KINDS = ("wiki", "squad", "pairs", "hops", "made", "ask")
+READING = ("squad", "refused", "hops", "wiki", "factbook", "chain", "made", "linked", "edited")
 
 
 @dataclass
@@ -34,33 +38,38 @@ class Group:
 
 @dataclass
 class Batch:
+    """names: [D] a number that two documents share only if they are the same one."""
     kind: str
-    docs: Documents
+    docs: Documents | None
     groups: list[Group]
     reading: tuple[Packed, torch.Tensor, torch.Tensor] | None
     tokens: int
+    names: torch.Tensor | None = None
 
     def to(self, device) -> "Batch":
         reading = self.reading and tuple(t.to(device) for t in self.reading)
-        return Batch(self.kind, self.docs.to(device), [g.to(device) for g in self.groups], reading, self.tokens)
+        return Batch(self.kind, self.docs and self.docs.to(device), [g.to(device) for g in self.groups], reading,
+                     self.tokens, self.names if self.names is None else self.names.to(device))
 
 
 @dataclass
 class Draft:
-    """What a batch will hold: documents by key in first-come order, questions as (text, gold keys)."""
+    """What a batch will hold: documents by key in first-come order, questions with their gold documents' keys."""
     docs: dict = field(default_factory=dict)          # key -> (title, text)
-    asked: list = field(default_factory=list)         # (question, [gold keys])
+    asked: list = field(default_factory=list)         # (question, [gold keys]) or with [keys that do not count]
     hops: list = field(default_factory=list)          # (question, [taken keys], [gold keys])
 
 
 class TrainingSet(Dataset):
-    """Map from step to batch. `sizes`: questions a batch; `mix`: share of each kind; see configs/."""
+    """Map from step to batch. `sizes`: questions a batch; `mix`: share of each kind; see configs/.
+
+    Of `world` processes, those at one step get batches of one kind. made: folder of what ask.py wrote, or None."""
 
     def __init__(self, bundle: str, tokenizer: str, stage: dict, seed: int, top_k: int, pool: int,
-                 neighbours: np.ndarray | None = None):
+                 neighbours: np.ndarray | None = None, made: str | None = None, world: int = 1):
         root = Path(bundle)
         self.docs = read_xz(root / "docs.jsonl.xz")
-        self.tokenizer_path, self.stage, self.seed = tokenizer, stage, seed
+        self.tokenizer_path, self.stage, self.seed, self.world = tokenizer, stage, seed, world
         self.top_k, self.pool, self.neighbours = top_k, pool, neighbours
         self.by_source, self.by_group = defaultdict(list), defaultdict(list)
         for number, d in enumerate(self.docs):
@@ -76,7 +85,23 @@ class TrainingSet(Dataset):
             self.links[link["d"]].append(link)
         self._prepare_triples(read_xz(root / "triples.jsonl.xz"))
         self.articles = sorted({d["g"] for d in self.docs if d["s"] == "squad"})
+        self._prepare_made(made)
         self._tokenizer = None
+
+    def _prepare_made(self, folder: str | None) -> None:
+        """Written questions about one passage, about two, and by article; for reading those that were answered alike."""
+        made = [json.loads(line) for path in sorted(Path(folder).glob("made.*.jsonl")) for line in path.open()] \
+            if folder else []
+        self.single = [m for m in made if len(m["p"]) == 1]
+        self.linked = [m for m in made if len(m["p"]) == 2]
+        self.made_about = defaultdict(list)
+        for m in self.single:
+            self.made_about[self.docs[m["p"][0]]["g"]].append(m)
+        self.readable = {"made": [m for m in self.single if m["r"]], "linked": [m for m in self.linked if m["r"]]}
+        kinds = dict(self.stage["mix"])
+        if not self.single:
+            kinds.pop("made", None)
+        self.kinds = [kinds.get(k, 0) for k in KINDS]
 
     def _prepare_triples(self, chains: list[dict]) -> None:
         self.chains = chains
@@ -98,9 +123,11 @@ class TrainingSet(Dataset):
         return self._tokenizer
 
     def __getitem__(self, step: int) -> Batch:
-        rng = random.Random(f"{self.seed}/{self.stage['name']}/{step}")
-        kind = rng.choices(KINDS, [self.stage["mix"].get(k, 0) for k in KINDS])[0]
-        draft = Draft()
+        place = f"{self.seed}/{self.stage['name']}"
+        kind = random.Random(f"{place}/kind/{step // self.world}").choices(KINDS, self.kinds)[0]
+        rng, draft = random.Random(f"{place}/{step}"), Draft()
+        if kind == "ask":
+            return self._ask_batch(rng)
         getattr(self, "_draft_" + kind)(rng, draft)
         return self._batch(rng, kind, draft)
 
@@ -165,9 +192,12 @@ class TrainingSet(Dataset):
 
     def _draft_pairs(self, rng, draft) -> None:
         count = self.stage["sizes"]["questions"]
-        chosen = rng.sample(self.questions["reqa"], count // 2) + rng.sample(self.questions["pubmed"], count // 8)
-        for q in chosen:
-            draft.asked.append((q["q"], [self._put(draft, q["p"][0])]))
+        for source, share in (("natural", 0.2), ("reqa", 0.5), ("pubmed", 0.08)):
+            asked = self.questions[source]
+            for q in rng.sample(asked, min(len(asked), int(count * share))):
+                draft.asked.append((q["q"], [self._put(draft, q["p"][0])]))
+                for number in rng.sample(q["n"], min(2, len(q["n"]))):
+                    self._put(draft, number)
         while len(draft.asked) < count:
             number = rng.choice(self.by_source["factbook"])
             run = self.by_group[("factbook", self.docs[number]["g"])]
@@ -177,15 +207,33 @@ class TrainingSet(Dataset):
                 if question:
                     draft.asked.append((question[0], [n]))
 
+    def _draft_made(self, rng, draft) -> None:
+        """Written questions about passages of the same articles, among passages that share the questions' words."""
+        size = self.stage["sizes"]
+        while len(draft.docs) < size["made"]:
+            about = self.made_about[self.docs[rng.choice(self.single)["p"][0]]["g"]]
+            chosen = rng.sample(about, min(len(about), 5))
+            for m in chosen:
+                for number in m["p"] + rng.sample(m["n"], min(2, len(m["n"]))):
+                    self._put(draft, number)
+            siblings = {n for m in chosen for n in m["p"]}
+            for m in chosen:
+                answer = m["a"][0]
+                unsure = [n for n in siblings if n not in m["p"] and answer in self.docs[n]["x"]]
+                draft.asked.append((m["q"], m["p"], unsure))
+        draft.asked = rng.sample(draft.asked, min(len(draft.asked), size["questions"]))
+
     def _draft_hops(self, rng, draft) -> None:
-        """Real multi-hop questions with their distractors, and questions over passages made from triples."""
+        """Real multi-hop questions with their distractors, written ones, and questions over passages made from triples."""
         size = self.stage["sizes"]["hops"]
         real = self.questions["2wiki"] + self.questions["hotpot"]
-        for q in rng.sample(real, min(len(real), size // 2)):
+        written = min(len(self.linked), int(size * self.stage.get("written_hops", 0.5)))
+        chosen = rng.sample(real, min(len(real), (size - written) // 2)) + rng.sample(self.linked, written)
+        for q in chosen:
             for number in q["p"] + rng.sample(q["n"], min(3, len(q["n"]))):
                 self._put(draft, number)
             self._ask_chain(rng, draft, q["q"], q["p"])
-        for chain in rng.sample(self.chains, min(len(self.chains), size - size // 2)):
+        for chain in rng.sample(self.chains, min(len(self.chains), size - len(chosen))):
             keys = self._put_chain(rng, draft, chain)
             self._ask_chain(rng, draft, chain["q"], keys)
 
@@ -214,21 +262,48 @@ class TrainingSet(Dataset):
         references = rng.sample(range(1, 100_000), len(keys))
         texts = [frames.cut(tokenizer, frames.document_text(*draft.docs[k]), limit) for k in keys]
         docs = batches.documents([frames.document_ids(tokenizer, r, t) for r, t in zip(references, texts)], self.pool)
-        groups = [self._group([(frames.routing_prompt(tokenizer, self._short(q)), [], [row[g] for g in golds])
-                               for q, golds in draft.asked], len(keys))]
+        groups = [self._group([(frames.routing_prompt(tokenizer, self._short(q)), [row[u] for u in sum(unsure, [])],
+                                [row[g] for g in golds]) for q, golds, *unsure in draft.asked], len(keys))]
         hops = self._hop_items(rng, draft, row, references, texts)
         if hops:
-            groups.append(self._group(hops, len(keys)))
+            groups.append(self._group(hops, len(keys), later=True))
         reading = None
         if self.stage.get("reading", 0):
             reading = batches.reading([self._reading_sample(rng) for _ in range(self.stage["reading"])])
         tokens = len(docs.packed.ids) + sum(g.queries.ids.numel() for g in groups) + \
             (len(reading[0].ids) if reading else 0)
-        return Batch(kind, docs, groups, reading, tokens)
+        names = torch.tensor([k if isinstance(k, int) else (1 << 40) + zlib.crc32(k.encode()) for k in keys])
+        return Batch(kind, docs, groups, reading, tokens, names)
 
-    @staticmethod
-    def _short(question: str) -> str:
-        return " ".join(question.split()[:30])
+    def _ask_batch(self, rng) -> Batch:
+        """Samples (texts -> an answer and its question), and reading samples so that answers stay checkable."""
+        samples, limit = [], self.stage.get("read_tokens", 220)
+        for _ in range(self.stage["sizes"]["ask"]):
+            texts, answer, question = self._asked_sample(rng)
+            texts = [frames.cut(self.tokenizer, frames.document_text(*t), limit) for t in texts]
+            prompt = frames.encode(self.tokenizer, frames.asking_prompt(texts))
+            said = frames.encode(self.tokenizer, f"{answer}\n{question}")
+            samples.append((prompt, said[:80] + [self.tokenizer.token_to_id("<|im_end|>")]))
+        samples += [self._reading_sample(rng) for _ in range(self.stage.get("reading", 0))]
+        reading = batches.reading(samples)
+        return Batch("ask", None, [], reading, len(reading[0].ids))
+
+    def _asked_sample(self, rng) -> tuple[list[tuple[str, str]], str, str]:
+        for _ in range(20):
+            kind = rng.choices(("squad", "hops", "chain"), self.stage.get("asking_mix", (0.7, 0.15, 0.15)))[0]
+            if kind == "chain":
+                question, answer, golds, _ = self._read_chain(rng)
+                break
+            q = rng.choice(self.questions["squad"] if kind == "squad" else
+                           self.questions[rng.choice(("2wiki", "hotpot"))])
+            question, answer, golds = q["q"], q["a"][0], [self._text(n) for n in q["p"][:2]]
+            if kind != "squad" or answer in self._cut_body(*golds[0], self.stage.get("read_tokens", 220)):
+                break
+        return golds[:2], answer, question
+
+    def _short(self, question: str) -> str:
+        """At most 30 words and 64 tokens: one odd "word" would widen every row of its batch."""
+        return frames.cut(self.tokenizer, " ".join(question.split()[:30]), 64)
 
     def _hop_items(self, rng, draft, row, references, texts) -> list:
         """Later-round queries: the question, the taken texts with up to two distractors, the golds still missing."""
@@ -245,38 +320,72 @@ class TrainingSet(Dataset):
                 items.append((prompt, rows, sorted(gold_rows)))
         return items
 
-    def _group(self, items, count) -> Group:
+    def _group(self, items, count, later: bool = False) -> Group:
+        """items: (prompt, documents that do not count, golds); in later rounds the former are not selected either."""
         positive = torch.zeros(len(items), count, dtype=torch.bool)
         ignored = torch.zeros(len(items), count, dtype=torch.bool)
         for i, (_, taken, golds) in enumerate(items):
             positive[i, golds] = True
             ignored[i, taken] = True
-        rows = batches.queries([p for p, _, _ in items], self.head, self.top_k, ignored)
+        rows = batches.queries([p for p, _, _ in items], self.head, self.top_k, ignored if later else None)
         return Group(rows, positive, ignored)
 
     # Reading samples: (reader prompt ids, answer ids).
 
     def _reading_sample(self, rng) -> tuple[list[int], list[int]]:
-        kind = rng.choices(("squad", "refused", "hops", "wiki", "factbook", "chain"), self.stage["reading_mix"])[0]
-        question, answer, golds, negatives = getattr(self, "_read_" + kind)(rng)
-        if kind in ("squad", "wiki", "factbook") and rng.random() < self.stage.get("no_gold", 0.06):
-            golds, answer = negatives[:1] or golds, answer if not negatives else frames.REFUSAL
-            negatives = negatives[1:]
-        total = max(len(golds), rng.choice((1, 3, 3, 3)))
-        chosen = golds + negatives[: total - len(golds)]
+        mix, limit = self.stage["reading_mix"], self.stage.get("read_tokens", 240)
+        for _ in range(20):
+            kind = rng.choices(READING, [mix.get(k, 0) for k in READING])[0]
+            question, answer, golds, negatives = getattr(self, "_read_" + kind)(rng)
+            golds = [(t, self._cut_body(t, x, limit + 160)) for t, x in golds]
+            # An answer that was cut off would teach to invent it.
+            if kind != "squad" or any(answer in x for _, x in golds):
+                break
+        lost = self.stage.get("no_gold", 0.06)
+        if kind in ("squad", "wiki", "factbook", "made") and negatives and rng.random() < lost:
+            golds, negatives, answer = negatives[:1], negatives[1:], frames.REFUSAL
+        total = max(len(golds), rng.choice(self.stage.get("reading_documents", (1, 3, 3, 3))))
+        chosen = golds + [(t, self._cut_body(t, x, limit)) for t, x in negatives[: total - len(golds)]]
         references = sorted(rng.sample(range(1, 100_000 if rng.random() < 0.5 else 2000), len(chosen)))
         rng.shuffle(chosen)
-        limit = self.stage.get("read_tokens", 240)
-        texts = [(r, frames.cut(self.tokenizer, frames.document_text(*c), limit)) for r, c in zip(references, chosen)]
+        texts = [(r, frames.document_text(*c)) for r, c in zip(references, chosen)]
         prompt = frames.encode(self.tokenizer, frames.reader_prompt(question, texts))
         return prompt, frames.encode(self.tokenizer, answer)[:48] + [self.tokenizer.token_to_id("<|im_end|>")]
+
+    def _cut_body(self, title: str, text: str, limit: int) -> str:
+        whole = frames.cut(self.tokenizer, frames.document_text(title, text), limit)
+        return whole[len(title) + 1:] if title else whole
 
     def _text(self, number: int) -> tuple[str, str]:
         return self.docs[number]["t"], self.docs[number]["x"]
 
     def _read_question(self, rng, q, answer):
-        negatives = [self._text(n) for n in rng.sample(q["n"], min(len(q["n"]), 4))]
+        """A passage that holds the answer too is no distractor."""
+        near = [n for n in q["n"] if answer not in self.docs[n]["x"]]
+        negatives = [self._text(n) for n in rng.sample(near, min(len(near), 4))]
         return q["q"], answer, [self._text(n) for n in q["p"]], negatives
+
+    def _read_made(self, rng, kind: str = "made"):
+        if not self.readable[kind]:
+            return self._read_wiki(rng)
+        q = rng.choice(self.readable[kind])
+        return self._read_question(rng, q, q["a"][0])
+
+    def _read_linked(self, rng):
+        return self._read_made(rng, "linked")
+
+    def _read_edited(self, rng):
+        """A question whose name or number was changed for another: its passage has no answer any more."""
+        for _ in range(20):
+            q = rng.choice(self.readable["made"] or self.questions["squad"])
+            text = self._text(q["p"][0])
+            if q["n"]:
+                edited = synth.edited(rng, q["q"], "\n".join(text), self.docs[rng.choice(q["n"])]["x"])
+                if edited:
+                    near = [self._text(n) for n in rng.sample(q["n"], min(len(q["n"]), 4))]
+                    near = [n for n in near if edited[1] not in n[1]]
+                    return edited[0], frames.REFUSAL, [text], near
+        return self._read_refused(rng)
 
     def _read_squad(self, rng):
         q = rng.choice(self.questions["squad"])

@@ -20,6 +20,7 @@ from training import batches, frames
 from training.adapter_io import load_adapter, read_config
 from training.bm25 import Bm25
 from training.corpus import read_xz
+from training.decode import complete, in_blocks
 from training.model import Memory, MsaModel
 
 SETS = ("squad", "2wiki", "hotpot")
@@ -108,26 +109,14 @@ def f1(answer: str, gold: str) -> float:
 
 
 def answers(model, layers, tokenizer, prompts: list[str], block_tokens: int = 300_000) -> list[str]:
-    """Greedy answers; the whole sequence is read again for each token (short answers, no cache)."""
-    sequences = [frames.encode(tokenizer, p) for p in prompts]
-    starts, stop = [len(s) for s in sequences], tokenizer.token_to_id("<|im_end|>")
-    alive = sorted(range(len(prompts)), key=lambda i: len(sequences[i]))
-    for _ in range(ANSWER_TOKENS):
-        block, count = [], 0
-        for i in alive + [None]:
-            if block and (i is None or count + len(sequences[i]) > block_tokens):
-                packed = batches.pack([sequences[j] for j in block]).to(model.frequency.device)
-                last = packed.cu[1:].long() - 1
-                for j, token in zip(block, model.logits(model.run(layers, reading=packed).reading[last]).argmax(-1).tolist()):
-                    sequences[j].append(token)
-                block, count = [], 0
-            if i is not None:
-                block.append(i)
-                count += len(sequences[i])
-        alive = [i for i in alive if sequences[i][-1] != stop]
-        if not alive:
-            break
-    return [tokenizer.decode(s[b:], skip_special_tokens=True).strip() for s, b in zip(sequences, starts)]
+    """Greedy answers."""
+    sequences, stop = [frames.encode(tokenizer, p) for p in prompts], tokenizer.token_to_id("<|im_end|>")
+    said = [""] * len(prompts)
+    for block in in_blocks(sequences, block_tokens, ANSWER_TOKENS):
+        written = complete(model, layers, [sequences[i] for i in block], stop, ANSWER_TOKENS)
+        for i, tokens in zip(block, written):
+            said[i] = tokenizer.decode(tokens, skip_special_tokens=True).strip()
+    return said
 
 
 def reading(model, layers, tokenizer, bank, questions, orders, n: int | None) -> dict:
@@ -138,7 +127,7 @@ def reading(model, layers, tokenizer, bank, questions, orders, n: int | None) ->
         prompts.append(frames.reader_prompt(q["question"], texts))
     said = answers(model, layers, tokenizer, prompts)
     refused = sum(s == frames.REFUSAL for s in said) / len(said)
-    if not questions[0]["answers"]:
+    if not questions[0]["answers"]:  # unanswerable: nothing else to score
         return {"questions": len(said), "refused": round(100 * refused, 2)}
     em = sum(max(normal(s) == normal(a) for a in q["answers"]) for s, q in zip(said, questions)) / len(said)
     mean = sum(max(f1(s, a) for a in q["answers"]) for s, q in zip(said, questions)) / len(said)
@@ -153,13 +142,27 @@ def spread(items: list, count: int) -> list:
 
 def read_all(model, layers, tokenizer, bank, questions, orders: dict, count: int) -> dict:
     """Reading scores of each way to choose documents, on the same evenly spaced questions."""
-    chosen = spread(list(range(len(questions))), count)
+    chosen = spread(list(range(len(questions))), count)     # orders: lists, or dictionaries by place
     some = [questions[i] for i in chosen]
-    return {name: reading(model, layers, tokenizer, bank, some, [order[i] for i in chosen], n)
-            for name, (order, n) in orders.items()}
+    out = {}
+    for name, (order, n) in orders.items():
+        out[name] = reading(model, layers, tokenizer, bank, some, [order[i] for i in chosen], n)
+        print(name, json.dumps(out[name]), flush=True)
+    return out
 
 
-def evaluate_set(model, layers, tokenizer, root: Path, name: str, limit: int, full: bool, read_limit: int) -> dict:
+def read_unanswerable(model, layers, tokenizer, root: Path, bank, head, count: int) -> dict:
+    """Questions without an answer, over the routed three and over the paragraph that they were written about."""
+    refused = spread(read_xz(root / "eval_squad_refused.jsonl.xz"), count)
+    s, _ = rank(model, layers, bank, [frames.routing_prompt(tokenizer, q["question"]) for q in refused], head)
+    own = [[bank.ids[i] for i in q["supporting_titles_or_ids"]] for q in refused]
+    return {"unanswerable_3": reading(model, layers, tokenizer, bank, refused, s.topk(3, -1).indices.tolist(), 3),
+            "unanswerable_own": reading(model, layers, tokenizer, bank, refused, own, None)}
+
+
+def evaluate_set(model, layers, tokenizer, root: Path, name: str, limit: int, full: bool, read_limit: int,
+                 others: dict) -> dict:
+    """others: MiniLM's ids by set and question (minilm.py), may lack the set."""
     started, head = time.time(), frames.encode(tokenizer, frames.HEAD)
     corpus = read_xz(root / f"eval_{name}_corpus.jsonl.xz")
     questions = read_xz(root / f"eval_{name}_questions.jsonl.xz")[: limit or None]
@@ -171,21 +174,25 @@ def evaluate_set(model, layers, tokenizer, root: Path, name: str, limit: int, fu
     out = {"questions": len(questions), "documents": len(corpus), "tokens": bank.tokens,
            "one_round": recall(order, golds),
            "layer_recall@16": {l: recall(v.tolist(), golds)["recall@16"] for l, v in votes.items()}}
-    if name != "squad" or full:
-        later = second_round(model, layers, bank, tokenizer, head, texts, order, 3)
-        out["two_rounds"] = recall(later, golds)
+    if name != "squad" or full:  # single-hop questions: on those that are read
+        some = spread(list(range(len(questions))), read_limit if name == "squad" else 0)
+        pick = lambda items: [items[i] for i in some]
+        later = dict(zip(some, second_round(model, layers, bank, tokenizer, head, pick(texts), pick(order), 3)))
+        out["two_rounds"] = {"questions": len(some), **recall(list(later.values()), pick(golds))}
     if full:
         index = Bm25([t.replace("\n", " ") for t in bank.texts])
         word_order = [index.top(t, 20) for t in texts]
         out["bm25"] = recall(word_order, golds)
-        out["reading"] = read_all(model, layers, tokenizer, bank, questions, {
-            "nothing": (order, 0), "retrieved_1": (order, 1), "retrieved_3": (order, 3), "retrieved_6": (order, 6),
-            "two_rounds_3+3": (later, 6), "gold": (golds, None), "bm25_3": (word_order, 3)}, read_limit)
+        ways = {"nothing": (order, 0), "retrieved_1": (order, 1), "retrieved_3": (order, 3), "retrieved_6": (order, 6),
+                "two_rounds_3+3": (later, 6), "gold": (golds, None), "bm25_3": (word_order, 3)}
+        if name in others:
+            by_meaning = [[bank.ids[i] for i in ids] for ids in others[name][: len(questions)]]
+            out["minilm"] = recall(by_meaning, golds)
+            ways["minilm_3"] = (by_meaning, 3)
+        print(name, "retrieval", json.dumps(out), flush=True)  # what is known stays known if time runs out
+        out["reading"] = read_all(model, layers, tokenizer, bank, questions, ways, read_limit)
         if name == "squad":
-            refused = read_xz(root / "eval_squad_refused.jsonl.xz")
-            s, _ = rank(model, layers, bank, [frames.routing_prompt(tokenizer, q["question"]) for q in refused], head)
-            found = s.topk(3, -1).indices.tolist()
-            out["reading"]["unanswerable_3"] = reading(model, layers, tokenizer, bank, refused, found, 3)
+            out["reading"] |= read_unanswerable(model, layers, tokenizer, root, bank, head, read_limit)
     out["seconds"] = round(time.time() - started, 1)
     return out
 
@@ -199,7 +206,8 @@ def main() -> None:
     parser.add_argument("--sets", nargs="*", default=SETS)
     parser.add_argument("--limit", type=int, default=0, help="questions a set, 0 = all")
     parser.add_argument("--read-limit", type=int, default=0, help="questions read a set, evenly spaced, 0 = all")
-    parser.add_argument("--full", action="store_true", help="reading and BM25 too")
+    parser.add_argument("--full", action="store_true", help="reading and the baselines too")
+    parser.add_argument("--minilm", default="", help="rankings that minilm.py wrote")
     args = parser.parse_args()
     cuda = torch.cuda.is_available()
     torch.backends.cuda.matmul.allow_tf32 = True
@@ -207,12 +215,13 @@ def main() -> None:
     load_adapter(model, args.adapter)
     model = model.to("cuda" if cuda else "cpu")
     tokenizer = frames.load_tokenizer(f"{args.base}/tokenizer.json")
+    others = json.loads(Path(args.minilm).read_text()) if args.minilm else {}
     report = {"adapter": args.adapter, "device": torch.cuda.get_device_name() if cuda else "cpu"}
     with torch.no_grad():
         layers = model.merged()
         for name in args.sets:
             report[name] = evaluate_set(model, layers, tokenizer, Path(args.bundle), name, args.limit, args.full,
-                                        args.read_limit)
+                                        args.read_limit, others)
             print(name, json.dumps(report[name]), flush=True)
             Path(args.out).write_text(json.dumps(report, indent=1) + "\n")
 

@@ -87,3 +87,10 @@ def reader_prompt(question: str, documents: list[tuple[int, str]]) -> str:
     """Documents in ascending reference number, as the stored vectors have them."""
     body = "".join(f"[{ref}]. {text}\n" for ref, text in sorted(documents))
     return f"{HEAD}{body}\n{question}<|im_end|>\n<|im_start|>assistant\n"
+
+
+def asking_prompt(documents: list[str]) -> str:
+    """Asks a model for an answer that stands in the texts, a newline, and the question it answers."""
+    both = "" if len(documents) == 1 else " that needs both texts"
+    return f"{HEAD}" + "\n\n".join(documents) + f"\n\nWrite an answer and its question{both}.{TAIL[0]}" \
+        "<|im_start|>assistant\n"

@@ -125,10 +125,11 @@ class Memory:
 
 @dataclass
 class Result:
-    """Of one pass. scores [Q,D] and selected [Q,<=k] (best first, -1 = none) by group and layer; hidden states before
-    the final norm: reading [N,E], and [Q,T,E] a group."""
+    """Of one pass. scores [Q,D], folded queries [Q*T,Hkv*Dh] and selected [Q,<=k] (best first, -1 = none) by group and
+    layer; hidden states before the final norm: reading [N,E], and [Q,T,E] a group."""
     memory: Memory | None
     scores: list[dict[int, Tensor]]
+    folded: list[dict[int, Tensor]]
     selected: list[dict[int, Tensor]]
     reading: Tensor | None
     hidden: list[Tensor]
@@ -313,7 +314,7 @@ class MsaModel(nn.Module):
         whole = join(([plain] if plain else []) + [g.packed() for g in groups])
         first_row = len(plain.ids) if plain else 0
         memory = Memory({}, {}, {}, docs.table, docs.count) if docs else memory
-        out = Result(memory, [{} for _ in groups], [{} for _ in groups], None, [])
+        out = Result(memory, *([{} for _ in groups] for _ in range(3)), None, [])
         x = self._embed(whole.ids)
         angle = whole.positions[:, None].float() * self.frequency
         cos, sin = angle.cos(), angle.sin()
@@ -351,7 +352,8 @@ class MsaModel(nn.Module):
 
     def _route(self, out: Result, index: int, h, router, groups) -> None:
         for number, (group, row) in enumerate(zip(groups, self._rows(groups, 0))):
-            s = self.score(h[row], router, out.memory.keys[index], out.memory.table, group)
+            out.folded[number][index] = self.folded_queries(h[row], router)
+            s = self.score_again(out.folded[number][index], out.memory.keys[index], out.memory.table, group)
             allowed = s.detach()
             if group.excluded is not None:
                 allowed = allowed.masked_fill(group.excluded, float("-inf"))
@@ -382,9 +384,15 @@ class MsaModel(nn.Module):
         group = c.num_heads // c.num_kv_heads
         return q.view(len(h), c.num_kv_heads, group, -1).sum(2).flatten(1) / c.num_heads
 
-    def score(self, h: Tensor, router, keys: Tensor, table: Tensor, queries: Queries) -> Tensor:
-        """h [Q*T,E] -> document scores [Q,D] fp32: mean over heads, max over tokens, max over chunks."""
-        folded = self.folded_queries(h, router)
+    def score_again(self, *args) -> Tensor:
+        """score(), computed once more in the backward pass: its [Q*T, C] products would be kept a layer otherwise."""
+        if torch.is_grad_enabled() and args[0].requires_grad:
+            return checkpoint(self.score, *args, use_reentrant=False)
+        return self.score(*args)
+
+    @staticmethod
+    def score(folded: Tensor, keys: Tensor, table: Tensor, queries: Queries) -> Tensor:
+        """Folded queries [Q*T,Hkv*Dh] -> document scores [Q,D] fp32: mean over heads, max over tokens and chunks."""
         similarity = (folded @ keys.T).view(*queries.ids.shape, -1)
         similarity = similarity.masked_fill(~queries.routing[..., None], float("-inf")).amax(1)
         return similarity.index_select(1, table.flatten()).view(len(similarity), *table.shape).amax(-1)

@@ -76,6 +76,8 @@ def add_hops(bundle: Bundle, sets: Sets, root: Path) -> None:
         closed = {i for q in evaluation for i in q["supporting_titles_or_ids"]}
         asked = {words_key(q["question"]) for q in evaluation}
         ids: dict[str, int | None] = {}
+        open_ids = [d["id"] for d in corpus if d["id"] not in closed]
+        index = Bm25([by_id[i]["title"] + " " + by_id[i]["text"] for i in open_ids])
 
         def doc(key):
             if key not in ids:
@@ -89,7 +91,8 @@ def add_hops(bundle: Bundle, sets: Sets, root: Path) -> None:
             elif closed & set(golds):
                 bundle.dropped[source + ": shares a gold document with evaluation"] += 1
             else:
-                rest = [c for c in q["context_ids"] if c not in golds]
+                near = [open_ids[i] for i in index.top(q["question"], 8)]
+                rest = [c for c in dict.fromkeys(q["context_ids"] + near) if c not in golds]
                 bundle.ask(source, q["question"], q["answers"], [doc(g) for g in golds], [doc(c) for c in rest])
 
 
@@ -155,13 +158,17 @@ def shorten(paragraph: str) -> str:
     return " ".join(out) or " ".join(paragraph.split()[: WORDS[1]])
 
 
-def add_wiki(bundle: Bundle, root: Path, total: int, rng: random.Random) -> dict[str, int]:
-    """Passages of the encyclopedia; returns opening passage by title."""
+def wiki_articles(root: Path) -> list[dict]:
+    """Articles that no question set is about."""
     overlap = json.loads((root / "wiki/overlap_titles.json").read_text())
     closed = {normal(t) for titles in overlap.values() for t in titles}
-    openings = {}
     articles = [a for name in WIKI for a in read_zst(root / f"wiki/{name}.jsonl.zst")]
-    articles = [a for a in articles if normal(a["title"]) not in closed]
+    return [a for a in articles if normal(a["title"]) not in closed]
+
+
+def add_wiki(bundle: Bundle, articles: list[dict], total: int, rng: random.Random) -> dict[str, int]:
+    """Passages of the encyclopedia; returns opening passage by title."""
+    openings = {}
     long_share = max(0, total - len(articles)) / sum(min(8, len(a["text"]) // 3000) for a in articles)
     for a in articles:
         size = min(8, len(a["text"]) // 3000) * long_share
@@ -171,6 +178,59 @@ def add_wiki(bundle: Bundle, root: Path, total: int, rng: random.Random) -> dict
             if number is not None and order == 0:
                 openings[a["title"]] = number
     return openings
+
+
+def around(paragraph: str, at: int) -> str:
+    """The sentences about word `at` of a paragraph, up to the word limit."""
+    pieces = re.split(r"(?<=[.!?])\s+(?=[A-Z\"])", paragraph)
+    sizes, seen, middle = [len(words(x)) for x in pieces], 0, 0
+    for middle, size in enumerate(sizes):
+        seen += size
+        if seen > at:
+            break
+    low = high = middle
+    while True:
+        grown = [(a, b) for a, b in ((low - 1, high), (low, high + 1))
+                 if a >= 0 and b < len(pieces) and sum(sizes[a:b + 1]) <= WORDS[1]]
+        if not grown:
+            return " ".join(pieces[low:high + 1])
+        low, high = grown[-1] if (high - middle) <= (middle - low) else grown[0]
+
+
+def add_natural(bundle: Bundle, root: Path, articles: list[dict]) -> None:
+    """ReQA's questions beside the encyclopedia's paragraph that holds their answer sentence, where it still does.
+
+    Negatives: the article's other passages that share no run of words with it."""
+    run, sentences = 8, {d["id"]: d["text"] for d in read_zst(root / "qa/reqa_squad/corpus_train.jsonl.zst")}
+    wanted, lengths, asked = {}, {}, collections.defaultdict(list)
+    for key, text in sentences.items():
+        w = words(text)
+        lengths[key] = max(1, len(w) - run + 1)
+        for i in range(len(w) - run + 1):
+            wanted.setdefault(tuple(w[i:i + run]), key)
+    for q in read_zst(root / "qa/reqa_squad/questions_train.jsonl.zst"):
+        asked[q["supporting_titles_or_ids"][0]].append(q["question"])
+    siblings, done = collections.defaultdict(list), set()
+    for number, d in enumerate(bundle.docs):
+        if d["s"] == "wiki":
+            siblings[d["g"]].append(number)
+    for a in articles:
+        for paragraph in a["text"].split("\n"):
+            w = words(paragraph)
+            found = collections.defaultdict(list)
+            for at, piece in enumerate(zip(*(w[i:] for i in range(run)))):
+                if piece in wanted:
+                    found[wanted[piece]].append(at)
+            for key, places in found.items():
+                if key in done or len(places) < 0.5 * lengths[key]:
+                    continue
+                done.add(key)
+                text = around(paragraph, places[len(places) // 2])
+                number = bundle.add_doc("natural", a["title"], text, a["id"])
+                own = shingles(text)
+                near = [n for n in siblings[a["id"]] if not own & shingles(bundle.docs[n]["x"])]
+                for question in asked[key]:
+                    bundle.ask("natural", question, [], [number], near[:8])
 
 
 def find_links(bundle: Bundle, openings: dict[str, int]) -> list[dict]:
@@ -230,7 +290,9 @@ def main() -> None:
     add_pairs(bundle, root)
     add_hops(bundle, sets, root)
     add_factbook(bundle, root)
-    openings = add_wiki(bundle, root, args.passages, rng)
+    articles = wiki_articles(root)
+    openings = add_wiki(bundle, articles, args.passages, rng)
+    add_natural(bundle, root, articles)
     links = find_links(bundle, openings)
     chains = triples(sets, root)
     for name, records in (("docs", bundle.docs), ("questions", bundle.questions), ("links", links),

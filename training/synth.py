@@ -69,6 +69,19 @@ def blank(rng: random.Random, title: str, text: str) -> tuple[str, str] | None:
     return None
 
 
+def edited(rng: random.Random, question: str, text: str, other: str) -> tuple[str, str] | None:
+    """The question with a name, date or number of `text` changed for one of `other`; and what was put in."""
+    for pattern in rng.sample((NAME, YEAR, NUMBER), 3):
+        spans = [m for m in pattern.finditer(question) if m.start() > 0 and len(m.group()) > 2 and m.group() in text]
+        given = [m.group() for m in pattern.finditer(other) if len(m.group()) > 2 and m.group() not in text
+                 and m.group() not in question]
+        given = [g for g in given if g.split()[0].lower() not in STOP]
+        if spans and given:
+            span, new = rng.choice(spans), rng.choice(given)
+            return question[: span.start()] + new + question[span.end():], new
+    return None
+
+
 def describe(title: str, text: str) -> tuple[str, str, str] | None:
     """(verb, article, what the first sentence says the title is), at most 18 words."""
     ss = sentences(text[:400])

@@ -21,8 +21,9 @@ from torch.utils.data import DataLoader
 
 from training import losses
 from training.adapter_io import load_adapter, save_adapter
-from training.data import Batch, TrainingSet
-from training.model import MsaConfig, MsaModel
+from training.data import Batch, Group, TrainingSet
+from training.exchange import Exchange
+from training.model import MsaConfig, MsaModel, Result
 
 REQUIRED = ("base", "bundle", "out", "adapter", "stages", "seed")
 
@@ -47,14 +48,32 @@ def msa_config(config: dict) -> MsaConfig:
     return MsaConfig(tuple(a["router_layers"]), a["pool"], a["top_k"], a["lora_rank"], a["lora_alpha"])
 
 
-def step_loss(model: MsaModel, batch: Batch, stage: dict) -> tuple[torch.Tensor, dict]:
+def with_others(model: MsaModel, batch: Batch, out: Result, exchange: Exchange) -> list[tuple[Group, dict]]:
+    """Each group and its scores by layer, widened by the other processes' documents as further negatives.
+
+    A document that this batch holds too counts once: the copy from elsewhere is ignored."""
+    others = exchange.documents(out.memory.keys, out.memory.table, batch.names)
+    known = torch.isin(others.names, batch.names)
+    wide = []
+    for group, scores, folded in zip(batch.groups, out.scores, out.folded):
+        more = {layer: model.score_again(folded[layer], others.keys[layer], others.table, group.queries) for layer in scores}
+        none = torch.zeros(len(group.positive), len(known), dtype=torch.bool, device=known.device)
+        wide.append((Group(group.queries, torch.cat((group.positive, none), 1),
+                           torch.cat((group.ignored, none | known), 1)),
+                     {layer: torch.cat((scores[layer], more[layer]), 1) for layer in scores}))
+    return wide
+
+
+def step_loss(model: MsaModel, batch: Batch, stage: dict, exchange: Exchange | None = None) -> tuple[torch.Tensor, dict]:
     """All losses of one batch, and what to log."""
     layers = model.merged()
     weight, tau = stage["loss"], stage["temperature"]
     log, total = {}, 0.0
     reading = batch.reading and batch.reading[0]
     out = model.run(layers, batch.docs, reading, tuple(g.queries for g in batch.groups), attend=stage["attend"])
-    for name, group, scores, hidden in zip(("first", "later"), batch.groups, out.scores, out.hidden):
+    routed = with_others(model, batch, out, exchange) if exchange and batch.docs else \
+        list(zip(batch.groups, out.scores))
+    for name, (group, scores), hidden in zip(("first", "later"), routed, out.hidden):
         aux = losses.routing_loss(scores, group.positive, group.ignored, tau)
         total = total + weight["routing"] * aux * (1.0 if name == "first" else weight.get("later", 0.3))
         log["aux_" + name] = aux.detach()
@@ -81,6 +100,7 @@ class Trainer:
             else torch.device("cpu")
         if self.device.type == "cuda":
             torch.cuda.set_device(self.device)
+        self.exchange = Exchange() if self.world > 1 else None
         torch.manual_seed(config["seed"])
         torch.multiprocessing.set_sharing_strategy("file_system")  # many tensors a batch: spare the descriptors
         torch.backends.cuda.matmul.allow_tf32 = True
@@ -118,7 +138,7 @@ class Trainer:
     def loader(self, stage: dict, neighbours) -> DataLoader:
         c = self.config
         data = TrainingSet(c["bundle"], c.get("tokenizer") or f"{c['base']}/tokenizer.json", stage, c["seed"],
-                           c["adapter"]["top_k"], c["adapter"]["pool"], neighbours)
+                           c["adapter"]["top_k"], c["adapter"]["pool"], neighbours, c.get("made"), self.world)
         first, workers = self.step, c.get("workers", 0)
         order = range(first * self.world + self.rank, 1 << 30, self.world)
         return DataLoader(data, batch_size=None, sampler=order, num_workers=workers,
@@ -131,7 +151,7 @@ class Trainer:
                     dist.all_reduce(p.grad, dist.ReduceOp.AVG)
 
     def train_step(self, batch: Batch, stage: dict) -> dict:
-        loss, log = step_loss(self.model, batch.to(self.device), stage)
+        loss, log = step_loss(self.model, batch.to(self.device), stage, self.exchange)
         loss.backward()
         self.average_gradients()
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
@@ -152,6 +172,8 @@ class Trainer:
             self.step += 1
             now = time.time()
             self.spent, last = self.spent + now - last, now
+            if self.exchange:  # one clock: all stop at the same step
+                self.spent = self.exchange.from_first(self.spent)
             if self.step % self.config.get("log_every", 50) == 0:
                 self.refuse_nan(stage, mean["loss"])
                 self.log(stage, mean, tokens / (time.time() - mark))
@@ -187,6 +209,7 @@ class Trainer:
         except (OSError, RuntimeError) as error:
             raise SystemExit(f"{self.out}: no room for a checkpoint ({error}); the last one is kept") from error
         os.replace(self.out / "checkpoint.tmp", self.out / "checkpoint.pt")
+        save_adapter(self.model, str(self.out / "adapter"), self.config["base_name"], self.config["msa_extra"])
 
     def resume(self) -> None:
         path = self.out / "checkpoint.pt"
@@ -208,8 +231,8 @@ class Trainer:
             self.run_stage(stages[self.stage_index], neighbours)
             self.stage_index, self.step, self.spent = self.stage_index + 1, 0, 0.0
             self.save()
-        if self.rank == 0:
-            save_adapter(self.model, str(self.out / "adapter"), self.config["base_name"], self.config["msa_extra"])
+        if self.world > 1:
+            dist.destroy_process_group()
 
 
 def main() -> None:

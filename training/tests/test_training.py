@@ -5,10 +5,13 @@ import unittest
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 
 from training import batches, frames, losses
 from training.adapter_io import load_adapter, read_config, save_adapter
 from training.data import Batch, Group
+from training.decode import complete
+from training.exchange import Exchange, Others
 from training.model import MsaConfig, MsaModel
 from training.tests import toy
 from training.corpus import write_xz
@@ -141,6 +144,85 @@ class LossTest(unittest.TestCase):
         torch.testing.assert_close(losses.info_nce(scores, positive, ignored, 1.0), expected)
 
 
+class DecodeTest(ToyCase):
+    def test_kept_keys_change_nothing(self):
+        """Greedy text over kept keys and values is that of reading the whole sequence again for every token."""
+        model = MsaModel(str(self.folder), MsaConfig((2, 3), 4, 2, 4, 4))
+        prompts = [frames.encode(self.tokenizer, q) for q, _ in toy.questions()[:2]] + [[5, 6, 7]]
+        with torch.no_grad():
+            layers = model.merged()
+            expected = []
+            for prompt in prompts:
+                said = list(prompt)
+                for _ in range(20):
+                    out = model.run(layers, reading=batches.pack([said])).reading
+                    said.append(model.logits(out[-1:]).argmax().item())
+                expected.append(said[len(prompt):])
+        stop = expected[2][9]
+        cut = [e[: e.index(stop)] if stop in e else e for e in expected]
+        self.assertEqual(complete(model, layers, prompts, stop, 20), cut)
+
+
+class ExchangeTest(ToyCase):
+    """Two processes: each scores the other's documents, and the averaged gradients are those of one process."""
+
+    def batches(self, names) -> list[Batch]:
+        whole, out = self.batch(pool=4), []
+        for rank in range(2):
+            texts = toy.documents()[4 * rank:4 * rank + 4 + rank]
+            docs = batches.documents([frames.document_ids(self.tokenizer, i, t * (1 + rank))
+                                      for i, t in enumerate(texts)], 4)
+            asked = [frames.routing_prompt(self.tokenizer, q) for q, _ in toy.questions()[4 * rank:4 * rank + 3]]
+            positive = torch.eye(4, dtype=torch.bool)[:3, : len(texts)]
+            rows = batches.queries(asked, self.head, 2)
+            out.append(Batch("toy", docs, [Group(rows, positive, torch.zeros_like(positive))], whole.reading, 0,
+                             torch.tensor(names[rank][: len(texts)])))
+        return out
+
+    def test_gradients_are_those_of_one_process(self):
+        given = self.batches([[1, 2, 3, 4], [5, 6, 7, 3, 8]])   # document 3 is in both
+        stage = {"attend": True, "temperature": 0.05, "loss": {"routing": 1.0, "reading": 1.0}}
+        model = MsaModel(str(self.folder), MsaConfig((2, 3), 4, 2, 4, 4))
+        with torch.no_grad():
+            for stack in model.lora_b.values():
+                torch.nn.init.normal_(stack, std=0.02)
+
+        class Both:  # the other's documents, computed here
+            def __init__(self, other):
+                self.other = other
+
+            def documents(self, keys, table, names):
+                memory = model.run(model.merged(), self.other.docs).memory
+                return Others(memory.keys, memory.table, self.other.names)
+        for i in range(2):
+            loss, _ = step_loss(model, given[i], stage, Both(given[1 - i]))
+            (loss / 2).backward()
+        alone = step_loss(model, given[0], stage)[0].item()
+        self.assertNotAlmostEqual(alone, step_loss(model, given[0], stage, Both(given[1]))[0].item())
+        with tempfile.TemporaryDirectory() as scratch:
+            torch.save((given, stage, str(self.folder), model.state_dict()), f"{scratch}/job")
+            torch.multiprocessing.spawn(exchanged, (scratch,), nprocs=2)
+            for rank in range(2):
+                for name, gradient in torch.load(f"{scratch}/grad.{rank}").items():
+                    torch.testing.assert_close(gradient, dict(model.named_parameters())[name].grad, atol=1e-6,
+                                               rtol=1e-4)
+
+
+def exchanged(rank: int, scratch: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", f"file://{scratch}/meet", rank=rank, world_size=2)
+    given, stage, folder, weights = torch.load(f"{scratch}/job", weights_only=False)
+    model = MsaModel(folder, MsaConfig((2, 3), 4, 2, 4, 4))
+    model.load_state_dict(weights)
+    step_loss(model, given[rank], stage, Exchange())[0].backward()
+    gradients = {}
+    for name, parameter in model.named_parameters():
+        dist.all_reduce(parameter.grad)
+        gradients[name] = parameter.grad / 2
+    torch.save(gradients, f"{scratch}/grad.{rank}")
+    dist.destroy_process_group()
+
+
 class FrameTest(ToyCase):
     def test_later_round_routes_question_and_last_texts(self):
         prompt = frames.next_round_prompt(self.tokenizer, "Why?", [[(7, "first text")], [(9, "second text")]])
@@ -156,7 +238,7 @@ class RunTest(ToyCase):
     def config(self, out: str) -> dict:
         stage = {"name": "joint", "steps": 4, "attend": True, "temperature": 0.05, "mix": {"wiki": 0.5, "squad": 0.5},
                  "sizes": {"wiki": 6, "questions": 4, "articles": 2, "hops": 2, "later": 2}, "reading": 2,
-                 "reading_mix": [1, 0, 0, 1, 0, 0], "loss": {"routing": 1.0, "later": 0.3, "reading": 1.0}, "rise": 2}
+                 "reading_mix": {"squad": 1, "wiki": 1}, "loss": {"routing": 1.0, "later": 0.3, "reading": 1.0}, "rise": 2}
         return {"base": str(self.folder), "base_name": "toy", "bundle": str(self.folder / "bundle"), "out": out,
                 "seed": 3, "lr": {"lora": 1e-3, "routers": 1e-3}, "stages": [stage], "log_every": 1, "msa_extra": {},
                 "adapter": {"router_layers": [2, 3], "pool": 4, "top_k": 2, "lora_rank": 4, "lora_alpha": 4}}

@@ -1,0 +1,161 @@
+"""How routing and reading hold up as the memory grows: `python -m training.scale prepare|run …`.
+
+`prepare` lays out one corpus: the gold paragraphs of some held-out SQuAD questions, then the rest of their articles,
+then the rest of SQuAD, then encyclopedia passages that share no title with any evaluation set; as token ids, so
+that the machine with the GPU tokenises nothing. `run` asks the same questions with ever longer beginnings of that corpus
+in memory. Each document is encoded once; every question is routed again at each size, since what it attends to changes.
+"""
+from __future__ import annotations
+
+import argparse
+import json
+import lzma
+import random
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from training import batches, frames
+from training.adapter_io import load_adapter, read_config
+from training.corpus import normal, read_xz
+from training.evaluate import DOC_TOKENS, join_memory, rank, read_all, recall, spread
+from training.model import MsaModel
+
+GOLD_TOKENS = 15_000    # of the questions' own paragraphs: the smallest memory is little more than them
+
+
+def lay_out(bundle: Path) -> tuple[list[tuple[str, str]], list[dict]]:
+    """(documents as (id, text) in the order of the corpus, questions asked)."""
+    squad = read_xz(bundle / "eval_squad_corpus.jsonl.xz")
+    questions = read_xz(bundle / "eval_squad_questions.jsonl.xz")
+    gold = list(dict.fromkeys(i for q in questions for i in q["supporting_titles_or_ids"]))
+    chosen = set(spread(gold, GOLD_TOKENS // 170))
+    asked = [q for q in questions if set(q["supporting_titles_or_ids"]) <= chosen]
+    titles = {d["title"] for d in squad if d["id"] in set(gold)}
+    turn = lambda d: 0 if d["id"] in chosen else 1 if d["title"] in titles else 2
+    documents = [(d["id"], frames.document_text(d["title"], d["text"])) for d in sorted(squad, key=turn)]
+    known = {normal(d["title"]) for d in squad}
+    wiki = [d for d in read_xz(bundle / "docs.jsonl.xz") if d["s"] == "wiki" and normal(d["t"]) not in known]
+    random.Random(17).shuffle(wiki)
+    return documents + [("", frames.document_text(d["t"], d["x"])) for d in wiki], asked
+
+
+def prepare(args) -> None:
+    tokenizer = frames.load_tokenizer(args.tokenizer)
+    documents, asked = lay_out(Path(args.bundle))
+    ids, tokens, total = [], [], 0
+    for place, (name, text) in enumerate(documents):
+        sequence = frames.document_ids(tokenizer, place, frames.cut(tokenizer, text, DOC_TOKENS))
+        if total + len(sequence) > args.tokens:
+            break
+        ids.append(name)
+        tokens.append(sequence)
+        total += len(sequence)
+    head = {"ids": [i for i in ids if i], "lengths": [len(t) for t in tokens], "questions": asked}
+    flat = np.concatenate([np.asarray(t, dtype="<u2") for t in tokens])
+    Path(args.out).write_bytes(lzma.compress(json.dumps(head).encode() + b"\n" + flat.tobytes()))
+    print(json.dumps({"documents": len(tokens), "tokens": total, "questions": len(asked)}))
+
+
+class Texts:
+    """Document texts by place, read back from their frames' tokens."""
+
+    def __init__(self, tokenizer, sequences: list[list[int]]):
+        self.tokenizer, self.sequences = tokenizer, sequences
+
+    def __getitem__(self, place: int) -> str:
+        framed = self.tokenizer.decode(self.sequences[place], skip_special_tokens=True)
+        return framed[len(f"[{place}]. "): len(framed) - len(f"[{place}]")]
+
+
+class Growing:
+    """A memory that grows; the parts of evaluate.Bank that ranking and reading look at."""
+
+    def __init__(self, model, layers, tokenizer, sequences: list[list[int]]):
+        self.model, self.layers, self.sequences = model, layers, sequences
+        self.texts, self.memory, self.tokens, self.count = Texts(tokenizer, sequences), None, 0, 0
+
+    def grow(self, tokens: int, block_tokens: int = 200_000) -> None:
+        """Encodes documents until the next one would not fit into `tokens`."""
+        block, size, parts = [], 0, [self.memory] if self.memory else []
+
+        def flush():
+            docs = batches.documents(block, self.model.msa.pool)
+            parts.append(self.model.run(self.layers, docs.to(self.model.frequency.device)).memory)
+        for sequence in self.sequences[self.count:]:
+            if self.tokens + len(sequence) > tokens:
+                break
+            if size + len(sequence) > block_tokens:
+                flush()
+                block, size = [], 0
+            block.append(sequence)
+            size, self.tokens, self.count = size + len(sequence), self.tokens + len(sequence), self.count + 1
+        if block:
+            flush()
+        self.memory = join_memory(parts)
+
+
+def load(path: str) -> tuple[dict, list[list[int]]]:
+    line, flat = lzma.decompress(Path(path).read_bytes()).split(b"\n", 1)
+    head = json.loads(line)
+    tokens, ends = np.frombuffer(flat, dtype="<u2"), np.cumsum(head["lengths"])
+    return head, [tokens[e - n:e].tolist() for e, n in zip(ends, head["lengths"])]
+
+
+def measure(model, layers, tokenizer, bank: Growing, head: dict, read_limit: int) -> dict:
+    started, questions = time.time(), head["questions"]
+    places = {name: place for place, name in enumerate(head["ids"])}
+    golds = [[places[i] for i in q["supporting_titles_or_ids"]] for q in questions]
+    prompts = [frames.routing_prompt(tokenizer, q["question"]) for q in questions]
+    scores, _ = rank(model, layers, bank, prompts, frames.encode(tokenizer, frames.HEAD), rows=24)
+    order = scores.topk(min(20, bank.count), -1).indices.tolist()
+    out = {"documents": bank.count, "tokens": bank.tokens, "questions": len(questions), "one_round": recall(order, golds)}
+    if read_limit:
+        out["reading"] = read_all(model, layers, tokenizer, bank, questions, {"retrieved_3": (order, 3)}, read_limit)
+    return out | {"seconds": round(time.time() - started, 1)}
+
+
+@torch.no_grad()
+def run(args) -> None:
+    cuda = torch.cuda.is_available()
+    torch.backends.cuda.matmul.allow_tf32 = True
+    model = MsaModel(args.base, read_config(args.adapter), torch.bfloat16 if cuda else torch.float32)
+    load_adapter(model, args.adapter)
+    model = model.to("cuda" if cuda else "cpu")
+    tokenizer, layers = frames.load_tokenizer(f"{args.base}/tokenizer.json"), model.merged()
+    head, sequences = load(args.corpus)
+    head["questions"] = spread(head["questions"], args.limit)
+    bank, report = Growing(model, layers, tokenizer, sequences), {"device": torch.cuda.get_device_name() if cuda else "cpu"}
+    for size in args.sizes:
+        bank.grow(size)
+        report[str(size)] = measure(model, layers, tokenizer, bank, head, args.read_limit)
+        print(size, json.dumps(report[str(size)]), flush=True)
+        Path(args.out).write_text(json.dumps(report, indent=1) + "\n")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    verbs = parser.add_subparsers(required=True)
+    first = verbs.add_parser("prepare")
+    first.set_defaults(act=prepare)
+    first.add_argument("--bundle", required=True)
+    first.add_argument("--tokenizer", required=True)
+    first.add_argument("--tokens", type=int, default=10_000_000)
+    second = verbs.add_parser("run")
+    second.set_defaults(act=run)
+    second.add_argument("--base", required=True)
+    second.add_argument("--adapter", required=True)
+    second.add_argument("--corpus", required=True, help="what prepare wrote")
+    second.add_argument("--sizes", type=int, nargs="*", default=[16_000, 100_000, 400_000, 1_000_000, 4_000_000])
+    second.add_argument("--limit", type=int, default=0, help="questions asked, evenly spaced, 0 = all")
+    second.add_argument("--read-limit", type=int, default=0, help="questions read too, 0 = none")
+    for verb in (first, second):
+        verb.add_argument("--out", required=True)
+    args = parser.parse_args()
+    args.act(args)
+
+
+if __name__ == "__main__":
+    main()
