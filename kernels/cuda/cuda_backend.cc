@@ -290,6 +290,7 @@ AttentionKv Staged(const KvView& view, int64_t kv_width, int num_kv_heads, Stagi
   if (staging.Reaches(view.k)) {
     kv.k = view.k;
     kv.v = view.v;
+    if (view.dtype != DType::kInt8) return kv;
     kv.k_scales = view.k_scales;
     kv.v_scales = view.v_scales;
     return kv;
