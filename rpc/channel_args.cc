@@ -36,7 +36,9 @@ ChannelArgs ClientChannelArgs(int max_backoff_ms) {
   ChannelArgs args = Common();
   args.emplace_back(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
   args.emplace_back(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 50);
-  args.emplace_back(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 50);
+  // In spite of its name, how long one attempt to connect may take: a far or a busy peer needs more
+  // than the first pause between attempts.
+  args.emplace_back(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 5000);
   args.emplace_back(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, max_backoff_ms);
   args.emplace_back(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
   return args;

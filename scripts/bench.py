@@ -91,6 +91,9 @@ def main():
     commands = benchmarks(options.bin, options.only)
     if not commands:
         sys.exit(f"no benchmark is called *{options.only}*_bench in {options.bin}: build first")
+    if os.getloadavg()[0] > 0.5:
+        print(f"warning: the load is {os.getloadavg()[0]:.1f}: other programs run, and ratios to peers "
+              "whose idle threads spin mean nothing", file=sys.stderr)
     now = datetime.datetime.now(datetime.timezone.utc)
     report = {"date": now.isoformat(timespec="seconds"), "command": "make bench",
               "machine": machine(), "commit": commit(), "runs": [run(n, c) for n, c in commands.items()]}
