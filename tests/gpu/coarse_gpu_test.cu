@@ -1,6 +1,6 @@
 // Codes of 4 bits and the scan before the exact scan, on a GPU.
 #include "kernels/cuda/coarse.h"
-#include "tests/gpu/routing_case.h"
+#include "tests/gpu/routing_case.cuh"
 
 namespace msa::kernels::cuda {
 namespace {

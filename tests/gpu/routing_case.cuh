@@ -1,7 +1,7 @@
 // Banks, questions and oracles of the routing tests on a GPU: random keys in every format, parts of
 // 0 … many chunks in several segments, scores on the device and in double precision on the host.
-#ifndef MSA_TESTS_GPU_ROUTING_CASE_H_
-#define MSA_TESTS_GPU_ROUTING_CASE_H_
+#ifndef MSA_TESTS_GPU_ROUTING_CASE_CUH_
+#define MSA_TESTS_GPU_ROUTING_CASE_CUH_
 
 #include <cuda_bf16.h>
 #include <cuda_fp8.h>
@@ -306,4 +306,4 @@ inline Case OneQuestion(const Case& c, int question) {
 
 }  // namespace msa::kernels::cuda
 
-#endif  // MSA_TESTS_GPU_ROUTING_CASE_H_
+#endif  // MSA_TESTS_GPU_ROUTING_CASE_CUH_
