@@ -34,7 +34,7 @@ struct ModelFlags {
   bool no_adapter = false;
   std::string weights = "f32";
   int32_t content_cache_mb = 1024;
-  int32_t prefetch_layers = 8;  // docs/decisions/0003
+  int32_t prefetch_layers = 8;  // docs/decisions/0005
   int32_t max_sessions = 16;
   int32_t max_waiting = 256;
 

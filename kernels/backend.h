@@ -1,5 +1,5 @@
 // The operations the service computes with, one implementation a device. `reference` is naive, in
-// double precision, and the oracle; `cpu` is Highway and oneDNN. Semantics common to all are in
+// double precision, and the oracle; `cpu` is Highway and oneDNN; `cuda` NVIDIA GPUs. Semantics common to all are in
 // kernels/types.h.
 //
 // Pointers may be of the processor's memory or of the backend's own (Allocate). A backend with

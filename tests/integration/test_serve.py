@@ -1,5 +1,6 @@
 """One `msa serve` through a document's and a question's life, crashes included."""
 import json
+import os
 import subprocess
 import unittest
 
@@ -8,6 +9,22 @@ from harness import MSA, ServerTest, clean_environment, documents
 
 def ids(found):
     return [d["id"] for d in found]
+
+
+class SyntheticBench(ServerTest):
+    def test_a_made_up_bank_is_measured_without_a_server(self):
+        tokenizer = os.path.join(os.environ["MSA_SOURCE_DIR"],
+                                 "tests/golden/tokenizers/qwen_small.json")
+        arguments = ["bench", "--synthetic-model", "msa-tiny", "--tokenizer", tokenizer, "--json",
+                     "--requests", "3", "--concurrency", "2", "--max-new-tokens", "4"]
+        result = self.run_msa([*arguments, "--tokens", "50K", "--keys", "int8"])
+        self.assertEqual(0, result.code, result.err)
+        report = result.lines[-1]
+        self.assertEqual(3, report["requests"])
+        self.assertGreater(report["tokens_per_s"], 0)
+        for tokens in ("0", "-3", "many", "5X"):
+            self.assertEqual(2, self.run_msa([*arguments, "--tokens", tokens]).code, tokens)
+        self.assertNotEqual(0, self.run_msa(["bench", "--synthetic-model", "msa-5b"]).code)
 
 
 class Life(ServerTest):

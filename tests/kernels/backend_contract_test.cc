@@ -43,6 +43,19 @@ TEST(MakeBackendTest, UnknownNameIsRefusedWithTheKnownOnes) {
   EXPECT_THAT(std::string(backend.status().message()), ::testing::HasSubstr("reference"));
 }
 
+TEST(MakeBackendTest, WithoutAGpuCudaSaysWhatToUse) {
+  const auto backend = MakeBackend("cuda", 1);
+  if (backend.ok()) GTEST_SKIP() << "this machine has a GPU";
+  EXPECT_EQ(backend.status().code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(std::string(backend.status().message()), ::testing::HasSubstr("--backend cpu"));
+}
+
+TEST(MakeBackendTest, AGpuThatIsNotThereIsRefused) {
+  BackendOptions options;
+  options.gpu = 4096;
+  EXPECT_EQ(MakeBackend("cuda", options).status().code(), absl::StatusCode::kFailedPrecondition);
+}
+
 TEST_P(BackendContractTest, PoolsByHand) {
   const std::vector<float> x = {1, 10, 2, 20, 3, 30, 4, 40, 7, 70};  // 5 tokens of width 2
   GuardedBuffer<float> out(6);
