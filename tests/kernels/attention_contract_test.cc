@@ -55,6 +55,26 @@ class Sequence {
   std::vector<float>& q() { return q_; }
   Matrix& k(size_t block) { return *k_[block]; }
   const float* out() { return out_.data(); }
+  // Blocks go to memory of the backend, as a service's do; those without scales point to NaN.
+  void MoveBlocks(const Backend& backend, int num_kv_heads, int head_dim) {
+    const auto move = [&](const void* data, size_t bytes) {
+      moved_.push_back(*CopyToBackend(backend, data, bytes));
+      return moved_.back().data();
+    };
+    const std::vector<float> nan(1024, std::numeric_limits<float>::quiet_NaN());
+    const auto* no_scales = static_cast<const float*>(move(nan.data(), nan.size() * sizeof(float)));
+    for (KvView& view : views_) {
+      const int64_t rows = view.num_tokens * num_kv_heads;
+      const size_t bytes = rows * head_dim * DTypeBytes(view.dtype);
+      view.k = move(view.k, bytes);
+      view.v = move(view.v, bytes);
+      for (const float** scales : {&view.k_scales, &view.v_scales}) {
+        *scales = view.dtype == DType::kInt8
+                      ? static_cast<const float*>(move(*scales, rows * sizeof(float)))
+                      : no_scales;
+      }
+    }
+  }
 
   void ExpectMatchesOracle() {
     for (int query = 0; query < args_.num_queries; ++query) {
@@ -108,6 +128,7 @@ class Sequence {
   std::vector<std::unique_ptr<Matrix>> k_;  // blocks, then local
   std::vector<std::unique_ptr<Matrix>> v_;
   std::vector<KvView> views_;
+  std::vector<Buffer> moved_;
   AttentionArgs args_;
 };
 
@@ -178,6 +199,17 @@ TEST_P(AttentionContractTest, BlocksOfMixedPrecision) {
       Attend(sequence);
       sequence.ExpectMatchesOracle();
     }
+  }
+}
+
+TEST_P(AttentionContractTest, BlocksInOwnMemoryWhoseScalesMeanNothing) {
+  for (const int num_queries : {1, 40}) {
+    Sequence sequence(num_queries, 6, 2, 64,
+                      {{30, DType::kFloat32}, {50, DType::kBFloat16}, {20, DType::kInt8}},
+                      {num_queries, DType::kFloat32}, 91);
+    sequence.MoveBlocks(*backend_, 2, 64);
+    Attend(sequence);
+    sequence.ExpectMatchesOracle();
   }
 }
 
