@@ -9,12 +9,6 @@
 #include "common/strings.h"
 
 namespace msa::cli {
-namespace {
-
-double SecondsSince(absl::Time start) { return absl::ToDoubleSeconds(absl::Now() - start); }
-
-}  // namespace
-
 absl::StatusOr<kernels::WeightFormat> ParseWeights(const std::string& name) {
   if (name == "f32") return kernels::WeightFormat::kFloat32;
   if (name == "bf16") return kernels::WeightFormat::kBFloat16;

@@ -7,6 +7,8 @@
 #include <string>
 
 #include "absl/status/statusor.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
 #include "cli/flags.h"
 #include "compute_node/node.h"
 #include "kernels/backend.h"
@@ -16,6 +18,9 @@ namespace msa::cli {
 
 // "f32", "bf16", "int8"; INVALID_ARGUMENT that lists them otherwise.
 absl::StatusOr<kernels::WeightFormat> ParseWeights(const std::string& name);
+
+// For log lines that say how long something took.
+inline double SecondsSince(absl::Time start) { return absl::ToDoubleSeconds(absl::Now() - start); }
 
 // What computes.
 struct BackendFlags {

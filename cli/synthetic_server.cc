@@ -19,8 +19,6 @@ namespace {
 
 constexpr int32_t kDocumentTokens = 576;  // 9 chunks of 64
 
-double SecondsSince(absl::Time start) { return absl::ToDoubleSeconds(absl::Now() - start); }
-
 // What the router stands on.
 struct Roles {
   std::unique_ptr<kernels::Backend> kernels;

@@ -69,8 +69,9 @@ absl::Status StepBatcher::Choose(absl::Span<const float> hidden,
   const int64_t vocab = transformer_.config().vocab_size;
   for (size_t i = 0; i < steps.size(); ++i) {
     NextToken& next = steps[i]->next;
-    next.logits.assign(logits.begin() + i * vocab, logits.begin() + (i + 1) * vocab);
-    next.likeliest = ArgMax(next.logits);
+    const auto of_step = absl::MakeConstSpan(logits).subspan(i * vocab, vocab);
+    next.likeliest = ArgMax(of_step);
+    if (steps[i]->wants_logits) next.logits.assign(of_step.begin(), of_step.end());
   }
   return absl::OkStatus();
 }
