@@ -23,7 +23,7 @@ from training.corpus import read_xz
 from training.decode import complete, in_blocks
 from training.model import Memory, MsaModel
 
-SETS = ("squad", "2wiki", "hotpot")
+SETS = ("squad", "2wiki", "hotpot", "strategy")
 CUTS = (1, 5, 16, 20)
 DOC_TOKENS, READ_TOKENS, ANSWER_TOKENS = 512, 400, 32
 
