@@ -7,6 +7,7 @@ written to a temporary name and renamed, so an interrupt leaves the last one who
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import math
 import os
@@ -216,11 +217,13 @@ class Trainer:
         state = {"stage": self.stage_index, "step": self.step, "spent": self.spent,
                  "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
                  "adapter": self.config["adapter"]}
+        image = io.BytesIO()    # torch's own writer hides why a disk refuses
+        torch.save(state, image)
         try:
-            torch.save(state, self.out / "checkpoint.tmp")
+            (self.out / "checkpoint.tmp").write_bytes(image.getbuffer())
             os.replace(self.out / "checkpoint.tmp", self.out / "checkpoint.pt")
             save_adapter(self.model, str(self.out / "adapter"), self.config["base_name"], self.config["msa_extra"])
-        except (OSError, RuntimeError, SafetensorError) as error:
+        except (OSError, SafetensorError) as error:
             raise SystemExit(f"{self.out}: could not be written ({error}); the last checkpoint is kept") from error
 
     def resume(self) -> None:
