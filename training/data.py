@@ -21,7 +21,8 @@ from training.corpus import read_lines, read_xz
 from training.model import Documents, Packed, Queries
 
 KINDS = ("wiki", "squad", "pairs", "hops", "made", "ask")
-READING = ("squad", "refused", "hops", "wiki", "factbook", "chain", "made", "linked", "edited", "reqa", "pubmed")
+READING = ("squad", "refused", "hops", "wiki", "factbook", "chain", "made", "linked", "edited", "reqa", "pubmed",
+           "yes_no")
 SAID = ("yes", "no", "maybe", frames.REFUSAL)                   # answers that stand in no text
 LOSES_GOLD = ("squad", "wiki", "factbook", "made", "reqa")      # kinds whose gold text may be taken away
 
@@ -461,6 +462,18 @@ class TrainingSet(Dataset):
                 run = [n for n in run if made[1] not in self.docs[n]["x"]]
                 return made[0], made[1], [self._text(number)], [self._text(n) for n in rng.sample(run, min(3, len(run)))]
         return self._read_squad(rng)
+
+    def _read_yes_no(self, rng):
+        for _ in range(40):
+            number = rng.choice(self.by_source["wiki"])
+            other = rng.choice(self.by_source["wiki"])
+            if self.neighbours is not None and rng.random() < 0.5 and self.neighbours[number][0] >= 0:
+                other = int(self.neighbours[number][0])
+            made = synth.yes_no(rng, self.docs[number], self.docs[other])
+            if made:
+                both = [self._text(number)] + [self._text(other)] * made[2]
+                return made[0], made[1], both, [self._text(n) for n in rng.sample(self.by_source["wiki"], 3)]
+        return self._read_pubmed(rng)
 
     def _read_factbook(self, rng):
         for _ in range(20):
