@@ -50,10 +50,13 @@ constexpr Precision kPrecisions[] = {
     {kFloat, DType::kFloat32, DType::kFloat32, true},  // what the others are compared with
     {kFloat, DType::kBFloat16, DType::kFloat32, false},
     {kFloat, DType::kInt8, DType::kFloat32, false},
+    {kFloat, DType::kFloat8, DType::kFloat32, false},
     {kFloat, DType::kFloat32, DType::kBFloat16, false},
     {kFloat, DType::kFloat32, DType::kInt8, false},
+    {kFloat, DType::kFloat32, DType::kFloat8, false},
     {kFloat, DType::kBFloat16, DType::kBFloat16, true},
     {kFloat, DType::kInt8, DType::kInt8, true},
+    {kFloat, DType::kFloat8, DType::kFloat8, true},
     {kernels::WeightFormat::kBFloat16, DType::kFloat32, DType::kFloat32, true},
     {kernels::WeightFormat::kInt8, DType::kFloat32, DType::kFloat32, true},
     {kernels::WeightFormat::kInt8, DType::kInt8, DType::kInt8, true},

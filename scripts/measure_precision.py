@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What bf16 and int8 do to retrieval and to the model's output, on real questions.
+"""What bf16, int8 and fp8 do to retrieval and to the model's output, on real questions.
 
 usage: measure_precision.py --data FOLDER [--out docs/quality/precision.json]
                             [--questions 200] [--answers 40] [--passages 1000]
