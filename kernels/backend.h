@@ -1,6 +1,6 @@
 // The operations the service computes with, one implementation a device. `reference` is naive, in
-// double precision, and the oracle; `cpu` is Highway and oneDNN; `cuda` NVIDIA GPUs. Semantics common to all are in
-// kernels/types.h.
+// double precision, and the oracle; `cpu` is Highway and oneDNN; `cuda` NVIDIA GPUs. Semantics
+// common to all are in kernels/types.h.
 //
 // Pointers may be of the processor's memory or of the backend's own (Allocate). A backend with
 // memory of its own works on what lies there without waiting, in the order of the calls; results
@@ -81,9 +81,10 @@ class Backend {
   virtual void FoldQueries(const float* q, int64_t num_tokens, int num_q_heads, int num_kv_heads,
                            int head_dim, float* out) const = 0;
 
-  // x [rows, width] to `dtype`: kFloat32 copies, kBFloat16 rounds to nearest even, kInt8 is
-  // symmetric with one scale a row: scale = max|x| / 127, round to nearest even; a row of zeros has
-  // scale 0. `scales` [rows], kInt8 only.
+  // x [rows, width] to `dtype`: kFloat32 copies, kBFloat16 rounds to nearest even. kInt8 and
+  // kFloat8 are steps of one scale a row, max|x| / 127 and max|x| / 448: x / scale, saturated,
+  // rounded to nearest even. A row of zeros has scale 0; one with a NaN has scale NaN. `scales`
+  // [rows], where HasScales(dtype).
   virtual void Quantize(const float* x, int64_t rows, int64_t width, DType dtype, void* out,
                         float* scales) const = 0;
   virtual void Dequantize(const void* x, const float* scales, int64_t rows, int64_t width,

@@ -12,10 +12,12 @@
 
 namespace msa::kernels {
 
-// Routing keys of consecutive parts, in one precision. int8: key = scales[chunk] · keys[chunk, :].
+// Routing keys of consecutive parts, in one precision. Where the dtype HasScales (int8, fp8):
+// key = scales[chunk] · keys[chunk, :]. An fp8 step that is NaN is not a key: Quantize makes none,
+// memory nodes refuse it, and what a score then is depends on the backend.
 struct KeySegment {
-  const void* keys = nullptr;     // [num_chunks, key_width] of `dtype` (kFloat32, kBFloat16, kInt8)
-  const float* scales = nullptr;  // [num_chunks], kInt8 only
+  const void* keys = nullptr;     // [num_chunks, key_width] of `dtype`, any but kFloat16
+  const float* scales = nullptr;  // [num_chunks], where HasScales(dtype)
   DType dtype = DType::kFloat32;
   absl::Span<const int64_t>
       part_begin;  // [num_parts + 1]: part p owns chunks part_begin[p] … part_begin[p+1]-1
@@ -44,11 +46,11 @@ struct ScoreBankArgs {
 };
 
 // K and V rows of a document's chunks, of the template prefix, or of the local context.
-// int8: k[t, h, :] = k_scales[t, h] · k; likewise v.
+// Where the dtype HasScales: k[t, h, :] = k_scales[t, h] · k; likewise v.
 struct KvView {
   const void* k = nullptr;          // [num_tokens, num_kv_heads, head_dim] of `dtype`
   const void* v = nullptr;          // same shape
-  const float* k_scales = nullptr;  // [num_tokens, num_kv_heads], kInt8 only
+  const float* k_scales = nullptr;  // [num_tokens, num_kv_heads], where HasScales(dtype)
   const float* v_scales = nullptr;
   DType dtype = DType::kFloat32;
   int64_t num_tokens = 0;

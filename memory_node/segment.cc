@@ -30,7 +30,7 @@ absl::Status Segment::AllocateKeys() {
   };
   for (int layer = 0; layer < shape_.num_layers; ++layer) {
     MSA_RETURN_IF_ERROR(allocate(keys_, capacity_chunks_ * shape_.KeyBytes()));
-    if (shape_.dtype != DType::kInt8) continue;
+    if (!HasScales(shape_.dtype)) continue;
     MSA_RETURN_IF_ERROR(allocate(scales_, capacity_chunks_ * sizeof(float)));
   }
   if (backend_.memory_is_host()) return absl::OkStatus();
@@ -63,7 +63,7 @@ int64_t Segment::Append(const PartEntry& entry, absl::Span<const KeySource> laye
   for (int layer = 0; layer < shape_.num_layers; ++layer) {
     backend_.Copy(keys_[layer].as<char>(chunk * shape_.KeyBytes()), layers[layer].keys,
                   entry.chunks * shape_.KeyBytes());
-    if (shape_.dtype != DType::kInt8) continue;
+    if (!HasScales(shape_.dtype)) continue;
     backend_.Copy(scales_[layer].as<char>(chunk * sizeof(float)), layers[layer].scales,
                   entry.chunks * sizeof(float));
   }
@@ -84,7 +84,7 @@ int64_t Segment::Append(const PartEntry& entry, absl::Span<const KeySource> laye
 kernels::KeySegment Segment::Keys(int layer_index, int64_t num_parts) const {
   kernels::KeySegment keys;
   keys.keys = keys_[layer_index].data();
-  if (shape_.dtype == DType::kInt8) keys.scales = scales_[layer_index].as<float>();
+  if (HasScales(shape_.dtype)) keys.scales = scales_[layer_index].as<float>();
   keys.dtype = shape_.dtype;
   const bool on_device = device_part_begin_.data() != nullptr;
   keys.part_begin = {on_device ? device_part_begin_.as<int64_t>() : part_begin_.data(),
@@ -97,7 +97,7 @@ KeySource Segment::Source(int layer_index, int64_t part) const {
   const int64_t chunk = part_begin_[part];
   KeySource source;
   source.keys = keys_[layer_index].as<char>(chunk * shape_.KeyBytes());
-  if (shape_.dtype == DType::kInt8) {
+  if (HasScales(shape_.dtype)) {
     source.scales = scales_[layer_index].as<char>(chunk * sizeof(float));
   }
   return source;

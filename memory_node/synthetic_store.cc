@@ -33,6 +33,7 @@ class Maker {
     for (float value : floats_) {
       half_.push_back(ToBFloat16(value));
       steps_.push_back(static_cast<int8_t>(std::clamp(value * 127, -127.0f, 127.0f)));
+      float8_.push_back(ToFloat8(value * 127));
     }
   }
 
@@ -105,6 +106,9 @@ class Maker {
     } else if (dtype == DType::kInt8) {
       pool = reinterpret_cast<const char*>(steps_.data());
       pool_bytes = steps_.size();
+    } else if (dtype == DType::kFloat8) {
+      pool = reinterpret_cast<const char*>(float8_.data());
+      pool_bytes = float8_.size();
     }
     uint64_t mixed = (static_cast<uint64_t>(document) * 64 + layer) * 0x9E3779B97F4A7C15u;
     mixed ^= mixed >> 29;
@@ -127,6 +131,7 @@ class Maker {
   std::vector<float> floats_;
   std::vector<BFloat16> half_;
   std::vector<int8_t> steps_;
+  std::vector<Float8> float8_;  // steps too, of the same scale
 };
 
 // Records of one table by number, in key order.

@@ -17,6 +17,8 @@ KeyFormat FormatOf(DType dtype) {
       return KeyFormat::kBFloat16;
     case DType::kInt8:
       return KeyFormat::kInt8;
+    case DType::kFloat8:
+      return KeyFormat::kFloat8;
     default:
       MSA_CHECK(dtype == DType::kFloat32);
       return KeyFormat::kFloat32;
@@ -29,7 +31,7 @@ RoutingSegment Staged(const KeySegment& segment, int64_t key_width, Staging& sta
   staged.num_chunks = segment.num_chunks >= 0 ? segment.num_chunks : segment.part_begin.back();
   staged.keys =
       staging.InBytes(segment.keys, staged.num_chunks * key_width * DTypeBytes(segment.dtype));
-  if (segment.dtype == DType::kInt8) {
+  if (HasScales(segment.dtype)) {
     staged.scales = staging.In(segment.scales, staged.num_chunks);
   }
   staged.part_begin = staging.In(segment.part_begin.data(), segment.part_begin.size());

@@ -129,7 +129,7 @@ class CudaBackend : public Backend {
     Staging staging(*device_);
     const float* from = staging.In(x, rows * width);
     void* to = staging.OutBytes(out, rows * width * DTypeBytes(dtype));
-    float* to_scales = dtype == DType::kInt8 ? staging.Out(scales, rows) : nullptr;
+    float* to_scales = HasScales(dtype) ? staging.Out(scales, rows) : nullptr;
     if (staging.failed()) return;
     Check(
         cuda::Quantize(from, rows, width, static_cast<ElementType>(dtype), to, to_scales, stream()),
@@ -140,7 +140,7 @@ class CudaBackend : public Backend {
                   float* out) const override {
     Staging staging(*device_);
     const void* from = staging.InBytes(x, rows * width * DTypeBytes(dtype));
-    const float* from_scales = dtype == DType::kInt8 ? staging.In(scales, rows) : nullptr;
+    const float* from_scales = HasScales(dtype) ? staging.In(scales, rows) : nullptr;
     float* to = staging.Out(out, rows * width);
     if (staging.failed()) return;
     Check(cuda::Dequantize(from, from_scales, rows, width, static_cast<ElementType>(dtype), to,
@@ -290,14 +290,14 @@ AttentionKv Staged(const KvView& view, int64_t kv_width, int num_kv_heads, Stagi
   if (staging.Reaches(view.k)) {
     kv.k = view.k;
     kv.v = view.v;
-    if (view.dtype != DType::kInt8) return kv;
+    if (!HasScales(view.dtype)) return kv;
     kv.k_scales = view.k_scales;
     kv.v_scales = view.v_scales;
     return kv;
   }
   kv.k = staging.InBytes(view.k, bytes);
   kv.v = staging.InBytes(view.v, bytes);
-  if (view.dtype == DType::kInt8) {
+  if (HasScales(view.dtype)) {
     kv.k_scales = staging.In(view.k_scales, view.num_tokens * num_kv_heads);
     kv.v_scales = staging.In(view.v_scales, view.num_tokens * num_kv_heads);
   }
