@@ -391,6 +391,7 @@ __global__ void __launch_bounds__(kThreads, Shape::kBlocks) DecodeKernel(Attenti
   const int lane = threadIdx.x % kWarp;
   const int kv_head = blockIdx.y;
   const TableItem item = tables.items[blockIdx.x];
+  if (item.sequence < 0) return;  // a table with room for more
   const TableSequence s = tables.sequences[item.sequence];
   const TableView* views = FetchViews(tables, item);
   const TokenRange range = RangeOf(s, item.split, LimitOf(s, 0), item.num_splits);

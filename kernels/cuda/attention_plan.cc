@@ -13,10 +13,6 @@ namespace {
 constexpr int64_t kWantedBlocks = 264;
 constexpr int64_t kLeastPrefillSplit = 512;
 constexpr int64_t kLeastDecodeSplit = 256;
-constexpr int64_t kMostDecodeSplits = 32;
-// Decode blocks that a Hopper chip holds at once, three on each of 132 multiprocessors: rather than
-// more, longer ones.
-constexpr int64_t kMostDecodeBlocks = 396;
 constexpr int64_t kFarthest = int64_t{1} << 30;
 constexpr size_t kWorkspaceAlign = 256;
 

@@ -46,6 +46,11 @@ struct AttentionShape {
   int group() const { return num_q_heads / num_kv_heads; }
 };
 inline constexpr int kMaxAttentionDim = 256;
+// A decode sequence is cut into so many splits at most.
+inline constexpr int64_t kMostDecodeSplits = 32;
+// Decode blocks that a Hopper chip holds at once, three on each of 132 multiprocessors: rather than
+// more, longer ones. A tensor-core plan has no more, unless it has more sequences.
+inline constexpr int64_t kMostDecodeBlocks = 396;
 
 struct AttentionOptions {
   // Tokens a decode split covers; 0 = by the sequence's own length (256 up to 8,192 tokens).

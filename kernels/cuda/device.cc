@@ -13,6 +13,9 @@ namespace {
 constexpr int64_t kReservedBytes = int64_t{1} << 30;
 constexpr int kMinComputeMajor = 8;
 
+// What this thread records, if anything.
+thread_local Device::RecordingScope* recording = nullptr;
+
 absl::Status Missing(cudaError_t error, std::string_view what) {
   return absl::FailedPreconditionError(StrCat("the cuda backend cannot start: ", what, " (",
                                               cudaGetErrorString(error),
@@ -75,6 +78,16 @@ Device::~Device() {
   Activate();
   cudaStreamSynchronize(stream_);
   cudaStreamDestroy(stream_);
+}
+
+Device::RecordingScope::RecordingScope(const Device& device, cudaStream_t stream)
+    : device_(device), stream_(stream) {
+  recording = this;
+}
+Device::RecordingScope::~RecordingScope() { recording = nullptr; }
+
+cudaStream_t Device::stream() const {
+  return recording != nullptr && &recording->device_ == this ? recording->stream_ : stream_;
 }
 
 void Device::Activate() { cudaSetDevice(ordinal_); }
@@ -171,6 +184,10 @@ void Device::Wait() { Check(cudaStreamSynchronize(stream_), "waiting for the GPU
 
 void Device::Check(cudaError_t error, const char* what) {
   if (error == cudaSuccess) return;
+  if (recording != nullptr && &recording->device_ == this) {
+    if (recording->error_ == cudaSuccess) recording->error_ = error;
+    return;
+  }
   absl::MutexLock lock(&mutex_);
   if (!first_error_.ok()) return;
   first_error_ = absl::UnavailableError(
