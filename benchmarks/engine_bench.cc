@@ -1,7 +1,8 @@
 // The engine alone, without service and memory, on any backend: encoding and decode of a model of
 // random weights. One JSON line a measurement.
 //   engine_bench [BACKEND [TOKENIZER.json [MODEL [RUNS]]]]
-// Default: cpu, a tokenizer of tests/golden, msa-tiny (or msa-4b), 5. tflop_s counts dense products only, of the layers computed.
+// Default: cpu, a tokenizer of tests/golden, msa-tiny (or msa-4b), 5. tflop_s counts dense products
+// only, of the layers computed.
 #include <atomic>
 #include <cstdlib>
 #include <functional>
@@ -134,9 +135,9 @@ class EngineBench {
   json Rate(const char* what, double tokens, const std::function<void()>& work) const {
     const bench::Timing timing = bench::TimeInTurns(runs_, {work})[0];
     const ModelConfig& c = model_.config();
-    const double layer = 2.0 * c.hidden_size *
-                         (c.head_dim * (2.0 * c.num_q_heads + 2.0 * c.num_kv_heads) +
-                          3.0 * c.intermediate_size);
+    const double layer =
+        2.0 * c.hidden_size *
+        (c.head_dim * (2.0 * c.num_q_heads + 2.0 * c.num_kv_heads) + 3.0 * c.intermediate_size);
     return {{"what", what},
             {"backend", model_.backend().name()},
             {"tokens_per_s", tokens / timing.median()},

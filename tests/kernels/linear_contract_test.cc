@@ -160,9 +160,9 @@ TEST_P(FusedLinearTest, NormsAddsAndGates) {
     for (const LinearThen then : {LinearThen::kStore, LinearThen::kAdd, LinearThen::kSiluMul}) {
       for (const int64_t rows : {int64_t{1}, int64_t{3}, int64_t{8}, int64_t{9}, kMostRows}) {
         for (const bool norm : {false, true}) {
-          SCOPED_TRACE(::testing::Message() << "rows " << rows << " norm " << norm << " then "
-                                            << static_cast<int>(then) << " format "
-                                            << static_cast<int>(format));
+          SCOPED_TRACE(::testing::Message()
+                       << "rows " << rows << " norm " << norm << " then " << static_cast<int>(then)
+                       << " format " << static_cast<int>(format));
           const int64_t width = then == LinearThen::kSiluMul ? kOut / 2 : kOut;
           GuardedBuffer<float> y(rows * width), normed(rows * kIn), product(rows * kOut);
           std::copy_n(y_.data(), rows * width, y.data());
