@@ -1,7 +1,8 @@
 // The engine alone, without service and memory, on any backend: encoding and decode of a model of
 // random weights. One JSON line a measurement.
-//   engine_bench BACKEND TOKENIZER.json [MODEL [RUNS]]
-// MODEL: msa-4b (default) or msa-tiny. tflop_s counts dense products only, of the layers computed.
+//   engine_bench [BACKEND [TOKENIZER.json [MODEL [RUNS]]]]
+// Default: cpu, a tokenizer of tests/golden, msa-tiny (or msa-4b), 5. tflop_s counts dense products
+// only, of the layers computed.
 #include <atomic>
 #include <cstdlib>
 #include <functional>
@@ -134,9 +135,9 @@ class EngineBench {
   json Rate(const char* what, double tokens, const std::function<void()>& work) const {
     const bench::Timing timing = bench::TimeInTurns(runs_, {work})[0];
     const ModelConfig& c = model_.config();
-    const double layer = 2.0 * c.hidden_size *
-                         (c.head_dim * (2.0 * c.num_q_heads + 2.0 * c.num_kv_heads) +
-                          3.0 * c.intermediate_size);
+    const double layer =
+        2.0 * c.hidden_size *
+        (c.head_dim * (2.0 * c.num_q_heads + 2.0 * c.num_kv_heads) + 3.0 * c.intermediate_size);
     return {{"what", what},
             {"backend", model_.backend().name()},
             {"tokens_per_s", tokens / timing.median()},
@@ -182,10 +183,10 @@ int Main(const std::string& backend_name, const std::string& tokenizer_file,
 }  // namespace msa::compute_node
 
 int main(int argc, char** argv) {
-  if (argc < 3) {
-    std::cerr << "usage: engine_bench BACKEND TOKENIZER.json [MODEL [RUNS]]\n";
-    return 2;
-  }
-  return msa::compute_node::Main(argv[1], argv[2], argc > 3 ? argv[3] : "msa-4b",
-                                 argc > 4 ? std::atoi(argv[4]) : 5);
+  const auto argument = [&](int i, const char* otherwise) {
+    return argc > i ? argv[i] : otherwise;
+  };
+  return msa::compute_node::Main(argument(1, "cpu"),
+                                 argument(2, "tests/golden/tokenizers/smollm2_msa.json"),
+                                 argument(3, "msa-tiny"), std::atoi(argument(4, "5")));
 }

@@ -88,7 +88,6 @@ absl::Status Decoder::Feed(Prefill& state, absl::Span<const int32_t> ids, bool c
 
 absl::StatusOr<Written> Decoder::Decode(const rpc::CallContext& ctx, Prefill& state,
                                         const DecodeOptions& options) {
-  const StepBatcher::Decoding decoding(batcher_.batcher());
   Tokenizer::StreamDecoder stream(tokenizer_, /*skip_special=*/false);
   Written written;
   NextToken next;
@@ -98,6 +97,7 @@ absl::StatusOr<Written> Decoder::Decode(const rpc::CallContext& ctx, Prefill& st
   } else {
     next.logits = transformer_.Logits(state.last_hidden);
   }
+  const StepBatcher::Decoding decoding(batcher_.batcher());
   while (true) {
     if (ctx.Cancelled()) return absl::CancelledError("the client went away");
     if (absl::Now() > ctx.deadline) return absl::DeadlineExceededError("out of time in decoding");

@@ -90,8 +90,7 @@ DocumentEncoder::DocumentEncoder(const Transformer& transformer, const Tokenizer
     : transformer_(transformer),
       tokenizer_(tokenizer),
       batcher_(
-          BatchTokens(transformer.backend()),
-          [](const Job& job) { return job.num_tokens(); },
+          BatchTokens(transformer.backend()), [](const Job& job) { return job.num_tokens(); },
           [this](absl::Span<Job* const> jobs) { Process(jobs); }) {}
 
 absl::StatusOr<std::vector<rpc::EncodedPart>> DocumentEncoder::Encode(

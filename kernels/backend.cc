@@ -49,7 +49,8 @@ void Backend::AppendRows(const float* k, const float* v, int64_t width,
                          absl::Span<const AppendArgs> targets) const {
   for (const AppendArgs& target : targets) {
     const int64_t first = target.first_row * width;
-    for (const auto& [from, to] : {std::pair(k + first, target.k), std::pair(v + first, target.v)}) {
+    for (const auto& [from, to] :
+         {std::pair(k + first, target.k), std::pair(v + first, target.v)}) {
       if (target.dtype == DType::kFloat32) {
         Copy(to, from, target.rows * width * sizeof(float));
       } else {

@@ -2,10 +2,10 @@
 // double precision, and the oracle; `cpu` is Highway and oneDNN; `cuda` NVIDIA GPUs. Semantics
 // common to all: kernels/types.h.
 //
-// Pointers may be of the processor's memory or of the backend's own (Allocate). A backend with memory
-// of its own works on what lies there without waiting, in the order of the calls; results for the
-// processor's memory are there when the call returns, and arguments there are copied over first:
-// right for tests and small things, slow for a model.
+// Pointers may be of the processor's memory or of the backend's own (Allocate). A backend with
+// memory of its own works on what lies there without waiting, in the order of the calls; results
+// for the processor's memory are there when the call returns, and arguments there are copied over
+// first: right for tests and small things, slow for a model.
 //
 // Thread-safety: every method may be called from several threads at once; outputs must not overlap
 // inputs unless said. Arguments are checked by the caller: a shape that does not fit is a bug. Cost
@@ -23,26 +23,11 @@
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "kernels/buffer.h"
+#include "kernels/handles.h"
 #include "kernels/types.h"
 
 namespace msa::kernels {
 
-// A weight matrix [out_features, in_features] in the layout its backend wants. Immutable.
-class LinearWeights {
- public:
-  virtual ~LinearWeights() = default;
-  virtual int64_t in_features() const = 0;
-  virtual int64_t out_features() const = 0;
-  // Whether products round x to bfloat16, and take it so.
-  virtual bool rounds_activations() const { return false; }
-};
-
-// Operations to be asked for again and again; see Backend::Record. Used by one thread at a time.
-class Recording {
- public:
-  virtual ~Recording() = default;
-  virtual void Run() = 0;
-};
 class DecodeSteps;
 struct DecodeShape;
 
@@ -69,7 +54,8 @@ class Backend {
 
   // Run asks for what `operations` asks for: at once, in the order of the calls. A device records
   // them when they come again, and then starts them in one go: they use memory of the backend only,
-  // whose addresses and sizes stay as they were while its content changes, and ask for nothing else.
+  // whose addresses and sizes stay as they were while its content changes, and ask for nothing
+  // else.
   virtual std::unique_ptr<Recording> Record(std::function<void()> operations) const;
 
   // out [rows, width] = columns begin … begin + width - 1 of x [rows, stride].

@@ -91,7 +91,7 @@ class PlainSteps : public DecodeSteps {
   const Backend& backend_;
   const DecodeShape shape_;
   Buffer room_;
-  float *q_, *out_, *k_, *v_;  // [max_sequences, their width]
+  float *q_, *out_, *k_, *v_;                     // [max_sequences, their width]
   std::vector<std::vector<DecodeLayer>> layers_;  // a sequence each; blocks are borrowed
   std::vector<DecodeInput> inputs_;
   std::vector<int32_t> ids_, positions_, tokens_;

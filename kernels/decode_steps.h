@@ -55,7 +55,8 @@ class DecodeSteps {
   virtual int64_t layout() const = 0;
   virtual void SetInputs(absl::Span<const DecodeInput> inputs) = 0;
 
-  // For the first `rows` sequences. After it, ids [rows] and positions [rows] are those of the step.
+  // For the first `rows` sequences. After it, ids [rows] and positions [rows] are those of the
+  // step.
   virtual void Start(int64_t rows) = 0;
   virtual const int32_t* ids() const = 0;
   virtual const int32_t* positions() const = 0;

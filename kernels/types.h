@@ -100,8 +100,8 @@ struct SplitQkvArgs {
   float* v = nullptr;                   // out [rows, num_kv_heads, head_dim]
 };
 
-// Rows of documents, one behind another, to the means of their chunks (NUMERICS "Chunk pooling": each
-// chunk summed by itself), each head L2-normalised where asked for, in some precision.
+// Rows of documents, one behind another, to the means of their chunks (NUMERICS "Chunk pooling":
+// each chunk summed by itself), each head L2-normalised where asked for, in some precision.
 struct PoolPackedArgs {
   const float* x = nullptr;               // [rows, num_heads · head_dim]
   absl::Span<const int32_t> chunk_begin;  // [num_chunks + 1]: chunk c has rows chunk_begin[c] …
@@ -125,12 +125,14 @@ struct LinearArgs {
   const void* x = nullptr;  // [rows, in_features] of x_dtype
   DType x_dtype = DType::kFloat32;
   int64_t rows = 0;
-  const float* norm = nullptr;  // [in_features]: RmsNorm of the rows of x first (float32); null: none
+  const float* norm =
+      nullptr;  // [in_features]: RmsNorm of the rows of x first (float32); null: none
   float eps = 0.0f;
   const float* bias = nullptr;  // [out_features]; null: none
   LinearThen then = LinearThen::kStore;
   void* y = nullptr;  // out [rows, out_features], kSiluMul: [rows, out_features / 2]
-  // kBFloat16, and so x_dtype: where LinearWeights::rounds_activations says so; y with kSiluMul only.
+  // kBFloat16, and so x_dtype: where LinearWeights::rounds_activations says so; y with kSiluMul
+  // only.
   DType y_dtype = DType::kFloat32;
   // Room for what lies between, of any content afterwards: [rows, in_features] with a norm, holding
   // its result when keep_normed; [rows, out_features] unless kStore.

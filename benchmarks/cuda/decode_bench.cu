@@ -59,8 +59,12 @@ class Bench {
  public:
   Bench(int rows, int own_tokens, double bandwidth, cudaStream_t stream,
         const std::vector<Layer>& layers, const uint16_t* head)
-      : rows_(rows), own_tokens_(own_tokens), bandwidth_(bandwidth), stream_(stream),
-        layers_(layers), head_(head) {
+      : rows_(rows),
+        own_tokens_(own_tokens),
+        bandwidth_(bandwidth),
+        stream_(stream),
+        layers_(layers),
+        head_(head) {
     hidden_ = Floats(rows * kHidden);
     qkv_ = Floats(rows * kQkv);
     q_ = Floats(rows * kQueries);
@@ -161,8 +165,8 @@ class Bench {
     const auto views = table_->views();
     table_data_ = Allocate<uint8_t>(fixed.size() + views.size());
     CUDA_OK(cudaMemcpy(table_data_, fixed.data(), fixed.size(), cudaMemcpyHostToDevice));
-    CUDA_OK(cudaMemcpy(table_data_ + fixed.size(), views.data(), views.size(),
-                       cudaMemcpyHostToDevice));
+    CUDA_OK(
+        cudaMemcpy(table_data_ + fixed.size(), views.data(), views.size(), cudaMemcpyHostToDevice));
     workspace_ = Allocate<uint8_t>(table_->workspace_bytes());
   }
 
@@ -246,9 +250,7 @@ class Bench {
     args.y = logits_;
     CUDA_OK(SkinnyLinear(args, stream_));
   }
-  void Choose() {
-    CUDA_OK(ArgMax(logits_, rows_, kVocab, pinned_ + 3 * rows_, nullptr, stream_));
-  }
+  void Choose() { CUDA_OK(ArgMax(logits_, rows_, kVocab, pinned_ + 3 * rows_, nullptr, stream_)); }
 
   // The median of runs of a graph of what `body` asks for.
   void Report(const char* name, int64_t bytes, const std::function<void()>& body) {
@@ -276,9 +278,10 @@ class Bench {
     std::sort(times.begin(), times.end());
     const double us = times[kRuns / 2];
     const double floor_us = static_cast<double>(bytes) / bandwidth_ * 1e-3;
-    std::printf("{\"what\": \"%s\", \"rows\": %d, \"us\": %.1f, \"low\": %.1f, \"floor_us\": %.1f, "
-                "\"of_floor\": %.3f}\n",
-                name, rows_, us, times.front(), floor_us, floor_us / us);
+    std::printf(
+        "{\"what\": \"%s\", \"rows\": %d, \"us\": %.1f, \"low\": %.1f, \"floor_us\": %.1f, "
+        "\"of_floor\": %.3f}\n",
+        name, rows_, us, times.front(), floor_us, floor_us / us);
     std::fflush(stdout);
     CUDA_OK(cudaGraphExecDestroy(exec));
     CUDA_OK(cudaGraphDestroy(graph));
@@ -322,6 +325,7 @@ int main(int argc, char** argv) {
   CUDA_OK(cudaDeviceSynchronize());
   cudaStream_t stream;
   CUDA_OK(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
-  for (const int rows : {1, 2, 4, 8}) Bench(rows, own_tokens, bandwidth, stream, layers, head).Run();
+  for (const int rows : {1, 2, 4, 8})
+    Bench(rows, own_tokens, bandwidth, stream, layers, head).Run();
   return 0;
 }

@@ -18,11 +18,7 @@ class KvCache {
   // first token, more as needed. `backend` must outlive it.
   KvCache(const kernels::Backend& backend, int num_layers, int64_t width, int64_t capacity,
           DType dtype)
-      : backend_(backend),
-        width_(width),
-        capacity_(capacity),
-        dtype_(dtype),
-        layers_(num_layers) {}
+      : backend_(backend), width_(width), capacity_(capacity), dtype_(dtype), layers_(num_layers) {}
 
   DType dtype() const { return dtype_; }
   int num_layers() const { return static_cast<int>(layers_.size()); }

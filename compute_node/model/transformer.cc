@@ -173,8 +173,7 @@ absl::StatusOr<std::vector<float>> Transformer::Forward(absl::Span<const Sequenc
                                                         ForwardHook* hook) const {
   int64_t rows = 0;
   for (const SequenceChunk& sequence : sequences) rows += sequence.tokens.size();
-  MSA_ASSIGN_OR_RETURN(Activations a,
-                       Activations::Make(backend_, config_, rows));
+  MSA_ASSIGN_OR_RETURN(Activations a, Activations::Make(backend_, config_, rows));
   Embed(sequences, a);
   for (int layer = 0; layer < config_.num_layers; ++layer) {
     {

@@ -1,5 +1,4 @@
 #include "kernels/cuda/append.h"
-
 #include "kernels/cuda/elements.cuh"
 
 namespace msa::kernels::cuda {

@@ -69,19 +69,19 @@ class CudaSteps : public DecodeSteps {
         memory_(std::move(memory)),
         q_(memory_.as<float>()),
         out_(out),
-        numbers_(reinterpret_cast<int32_t*>(
-            out + int64_t{max_sequences} * shape.num_q_heads * shape.head_dim)),
+        numbers_(reinterpret_cast<int32_t*>(out + int64_t{max_sequences} * shape.num_q_heads *
+                                                      shape.head_dim)),
         table_(attention, shape.num_layers, max_sequences, q_, out_) {}
 
   absl::Status Init() {
     device_.Activate();
-    MSA_ASSIGN_OR_RETURN(workspace_, device_.Allocate(table_.workspace_bytes(),
-                                                      Backend::Purpose::kWork));
+    MSA_ASSIGN_OR_RETURN(workspace_,
+                         device_.Allocate(table_.workspace_bytes(), Backend::Purpose::kWork));
     auto numbers = Pinned::Make(4 * max_sequences_ * sizeof(int32_t));
     MSA_RETURN_IF_ERROR(numbers.status());
     pinned_numbers_ = std::make_unique<Pinned>(*std::move(numbers));
-    return Grow(table_.views_offset() + int64_t{max_sequences_} * shape_.num_layers *
-                                            kRoomForViews * sizeof(TableView));
+    return Grow(table_.views_offset() +
+                int64_t{max_sequences_} * shape_.num_layers * kRoomForViews * sizeof(TableView));
   }
 
   ~CudaSteps() override { device_.Wait(); }
@@ -212,11 +212,9 @@ class CudaSteps : public DecodeSteps {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<DecodeSteps>> MakeCudaSteps(Device& device,
-                                                           const DecodeShape& shape,
+absl::StatusOr<std::unique_ptr<DecodeSteps>> MakeCudaSteps(Device& device, const DecodeShape& shape,
                                                            AttentionPrecision precision,
-                                                           ElementType kv_type,
-                                                           int max_sequences) {
+                                                           ElementType kv_type, int max_sequences) {
   AttentionShape attention;
   attention.num_q_heads = shape.num_q_heads;
   attention.num_kv_heads = shape.num_kv_heads;
@@ -224,9 +222,9 @@ absl::StatusOr<std::unique_ptr<DecodeSteps>> MakeCudaSteps(Device& device,
   attention.scale = shape.scale;
   attention.precision = precision;
   const int64_t width = int64_t{max_sequences} * shape.num_q_heads * shape.head_dim;
-  MSA_ASSIGN_OR_RETURN(Buffer memory,
-                       device.Allocate((2 * width + 3 * max_sequences) * sizeof(float),
-                                       Backend::Purpose::kWork));
+  MSA_ASSIGN_OR_RETURN(
+      Buffer memory,
+      device.Allocate((2 * width + 3 * max_sequences) * sizeof(float), Backend::Purpose::kWork));
   float* out = memory.as<float>() + width;
   auto steps = std::make_unique<CudaSteps>(device, shape, attention, kv_type, max_sequences,
                                            std::move(memory), out);

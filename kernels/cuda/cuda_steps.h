@@ -13,8 +13,7 @@
 namespace msa::kernels::cuda {
 
 // `device` must outlive it. `kv_type`: of the sequences' own rows. RESOURCE_EXHAUSTED.
-absl::StatusOr<std::unique_ptr<DecodeSteps>> MakeCudaSteps(Device& device,
-                                                           const DecodeShape& shape,
+absl::StatusOr<std::unique_ptr<DecodeSteps>> MakeCudaSteps(Device& device, const DecodeShape& shape,
                                                            AttentionPrecision precision,
                                                            ElementType kv_type, int max_sequences);
 

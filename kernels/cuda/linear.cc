@@ -143,9 +143,9 @@ void Products::Linear(const CudaLinearWeights& w, const LinearArgs& args) {
   } else {
     out.f32 = static_cast<float*>(args.y);
   }
-  device_.Check(SiluMul(product, product + width / 2, args.rows, width / 2, width, out,
-                        device_.stream()),
-                "an activation");
+  device_.Check(
+      SiluMul(product, product + width / 2, args.rows, width / 2, width, out, device_.stream()),
+      "an activation");
 }
 
 const void* Products::Operand(const CudaLinearWeights& w, const LinearArgs& args) {
@@ -161,8 +161,8 @@ const void* Products::Operand(const CudaLinearWeights& w, const LinearArgs& args
     FloatOutputs out;
     out.bf16 = half;
     if (half == nullptr || args.keep_normed) out.f32 = args.normed;
-    device_.Check(
-        RmsNorm(x, args.norm, args.rows, width, args.eps, out, device_.stream()), "a norm");
+    device_.Check(RmsNorm(x, args.norm, args.rows, width, args.eps, out, device_.stream()),
+                  "a norm");
     return half != nullptr ? half : args.normed;
   }
   if (half == nullptr) return x;

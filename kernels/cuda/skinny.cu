@@ -2,7 +2,8 @@
 // are eight: one to eight rows cost the same. A block takes 16 weight rows, its warps share their
 // columns out, 32 at a time each, straight from memory into the registers that the products take;
 // a product does not mind in which order its inner dimension is taken as long as both operands
-// agree, so lane 4g+c reads 16 bytes, columns 8c … 8c+7, of weight rows g and g+8 and of row g of x.
+// agree, so lane 4g+c reads 16 bytes, columns 8c … 8c+7, of weight rows g and g+8 and of row g of
+// x.
 #include "kernels/cuda/elements.cuh"
 #include "kernels/cuda/mma.cuh"
 #include "kernels/cuda/skinny.h"

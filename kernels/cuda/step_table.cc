@@ -47,7 +47,8 @@ size_t StepTable::StateOffset() const {
 }
 
 size_t StepTable::workspace_bytes() const {
-  return StateOffset() + max_sequences_ * shape_.num_q_heads * kMostDecodeSplits * 2 * sizeof(float);
+  return StateOffset() +
+         max_sequences_ * shape_.num_q_heads * kMostDecodeSplits * 2 * sizeof(float);
 }
 
 void StepTable::Begin() {
@@ -84,20 +85,18 @@ bool StepTable::SetLayer(int layer, std::span<const StepInput> inputs) {
     ++sequences;
   }
   auto* items = reinterpret_cast<TableItem*>(to + items_offset_);
-  for (TableItem item :
-       Entries<TableItem>(plan, launch.decode_offset, launch.num_decode_items)) {
+  for (TableItem item : Entries<TableItem>(plan, launch.decode_offset, launch.num_decode_items)) {
     item.first_view += first_view;
     *items++ = item;
   }
-  const auto merges =
-      Entries<TableMergeItem>(plan, launch.merge_offset, launch.num_merge_items);
+  const auto merges = Entries<TableMergeItem>(plan, launch.merge_offset, launch.num_merge_items);
   std::copy(merges.begin(), merges.end(), reinterpret_cast<TableMergeItem*>(to + merge_offset_));
   auto* slots = reinterpret_cast<KvSlots*>(to + slots_offset_);
   for (const StepInput& input : inputs) {
     *slots++ = {const_cast<void*>(input.local.k), const_cast<void*>(input.local.v)};
   }
-  const auto views = Entries<uint8_t>(plan, launch.views_offset,
-                                      num_views * static_cast<int>(sizeof(TableView)));
+  const auto views =
+      Entries<uint8_t>(plan, launch.views_offset, num_views * static_cast<int>(sizeof(TableView)));
   views_.insert(views_.end(), views.begin(), views.end());
   return true;
 }

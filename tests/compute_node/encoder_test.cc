@@ -1,11 +1,10 @@
 // Oracle: pooling and normalising by hand, in double precision.
-#include "compute_node/encoded_pass.h"
-
 #include <cmath>
 #include <cstring>
 #include <random>
 
 #include "common/block_layout.h"
+#include "compute_node/encoded_pass.h"
 #include "gtest/gtest.h"
 
 namespace msa::compute_node {

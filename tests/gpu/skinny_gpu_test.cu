@@ -144,8 +144,8 @@ void Refusals() {
 int main() {
   using namespace msa::kernels::cuda;
   for (const SkinnyThen then : {SkinnyThen::kStore, SkinnyThen::kAdd, SkinnyThen::kSiluMul}) {
-    for (const auto& [in, out] : {std::pair<int64_t, int64_t>{32, 16}, {96, 48}, {576, 960},
-                                  {2560, 128}, {9728, 32}}) {
+    for (const auto& [in, out] :
+         {std::pair<int64_t, int64_t>{32, 16}, {96, 48}, {576, 960}, {2560, 128}, {9728, 32}}) {
       for (const int64_t rows : {1, 3, 8}) {
         Check({rows, in, out, then, rows != 3, rows == 3, false});
         Check({rows, in, out, then, false, rows == 8, true});

@@ -1,7 +1,5 @@
 // The contract of DecodeSteps: steps of a batch, recorded and not, give what the plain operations
 // give sequence by sequence, whoever joins or leaves in between.
-#include "kernels/decode_steps.h"
-
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -9,6 +7,7 @@
 #include <vector>
 
 #include "gtest/gtest.h"
+#include "kernels/decode_steps.h"
 #include "tests/kernels/backend_fixture.h"
 #include "tests/kernels/oracle.h"
 #include "tests/support/tolerances.h"
