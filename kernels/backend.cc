@@ -119,6 +119,28 @@ std::vector<Backend::IndexedScore> Backend::TopIndices(const float* scores, int6
   return best;
 }
 
+void Backend::TopIndicesInto(const float* scores, int64_t n, int k, void* out) const {
+  std::vector<float> best_scores(k, kNoScore);
+  std::vector<int32_t> best_indices(k, -1);
+  const auto best = n == 0 ? std::vector<IndexedScore>() : TopIndices(scores, n, k);
+  for (size_t i = 0; i < best.size(); ++i) {
+    best_scores[i] = best[i].score;
+    best_indices[i] = static_cast<int32_t>(best[i].index);
+  }
+  Copy(out, best_scores.data(), k * sizeof(float));
+  Copy(static_cast<float*>(out) + k, best_indices.data(), k * sizeof(int32_t));
+}
+
+std::vector<Backend::IndexedScore> ParseTopIndices(const void* found, int k) {
+  std::vector<float> scores(k);
+  std::vector<int32_t> indices(k);
+  std::memcpy(scores.data(), found, k * sizeof(float));
+  std::memcpy(indices.data(), static_cast<const float*>(found) + k, k * sizeof(int32_t));
+  std::vector<Backend::IndexedScore> best;
+  for (int i = 0; i < k && indices[i] >= 0; ++i) best.push_back({scores[i], indices[i]});
+  return best;
+}
+
 absl::StatusOr<Buffer> CopyToBackend(const Backend& backend, const void* data, size_t bytes) {
   auto buffer = backend.Allocate(bytes);
   if (buffer.ok()) backend.Copy(buffer->data(), data, bytes);

@@ -1,6 +1,6 @@
 // The operations the service computes with, one implementation a device. `reference` is naive, in
-// double precision, and the oracle; `cpu` is Highway and oneDNN; `cuda` NVIDIA GPUs. Semantics common to all are in
-// kernels/types.h.
+// double precision, and the oracle; `cpu` is Highway and oneDNN; `cuda` NVIDIA GPUs. Semantics
+// common to all are in kernels/types.h.
 //
 // Pointers may be of the processor's memory or of the backend's own (Allocate). A backend with
 // memory of its own works on what lies there without waiting, in the order of the calls; results
@@ -48,6 +48,12 @@ class Backend {
   enum class Purpose { kWork, kResident };
   // RESOURCE_EXHAUSTED when there is none.
   virtual absl::StatusOr<Buffer> Allocate(size_t bytes, Purpose purpose = Purpose::kWork) const;
+  // What Allocate can still give before kResident falls back. For choosing among members.
+  virtual int64_t free_bytes() const { return INT64_MAX; }
+  // The backends this one is made of, itself if it is no group (kernels/group_backend.h). A bank's
+  // keys lie with one of them, segment by segment (KeySegment::member).
+  virtual int num_members() const { return 1; }
+  virtual const Backend& member(int) const { return *this; }
   // From and to either memory. When `to` is the processor's, the bytes are there on return.
   virtual void Copy(void* to, const void* from, size_t bytes) const;
   // Whether the processor may read and write what Allocate gives.
@@ -103,6 +109,9 @@ class Backend {
     int64_t index;
   };
   virtual std::vector<IndexedScore> TopIndices(const float* scores, int64_t n, int k) const;
+  // The same, left where others of a group take it: `out` [TopIndicesBytes(k)], scores [k], then
+  // int32 indices [k], -1 behind the last. n may be 0.
+  virtual void TopIndicesInto(const float* scores, int64_t n, int k, void* out) const;
 
   // The best `k` of candidates (kNoScore and NaN are never taken) in the order of Precedes. scores
   // [n], references [n]; visible is null or [n], 0 = masked. Returns at most k.
@@ -151,6 +160,10 @@ class Backend {
   // x[i] += y[i].
   virtual void Add(float* x, const float* y, int64_t n) const = 0;
 };
+
+inline size_t TopIndicesBytes(int k) { return k * (sizeof(float) + sizeof(int32_t)); }
+// What TopIndicesInto left, once it is in the processor's memory.
+std::vector<Backend::IndexedScore> ParseTopIndices(const void* found, int k);
 
 // The bytes in memory of the backend.
 absl::StatusOr<Buffer> CopyToBackend(const Backend& backend, const void* data, size_t bytes);

@@ -20,6 +20,7 @@ struct KeySegment {
   absl::Span<const int64_t>
       part_begin;  // [num_parts + 1]: part p owns chunks part_begin[p] … part_begin[p+1]-1
   int64_t num_chunks = -1;  // part_begin.back(); -1: look there
+  int member = 0;           // the backend of a group in whose memory it lies
 
   int64_t num_parts() const { return static_cast<int64_t>(part_begin.size()) - 1; }
 };

@@ -3,16 +3,14 @@
 #ifndef MSA_KERNELS_CUDA_BANK_ROUTING_H_
 #define MSA_KERNELS_CUDA_BANK_ROUTING_H_
 
-#include <vector>
-
 #include "kernels/backend.h"
 #include "kernels/cuda/device.h"
 
 namespace msa::kernels::cuda {
 
 void ScoreBankOn(Device& device, const ScoreBankArgs& args);
-std::vector<Backend::IndexedScore> TopIndicesOn(Device& device, const float* scores, int64_t n,
-                                                int k);
+// As Backend::TopIndicesInto; `out` in either memory.
+void TopIndicesOn(Device& device, const float* scores, int64_t n, int k, void* out);
 
 }  // namespace msa::kernels::cuda
 
