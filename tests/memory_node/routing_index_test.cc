@@ -8,7 +8,9 @@
 #include <thread>
 
 #include "absl/synchronization/notification.h"
+#include "common/strings.h"
 #include "gtest/gtest.h"
+#include "kernels/group_backend.h"
 #include "memory_node/scan_sharing.h"
 #include "tests/support/encoded_documents.h"
 #include "tests/support/tiny_backend.h"
@@ -27,12 +29,39 @@ SegmentShape ShapeOf(const rpc::BankSpec& bank) {
           static_cast<int>(bank.router_layers.size())};
 }
 
+// `members` backends as one; one alone is no group.
+class Members {
+ public:
+  Members(int members, bool device) {
+    std::vector<const kernels::Backend*> borrowed;
+    for (int i = 0; i < members; ++i) {
+      members_.push_back(std::make_unique<testing::TinyBackend>(device));
+      borrowed.push_back(members_.back().get());
+    }
+    if (members > 1) group_ = kernels::MakeGroupBackend(borrowed, nullptr);
+  }
+  const kernels::Backend& all() const { return group_ == nullptr ? *members_[0] : *group_; }
+
+ private:
+  std::vector<std::unique_ptr<kernels::Backend>> members_;
+  std::unique_ptr<kernels::Backend> group_;
+};
+
+struct Place {
+  const char* name;
+  int members;
+  bool device;
+};
+constexpr Place kPlaces[] = {
+    {"host", 1, false}, {"device", 1, true}, {"two_devices", 2, true}, {"four_devices", 4, true}};
+
 // The definition: each part with the sequence numbers between which it is seen.
 class IndexStory {
  public:
-  IndexStory(DType dtype, bool device, uint64_t seed)
+  IndexStory(DType dtype, const Place& place, uint64_t seed)
       : bank_(testing::TestBank(dtype, dtype)),
-        backend_(device),
+        members_(place.members, place.device),
+        backend_(members_.all()),
         index_(
             backend_, ShapeOf(bank_),
             {.min_segment_chunks = 16,
@@ -153,7 +182,8 @@ class IndexStory {
   }
 
   const rpc::BankSpec bank_;
-  testing::TinyBackend backend_;
+  const Members members_;
+  const kernels::Backend& backend_;
   RoutingIndex index_;
   ScanSharer sharer_;
   std::mt19937_64 random_;
@@ -163,7 +193,7 @@ class IndexStory {
   int64_t next_ = 0;
 };
 
-class RoutingIndexTest : public ::testing::TestWithParam<std::tuple<DType, bool>> {};
+class RoutingIndexTest : public ::testing::TestWithParam<std::tuple<DType, Place>> {};
 
 TEST_P(RoutingIndexTest, AnswersAsAListWould) {
   for (uint64_t seed = 0; seed < 12; ++seed) {
@@ -180,11 +210,50 @@ TEST_P(RoutingIndexTest, AnswersAsAListWould) {
 INSTANTIATE_TEST_SUITE_P(Precisions, RoutingIndexTest,
                          ::testing::Combine(::testing::Values(DType::kFloat32, DType::kBFloat16,
                                                               DType::kInt8),
-                                            ::testing::Bool()),
+                                            ::testing::ValuesIn(kPlaces)),
                          [](const auto& info) {
-                           return std::string(DTypeName(std::get<0>(info.param))) +
-                                  (std::get<1>(info.param) ? "_device" : "_host");
+                           return StrCat(DTypeName(std::get<0>(info.param)), "_",
+                                         std::get<1>(info.param).name);
                          });
+
+// What a member holds, and how much it may.
+class CountingBackend : public testing::TinyBackend {
+ public:
+  explicit CountingBackend(int64_t limit) : testing::TinyBackend(/*device=*/true), limit_(limit) {}
+
+  absl::StatusOr<kernels::Buffer> Allocate(size_t bytes, Purpose purpose) const override {
+    if (free_bytes() < static_cast<int64_t>(bytes)) return absl::ResourceExhaustedError("full");
+    auto memory = std::make_shared<kernels::Buffer>(kernels::AllocateHost(bytes));
+    held_ += static_cast<int64_t>(bytes);
+    return kernels::Buffer(memory->data(), bytes,
+                           [this, memory, bytes](void*) { held_ -= static_cast<int64_t>(bytes); });
+  }
+  int64_t free_bytes() const override { return limit_ - held_; }
+  int64_t held() const { return held_; }
+
+ private:
+  const int64_t limit_;
+  mutable std::atomic<int64_t> held_{0};
+};
+
+TEST(RoutingIndexOfAGroup, MembersHoldAboutTheSameAndTheFullOnesNoMore) {
+  const auto bank = testing::TestBank(DType::kFloat32, DType::kFloat32);
+  const int64_t chunk = static_cast<int64_t>(ShapeOf(bank).ChunkBytes());
+  // Marks of parts take memory, too: the last has room for some 60 chunks.
+  const CountingBackend a(1 << 30), b(1 << 30), small(80 * chunk);
+  const auto group = kernels::MakeGroupBackend({&a, &b, &small}, nullptr);
+  RoutingIndex index(*group, ShapeOf(bank),
+                     {.min_segment_chunks = 16, .max_segment_bytes_per_layer = 1});
+  for (int64_t i = 0; i < 400; ++i) {
+    const auto document = testing::MakeDocument(bank, {.id = "d", .first_reference = i});
+    ASSERT_TRUE(index.Append({PartOf(document.parts[0])}).ok());
+    index.Publish({i}, {});
+  }
+  EXPECT_GT(small.held(), 40 * chunk);
+  EXPECT_LE(small.held(), 80 * chunk);
+  EXPECT_GT(a.held(), 150 * chunk);
+  EXPECT_NEAR(a.held(), b.held(), 20 * chunk);
+}
 
 TEST(RoutingIndexLimits, MemoryAndReferencesAreRefusedWithoutATrace) {
   const auto bank = testing::TestBank(DType::kFloat32, DType::kFloat32);
