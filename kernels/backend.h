@@ -101,6 +101,14 @@ class Backend {
 
   // All segments of a bank's layer in one pass.
   virtual void ScoreBank(const ScoreBankArgs& args) const;
+  virtual void ScoreListed(const ScoreListedArgs& args) const;
+  // Raises *max_norm to the largest L2 norm of the segment's keys from `first_chunk` on, rounded
+  // up. NaN when one of them is.
+  virtual void RaiseMaxNorm(const KeySegment& segment, int64_t key_width, int64_t first_chunk,
+                            float* max_norm) const;
+  // mean[i] = the sum of scores[j][i] over j, in double precision and this order, divided by their
+  // number. scores[j] [n]; the array of pointers is in the processor's memory.
+  virtual void MeanOfScores(absl::Span<const float* const> scores, int64_t n, float* mean) const;
 
   // The best `k` (1 … 1,024) of scores [n], score descending, then the lower index; kNoScore and
   // NaN are never taken. For scores in memory of a backend that cannot be read from here.

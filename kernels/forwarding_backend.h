@@ -56,6 +56,14 @@ class ForwardingBackend : public Backend {
   }
   void ScoreParts(const ScoreArgs& args) const override { to_.ScoreParts(args); }
   void ScoreBank(const ScoreBankArgs& args) const override { to_.ScoreBank(args); }
+  void ScoreListed(const ScoreListedArgs& args) const override { to_.ScoreListed(args); }
+  void RaiseMaxNorm(const KeySegment& segment, int64_t key_width, int64_t first_chunk,
+                    float* max_norm) const override {
+    to_.RaiseMaxNorm(segment, key_width, first_chunk, max_norm);
+  }
+  void MeanOfScores(absl::Span<const float* const> scores, int64_t n, float* mean) const override {
+    to_.MeanOfScores(scores, n, mean);
+  }
   std::vector<IndexedScore> TopIndices(const float* scores, int64_t n, int k) const override {
     return to_.TopIndices(scores, n, k);
   }

@@ -17,6 +17,7 @@ Segment::Segment(const kernels::Backend& backend, int member, const SegmentShape
       shape_(shape),
       capacity_chunks_(capacity_chunks),
       part_begin_(capacity_parts + 1),
+      normed_chunks_(shape.num_layers),
       references_(capacity_parts),
       slots_(capacity_parts),
       content_chunks_(capacity_parts),
@@ -38,6 +39,11 @@ absl::Status Segment::AllocateKeys() {
   const size_t begin_bytes = part_begin_.size() * sizeof(int64_t);
   MSA_ASSIGN_OR_RETURN(device_part_begin_, backend_.Allocate(begin_bytes, Purpose::kResident));
   backend_.Copy(device_part_begin_.data(), part_begin_.data(), begin_bytes);
+  if (shape_.dtype == DType::kFloat32) return absl::OkStatus();  // its scores are never rounded
+  const std::vector<float> zeros(shape_.num_layers);
+  const size_t norm_bytes = zeros.size() * sizeof(float);
+  MSA_ASSIGN_OR_RETURN(max_norms_, backend_.Allocate(norm_bytes, Purpose::kResident));
+  backend_.Copy(max_norms_.data(), zeros.data(), norm_bytes);
   return absl::OkStatus();
 }
 
@@ -107,6 +113,19 @@ void Segment::Show(int64_t first, int64_t parts) {
   num_parts_.store(first + parts, std::memory_order_release);
 }
 
+void Segment::UpdateMaxNorm(int layer_index, int64_t num_parts) const {
+  if (max_norms_.data() == nullptr) return;
+  std::atomic<int64_t>& normed = normed_chunks_[layer_index];
+  int64_t seen = normed.load(std::memory_order_acquire);
+  const int64_t chunks = num_chunks(num_parts);
+  if (seen >= chunks) return;
+  backend_.RaiseMaxNorm(Keys(layer_index, num_parts), shape_.key_width, seen,
+                        max_norms_.as<float>() + layer_index);
+  // Told after it was asked for: whoever sees it asks for a pass behind it.
+  while (seen < chunks && !normed.compare_exchange_weak(seen, chunks, std::memory_order_acq_rel)) {
+  }
+}
+
 kernels::KeySegment Segment::Keys(int layer_index, int64_t num_parts) const {
   kernels::KeySegment keys;
   keys.keys = keys_[layer_index].data();
@@ -117,6 +136,7 @@ kernels::KeySegment Segment::Keys(int layer_index, int64_t num_parts) const {
                      static_cast<size_t>(num_parts + 1)};
   keys.num_chunks = num_chunks(num_parts);
   keys.member = member_;
+  if (max_norms_.data() != nullptr) keys.max_norm = max_norms_.as<float>() + layer_index;
   return keys;
 }
 

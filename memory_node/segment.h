@@ -77,6 +77,8 @@ class Segment {
   int64_t num_parts() const { return num_parts_.load(std::memory_order_acquire); }
   int64_t num_chunks(int64_t num_parts) const { return part_begin_[num_parts]; }
 
+  // Takes the norms of the keys that came since the last time, on a backend that rounds scores.
+  void UpdateMaxNorm(int layer_index, int64_t num_parts) const;
   // Of the first `num_parts` parts. Valid as long as the segment.
   kernels::KeySegment Keys(int layer_index, int64_t num_parts) const;
   absl::Span<const int64_t> references(int64_t num_parts) const {
@@ -115,6 +117,8 @@ class Segment {
   std::vector<kernels::Buffer> scales_;  // [num_layers] of [capacity_chunks], kInt8 only
   std::vector<int64_t> part_begin_;      // [capacity_parts + 1]
   kernels::Buffer device_part_begin_;    // the same where the backend cannot read the processor's
+  kernels::Buffer max_norms_;            // [num_layers] where UpdateMaxNorm takes them
+  mutable std::vector<std::atomic<int64_t>> normed_chunks_;  // [num_layers]: those in max_norms_
   std::vector<int64_t> references_;
   std::vector<uint32_t> slots_;
   std::vector<int32_t> content_chunks_;

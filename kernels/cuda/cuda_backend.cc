@@ -155,6 +155,17 @@ class CudaBackend : public Backend {
     ScoreBank({args.shape, {&args.segment, 1}, args.queries, args.query_begin, args.scores});
   }
   void ScoreBank(const ScoreBankArgs& args) const override { ScoreBankOn(*device_, args); }
+  void ScoreListed(const ScoreListedArgs& args) const override {
+    if (!ScoreListedOn(*device_, args)) Backend::ScoreListed(args);
+  }
+  void RaiseMaxNorm(const KeySegment& segment, int64_t key_width, int64_t first_chunk,
+                    float* max_norm) const override {
+    RaiseMaxNormOn(*device_, segment, key_width, first_chunk, max_norm);
+  }
+  void MeanOfScores(absl::Span<const float* const> scores, int64_t n,
+                    float* mean) const override {
+    MeanOfScoresOn(*device_, scores, n, mean);
+  }
   std::vector<IndexedScore> TopIndices(const float* scores, int64_t n, int k) const override {
     if (n == 0) return {};
     std::vector<char> found(TopIndicesBytes(k), '\xff');

@@ -3,6 +3,7 @@
 #include "kernels/group_backend.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <limits>
 #include <memory>
@@ -88,9 +89,29 @@ class Resident {
     ScoreInto(queries, query_begin, scores->as<float>());
     return *std::move(scores);
   }
+  // As Score, rounded where the backend does; the error of each question in `errors`.
+  Buffer ScoreBounded(const std::vector<float>& queries, const std::vector<int32_t>& query_begin,
+                      int64_t num_parts, std::vector<float>* errors) const {
+    const size_t questions = query_begin.size() - 1;
+    auto memory = backend_.Allocate(questions * (num_parts + 1) * sizeof(float));
+    EXPECT_TRUE(memory.ok()) << memory.status();
+    float* on_backend = memory->as<float>() + questions * num_parts;
+    backend_.ScoreBank({Shape(), segments_, queries.data(), query_begin, memory->as<float>(),
+                        ScanMode::kBounded, on_backend});
+    errors->resize(questions);
+    backend_.Copy(errors->data(), on_backend, questions * sizeof(float));
+    return *std::move(memory);
+  }
+  std::vector<float> ScoreListed(const float* queries, int32_t num_rows,
+                                 const std::vector<int32_t>& columns) const {
+    std::vector<float> scores(columns.size());
+    backend_.ScoreListed({Shape(), segments_, queries, num_rows, columns, scores.data()});
+    return scores;
+  }
   void ScoreInto(const std::vector<float>& queries, const std::vector<int32_t>& query_begin,
                  float* scores) const {
-    backend_.ScoreBank({Shape(), segments_, queries.data(), query_begin, scores});
+    backend_.ScoreBank(
+        {Shape(), segments_, queries.data(), query_begin, scores, ScanMode::kExact, nullptr});
   }
 
  private:
@@ -116,6 +137,53 @@ bool SameBits(const std::vector<float>& a, const std::vector<float>& b) {
   return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
 }
 
+void ExpectSameBest(const Backend& one, const float* row, const Backend& group,
+                    const float* group_row, int64_t n) {
+  for (const int k : {1, 16, 48, 1024}) {
+    const auto best = one.TopIndices(row, n, k);
+    const auto found = group.TopIndices(group_row, n, k);
+    ASSERT_EQ(best.size(), found.size());
+    for (size_t i = 0; i < best.size(); ++i) {
+      EXPECT_EQ(best[i].index, found[i].index) << "place " << i;
+      EXPECT_EQ(best[i].score, found[i].score);
+    }
+  }
+}
+
+// What rounded scores need: errors that hold, exact scores of some parts.
+void ExpectSameExactness(const Resident& alone, const Backend& group, const Resident& spread,
+                         const std::vector<float>& queries, const std::vector<int32_t>& query_begin,
+                         int64_t n, const std::vector<float>& exact) {
+  std::vector<float> errors;
+  const Buffer rounded = spread.ScoreBounded(queries, query_begin, n, &errors);
+  for (size_t q = 0; q < errors.size(); ++q) {
+    const auto row = Fetch(group, rounded.as<float>() + q * n, n);
+    for (int64_t i = 0; i < n && std::isfinite(errors[q]); ++i) {
+      if (std::isnan(exact[q * n + i]) || exact[q * n + i] == kNoScore) continue;
+      EXPECT_LE(std::abs(row[i] - exact[q * n + i]), errors[q]) << "question " << q;
+    }
+  }
+  std::vector<int32_t> columns;
+  for (int32_t column = static_cast<int32_t>(n) - 1; column >= 0; column -= 3) {
+    columns.push_back(column);
+  }
+  const int32_t rows = query_begin.back() - query_begin[2];
+  const float* last = queries.data() + query_begin[2] * kWidth;
+  EXPECT_TRUE(
+      SameBits(alone.ScoreListed(last, rows, columns), spread.ScoreListed(last, rows, columns)));
+}
+
+// Means of the three questions' rows, as if they were layers.
+void ExpectSameMeans(const Backend& one, const float* rows, const Backend& group,
+                     const float* group_rows, int64_t n) {
+  const Buffer mean = *one.Allocate(n * sizeof(float));
+  const Buffer group_mean = *group.Allocate(n * sizeof(float));
+  one.MeanOfScores({rows, rows + n, rows + 2 * n}, n, mean.as<float>());
+  group.MeanOfScores({group_rows, group_rows + n, group_rows + 2 * n}, n, group_mean.as<float>());
+  EXPECT_TRUE(SameBits(Fetch(one, mean.as<float>(), n), Fetch(group, group_mean.as<float>(), n)));
+  ExpectSameBest(one, mean.as<float>(), group, group_mean.as<float>(), n);
+}
+
 void ExpectSameAnswers(const Backend& one, const Backend& group, DType dtype, uint32_t seed) {
   Bank bank(dtype, seed);
   if (dtype == DType::kFloat32) {
@@ -131,16 +199,11 @@ void ExpectSameAnswers(const Backend& one, const Backend& group, DType dtype, ui
     const float* row = expected.as<float>() + q * n;
     const float* group_row = scores.as<float>() + q * n;
     EXPECT_TRUE(SameBits(Fetch(one, row, n), Fetch(group, group_row, n))) << "question " << q;
-    for (const int k : {1, 16, 48, 1024}) {
-      const auto best = one.TopIndices(row, n, k);
-      const auto found = group.TopIndices(group_row, n, k);
-      ASSERT_EQ(best.size(), found.size());
-      for (size_t i = 0; i < best.size(); ++i) {
-        EXPECT_EQ(best[i].index, found[i].index) << "question " << q << ", place " << i;
-        EXPECT_EQ(best[i].score, found[i].score);
-      }
-    }
+    ExpectSameBest(one, row, group, group_row, n);
   }
+  ExpectSameMeans(one, expected.as<float>(), group, scores.as<float>(), n);
+  ExpectSameExactness(alone, group, spread, queries, query_begin, n,
+                      Fetch(one, expected.as<float>(), 3 * n));
   EXPECT_TRUE(group.Health().ok()) << group.Health();
 }
 
