@@ -22,6 +22,9 @@ struct KeySegment {
   absl::Span<const int64_t>
       part_begin;  // [num_parts + 1]: part p owns chunks part_begin[p] … part_begin[p+1]-1
   int64_t num_chunks = -1;  // part_begin.back(); -1: look there
+  int member = 0;           // the backend of a group in whose memory it lies
+  // No key's L2 norm, scale included, is larger than this (Backend::RaiseMaxNorm); null: unknown.
+  const float* max_norm = nullptr;
 
   int64_t num_parts() const { return static_cast<int64_t>(part_begin.size()) - 1; }
 };
@@ -36,13 +39,32 @@ struct ScoreArgs {
   float* scores = nullptr;  // out [num_questions, num_parts]; kNoScore for a part without chunks
 };
 
-// The same over several segments of one precision; what is said of ScoreArgs holds.
+// How near the scores of a pass have to be. kExact: what is said of ScoreArgs. kBounded: a backend
+// may save time by rounding what it multiplies, and says in `errors` how far a score can be off:
+// enough to prove which parts are best, whose exact scores ScoreListed gives.
+enum class ScanMode : uint8_t { kExact = 1, kBounded = 2 };
+
+// The same over several segments of one precision.
 struct ScoreBankArgs {
   RoutingShape shape;
   absl::Span<const KeySegment> segments;
   const float* queries = nullptr;
   absl::Span<const int32_t> query_begin;
   float* scores = nullptr;  // out [num_questions, parts of all segments], in the segments' order
+  ScanMode mode = ScanMode::kExact;
+  // out [num_questions], may be null when kExact: no score of the question is further from the
+  // exact one than this. 0: they are exact, to the bit. NaN or infinite: nothing is known.
+  float* errors = nullptr;
+};
+
+// Exact scores of some parts for one question, to the bit those of ScoreBank.
+struct ScoreListedArgs {
+  RoutingShape shape;
+  absl::Span<const KeySegment> segments;  // as ScoreBank had them
+  const float* queries = nullptr;         // [num_rows, query_width]
+  int32_t num_rows = 0;
+  absl::Span<const int32_t> parts;  // columns of ScoreBank's scores, in the processor's memory
+  float* scores = nullptr;          // out [parts.size()]
 };
 
 // K and V rows of a document's chunks, of the template prefix, or of the local context.
