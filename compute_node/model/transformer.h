@@ -53,6 +53,9 @@ class ForwardHook {
   virtual absl::Status OnAttentionInputs(int layer, const AttentionInputs& inputs) {
     return absl::OkStatus();
   }
+  // Whether OnLayerOutput is wanted. Else it is not called, and the last layer does only the work
+  // that the last tokens need.
+  virtual bool WatchesLayerOutputs() const { return false; }
   // hidden [rows, hidden], in memory of the backend: the residual stream after the layer.
   virtual void OnLayerOutput(int layer, const float* hidden) {}
   // A pass whose logits nobody wants ends after the attention inputs of this layer; -1: runs to the
@@ -103,6 +106,8 @@ class Transformer {
   void ProjectQkv(int layer, Activations& a) const;
   absl::Status Attend(int layer, absl::Span<const SequenceChunk> sequences, Activations& a) const;
   void Mlp(int layer, Activations& a) const;
+  // Leaves the hidden state of each sequence's last token only.
+  void KeepLastRows(absl::Span<const SequenceChunk> sequences, Activations& a) const;
   std::vector<float> LastHidden(absl::Span<const SequenceChunk> sequences, Activations& a) const;
 
   ModelConfig config_;
