@@ -188,7 +188,7 @@ void Backend::RaiseMaxNorm(const KeySegment& segment, int64_t key_width, int64_t
   std::vector<float> key(key_width);
   for (int64_t chunk = first_chunk; chunk < num_chunks; ++chunk) {
     Dequantize(static_cast<const char*>(segment.keys) + chunk * key_bytes,
-               segment.scales == nullptr ? nullptr : segment.scales + chunk, 1, key_width,
+               HasScales(segment.dtype) ? segment.scales + chunk : nullptr, 1, key_width,
                segment.dtype, key.data());
     double squares = 0;
     for (const float x : key) squares += double{x} * x;

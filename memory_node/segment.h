@@ -114,7 +114,7 @@ class Segment {
   const SegmentShape shape_;
   const int64_t capacity_chunks_;
   std::vector<kernels::Buffer> keys_;    // [num_layers] of [capacity_chunks, key_width]
-  std::vector<kernels::Buffer> scales_;  // [num_layers] of [capacity_chunks] where HasScales
+  std::vector<kernels::Buffer> scales_;  // [num_layers] of [capacity_chunks], where HasScales
   std::vector<int64_t> part_begin_;      // [capacity_parts + 1]
   kernels::Buffer device_part_begin_;    // the same where the backend cannot read the processor's
   kernels::Buffer max_norms_;            // [num_layers] where UpdateMaxNorm takes them

@@ -139,7 +139,7 @@ void RaiseMaxNormOn(Device& device, const KeySegment& segment, int64_t key_width
   const void* keys = staging.InBytes(
       static_cast<const char*>(segment.keys) + first_chunk * key_bytes, num_chunks * key_bytes);
   const float* scales =
-      segment.scales == nullptr ? nullptr : staging.In(segment.scales + first_chunk, num_chunks);
+      HasScales(segment.dtype) ? staging.In(segment.scales + first_chunk, num_chunks) : nullptr;
   float* norm = staging.InOut(max_norm, 1);
   if (staging.failed()) return;
   device.Check(RaiseMaxNorm(keys, FormatOf(segment.dtype), scales, num_chunks,
