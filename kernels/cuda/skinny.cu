@@ -4,6 +4,7 @@
 // a product does not mind in which order its inner dimension is taken as long as both operands
 // agree, so lane 4g+c reads 16 bytes, columns 8c … 8c+7, of weight rows g and g+8 and of row g of
 // x.
+#include "kernels/cuda/dependent_launch.h"
 #include "kernels/cuda/elements.cuh"
 #include "kernels/cuda/mma.cuh"
 #include "kernels/cuda/skinny.h"
@@ -15,7 +16,7 @@ constexpr int kWarps = 8;
 constexpr int kThreads = kWarps * kWarp;
 constexpr int kTileRows = 16;
 constexpr int kStepColumns = 32;
-constexpr int kUnroll = 4;  // steps of weights under way in a warp
+constexpr int kDepth = 4;  // steps of weights under way in a warp
 
 // The warps' shares of a tile, [warp][weight row][row of x], then of the squares of x.
 struct Shares {
@@ -48,22 +49,20 @@ __device__ __forceinline__ uint4 LoadX(const void* x, int64_t column, const floa
           PackBFloat16(b.z, b.w)};
 }
 
-// kUnroll steps of a lane's two weight rows; zeros beyond the last step.
+// A lane's two weight rows: kDepth steps under way.
 struct Weights {
-  uint4 low[kUnroll];
-  uint4 high[kUnroll];
+  const uint8_t* from_low;
+  const uint8_t* from_high;
+  int num_steps;
+  uint4 low[kDepth];
+  uint4 high[kDepth];
 
-  __device__ __forceinline__ void Load(const uint8_t* from_low, const uint8_t* from_high, int step,
-                                       int num_steps) {
-#pragma unroll
-    for (int u = 0; u < kUnroll; ++u) {
-      const int at = step + u * kWarps;
-      low[u] = high[u] = {0, 0, 0, 0};
-      if (at < num_steps) {
-        low[u] = LoadStreamed16(from_low + int64_t{at} * kStepColumns * 2);
-        high[u] = LoadStreamed16(from_high + int64_t{at} * kStepColumns * 2);
-      }
-    }
+  // Zeros beyond the last step.
+  __device__ __forceinline__ void Load(int u, int step) {
+    low[u] = high[u] = {0, 0, 0, 0};
+    if (step >= num_steps) return;
+    low[u] = LoadStreamed16(from_low + int64_t{step} * kStepColumns * 2);
+    high[u] = LoadStreamed16(from_high + int64_t{step} * kStepColumns * 2);
   }
 };
 
@@ -130,10 +129,9 @@ __global__ void __launch_bounds__(kThreads, 3) SkinnyKernel(SkinnyArgs args) {
     return static_cast<const uint8_t*>(args.w) +
            ((at < last ? at : last) * args.in_features + 8 * quad) * 2;
   };
-  const uint8_t* low = row_of(group);
-  const uint8_t* high = row_of(group + 8);
-  Weights weights;
-  weights.Load(low, high, warp, num_steps);
+  Weights weights = {row_of(group), row_of(group + 8), num_steps, {}, {}};
+#pragma unroll
+  for (int u = 0; u < kDepth; ++u) weights.Load(u, warp + u * kWarps);
   AllowDependents();
   WaitForPrerequisites();
   const bool real = group < args.rows;
@@ -142,10 +140,10 @@ __global__ void __launch_bounds__(kThreads, 3) SkinnyKernel(SkinnyArgs args) {
   float sums[4] = {};
   float odd[4] = {};  // a second chain of products hides their latency
   float squares = 0.0f;
-  for (int step = warp; step < num_steps; step += kUnroll * kWarps) {
-    uint4 b[kUnroll];
+  for (int step = warp; step < num_steps; step += kDepth * kWarps) {
+    uint4 b[kDepth];
 #pragma unroll
-    for (int u = 0; u < kUnroll; ++u) {
+    for (int u = 0; u < kDepth; ++u) {
       const int at = step + u * kWarps;
       b[u] = {0, 0, 0, 0};
       if (real && at < num_steps) {
@@ -153,13 +151,13 @@ __global__ void __launch_bounds__(kThreads, 3) SkinnyKernel(SkinnyArgs args) {
       }
     }
 #pragma unroll
-    for (int u = 0; u < kUnroll; ++u) {
+    for (int u = 0; u < kDepth; ++u) {
       const uint4 l = weights.low[u];
       const uint4 h = weights.high[u];
       MmaBFloat16(sums, {l.x, h.x, l.y, h.y}, {b[u].x, b[u].y});
       MmaBFloat16(odd, {l.z, h.z, l.w, h.w}, {b[u].z, b[u].w});
+      weights.Load(u, step + (kDepth + u) * kWarps);  // at once: memory never waits for a round
     }
-    weights.Load(low, high, step + kUnroll * kWarps, num_steps);
   }
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
@@ -177,16 +175,8 @@ __global__ void __launch_bounds__(kThreads, 3) SkinnyKernel(SkinnyArgs args) {
 template <SkinnyThen kThen, Input kInput>
 cudaError_t Launch(const SkinnyArgs& args, cudaStream_t stream) {
   const int64_t tile = kThen == SkinnyThen::kSiluMul ? 2 * 8 : kTileRows;
-  cudaLaunchAttribute attribute = {};
-  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attribute.val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t config = {};
-  config.gridDim = dim3(static_cast<unsigned>((args.out_features + tile - 1) / tile));
-  config.blockDim = dim3(kThreads);
-  config.stream = stream;
-  config.attrs = &attribute;
-  config.numAttrs = 1;
-  return cudaLaunchKernelEx(&config, SkinnyKernel<kThen, kInput>, args);
+  const auto tiles = static_cast<unsigned>((args.out_features + tile - 1) / tile);
+  return LaunchDependent(SkinnyKernel<kThen, kInput>, dim3(tiles), dim3(kThreads), stream, args);
 }
 
 template <SkinnyThen kThen>

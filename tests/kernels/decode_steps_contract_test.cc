@@ -165,12 +165,16 @@ class DecodeStepsTest : public BackendTest {
     return out;
   }
 
+  // Weights in bfloat16 are rounded relative to the largest score of their split, and splits are
+  // made for the room there is.
+  double tolerance() const { return kv_type() == DType::kFloat32 ? Tolerances::kAttention : 2e-3; }
+
   void ExpectStep(const std::vector<Sequence*>& sequences) {
     const std::vector<float> out = Out(static_cast<int64_t>(sequences.size()));
     for (size_t r = 0; r < sequences.size(); ++r) {
       const std::vector<float> expected = Expected(*sequences[r], static_cast<int64_t>(r));
       for (int64_t i = 0; i < kQueryWidth; ++i) {
-        ASSERT_NEAR(out[r * kQueryWidth + i], expected[i], Tolerances::kAttention)
+        ASSERT_NEAR(out[r * kQueryWidth + i], expected[i], tolerance())
             << "sequence " << r << " element " << i;
       }
     }
