@@ -53,8 +53,9 @@ struct PartEntry {
 
 class Segment {
  public:
-  // RESOURCE_EXHAUSTED when there is no memory. `backend` must outlive it.
-  static absl::StatusOr<std::shared_ptr<Segment>> Make(const kernels::Backend& backend,
+  // RESOURCE_EXHAUSTED when there is no memory. All of it lies with one member of `backend`, which
+  // must outlive it.
+  static absl::StatusOr<std::shared_ptr<Segment>> Make(const kernels::Backend& backend, int member,
                                                        const SegmentShape& shape,
                                                        int64_t capacity_parts,
                                                        int64_t capacity_chunks);
@@ -63,6 +64,14 @@ class Segment {
   // Returns the part's ordinal. `layers` one a layer. REQUIRES: Fits(1, entry.chunks).
   int64_t Append(const PartEntry& entry, absl::Span<const KeySource> layers, uint64_t added,
                  uint64_t removed);
+  // Parts whose keys lie one after the other in each of `layers`: one copy a layer. Part i is added
+  // at added[i], not removed. Returns the first ordinal. REQUIRES: they fit.
+  int64_t AppendRun(absl::Span<const PartEntry> entries, absl::Span<const KeySource> layers,
+                    absl::Span<const uint64_t> added);
+
+  // The backend of a group in whose memory it lies.
+  int member() const { return member_; }
+  int64_t capacity_bytes() const { return capacity_chunks_ * shape_.ChunkBytes(); }
 
   // Parts that readers may look at: ordinals below.
   int64_t num_parts() const { return num_parts_.load(std::memory_order_acquire); }
@@ -93,11 +102,15 @@ class Segment {
   }
 
  private:
-  Segment(const kernels::Backend& backend, const SegmentShape& shape, int64_t capacity_parts,
-          int64_t capacity_chunks);
+  Segment(const kernels::Backend& backend, int member, const SegmentShape& shape,
+          int64_t capacity_parts, int64_t capacity_chunks);
   absl::Status AllocateKeys();
+  void CopyKeys(int64_t first_chunk, int64_t chunks, absl::Span<const KeySource> layers);
+  void Enter(int64_t part, const PartEntry& entry, uint64_t added, uint64_t removed);
+  void Show(int64_t first, int64_t parts);  // to readers
 
-  const kernels::Backend& backend_;
+  const kernels::Backend& backend_;  // the member
+  const int member_;
   const SegmentShape shape_;
   const int64_t capacity_chunks_;
   std::vector<kernels::Buffer> keys_;    // [num_layers] of [capacity_chunks, key_width]

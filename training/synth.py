@@ -21,6 +21,22 @@ def bare(title: str) -> str:
     return re.sub(r"\s*\([^)]*\)$", "", title)
 
 
+def trimmed(rng: random.Random, text: str, answer: str) -> str:
+    """A run of the text's sentences around the only one that holds the answer; the text itself where several do."""
+    pieces = re.split(r"(?<=[.!?]) +(?=[A-Z\"])", text)
+    held = [i for i, p in enumerate(pieces) if answer in p]
+    if len(held) != 1:
+        return text
+    return " ".join(pieces[rng.randint(0, held[0]): rng.randint(held[0], len(pieces) - 1) + 1])
+
+
+def varied(rng: random.Random, question: str) -> str:
+    """Now and then as people type: in small letters, without the question mark."""
+    if rng.random() < 0.06:
+        question = question.lower()
+    return question.rstrip("?").rstrip() if rng.random() < 0.04 else question
+
+
 def keywords(rng: random.Random, title: str, text: str) -> str:
     """Three to eight telling words of one or two neighbouring sentences, in order or not."""
     ss = sentences(text) or [text]

@@ -1,7 +1,6 @@
 #include "kernels/cuda/bank_routing.h"
 
 #include <algorithm>
-#include <bit>
 
 #include "common/check.h"
 #include "kernels/cuda/mean_scores.h"
@@ -148,8 +147,7 @@ void RaiseMaxNormOn(Device& device, const KeySegment& segment, int64_t key_width
                "taking keys' norms");
 }
 
-void MeanOfScoresOn(Device& device, absl::Span<const float* const> scores, int64_t n,
-                    float* mean) {
+void MeanOfScoresOn(Device& device, absl::Span<const float* const> scores, int64_t n, float* mean) {
   Staging staging(device);
   std::vector<const float*> layers;
   for (const float* layer : scores) layers.push_back(staging.In(layer, n));
@@ -160,33 +158,28 @@ void MeanOfScoresOn(Device& device, absl::Span<const float* const> scores, int64
                "averaging scores");
 }
 
-std::vector<Backend::IndexedScore> TopIndicesOn(Device& device, const float* scores, int64_t n,
-                                                int k) {
-  if (n == 0) return {};
+void TopIndicesOn(Device& device, const float* scores, int64_t n, int k, void* out) {
+  Staging staging(device);
   // Scores, then indices: one copy brings both.
-  std::vector<uint32_t> best(2 * k);
-  {
-    Staging staging(device);
-    TopKArgs args;
-    args.scores = staging.In(scores, n);
-    args.num_questions = 1;
-    args.num_candidates = n;
-    args.stride = n;
-    args.k = k;
-    args.best_scores = reinterpret_cast<float*>(staging.Out(best.data(), 2 * k));
-    args.best_indices = reinterpret_cast<int32_t*>(args.best_scores + k);
-    args.best_references = static_cast<int64_t*>(staging.Room(k * sizeof(int64_t)));
-    void* workspace = staging.Room(TopKWorkspaceBytes(1, n, k));
-    if (staging.failed()) return {};
-    device.Check(SelectTopK(args, workspace, device.stream()), "selecting the best parts");
+  float* best_scores = staging.Out(static_cast<float*>(out), 2 * k);
+  if (staging.failed()) return;
+  if (n == 0) {  // every byte set: indices of -1
+    device.Check(cudaMemsetAsync(best_scores, 0xff, TopIndicesBytes(k), device.stream()),
+                 "clearing a list of best parts");
+    return;
   }
-  std::vector<Backend::IndexedScore> found;
-  for (int i = 0; i < k; ++i) {
-    const auto index = static_cast<int32_t>(best[k + i]);
-    if (index < 0) break;
-    found.push_back({std::bit_cast<float>(best[i]), index});
-  }
-  return found;
+  TopKArgs args;
+  args.scores = staging.In(scores, n);
+  args.num_questions = 1;
+  args.num_candidates = n;
+  args.stride = n;
+  args.k = k;
+  args.best_scores = best_scores;
+  args.best_indices = reinterpret_cast<int32_t*>(best_scores + k);
+  args.best_references = static_cast<int64_t*>(staging.Room(k * sizeof(int64_t)));
+  void* workspace = staging.Room(TopKWorkspaceBytes(1, n, k));
+  if (staging.failed()) return;
+  device.Check(SelectTopK(args, workspace, device.stream()), "selecting the best parts");
 }
 
 }  // namespace msa::kernels::cuda

@@ -9,7 +9,9 @@
 #include <thread>
 
 #include "absl/synchronization/notification.h"
+#include "common/strings.h"
 #include "gtest/gtest.h"
+#include "kernels/group_backend.h"
 #include "memory_node/rank_sums.h"
 #include "memory_node/scan_sharing.h"
 #include "memory_node/selection.h"
@@ -30,12 +32,43 @@ SegmentShape ShapeOf(const rpc::BankSpec& bank) {
           static_cast<int>(bank.router_layers.size())};
 }
 
+// Where the keys lie, and how much the backend's scans round.
+struct Place {
+  const char* name;
+  int members;
+  bool device;
+  float error;
+};
+constexpr Place kPlaces[] = {{"host", 1, false, 0},        {"device", 1, true, 0},
+                             {"rounding", 1, true, 2},     {"rounding_away", 1, true, 1000},
+                             {"two_devices", 2, true, 0},  {"four_devices", 4, true, 0},
+                             {"two_rounding", 2, true, 2}, {"three_rounding_away", 3, true, 1000}};
+
+// A backend, or several as one.
+class Members {
+ public:
+  explicit Members(const Place& place) {
+    std::vector<const kernels::Backend*> borrowed;
+    for (int i = 0; i < place.members; ++i) {
+      members_.push_back(std::make_unique<testing::TinyBackend>(place.device, place.error));
+      borrowed.push_back(members_.back().get());
+    }
+    if (place.members > 1) group_ = kernels::MakeGroupBackend(borrowed, nullptr);
+  }
+  const kernels::Backend& all() const { return group_ == nullptr ? *members_[0] : *group_; }
+
+ private:
+  std::vector<std::unique_ptr<kernels::Backend>> members_;
+  std::unique_ptr<kernels::Backend> group_;
+};
+
 // The definition: each part with the sequence numbers between which it is seen.
 class IndexStory {
  public:
-  IndexStory(DType dtype, bool device, float error, uint64_t seed)
+  IndexStory(DType dtype, const Place& place, uint64_t seed)
       : bank_(testing::TestBank(dtype, dtype)),
-        backend_(device, error),
+        members_(place),
+        backend_(members_.all()),
         index_(
             backend_, ShapeOf(bank_),
             {.min_segment_chunks = 16,
@@ -207,7 +240,8 @@ class IndexStory {
   }
 
   const rpc::BankSpec bank_;
-  testing::TinyBackend backend_;
+  const Members members_;
+  const kernels::Backend& backend_;
   RoutingIndex index_;
   ScanSharer sharer_;
   SelectionCounts counts_;
@@ -218,13 +252,6 @@ class IndexStory {
   int64_t next_ = 0;
 };
 
-// Where the keys lie, and how much the backend's scans round.
-struct Place {
-  const char* name;
-  bool device;
-  float error;
-};
-
 class RoutingIndexTest : public ::testing::TestWithParam<std::tuple<DType, Place>> {};
 
 TEST_P(RoutingIndexTest, AnswersAsAListWould) {
@@ -232,7 +259,7 @@ TEST_P(RoutingIndexTest, AnswersAsAListWould) {
   int64_t rounded = 0;
   for (uint64_t seed = 0; seed < 12; ++seed) {
     SCOPED_TRACE(seed);
-    IndexStory story(dtype, place.device, place.error, seed);
+    IndexStory story(dtype, place, seed);
     for (int step = 0; step < 400; ++step) {
       story.Step();
       if (::testing::Test::HasFailure()) return;
@@ -243,15 +270,14 @@ TEST_P(RoutingIndexTest, AnswersAsAListWould) {
   EXPECT_EQ(rounded > 0, place.error > 0);
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    Precisions, RoutingIndexTest,
-    ::testing::Combine(::testing::Values(DType::kFloat32, DType::kBFloat16, DType::kInt8),
-                       ::testing::Values(Place{"host", false, 0}, Place{"device", true, 0},
-                                         Place{"rounding", true, 2},
-                                         Place{"rounding_away", true, 1000})),
-    [](const auto& info) {
-      return std::string(DTypeName(std::get<0>(info.param))) + "_" + std::get<1>(info.param).name;
-    });
+INSTANTIATE_TEST_SUITE_P(Precisions, RoutingIndexTest,
+                         ::testing::Combine(::testing::Values(DType::kFloat32, DType::kBFloat16,
+                                                              DType::kInt8),
+                                            ::testing::ValuesIn(kPlaces)),
+                         [](const auto& info) {
+                           return StrCat(DTypeName(std::get<0>(info.param)), "_",
+                                         std::get<1>(info.param).name);
+                         });
 
 // A thousand parts of nearly one score: what is listed cannot tell, an exact pass does.
 TEST(RoutingIndexLimits, NearTiesAreTakenFromAnExactPass) {
@@ -288,6 +314,45 @@ TEST(RoutingIndexLimits, NearTiesAreTakenFromAnExactPass) {
     EXPECT_EQ((*selected)[i].scored.reference, expected[i].reference);
     EXPECT_EQ((*ranked)[i].reference, expected[i].reference);
   }
+}
+
+// What a member holds, and how much it may.
+class CountingBackend : public testing::TinyBackend {
+ public:
+  explicit CountingBackend(int64_t limit) : testing::TinyBackend(/*device=*/true), limit_(limit) {}
+
+  absl::StatusOr<kernels::Buffer> Allocate(size_t bytes, Purpose purpose) const override {
+    if (free_bytes() < static_cast<int64_t>(bytes)) return absl::ResourceExhaustedError("full");
+    auto memory = std::make_shared<kernels::Buffer>(kernels::AllocateHost(bytes));
+    held_ += static_cast<int64_t>(bytes);
+    return kernels::Buffer(memory->data(), bytes,
+                           [this, memory, bytes](void*) { held_ -= static_cast<int64_t>(bytes); });
+  }
+  int64_t free_bytes() const override { return limit_ - held_; }
+  int64_t held() const { return held_; }
+
+ private:
+  const int64_t limit_;
+  mutable std::atomic<int64_t> held_{0};
+};
+
+TEST(RoutingIndexOfAGroup, MembersHoldAboutTheSameAndTheFullOnesNoMore) {
+  const auto bank = testing::TestBank(DType::kFloat32, DType::kFloat32);
+  const int64_t chunk = static_cast<int64_t>(ShapeOf(bank).ChunkBytes());
+  // Marks of parts take memory, too: the last has room for some 60 chunks.
+  const CountingBackend a(1 << 30), b(1 << 30), small(80 * chunk);
+  const auto group = kernels::MakeGroupBackend({&a, &b, &small}, nullptr);
+  RoutingIndex index(*group, ShapeOf(bank),
+                     {.min_segment_chunks = 16, .max_segment_bytes_per_layer = 1});
+  for (int64_t i = 0; i < 400; ++i) {
+    const auto document = testing::MakeDocument(bank, {.id = "d", .first_reference = i});
+    ASSERT_TRUE(index.Append({PartOf(document.parts[0])}).ok());
+    index.Publish({i}, {});
+  }
+  EXPECT_GT(small.held(), 40 * chunk);
+  EXPECT_LE(small.held(), 80 * chunk);
+  EXPECT_GT(a.held(), 150 * chunk);
+  EXPECT_NEAR(a.held(), b.held(), 20 * chunk);
 }
 
 TEST(RoutingIndexLimits, MemoryAndReferencesAreRefusedWithoutATrace) {
