@@ -9,6 +9,7 @@
 #include <numeric>
 #include <utility>
 
+#include "common/check.h"
 #include "common/strings.h"
 
 namespace msa::kernels {
@@ -97,6 +98,7 @@ void Backend::PoolPacked(const PoolPackedArgs& a) const {
 }
 
 void Backend::FusedLinear(const LinearWeights& w, const LinearArgs& a) const {
+  MSA_CHECK(a.x_dtype == DType::kFloat32 && a.y_dtype == DType::kFloat32);
   const auto* x = static_cast<const float*>(a.x);
   auto* y = static_cast<float*>(a.y);
   const int64_t out = w.out_features();

@@ -21,7 +21,8 @@ from training.corpus import read_lines, read_xz
 from training.model import Documents, Packed, Queries
 
 KINDS = ("wiki", "squad", "pairs", "hops", "made", "ask")
-READING = ("squad", "refused", "hops", "wiki", "factbook", "chain", "made", "linked", "edited", "reqa", "pubmed")
+READING = ("squad", "refused", "hops", "wiki", "factbook", "chain", "made", "linked", "edited", "reqa", "pubmed",
+           "yes_no")
 SAID = ("yes", "no", "maybe", frames.REFUSAL)                   # answers that stand in no text
 LOSES_GOLD = ("squad", "wiki", "factbook", "made", "reqa")      # kinds whose gold text may be taken away
 
@@ -61,6 +62,11 @@ class Draft:
     hops: list = field(default_factory=list)          # (question, [taken keys], [gold keys])
 
 
+def section_of(doc: dict) -> str:
+    """Of a fact book's document "Country — Section"."""
+    return doc["t"].split(" — ")[-1]
+
+
 def central(answers: list[str]) -> str:
     """Of several people's answers the one that shares most words with the others; of such, the shortest."""
     bags = [set(a.lower().split()) for a in answers]
@@ -85,6 +91,8 @@ class TrainingSet(Dataset):
         for number, d in enumerate(self.docs):
             self.by_source[d["s"]].append(number)
             self.by_group[(d["s"], d["g"])].append(number)
+            if d["s"] == "factbook":
+                self.by_group[("section", section_of(d))].append(number)
         self.questions = defaultdict(list)
         self.asked_of = defaultdict(list)
         for q in read_xz(root / "questions.jsonl.xz", ("s", "q", "a", "p", "n")):
@@ -462,13 +470,26 @@ class TrainingSet(Dataset):
                 return made[0], made[1], [self._text(number)], [self._text(n) for n in rng.sample(run, min(3, len(run)))]
         return self._read_squad(rng)
 
+    def _read_yes_no(self, rng):
+        for _ in range(40):
+            number = rng.choice(self.by_source["wiki"])
+            other = rng.choice(self.by_source["wiki"])
+            if self.neighbours is not None and rng.random() < 0.5 and self.neighbours[number][0] >= 0:
+                other = int(self.neighbours[number][0])
+            made = synth.yes_no(rng, self.docs[number], self.docs[other])
+            if made:
+                both = [self._text(number)] + [self._text(other)] * made[2]
+                return made[0], made[1], both, [self._text(n) for n in rng.sample(self.by_source["wiki"], 3)]
+        return self._read_pubmed(rng)
+
     def _read_factbook(self, rng):
         for _ in range(20):
             number = rng.choice(self.by_source["factbook"])
             made = synth.fact(rng, *self._text(number))
             if made:
-                others = [n for n in rng.sample(self.by_source["factbook"], 3)
-                          if self.docs[n]["g"] != self.docs[number]["g"]]
+                country, section = self.docs[number]["t"].split(" — ")[0], section_of(self.docs[number])
+                alike = self.by_group[("section", section)]     # the same facts of other countries
+                others = [n for n in rng.sample(alike, min(6, len(alike))) if self.docs[n]["t"].split(" — ")[0] != country]
                 return made[0], made[1], [self._text(number)], [self._text(n) for n in others]
         return self._read_squad(rng)
 

@@ -124,7 +124,8 @@ def measure(model, layers, tokenizer, bank: Growing, head: dict, read_limit: int
     places = {name: place for place, name in enumerate(head["ids"])}
     golds = [[places[i] for i in q["supporting_titles_or_ids"]] for q in questions]
     prompts = [frames.routing_prompt(tokenizer, q["question"]) for q in questions]
-    scores, _ = rank(model, layers, bank, prompts, frames.encode(tokenizer, frames.HEAD), rows=24)
+    scores, _ = rank(model, layers, bank, prompts, frames.encode(tokenizer, frames.HEAD),
+                     rows=24 if bank.tokens < 6_000_000 else 8)
     order = scores.topk(min(20, bank.count), -1).indices.tolist()
     out = {"documents": bank.count, "tokens": bank.tokens, "questions": len(questions), "one_round": recall(order, golds)}
     if read_limit:

@@ -373,7 +373,7 @@ __global__ void __launch_bounds__(kThreads, Shape::kBlocks) DecodeKernel(Attenti
     if constexpr (Shape::kStreams == 1) {
       while (ready(streams[0])) Attend(tables, kv_head, lane, walk, streams[0], state);
     } else {
-      while (ready(second ? streams[1] : streams[0])) {
+      while (second ? ready(streams[1]) : ready(streams[0])) {
         if (second) {
           Attend(tables, kv_head, lane, walk, streams[1], state);
         } else {
