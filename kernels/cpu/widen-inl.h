@@ -35,7 +35,7 @@ HWY_INLINE FloatVec LoadFloats(const int8_t* p) {
   return hn::ConvertTo(FloatTag(), hn::PromoteTo(d32, hn::LoadU(d8, p)));
 }
 
-// As float16 by a shift, 2^8 too small. (As float32 its subnormals would cost a trap each.)
+// As float16 by a shift, 2^8 too small; as float32 its subnormals would be slow on some processors.
 HWY_INLINE FloatVec LoadFloats(const Float8* p) {
   const hn::Rebind<int8_t, FloatTag> d8;
   const hn::Rebind<int16_t, FloatTag> d16;
