@@ -97,8 +97,10 @@ class CpuBackend : public Backend {
         std::copy_n(row, width, static_cast<float*>(out) + r * width);
       } else if (dtype == DType::kBFloat16) {
         std::transform(row, row + width, static_cast<BFloat16*>(out) + r * width, ToBFloat16);
-      } else {
+      } else if (dtype == DType::kInt8) {
         scales[r] = CpuQuantizeRow(row, width, static_cast<int8_t*>(out) + r * width);
+      } else {
+        scales[r] = CpuQuantizeRow(row, width, static_cast<Float8*>(out) + r * width);
       }
     });
   }
@@ -112,8 +114,10 @@ class CpuBackend : public Backend {
         std::copy_n(static_cast<const float*>(x) + r * width, width, row);
       } else if (dtype == DType::kBFloat16) {
         CpuWidenBFloat16(static_cast<const BFloat16*>(x) + r * width, width, row);
-      } else {
+      } else if (dtype == DType::kInt8) {
         CpuDequantizeRow(static_cast<const int8_t*>(x) + r * width, width, scales[r], row);
+      } else {
+        CpuDequantizeRow(static_cast<const Float8*>(x) + r * width, width, scales[r], row);
       }
     });
   }
