@@ -219,6 +219,8 @@ void ToProto(const ShardStats& in, pb::ShardStats* out) {
   out->set_dead_parts(in.dead_parts);
   out->set_open_snapshots(in.open_snapshots);
   out->set_corrupt_records(in.corrupt_records);
+  out->set_rounded_selections(in.rounded_selections);
+  out->set_rescanned_selections(in.rescanned_selections);
 }
 
 absl::StatusOr<ShardStats> FromProto(const pb::ShardStats& in) {
@@ -234,6 +236,8 @@ absl::StatusOr<ShardStats> FromProto(const pb::ShardStats& in) {
   out.dead_parts = in.dead_parts();
   out.open_snapshots = in.open_snapshots();
   out.corrupt_records = in.corrupt_records();
+  out.rounded_selections = in.rounded_selections();
+  out.rescanned_selections = in.rescanned_selections();
   return out;
 }
 

@@ -188,6 +188,7 @@ __global__ void __launch_bounds__(kThreads) AttendFloat32Kernel(AttentionTables 
   float* weights = v + kTokens * kPitch;
 
   const TableItem item = tables.items[blockIdx.x];
+  if (item.sequence < 0) return;  // a table with room for more
   const TableSequence s = tables.sequences[item.sequence];
   const int kv_head = blockIdx.y;
   const int rows_end = s.num_queries * tables.group;

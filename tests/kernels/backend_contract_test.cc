@@ -176,6 +176,43 @@ TEST_P(BackendContractTest, RopeUsesFloat32AnglesAndMagnitude) {
   }
 }
 
+TEST_P(BackendContractTest, SplitQkvIsItsParts) {
+  constexpr int kRows = 37, kQHeads = 4, kKvHeads = 2, kHeadDim = 12;
+  constexpr int64_t kQ = kRows * kQHeads * kHeadDim, kKv = kRows * kKvHeads * kHeadDim;
+  const std::vector<float> qkv = RandomFloats(kQ + 2 * kKv, 1);
+  const std::vector<float> norms = RandomFloats(2 * kHeadDim, 2);
+  const std::vector<float> inv_freq = {1.0f, 0.5f, 0.1f, 0.02f, 0.003f, 0.0001f};
+  std::vector<int32_t> positions(kRows);
+  for (int i = 0; i < kRows; ++i) positions[i] = 5 * i;
+  for (const bool normed : {false, true}) {
+    GuardedBuffer<float> q(kQ), k(kKv), v(kKv), parts_q(kQ), parts_k(kKv), parts_v(kKv);
+    SplitQkvArgs args;
+    args.qkv = qkv.data();
+    args.rows = kRows;
+    args.num_q_heads = kQHeads;
+    args.num_kv_heads = kKvHeads;
+    args.head_dim = kHeadDim;
+    args.q_norm = normed ? norms.data() : nullptr;
+    args.k_norm = normed ? norms.data() + kHeadDim : nullptr;
+    args.eps = 1e-5f;
+    args.positions = positions;
+    args.inv_freq = inv_freq.data();
+    args.q = q.data();
+    args.k = k.data();
+    args.v = v.data();
+    backend_->SplitQkv(args);
+    args.q = parts_q.data();
+    args.k = parts_k.data();
+    args.v = parts_v.data();
+    backend_->Backend::SplitQkv(args);  // operation by operation, each tested above
+    for (int i = 0; i < kQ; ++i) ASSERT_NEAR(q[i], parts_q[i], 4 * Tolerances::kElementwise) << i;
+    for (int i = 0; i < kKv; ++i) {
+      ASSERT_NEAR(k[i], parts_k[i], 4 * Tolerances::kElementwise) << i;
+      ASSERT_EQ(v[i], parts_v[i]) << i;
+    }
+  }
+}
+
 TEST_P(BackendContractTest, SiluMulAtBothEnds) {
   const std::vector<float> gate = {-200, -3, -0.0f, 0.5, 3, 60, 88, 200, 1, 2, 3};
   const size_t width = gate.size();

@@ -117,11 +117,11 @@ TEST(Convert, EventsRoundTrip) {
 
 TEST(Convert, ShardStatsRoundTrip) {
   pb::ShardStats message;
-  ToProto(ShardStats{FullSpec(), 1, 2, 3, 4, 5, 6, 7, 8, 9, 10}, &message);
+  ToProto(ShardStats{FullSpec(), 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12}, &message);
   pb::ShardStats again;
   ToProto(*FromProto(message), &again);
   EXPECT_EQ(message.DebugString(), again.DebugString());
-  EXPECT_EQ(again.corrupt_records(), 10);
+  EXPECT_EQ(again.rescanned_selections(), 12);
 }
 
 TEST(Wire, StatusesKeepCodeAndMessage) {
