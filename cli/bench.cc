@@ -83,15 +83,18 @@ class BenchVerb : public ClientVerb {
               "Measure the service in this process, with random weights of these shapes: msa-4b, "
               "msa-tiny");
     flags.Add("--tokens", &tokens_, "Size of its memory: 250000, 10M, 1B");
-    flags.AddChoice("--keys", &made_.keys, {"bf16", "int8", "f32"},
+    flags.AddChoice("--keys", &made_.keys, {"bf16", "int8", "fp8", "f32"},
                     "Precision of its routing keys");
-    flags.AddChoice("--content", &made_.content, {"bf16", "int8", "f32"},
+    flags.AddChoice("--content", &made_.content, {"bf16", "int8", "fp8", "f32"},
                     "Precision of its content");
     flags.AddChoice("--weights", &made_.weights, {"bf16", "int8", "f32"},
                     "Precision of its weights");
     flags.AddChoice("--backend", &made_.backend, {"cpu", "cuda", "reference"},
                     "What it computes with");
-    flags.Add("--gpu-memory", &made_.gpu_memory_mb, "MB of the GPU it may take, 0 for nearly all");
+    flags.Add("--gpus", &made_.gpus, "With --backend cuda: numbers of its GPUs, such as 0,1");
+    flags.Add("--gpu-memory", &made_.gpu_memory_mb, "MB of each GPU it may take, 0 for nearly all");
+    flags.Add("--host-memory", &made_.host_memory_mb,
+              "MB of pinned memory for keys that do not fit there, 0 for no limit");
     flags.Add("--tokenizer", &made_.tokenizer,
               "Its tokenizer.json (default: that of models/smollm2-135m-instruct)");
   }
@@ -116,7 +119,9 @@ class BenchVerb : public ClientVerb {
     if (made_.model.empty()) return connect(server);
     MSA_ASSIGN_OR_RETURN(made_.tokens, ParseCount(tokens_));
     made_.max_sessions = std::max(concurrency_, 1);
-    return synthetic_(made_);
+    auto connection = synthetic_(made_);
+    if (connection.ok()) about_ = connection->about;
+    return connection;
   }
 
   absl::Status TakeQuestions() {
@@ -236,6 +241,7 @@ class BenchVerb : public ClientVerb {
                    {"seconds", seconds},
                    {"requests_per_s", static_cast<double>(samples.size()) / seconds},
                    {"latency_ms", LatencyJson(total_ms)}};
+    if (!about_.empty()) report["memory"] = about_;
     if (tokens > 0) report["tokens_per_s"] = static_cast<double>(tokens) / seconds;
     if (!first_token_ms.empty()) {
       report["first_token_ms"] = LatencyJson(first_token_ms);
@@ -273,6 +279,7 @@ class BenchVerb : public ClientVerb {
       out << Dump(report) << "\n";
       return;
     }
+    if (!about_.empty()) out << about_ << "\n";
     const Json& latency = report["latency_ms"];
     out << absl::StrFormat(
         "%s: %d requests, %d at once, %.2f/s; p50 %.1f ms, p90 %.1f ms, p99 %.1f "
@@ -292,6 +299,7 @@ class BenchVerb : public ClientVerb {
 
   const SyntheticServer synthetic_;
   SyntheticOptions made_;
+  std::string about_;
   std::string tokens_ = "1M";
   std::string operation_ = "ask";
   std::string questions_path_;

@@ -3,6 +3,7 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstdlib>
 #include <cstring>
 #include <numeric>
@@ -166,6 +167,44 @@ void Backend::ScoreBank(const ScoreBankArgs& args) const {
     }
     first_part += parts;
   }
+  if (args.errors != nullptr) std::fill_n(args.errors, num_questions, 0.0f);
+}
+
+void Backend::ScoreListed(const ScoreListedArgs& args) const {
+  const int32_t query_begin[] = {0, args.num_rows};
+  for (size_t i = 0; i < args.parts.size(); ++i) {
+    int64_t part = args.parts[i];
+    auto segment = args.segments.begin();
+    for (; part >= segment->num_parts(); ++segment) part -= segment->num_parts();
+    KeySegment one = *segment;
+    one.part_begin = segment->part_begin.subspan(part, 2);
+    ScoreParts({args.shape, one, args.queries, query_begin, args.scores + i});
+  }
+}
+
+void Backend::RaiseMaxNorm(const KeySegment& segment, int64_t key_width, int64_t first_chunk,
+                           float* max_norm) const {
+  const int64_t num_chunks =
+      segment.num_chunks >= 0 ? segment.num_chunks : segment.part_begin.back();
+  const size_t key_bytes = key_width * DTypeBytes(segment.dtype);
+  std::vector<float> key(key_width);
+  for (int64_t chunk = first_chunk; chunk < num_chunks; ++chunk) {
+    Dequantize(static_cast<const char*>(segment.keys) + chunk * key_bytes,
+               HasScales(segment.dtype) ? segment.scales + chunk : nullptr, 1, key_width,
+               segment.dtype, key.data());
+    double squares = 0;
+    for (const float x : key) squares += double{x} * x;
+    const auto norm = std::nextafter(static_cast<float>(std::sqrt(squares)), INFINITY);
+    if (!std::isnan(*max_norm) && !(norm <= *max_norm)) *max_norm = norm;
+  }
+}
+
+void Backend::MeanOfScores(absl::Span<const float* const> scores, int64_t n, float* mean) const {
+  for (int64_t i = 0; i < n; ++i) {
+    double sum = 0;
+    for (const float* layer : scores) sum += layer[i];
+    mean[i] = static_cast<float>(sum / static_cast<double>(scores.size()));
+  }
 }
 
 std::vector<Backend::IndexedScore> Backend::TopIndices(const float* scores, int64_t n,
@@ -176,6 +215,28 @@ std::vector<Backend::IndexedScore> Backend::TopIndices(const float* scores, int6
   for (const ScoredPart& part : SelectTopK({scores, static_cast<size_t>(n)}, indices, nullptr, k)) {
     best.push_back({part.score, part.reference});
   }
+  return best;
+}
+
+void Backend::TopIndicesInto(const float* scores, int64_t n, int k, void* out) const {
+  std::vector<float> best_scores(k, kNoScore);
+  std::vector<int32_t> best_indices(k, -1);
+  const auto best = n == 0 ? std::vector<IndexedScore>() : TopIndices(scores, n, k);
+  for (size_t i = 0; i < best.size(); ++i) {
+    best_scores[i] = best[i].score;
+    best_indices[i] = static_cast<int32_t>(best[i].index);
+  }
+  Copy(out, best_scores.data(), k * sizeof(float));
+  Copy(static_cast<float*>(out) + k, best_indices.data(), k * sizeof(int32_t));
+}
+
+std::vector<Backend::IndexedScore> ParseTopIndices(const void* found, int k) {
+  std::vector<float> scores(k);
+  std::vector<int32_t> indices(k);
+  std::memcpy(scores.data(), found, k * sizeof(float));
+  std::memcpy(indices.data(), static_cast<const float*>(found) + k, k * sizeof(int32_t));
+  std::vector<Backend::IndexedScore> best;
+  for (int i = 0; i < k && indices[i] >= 0; ++i) best.push_back({scores[i], indices[i]});
   return best;
 }
 

@@ -44,6 +44,12 @@ class Backend {
   enum class Purpose { kWork, kResident };
   // RESOURCE_EXHAUSTED when there is none.
   virtual absl::StatusOr<Buffer> Allocate(size_t bytes, Purpose purpose = Purpose::kWork) const;
+  // What Allocate can still give before kResident falls back. For choosing among members.
+  virtual int64_t free_bytes() const { return INT64_MAX; }
+  // The backends this one is made of, itself if it is no group (kernels/group_backend.h). A bank's
+  // keys lie with one of them, segment by segment (KeySegment::member).
+  virtual int num_members() const { return 1; }
+  virtual const Backend& member(int) const { return *this; }
   // From and to either memory. When `to` is the processor's, the bytes are there on return.
   virtual void Copy(void* to, const void* from, size_t bytes) const;
   // Whether the processor may read and write what Allocate gives.
@@ -87,9 +93,10 @@ class Backend {
   virtual void FoldQueries(const float* q, int64_t num_tokens, int num_q_heads, int num_kv_heads,
                            int head_dim, float* out) const = 0;
 
-  // x [rows, width] to `dtype`: kFloat32 copies, kBFloat16 rounds to nearest even, kInt8 is
-  // symmetric with one scale a row: scale = max|x| / 127, round to nearest even; a row of zeros has
-  // scale 0. `scales` [rows], kInt8 only.
+  // x [rows, width] to `dtype`: kFloat32 copies, kBFloat16 rounds to nearest even. kInt8 and
+  // kFloat8 are steps of one scale a row, max|x| / 127 and max|x| / 448: x / scale, saturated,
+  // rounded to nearest even. A row of zeros has scale 0; one with a NaN has scale NaN. `scales`
+  // [rows], where HasScales(dtype).
   virtual void Quantize(const float* x, int64_t rows, int64_t width, DType dtype, void* out,
                         float* scales) const = 0;
   virtual void Dequantize(const void* x, const float* scales, int64_t rows, int64_t width,
@@ -101,6 +108,14 @@ class Backend {
 
   // All segments of a bank's layer in one pass.
   virtual void ScoreBank(const ScoreBankArgs& args) const;
+  virtual void ScoreListed(const ScoreListedArgs& args) const;
+  // Raises *max_norm to the largest L2 norm of the segment's keys from `first_chunk` on, rounded
+  // up. NaN when one of them is.
+  virtual void RaiseMaxNorm(const KeySegment& segment, int64_t key_width, int64_t first_chunk,
+                            float* max_norm) const;
+  // mean[i] = the sum of scores[j][i] over j, in double precision and this order, divided by their
+  // number. scores[j] [n]; the array of pointers is in the processor's memory.
+  virtual void MeanOfScores(absl::Span<const float* const> scores, int64_t n, float* mean) const;
 
   // The best `k` (1 … 1,024) of scores [n], score descending, then the lower index; kNoScore and
   // NaN are never taken. For scores in memory of a backend that cannot be read from here.
@@ -109,6 +124,9 @@ class Backend {
     int64_t index;
   };
   virtual std::vector<IndexedScore> TopIndices(const float* scores, int64_t n, int k) const;
+  // The same, left where others of a group take it: `out` [TopIndicesBytes(k)], scores [k], then
+  // int32 indices [k], -1 behind the last. n may be 0.
+  virtual void TopIndicesInto(const float* scores, int64_t n, int k, void* out) const;
 
   // The best `k` of candidates (kNoScore and NaN are never taken) in the order of Precedes. scores
   // [n], references [n]; visible is null or [n], 0 = masked. Returns at most k.
@@ -162,6 +180,10 @@ class Backend {
   // x[i] += y[i].
   virtual void Add(float* x, const float* y, int64_t n) const = 0;
 };
+
+inline size_t TopIndicesBytes(int k) { return k * (sizeof(float) + sizeof(int32_t)); }
+// What TopIndicesInto left, once it is in the processor's memory.
+std::vector<Backend::IndexedScore> ParseTopIndices(const void* found, int k);
 
 // The bytes in memory of the backend.
 absl::StatusOr<Buffer> CopyToBackend(const Backend& backend, const void* data, size_t bytes);

@@ -12,14 +12,19 @@
 
 namespace msa::kernels {
 
-// Routing keys of consecutive parts, in one precision. int8: key = scales[chunk] · keys[chunk, :].
+// Routing keys of consecutive parts, in one precision. Where the dtype HasScales (int8, fp8):
+// key = scales[chunk] · keys[chunk, :]. An fp8 step that is NaN is not a key: Quantize makes none,
+// memory nodes refuse it, and what a score then is depends on the backend.
 struct KeySegment {
-  const void* keys = nullptr;     // [num_chunks, key_width] of `dtype` (kFloat32, kBFloat16, kInt8)
-  const float* scales = nullptr;  // [num_chunks], kInt8 only
+  const void* keys = nullptr;     // [num_chunks, key_width] of `dtype`, any but kFloat16
+  const float* scales = nullptr;  // [num_chunks], where HasScales(dtype)
   DType dtype = DType::kFloat32;
   absl::Span<const int64_t>
       part_begin;  // [num_parts + 1]: part p owns chunks part_begin[p] … part_begin[p+1]-1
   int64_t num_chunks = -1;  // part_begin.back(); -1: look there
+  int member = 0;           // the backend of a group in whose memory it lies
+  // No key's L2 norm, scale included, is larger than this (Backend::RaiseMaxNorm); null: unknown.
+  const float* max_norm = nullptr;
 
   int64_t num_parts() const { return static_cast<int64_t>(part_begin.size()) - 1; }
 };
@@ -34,21 +39,40 @@ struct ScoreArgs {
   float* scores = nullptr;  // out [num_questions, num_parts]; kNoScore for a part without chunks
 };
 
-// The same over several segments of one precision; what is said of ScoreArgs holds.
+// How near the scores of a pass have to be. kExact: what is said of ScoreArgs. kBounded: a backend
+// may save time by rounding what it multiplies, and says in `errors` how far a score can be off:
+// enough to prove which parts are best, whose exact scores ScoreListed gives.
+enum class ScanMode : uint8_t { kExact = 1, kBounded = 2 };
+
+// The same over several segments of one precision.
 struct ScoreBankArgs {
   RoutingShape shape;
   absl::Span<const KeySegment> segments;
   const float* queries = nullptr;
   absl::Span<const int32_t> query_begin;
   float* scores = nullptr;  // out [num_questions, parts of all segments], in the segments' order
+  ScanMode mode = ScanMode::kExact;
+  // out [num_questions], may be null when kExact: no score of the question is further from the
+  // exact one than this. 0: they are exact, to the bit. NaN or infinite: nothing is known.
+  float* errors = nullptr;
+};
+
+// Exact scores of some parts for one question, to the bit those of ScoreBank.
+struct ScoreListedArgs {
+  RoutingShape shape;
+  absl::Span<const KeySegment> segments;  // as ScoreBank had them
+  const float* queries = nullptr;         // [num_rows, query_width]
+  int32_t num_rows = 0;
+  absl::Span<const int32_t> parts;  // columns of ScoreBank's scores, in the processor's memory
+  float* scores = nullptr;          // out [parts.size()]
 };
 
 // K and V rows of a document's chunks, of the template prefix, or of the local context.
-// int8: k[t, h, :] = k_scales[t, h] · k; likewise v.
+// Where the dtype HasScales: k[t, h, :] = k_scales[t, h] · k; likewise v.
 struct KvView {
   const void* k = nullptr;          // [num_tokens, num_kv_heads, head_dim] of `dtype`
   const void* v = nullptr;          // same shape
-  const float* k_scales = nullptr;  // [num_tokens, num_kv_heads], kInt8 only
+  const float* k_scales = nullptr;  // [num_tokens, num_kv_heads], where HasScales(dtype)
   const float* v_scales = nullptr;
   DType dtype = DType::kFloat32;
   int64_t num_tokens = 0;

@@ -151,20 +151,28 @@ void Transformer::AfterAttention(int layer, const float* attended, Activations& 
   backend_.FusedLinear(*w.down, down);
 }
 
-std::vector<float> Transformer::LastHidden(absl::Span<const SequenceChunk> sequences,
-                                           Activations& a) const {
-  const int64_t width = config_.hidden_size;
+void Transformer::KeepLastRows(absl::Span<const SequenceChunk> sequences, Activations& a) const {
   const auto count = static_cast<int64_t>(sequences.size());
-  std::vector<int32_t> rows;
+  if (a.rows == count) return;
+  std::vector<int32_t> last;
   int32_t row = -1;
   for (const SequenceChunk& sequence : sequences) {
     row += static_cast<int32_t>(sequence.tokens.size());
-    rows.push_back(row);
+    last.push_back(row);
   }
-  backend_.GatherRows(a.hidden, width, rows, a.normed);
-  backend_.RmsNorm(a.normed, weights_.final_norm.as<float>(), count, width, config_.rms_norm_eps,
-                   a.normed);
-  std::vector<float> last(count * width);
+  backend_.GatherRows(a.hidden, config_.hidden_size, last, a.normed);
+  std::swap(a.hidden, a.normed);
+  backend_.GatherRows(a.attended, q_width(), last, a.q);
+  std::swap(a.attended, a.q);
+  a.rows = count;
+}
+
+std::vector<float> Transformer::LastHidden(absl::Span<const SequenceChunk> sequences,
+                                           Activations& a) const {
+  KeepLastRows(sequences, a);
+  backend_.RmsNorm(a.hidden, weights_.final_norm.as<float>(), a.rows, config_.hidden_size,
+                   config_.rms_norm_eps, a.normed);
+  std::vector<float> last(a.rows * config_.hidden_size);
   backend_.Copy(last.data(), a.normed, last.size() * sizeof(float));
   return last;
 }
@@ -174,6 +182,7 @@ absl::StatusOr<std::vector<float>> Transformer::Forward(absl::Span<const Sequenc
   int64_t rows = 0;
   for (const SequenceChunk& sequence : sequences) rows += sequence.tokens.size();
   MSA_ASSIGN_OR_RETURN(Activations a, Activations::Make(backend_, config_, rows));
+  const bool watched = hook != nullptr && hook->WatchesLayerOutputs();
   Embed(sequences, a);
   for (int layer = 0; layer < config_.num_layers; ++layer) {
     {
@@ -192,9 +201,11 @@ absl::StatusOr<std::vector<float>> Transformer::Forward(absl::Span<const Sequenc
     {
       absl::MutexLock lock(&compute_);
       MSA_RETURN_IF_ERROR(Attend(layer, sequences, a));
+      // Nobody reads the other rows after the last attention.
+      if (layer + 1 == config_.num_layers && !watched) KeepLastRows(sequences, a);
       AfterAttention(layer, a.attended, a);
     }
-    if (hook != nullptr) hook->OnLayerOutput(layer, a.hidden);
+    if (watched) hook->OnLayerOutput(layer, a.hidden);
   }
   std::vector<float> last = LastHidden(sequences, a);
   MSA_RETURN_IF_ERROR(backend_.Health());

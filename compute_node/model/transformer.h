@@ -56,6 +56,9 @@ class ForwardHook {
   virtual absl::Status OnAttentionInputs(int layer, const AttentionInputs& inputs) {
     return absl::OkStatus();
   }
+  // Whether OnLayerOutput is wanted. Else it is not called, and the last layer does only the work
+  // that the last tokens need.
+  virtual bool WatchesLayerOutputs() const { return false; }
   // hidden [rows, hidden], in memory of the backend: the residual stream after the layer.
   virtual void OnLayerOutput(int layer, const float* hidden) {}
   // A pass whose logits nobody wants ends after the attention inputs of this layer; -1: runs to the
@@ -115,6 +118,8 @@ class Transformer {
   kernels::SplitQkvArgs QkvOf(int layer, const int32_t* positions, const Activations& a) const;
   float AttentionScale() const;
   absl::Status Attend(int layer, absl::Span<const SequenceChunk> sequences, Activations& a) const;
+  // Leaves the rows of each sequence's last token only, of the hidden state and what was attended.
+  void KeepLastRows(absl::Span<const SequenceChunk> sequences, Activations& a) const;
   void AfterAttention(int layer, const float* attended, Activations& a) const;
   std::vector<float> LastHidden(absl::Span<const SequenceChunk> sequences, Activations& a) const;
   absl::StatusOr<std::vector<int32_t>> NextTokensByForward(

@@ -15,6 +15,7 @@
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/fused.h"
 #include "kernels/cuda/linear.h"
+#include "kernels/cuda/nccl_collective.h"
 #include "kernels/cuda/recording.h"
 #include "kernels/cuda/staging.h"
 
@@ -24,15 +25,16 @@ namespace {
 
 class CudaBackend : public Backend {
  public:
-  static absl::StatusOr<std::unique_ptr<Backend>> Make(const BackendOptions& options) {
+  static absl::StatusOr<std::unique_ptr<CudaBackend>> Make(const BackendOptions& options) {
     DeviceOptions device_options;
     device_options.ordinal = options.gpu;
     device_options.max_device_bytes = options.gpu_memory_bytes;
     device_options.max_host_bytes = options.host_memory_bytes;
     MSA_ASSIGN_OR_RETURN(auto device, Device::Open(device_options));
     MSA_ASSIGN_OR_RETURN(auto products, Products::Make(*device));
-    return std::unique_ptr<Backend>(new CudaBackend(std::move(device), std::move(products)));
+    return std::unique_ptr<CudaBackend>(new CudaBackend(std::move(device), std::move(products)));
   }
+  Device& device() const { return *device_; }
 
   std::string_view name() const override { return "cuda"; }
 
@@ -43,6 +45,7 @@ class CudaBackend : public Backend {
     device_->Copy(to, from, bytes);
   }
   bool memory_is_host() const override { return false; }
+  int64_t free_bytes() const override { return device_->free_bytes(); }
   absl::Status Health() const override { return device_->health(); }
 
   void CopyColumns(const float* x, int64_t rows, int64_t stride, int64_t begin, int64_t width,
@@ -155,7 +158,7 @@ class CudaBackend : public Backend {
     Staging staging(*device_);
     const float* from = staging.In(x, rows * width);
     void* to = staging.OutBytes(out, rows * width * DTypeBytes(dtype));
-    float* to_scales = dtype == DType::kInt8 ? staging.Out(scales, rows) : nullptr;
+    float* to_scales = HasScales(dtype) ? staging.Out(scales, rows) : nullptr;
     if (staging.failed()) return;
     Check(
         cuda::Quantize(from, rows, width, static_cast<ElementType>(dtype), to, to_scales, stream()),
@@ -166,7 +169,7 @@ class CudaBackend : public Backend {
                   float* out) const override {
     Staging staging(*device_);
     const void* from = staging.InBytes(x, rows * width * DTypeBytes(dtype));
-    const float* from_scales = dtype == DType::kInt8 ? staging.In(scales, rows) : nullptr;
+    const float* from_scales = HasScales(dtype) ? staging.In(scales, rows) : nullptr;
     float* to = staging.Out(out, rows * width);
     if (staging.failed()) return;
     Check(cuda::Dequantize(from, from_scales, rows, width, static_cast<ElementType>(dtype), to,
@@ -178,8 +181,25 @@ class CudaBackend : public Backend {
     ScoreBank({args.shape, {&args.segment, 1}, args.queries, args.query_begin, args.scores});
   }
   void ScoreBank(const ScoreBankArgs& args) const override { ScoreBankOn(*device_, args); }
+  void ScoreListed(const ScoreListedArgs& args) const override {
+    if (!ScoreListedOn(*device_, args)) Backend::ScoreListed(args);
+  }
+  void RaiseMaxNorm(const KeySegment& segment, int64_t key_width, int64_t first_chunk,
+                    float* max_norm) const override {
+    RaiseMaxNormOn(*device_, segment, key_width, first_chunk, max_norm);
+  }
+  void MeanOfScores(absl::Span<const float* const> scores, int64_t n,
+                    float* mean) const override {
+    MeanOfScoresOn(*device_, scores, n, mean);
+  }
   std::vector<IndexedScore> TopIndices(const float* scores, int64_t n, int k) const override {
-    return TopIndicesOn(*device_, scores, n, k);
+    if (n == 0) return {};
+    std::vector<char> found(TopIndicesBytes(k), '\xff');
+    TopIndicesOn(*device_, scores, n, k, found.data());
+    return ParseTopIndices(found.data(), k);
+  }
+  void TopIndicesInto(const float* scores, int64_t n, int k, void* out) const override {
+    TopIndicesOn(*device_, scores, n, k, out);
   }
 
   // Candidates are in the processor's memory, where a scan of them is short beside the pass.
@@ -355,14 +375,14 @@ AttentionKv Staged(const KvView& view, int64_t kv_width, int num_kv_heads, Stagi
   if (staging.Reaches(view.k)) {
     kv.k = view.k;
     kv.v = view.v;
-    if (view.dtype != DType::kInt8) return kv;
+    if (!HasScales(view.dtype)) return kv;
     kv.k_scales = view.k_scales;
     kv.v_scales = view.v_scales;
     return kv;
   }
   kv.k = staging.InBytes(view.k, bytes);
   kv.v = staging.InBytes(view.v, bytes);
-  if (view.dtype == DType::kInt8) {
+  if (HasScales(view.dtype)) {
     kv.k_scales = staging.In(view.k_scales, view.num_tokens * num_kv_heads);
     kv.v_scales = staging.In(view.v_scales, view.num_tokens * num_kv_heads);
   }
@@ -414,6 +434,28 @@ void CudaBackend::Attend(absl::Span<const AttentionArgs> sequences) const {
 
 absl::StatusOr<std::unique_ptr<Backend>> MakeCudaBackend(const BackendOptions& options) {
   return cuda::CudaBackend::Make(options);
+}
+
+absl::StatusOr<CudaBackends> MakeCudaBackends(const BackendOptions& options,
+                                              const std::vector<int>& gpus) {
+  CudaBackends made;
+  std::vector<cuda::Device*> devices;
+  for (const int gpu : gpus) {
+    BackendOptions of_one = options;
+    of_one.gpu = gpu;
+    of_one.host_memory_bytes = options.host_memory_bytes / static_cast<int64_t>(gpus.size());
+    MSA_ASSIGN_OR_RETURN(auto backend, cuda::CudaBackend::Make(of_one));
+    devices.push_back(&backend->device());
+    made.members.push_back(std::move(backend));
+  }
+  if (devices.size() < 2) return made;
+#ifdef MSA_WITH_NCCL
+  MSA_ASSIGN_OR_RETURN(made.collective, cuda::MakeNcclCollective(std::move(devices), {}));
+  return made;
+#else
+  return absl::FailedPreconditionError(
+      "this build is for one GPU: build where nccl.h is found, or name one GPU");
+#endif
 }
 
 }  // namespace msa::kernels

@@ -244,5 +244,24 @@ TEST_P(LinearContractTest, NoRowsWritesNothing) {
 MSA_ON_EVERY_BACKEND(LinearContractTest);
 MSA_ON_EVERY_BACKEND(FusedLinearTest);
 
+// What a document is encoded to, or a prompt read as, must not depend on what shares its batch.
+TEST(CpuLinearTest, BitsOfARowDoNotDependOnItsCompany) {
+  constexpr int64_t kMany = 401, kIn = 160, kOut = 230;
+  const auto backend = *MakeBackend("cpu", 2);
+  const std::vector<float> w = RandomFloats(kOut * kIn, 1);
+  const std::vector<float> x = RandomFloats(kMany * kIn, 2);
+  for (const WeightFormat format : kFormats) {
+    const auto packed = *backend->PackLinear(w.data(), kOut, kIn, format);
+    std::vector<float> all(kMany * kOut);
+    backend->Linear(*packed, x.data(), kMany, nullptr, all.data());
+    for (const int64_t rows : {17, 18, 20, 64, 127, 256, 385}) {
+      const int64_t first = kMany - rows;
+      std::vector<float> some(rows * kOut);
+      backend->Linear(*packed, x.data() + first * kIn, rows, nullptr, some.data());
+      EXPECT_TRUE(std::equal(some.begin(), some.end(), all.begin() + first * kOut)) << rows;
+    }
+  }
+}
+
 }  // namespace
 }  // namespace msa::kernels
