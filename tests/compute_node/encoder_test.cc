@@ -108,7 +108,8 @@ TEST_F(EncodedPassTest, ContentHasItsOwnChunkSizeAndAScaleAHead) {
 }
 
 TEST_F(EncodedPassTest, DocumentsOfAPassAreWhatEachWouldBeAlone) {
-  for (const DType dtype : {DType::kFloat32, DType::kBFloat16, DType::kInt8}) {
+  for (const DType dtype :
+       {DType::kFloat32, DType::kBFloat16, DType::kInt8, DType::kFloat8}) {
     const rpc::BankSpec bank = Bank(dtype);
     const std::vector<float> rows = Random(9 + 1 + 6);
     const std::vector<int64_t> part_tokens = {9, 1, 6};
