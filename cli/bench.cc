@@ -83,9 +83,9 @@ class BenchVerb : public ClientVerb {
               "Measure the service in this process, with random weights of these shapes: msa-4b, "
               "msa-tiny");
     flags.Add("--tokens", &tokens_, "Size of its memory: 250000, 10M, 1B");
-    flags.AddChoice("--keys", &made_.keys, {"bf16", "int8", "f32"},
+    flags.AddChoice("--keys", &made_.keys, {"bf16", "int8", "fp8", "f32"},
                     "Precision of its routing keys");
-    flags.AddChoice("--content", &made_.content, {"bf16", "int8", "f32"},
+    flags.AddChoice("--content", &made_.content, {"bf16", "int8", "fp8", "f32"},
                     "Precision of its content");
     flags.AddChoice("--weights", &made_.weights, {"bf16", "int8", "f32"},
                     "Precision of its weights");

@@ -7,7 +7,9 @@
 #include <cstdlib>
 #include <cstring>
 #include <numeric>
+#include <utility>
 
+#include "common/check.h"
 #include "common/strings.h"
 
 namespace msa::kernels {
@@ -48,8 +50,15 @@ void Backend::CopyColumns(const float* x, int64_t rows, int64_t stride, int64_t 
 void Backend::AppendRows(const float* k, const float* v, int64_t width,
                          absl::Span<const AppendArgs> targets) const {
   for (const AppendArgs& target : targets) {
-    Copy(target.k, k + target.first_row * width, target.rows * width * sizeof(float));
-    Copy(target.v, v + target.first_row * width, target.rows * width * sizeof(float));
+    const int64_t first = target.first_row * width;
+    for (const auto& [from, to] :
+         {std::pair(k + first, target.k), std::pair(v + first, target.v)}) {
+      if (target.dtype == DType::kFloat32) {
+        Copy(to, from, target.rows * width * sizeof(float));
+      } else {
+        Quantize(from, target.rows, width, target.dtype, to, nullptr);
+      }
+    }
   }
 }
 
@@ -73,6 +82,57 @@ void Backend::ArgMax(const float* x, int64_t rows, int64_t width, int32_t* indic
   for (int64_t r = 0; r < rows; ++r, x += width) {
     indices[r] = static_cast<int32_t>(std::max_element(x, x + width) - x);
   }
+}
+
+void Backend::PoolPacked(const PoolPackedArgs& a) const {
+  const int64_t width = int64_t{a.num_heads} * a.head_dim;
+  const auto num_chunks = static_cast<int64_t>(a.chunk_begin.size()) - 1;
+  std::vector<float> pooled(num_chunks * width);
+  for (int64_t c = 0; c < num_chunks; ++c) {
+    const int64_t tokens = a.chunk_begin[c + 1] - a.chunk_begin[c];
+    PoolChunks(a.x + a.chunk_begin[c] * width, tokens, width, tokens, pooled.data() + c * width);
+  }
+  if (a.normalize) L2Normalize(pooled.data(), num_chunks * a.num_heads, a.head_dim);
+  const int64_t rows = a.scale_per_head ? num_chunks * a.num_heads : num_chunks;
+  if (rows > 0) Quantize(pooled.data(), rows, num_chunks * width / rows, a.dtype, a.out, a.scales);
+}
+
+void Backend::FusedLinear(const LinearWeights& w, const LinearArgs& a) const {
+  MSA_CHECK(a.x_dtype == DType::kFloat32 && a.y_dtype == DType::kFloat32);
+  const auto* x = static_cast<const float*>(a.x);
+  auto* y = static_cast<float*>(a.y);
+  const int64_t out = w.out_features();
+  if (a.norm != nullptr) {
+    RmsNorm(x, a.norm, a.rows, w.in_features(), a.eps, a.normed);
+    x = a.normed;
+  }
+  switch (a.then) {
+    case LinearThen::kStore:
+      return Linear(w, x, a.rows, a.bias, y);
+    case LinearThen::kAdd:
+      Linear(w, x, a.rows, a.bias, a.product);
+      return Add(y, a.product, a.rows * out);
+    case LinearThen::kSiluMul:
+      Linear(w, x, a.rows, a.bias, a.product);
+      return SiluMul(a.product, a.rows, out / 2, y);
+  }
+}
+
+namespace {
+
+class PlainRecording : public Recording {
+ public:
+  explicit PlainRecording(std::function<void()> operations) : operations_(std::move(operations)) {}
+  void Run() override { operations_(); }
+
+ private:
+  std::function<void()> operations_;
+};
+
+}  // namespace
+
+std::unique_ptr<Recording> Backend::Record(std::function<void()> operations) const {
+  return std::make_unique<PlainRecording>(std::move(operations));
 }
 
 void Backend::SplitQkv(const SplitQkvArgs& a) const {
@@ -130,7 +190,7 @@ void Backend::RaiseMaxNorm(const KeySegment& segment, int64_t key_width, int64_t
   std::vector<float> key(key_width);
   for (int64_t chunk = first_chunk; chunk < num_chunks; ++chunk) {
     Dequantize(static_cast<const char*>(segment.keys) + chunk * key_bytes,
-               segment.scales == nullptr ? nullptr : segment.scales + chunk, 1, key_width,
+               HasScales(segment.dtype) ? segment.scales + chunk : nullptr, 1, key_width,
                segment.dtype, key.data());
     double squares = 0;
     for (const float x : key) squares += double{x} * x;

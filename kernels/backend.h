@@ -1,11 +1,11 @@
 // The operations the service computes with, one implementation a device. `reference` is naive, in
 // double precision, and the oracle; `cpu` is Highway and oneDNN; `cuda` NVIDIA GPUs. Semantics
-// common to all are in kernels/types.h.
+// common to all: kernels/types.h.
 //
 // Pointers may be of the processor's memory or of the backend's own (Allocate). A backend with
 // memory of its own works on what lies there without waiting, in the order of the calls; results
-// that go to the processor's memory are there when the call returns, and arguments there are copied
-// over first: right for tests and for small things, slow for a model.
+// for the processor's memory are there when the call returns, and arguments there are copied over
+// first: right for tests and small things, slow for a model.
 //
 // Thread-safety: every method may be called from several threads at once; outputs must not overlap
 // inputs unless said. Arguments are checked by the caller: a shape that does not fit is a bug. Cost
@@ -14,6 +14,7 @@
 #define MSA_KERNELS_BACKEND_H_
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string_view>
 #include <vector>
@@ -22,17 +23,13 @@
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "kernels/buffer.h"
+#include "kernels/handles.h"
 #include "kernels/types.h"
 
 namespace msa::kernels {
 
-// A weight matrix [out_features, in_features] in the layout its backend wants. Immutable.
-class LinearWeights {
- public:
-  virtual ~LinearWeights() = default;
-  virtual int64_t in_features() const = 0;
-  virtual int64_t out_features() const = 0;
-};
+class DecodeSteps;
+struct DecodeShape;
 
 class Backend {
  public:
@@ -41,7 +38,6 @@ class Backend {
   virtual std::string_view name() const = 0;
 
   // ---- Memory of the backend
-  // ------------------------------------------------------------------------------------------------
   // What memory is for decides where it comes from when a device is full: kWork (activations, K,V
   // of sessions, weights) is refused, kResident (a bank's keys) falls back to the processor's
   // memory, which the device then reads through the bus.
@@ -62,10 +58,18 @@ class Backend {
   // results on asks here first. A device that failed stays failed.
   virtual absl::Status Health() const { return absl::OkStatus(); }
 
+  // Run asks for what `operations` asks for: at once, in the order of the calls. A device records
+  // them when they come again, and then starts them in one go: they use memory of the backend only,
+  // whose addresses and sizes stay as they were while its content changes, and ask for nothing
+  // else.
+  virtual std::unique_ptr<Recording> Record(std::function<void()> operations) const;
+
   // out [rows, width] = columns begin … begin + width - 1 of x [rows, stride].
   virtual void CopyColumns(const float* x, int64_t rows, int64_t stride, int64_t begin,
                            int64_t width, float* out) const;
-  // Copies rows of k and v [*, width] to where each sequence keeps its own.
+  // Copies rows of k and v [*, width] to where each sequence keeps its own. KvDType: the precision
+  // in which K and V of the head size are best kept, without loss beyond what Attend rounds anyway.
+  virtual DType KvDType(int head_dim) const { return DType::kFloat32; }
   virtual void AppendRows(const float* k, const float* v, int64_t width,
                           absl::Span<const AppendArgs> targets) const;
   // out [rows.size(), width] = the rows of x [*, width] named.
@@ -73,11 +77,13 @@ class Backend {
                           float* out) const;
 
   // ---- Memory of documents: pooling, folding, precision, routing
-  // ------------------------------------------------------------- Mean over each run of
-  // `chunk_tokens` rows of x [num_tokens, width], the last run may be shorter; each chunk is summed
-  // by itself in float32. out [ceil(num_tokens / chunk_tokens), width]. NUMERICS "Chunk pooling".
+  // Mean over each run of `chunk_tokens` rows of x [num_tokens, width], the last run may be
+  // shorter; each chunk is summed by itself in float32. out [ceil(num_tokens / chunk_tokens),
+  // width]. NUMERICS "Chunk pooling".
   virtual void PoolChunks(const float* x, int64_t num_tokens, int64_t width, int64_t chunk_tokens,
                           float* out) const = 0;
+
+  virtual void PoolPacked(const PoolPackedArgs& args) const;
 
   // In place: each row of x [rows, head_dim] divided by max(its L2 norm, 1e-12).
   virtual void L2Normalize(float* x, int64_t rows, int64_t head_dim) const = 0;
@@ -87,9 +93,10 @@ class Backend {
   virtual void FoldQueries(const float* q, int64_t num_tokens, int num_q_heads, int num_kv_heads,
                            int head_dim, float* out) const = 0;
 
-  // x [rows, width] to `dtype`: kFloat32 copies, kBFloat16 rounds to nearest even, kInt8 is
-  // symmetric with one scale a row: scale = max|x| / 127, round to nearest even; a row of zeros has
-  // scale 0. `scales` [rows], kInt8 only.
+  // x [rows, width] to `dtype`: kFloat32 copies, kBFloat16 rounds to nearest even. kInt8 and
+  // kFloat8 are steps of one scale a row, max|x| / 127 and max|x| / 448: x / scale, saturated,
+  // rounded to nearest even. A row of zeros has scale 0; one with a NaN has scale NaN. `scales`
+  // [rows], where HasScales(dtype).
   virtual void Quantize(const float* x, int64_t rows, int64_t width, DType dtype, void* out,
                         float* scales) const = 0;
   virtual void Dequantize(const void* x, const float* scales, int64_t rows, int64_t width,
@@ -128,13 +135,16 @@ class Backend {
                                              const uint8_t* visible, int k) const = 0;
 
   // ---- Attention
-  // ------------------------------------------------------------------------------------------------
   // Every element of the span is independent (one sequence each); decode batches and prefill alike.
   virtual void Attend(absl::Span<const AttentionArgs> sequences) const = 0;
+  // The steps of sequences that grow token by token (kernels/decode_steps.h), at most
+  // `max_sequences` at once. RESOURCE_EXHAUSTED.
+  virtual absl::StatusOr<std::unique_ptr<DecodeSteps>> MakeDecodeSteps(const DecodeShape& shape,
+                                                                       int max_sequences) const;
 
   // ---- Decoder
-  // --------------------------------------------------------------------------------------------------
-  // out [ids.size(), width] = rows of table [vocab, width] of `dtype` (kFloat32 or kBFloat16).
+  // out [ids.size(), width] = rows of table [vocab, width] of `dtype` (kFloat32 or kBFloat16). Ids
+  // in memory of the backend are not looked at here.
   virtual void Embed(const void* table, DType dtype, int64_t width, absl::Span<const int32_t> ids,
                      float* out) const;
   // Holds w [out_features, in_features] in `format`. RESOURCE_EXHAUSTED when memory runs out.
@@ -148,6 +158,8 @@ class Backend {
   // is of this backend.
   virtual void Linear(const LinearWeights& w, const float* x, int64_t rows, const float* bias,
                       float* y) const = 0;
+  // The same with what comes before and after it.
+  virtual void FusedLinear(const LinearWeights& w, const LinearArgs& args) const;
   // out = x / sqrt(mean(x²) + eps) · weight, row by row; x, out [rows, width], may be the same
   // array.
   virtual void RmsNorm(const float* x, const float* weight, int64_t rows, int64_t width, float eps,

@@ -29,10 +29,6 @@ std::vector<float> ToHost(const kernels::Backend& backend, const PartScores& sco
 
 void ScoreColumns(const kernels::Backend& backend, const PartScores& scores,
                   absl::Span<const int32_t> columns, float* out) {
-  if (scores.error == 0) {
-    backend.GatherRows(scores.scores.data(), 1, columns, out);
-    return;
-  }
   MSA_CHECK(scores.queries != nullptr);
   const auto segments = KeysOf(scores.view, scores.layer_index);
   kernels::ScoreListedArgs args;

@@ -20,12 +20,12 @@ struct PartScores {
   IndexView view;  // whose parts the scores are of, segment after segment
   RoutingShape shape;
   int layer_index = 0;
-  // Into `memory`, which is the backend's.
+  // Kept by `memory`, which is the backend's.
   absl::Span<const float> scores;  // [parts of the view]
   const float* queries = nullptr;  // [num_rows, query_width]; null where scores are exact anyway
   int32_t num_rows = 0;
   float error = 0;  // no score is further from the exact one; 0: all are exact
-  std::shared_ptr<const kernels::Buffer> memory;
+  std::shared_ptr<const void> memory;
 };
 
 int64_t NumParts(const IndexView& view);
@@ -33,7 +33,7 @@ std::vector<kernels::KeySegment> KeysOf(const IndexView& view, int layer_index);
 
 // The scores where the processor reads them.
 std::vector<float> ToHost(const kernels::Backend& backend, const PartScores& scores);
-// Exact scores of some columns, into `out` [columns.size()] of either memory.
+// Exact scores of some columns, into `out` [columns.size()]. REQUIRES: queries.
 void ScoreColumns(const kernels::Backend& backend, const PartScores& scores,
                   absl::Span<const int32_t> columns, float* out);
 // The same scores, exact: another pass over the keys where they are not. RESOURCE_EXHAUSTED when

@@ -100,7 +100,7 @@ absl::StatusOr<std::optional<std::vector<ScoredPart>>> RankSums::RankListed(
   };
   const auto shortlist = Shortlist(backend, view, {means.as<float>(), num_parts}, args);
   if (!shortlist.has_value()) return std::nullopt;
-  MSA_ASSIGN_OR_RETURN(const std::vector<float> exact, ExactMeans(backend, *shortlist));
+  const std::vector<float> exact = ExactMeans(backend, *shortlist);
   std::vector<ScoredPart> parts;
   std::vector<uint64_t> documents;
   for (size_t i = 0; i < exact.size(); ++i) {
@@ -111,27 +111,24 @@ absl::StatusOr<std::optional<std::vector<ScoredPart>>> RankSums::RankListed(
   return parts;
 }
 
-absl::StatusOr<std::vector<float>> RankSums::ExactMeans(
-    const kernels::Backend& backend, const std::vector<Candidate>& candidates) const {
-  const size_t count = candidates.size();
+std::vector<float> RankSums::ExactMeans(const kernels::Backend& backend,
+                                        const std::vector<Candidate>& candidates) const {
   std::vector<float> means;
   std::vector<int32_t> columns;
   for (const Candidate& candidate : candidates) {
     means.push_back(candidate.score);
     columns.push_back(candidate.column);
   }
-  if (MeanError() == 0 || count == 0) return means;
-  MSA_ASSIGN_OR_RETURN(const kernels::Buffer buffer,
-                       backend.Allocate((layers_.size() + 1) * count * sizeof(float)));
-  std::vector<const float*> of_layers;
+  if (MeanError() == 0) return means;
+  std::vector<double> sums(columns.size());
+  std::vector<float> scores(columns.size());
   for (const auto& [index, layer] : layers_) {
-    float* scores = buffer.as<float>() + of_layers.size() * count;
-    ScoreColumns(backend, layer.scores, columns, scores);
-    of_layers.push_back(scores);
+    ScoreColumns(backend, layer.scores, columns, scores.data());
+    for (size_t i = 0; i < sums.size(); ++i) sums[i] += scores[i];
   }
-  float* mean = buffer.as<float>() + layers_.size() * count;
-  backend.MeanOfScores(of_layers, static_cast<int64_t>(count), mean);
-  backend.Copy(means.data(), mean, count * sizeof(float));
+  for (size_t i = 0; i < sums.size(); ++i) {
+    means[i] = static_cast<float>(sums[i] / static_cast<double>(layers_.size()));
+  }
   return means;
 }
 

@@ -53,8 +53,8 @@ class RankSums {
   // From the parts whose means are best. Nullopt when these do not tell.
   absl::StatusOr<std::optional<std::vector<ScoredPart>>> RankListed(
       const kernels::Backend& backend, uint64_t sequence, const RankOptions& options) const;
-  absl::StatusOr<std::vector<float>> ExactMeans(const kernels::Backend& backend,
-                                                const std::vector<Candidate>& candidates) const;
+  std::vector<float> ExactMeans(const kernels::Backend& backend,
+                                const std::vector<Candidate>& candidates) const;
   absl::StatusOr<std::vector<ScoredPart>> RankAll(const kernels::Backend& backend,
                                                   const IndexView& view, uint64_t sequence,
                                                   const RankOptions& options) const;

@@ -12,28 +12,28 @@ namespace {
 // How often a waiting caller looks whether its client went away.
 constexpr absl::Duration kCancelPoll = absl::Milliseconds(50);
 
-// What a pass leaves in memory of the backend: the questions, then the scores, then their errors.
+// What a pass leaves in memory of the backend.
 struct PassMemory {
-  PassMemory(const kernels::Backend& backend, size_t query_floats, size_t score_floats)
-      // On the processor scores are exact: nobody asks for the questions again.
-      : query_floats(backend.memory_is_host() ? 0 : (query_floats + 3) / 4 * 4),
-        score_floats(score_floats) {}
-
-  absl::Status Allocate(const kernels::Backend& backend, size_t num_questions) {
-    MSA_ASSIGN_OR_RETURN(
-        kernels::Buffer made,
-        backend.Allocate((query_floats + score_floats + num_questions) * sizeof(float)));
-    buffer = std::make_shared<const kernels::Buffer>(std::move(made));
-    return absl::OkStatus();
-  }
-  float* queries() const { return query_floats == 0 ? nullptr : buffer->as<float>(); }
-  float* scores() const { return buffer->as<float>() + query_floats; }
-  float* errors() const { return scores() + score_floats; }
-
-  size_t query_floats;
-  size_t score_floats;
-  std::shared_ptr<const kernels::Buffer> buffer;
+  kernels::Buffer scores;   // [questions, parts]
+  kernels::Buffer errors;   // [questions]
+  kernels::Buffer queries;  // of all; empty where the processor's are read
 };
+
+absl::StatusOr<std::shared_ptr<const PassMemory>> MakePassMemory(const kernels::Backend& backend,
+                                                                 size_t num_questions,
+                                                                 size_t num_parts,
+                                                                 const std::vector<float>& queries) {
+  auto memory = std::make_shared<PassMemory>();
+  MSA_ASSIGN_OR_RETURN(memory->scores,
+                       backend.Allocate(num_questions * num_parts * sizeof(float)));
+  MSA_ASSIGN_OR_RETURN(memory->errors, backend.Allocate(num_questions * sizeof(float)));
+  // On the processor scores are exact: nobody asks for the questions again.
+  if (backend.memory_is_host()) return memory;
+  const size_t bytes = queries.size() * sizeof(float);
+  MSA_ASSIGN_OR_RETURN(memory->queries, backend.Allocate(bytes));
+  backend.Copy(memory->queries.data(), queries.data(), bytes);
+  return memory;
+}
 
 }  // namespace
 
@@ -136,11 +136,9 @@ absl::Status ScanSharer::RunPass(const Batch& batch) const {
     }
   }
   const std::vector<float>& queries = batch.size() > 1 ? joined : *first.queries;
-  PassMemory memory(*backend_, queries.size(), batch.size() * num_parts);
-  MSA_RETURN_IF_ERROR(memory.Allocate(*backend_, batch.size()));
-  if (memory.queries() != nullptr) {
-    backend_->Copy(memory.queries(), queries.data(), queries.size() * sizeof(float));
-  }
+  MSA_ASSIGN_OR_RETURN(const auto memory,
+                       MakePassMemory(*backend_, batch.size(), num_parts, queries));
+  const bool kept = memory->queries.data() != nullptr;
   for (const SegmentView& segment : view) {
     segment.segment->UpdateMaxNorm(first.layer_index, segment.num_parts);
   }
@@ -148,11 +146,11 @@ absl::Status ScanSharer::RunPass(const Batch& batch) const {
   kernels::ScoreBankArgs args;
   args.shape = *first.shape;
   args.segments = segments;
-  args.queries = memory.queries() != nullptr ? memory.queries() : queries.data();
+  args.queries = kept ? memory->queries.as<float>() : queries.data();
   args.query_begin = query_begin;
-  args.scores = memory.scores();
+  args.scores = memory->scores.as<float>();
   args.mode = kernels::ScanMode::kBounded;
-  args.errors = memory.errors();
+  args.errors = memory->errors.as<float>();
   backend_->ScoreBank(args);
   for (size_t i = 0; i < batch.size(); ++i) {
     PartScores& result = batch[i]->result;
@@ -160,11 +158,9 @@ absl::Status ScanSharer::RunPass(const Batch& batch) const {
     result.shape = *first.shape;
     result.layer_index = first.layer_index;
     result.scores = {args.scores + i * num_parts, num_parts};
-    if (memory.queries() != nullptr) {
-      result.queries = args.queries + query_begin[i] * first.shape->query_width();
-    }
+    if (kept) result.queries = args.queries + query_begin[i] * first.shape->query_width();
     result.num_rows = batch[i]->rows();
-    result.memory = memory.buffer;
+    result.memory = memory;
     batch[i]->error = args.errors + i;
   }
   return backend_->Health();

@@ -32,7 +32,7 @@ absl::Status Segment::AllocateKeys() {
   };
   for (int layer = 0; layer < shape_.num_layers; ++layer) {
     MSA_RETURN_IF_ERROR(allocate(keys_, capacity_chunks_ * shape_.KeyBytes()));
-    if (shape_.dtype != DType::kInt8) continue;
+    if (!HasScales(shape_.dtype)) continue;
     MSA_RETURN_IF_ERROR(allocate(scales_, capacity_chunks_ * sizeof(float)));
   }
   if (backend_.memory_is_host()) return absl::OkStatus();
@@ -67,7 +67,7 @@ void Segment::CopyKeys(int64_t first_chunk, int64_t chunks, absl::Span<const Key
   for (int layer = 0; layer < shape_.num_layers; ++layer) {
     backend_.Copy(keys_[layer].as<char>(first_chunk * shape_.KeyBytes()), layers[layer].keys,
                   chunks * shape_.KeyBytes());
-    if (shape_.dtype != DType::kInt8) continue;
+    if (!HasScales(shape_.dtype)) continue;
     backend_.Copy(scales_[layer].as<char>(first_chunk * sizeof(float)), layers[layer].scales,
                   chunks * sizeof(float));
   }
@@ -129,7 +129,7 @@ void Segment::UpdateMaxNorm(int layer_index, int64_t num_parts) const {
 kernels::KeySegment Segment::Keys(int layer_index, int64_t num_parts) const {
   kernels::KeySegment keys;
   keys.keys = keys_[layer_index].data();
-  if (shape_.dtype == DType::kInt8) keys.scales = scales_[layer_index].as<float>();
+  if (HasScales(shape_.dtype)) keys.scales = scales_[layer_index].as<float>();
   keys.dtype = shape_.dtype;
   const bool on_device = device_part_begin_.data() != nullptr;
   keys.part_begin = {on_device ? device_part_begin_.as<int64_t>() : part_begin_.data(),
@@ -144,7 +144,7 @@ KeySource Segment::Source(int layer_index, int64_t part) const {
   const int64_t chunk = part_begin_[part];
   KeySource source;
   source.keys = keys_[layer_index].as<char>(chunk * shape_.KeyBytes());
-  if (shape_.dtype == DType::kInt8) {
+  if (HasScales(shape_.dtype)) {
     source.scales = scales_[layer_index].as<char>(chunk * sizeof(float));
   }
   return source;

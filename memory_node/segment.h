@@ -26,19 +26,19 @@ inline constexpr uint64_t kNever = std::numeric_limits<uint64_t>::max();  // not
 inline constexpr uint64_t kMasked = 0;                                    // removed for everybody
 
 struct SegmentShape {
-  DType dtype = DType::kFloat32;  // kFloat32, kBFloat16 or kInt8
+  DType dtype = DType::kFloat32;  // any but kFloat16
   int64_t key_width = 0;
   int num_layers = 0;
 
   size_t KeyBytes() const { return key_width * DTypeBytes(dtype); }  // of one chunk and layer
   // Of one chunk, all layers, scales included.
   size_t ChunkBytes() const {
-    return num_layers * (KeyBytes() + (dtype == DType::kInt8 ? sizeof(float) : 0));
+    return num_layers * (KeyBytes() + (HasScales(dtype) ? sizeof(float) : 0));
   }
 };
 
-// Where a part's keys of one layer are read from: [chunks, key_width], and [chunks] for int8;
-// either memory, any alignment.
+// Where a part's keys of one layer are read from: [chunks, key_width], and [chunks] where there are
+// scales; either memory, any alignment.
 struct KeySource {
   const char* keys = nullptr;
   const char* scales = nullptr;
@@ -114,7 +114,7 @@ class Segment {
   const SegmentShape shape_;
   const int64_t capacity_chunks_;
   std::vector<kernels::Buffer> keys_;    // [num_layers] of [capacity_chunks, key_width]
-  std::vector<kernels::Buffer> scales_;  // [num_layers] of [capacity_chunks], kInt8 only
+  std::vector<kernels::Buffer> scales_;  // [num_layers] of [capacity_chunks], where HasScales
   std::vector<int64_t> part_begin_;      // [capacity_parts + 1]
   kernels::Buffer device_part_begin_;    // the same where the backend cannot read the processor's
   kernels::Buffer max_norms_;            // [num_layers] where UpdateMaxNorm takes them

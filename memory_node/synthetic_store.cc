@@ -33,6 +33,7 @@ class Maker {
     for (float value : floats_) {
       half_.push_back(ToBFloat16(value));
       steps_.push_back(static_cast<int8_t>(std::clamp(value * 127, -127.0f, 127.0f)));
+      float8_.push_back(ToFloat8(value * 127));
     }
   }
 
@@ -116,6 +117,8 @@ class Maker {
         return {reinterpret_cast<const char*>(half_.data()), half_.size() * sizeof(BFloat16)};
       case DType::kInt8:
         return {reinterpret_cast<const char*>(steps_.data()), steps_.size()};
+      case DType::kFloat8:
+        return {reinterpret_cast<const char*>(float8_.data()), float8_.size()};
       default:
         return {reinterpret_cast<const char*>(floats_.data()), kPoolBytes};
     }
@@ -140,6 +143,7 @@ class Maker {
   std::vector<float> floats_;
   std::vector<BFloat16> half_;
   std::vector<int8_t> steps_;
+  std::vector<Float8> float8_;  // steps too, of the same scale
 };
 
 // Records of one table by number, in key order.

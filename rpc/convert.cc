@@ -14,6 +14,7 @@ absl::StatusOr<DType> ToDType(pb::DType in) {
     case pb::DTYPE_BFLOAT16:
     case pb::DTYPE_INT8:
     case pb::DTYPE_FLOAT16:
+    case pb::DTYPE_FLOAT8:
       return static_cast<DType>(in);
     default:
       return absl::InvalidArgumentError(absl::StrCat("unknown precision number ", in));

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import torch
@@ -57,7 +58,8 @@ def adapter_config(model: MsaModel, base_name: str, msa_extra: dict) -> dict:
 def save_adapter(model: MsaModel, folder: str, base_name: str, msa_extra: dict) -> None:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(tensors(model), str(folder / "adapter.safetensors"))
+    save_file(tensors(model), str(folder / "adapter.tmp"))
+    os.replace(folder / "adapter.tmp", folder / "adapter.safetensors")     # whoever copies it meanwhile gets a whole one
     config = adapter_config(model, base_name, msa_extra)
     (folder / "adapter_config.json").write_text(json.dumps(config, indent=1) + "\n")
 

@@ -109,7 +109,7 @@ class Asker:
     def check(self, made: list[dict], samples: list, block_tokens: int) -> None:
         """Marks the pairs whose answer greedy reading repeats; samples: their reading_of()."""
         for block in in_blocks([p + a for p, a in samples], block_tokens, 0):
-            packed, places, targets = batches.reading([samples[i] for i in block])
+            packed, places, targets, _ = batches.reading([samples[i] for i in block])
             device = self.model.frequency.device
             hidden = self.model.run(self.layers, reading=packed.to(device)).reading
             right = (self.model.logits(hidden[places.to(device)]).argmax(-1).cpu() == targets).tolist()
@@ -137,6 +137,7 @@ def main() -> None:
         parser.add_argument("--" + name, required=True)
     parser.add_argument("--vectors", default="", help="prefix of what neighbours.py --vectors wrote")
     parser.add_argument("--seconds", type=float, default=40, help="of asking, a process")
+    parser.add_argument("--until", type=float, default=float("inf"), help="wall time (since 1970) when asking ends too")
     parser.add_argument("--limit", type=int, default=1 << 30, help="passages asked about, a process")
     parser.add_argument("--pairs", type=float, default=0.25, help="share of linked passages")
     parser.add_argument("--temperature", type=float, default=0.7)
@@ -166,7 +167,7 @@ def main() -> None:
             made += asker.ask(part, prepared, args.block)
             done += len(part)
             print(f"rank {rank}: asked {done}, kept {len(made)}, {time.time() - begin:.0f} s", flush=True)
-            if time.time() - begin > args.seconds:
+            if time.time() > min(begin + args.seconds, args.until):
                 break
         asker.check(made, pool.map(reading_of, made, chunksize=128), args.block)
     if args.vectors and Path(args.vectors + ".npy").exists():

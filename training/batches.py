@@ -50,11 +50,12 @@ def queries(prompts: list[Prompt], head: list[int], top_k: int, excluded: torch.
     return Queries(ids, positions, routing, len(head), excluded, labels if any(answers) else None)
 
 
-def reading(samples: list[tuple[list[int], list[int]]]) -> tuple[Packed, torch.Tensor, torch.Tensor]:
-    """(prompt, answer) pairs packed; the places whose next token is learnt, and those tokens."""
-    packed = pack([p + a for p, a in samples])
-    places, targets = [], []
-    for start, (prompt, answer) in zip(packed.cu.tolist(), samples):
+def reading(samples: list[tuple]) -> tuple[Packed, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(prompt, answer[, weight]) packed; the places whose next token is learnt, those tokens, their weights."""
+    packed = pack([p + a for p, a, *_ in samples])
+    places, targets, weights = [], [], []
+    for start, (prompt, answer, *weight) in zip(packed.cu.tolist(), samples):
         places += range(start + len(prompt) - 1, start + len(prompt) + len(answer) - 1)
         targets += answer
-    return packed, torch.tensor(places), torch.tensor(targets)
+        weights += (weight or [1.0]) * len(answer)
+    return packed, torch.tensor(places), torch.tensor(targets), torch.tensor(weights)

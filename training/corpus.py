@@ -18,9 +18,32 @@ def read_zst(path: Path) -> list[dict]:
     return [json.loads(line) for line in done.stdout.decode().split("\n") if line]
 
 
-def read_xz(path: Path) -> list[dict]:
-    with lzma.open(path, "rt", encoding="utf-8", newline="\n") as file:
-        return [json.loads(line) for line in file.read().split("\n") if line]
+def read_xz(path: Path, fields: tuple[str, ...] = ()) -> list[dict]:
+    """Objects that all have `fields`; a file that does not is refused with the line it goes wrong in."""
+    try:
+        with lzma.open(path, "rt", encoding="utf-8", newline="\n") as file:
+            return parse_lines(file.read(), str(path), fields)
+    except (OSError, EOFError, lzma.LZMAError) as error:
+        raise ValueError(f"{path}: cannot be read ({error})") from error
+
+
+def read_lines(path: Path, fields: tuple[str, ...] = ()) -> list[dict]:
+    return parse_lines(path.read_text(encoding="utf-8"), str(path), fields)
+
+
+def parse_lines(text: str, name: str, fields: tuple[str, ...]) -> list[dict]:
+    records = []
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line:
+            continue
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{name} line {number}: not JSON ({error.msg})") from error
+        missing = [f for f in fields if f not in records[-1]] if isinstance(records[-1], dict) else list(fields)
+        if missing:
+            raise ValueError(f"{name} line {number}: no field {', '.join(repr(f) for f in missing)}")
+    return records
 
 
 def write_xz(path: Path, records: list[dict]) -> None:
@@ -61,6 +84,10 @@ class Sets:
         self.two_eval = read_zst(qa / "2wiki_ctx/questions_dev.jsonl.zst")
         self.hotpot_corpus = read_zst(qa / "hotpotqa/corpus.jsonl.zst")
         self.hotpot_eval = read_zst(qa / "hotpotqa/questions_covered.jsonl.zst")
+        self.strategy_corpus = read_zst(qa / "strategyqa/corpus.jsonl.zst")
+        known = {d["id"] for d in self.strategy_corpus}
+        self.strategy_eval = [q for q in read_zst(qa / "strategyqa/questions.jsonl.zst")
+                              if q["supporting_titles_or_ids"] and set(q["supporting_titles_or_ids"]) <= known]
 
     def evaluation_golds(self) -> list[dict]:
         """Every document that an evaluation question is judged on."""

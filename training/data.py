@@ -6,7 +6,6 @@ The kind `ask` has no documents: its samples teach the model to write questions 
 """
 from __future__ import annotations
 
-import json
 import random
 import zlib
 from collections import defaultdict
@@ -18,11 +17,14 @@ import torch
 from torch.utils.data import Dataset
 
 from training import batches, frames, synth
-from training.corpus import read_xz
+from training.corpus import read_lines, read_xz
 from training.model import Documents, Packed, Queries
 
 KINDS = ("wiki", "squad", "pairs", "hops", "made", "ask")
-READING = ("squad", "refused", "hops", "wiki", "factbook", "chain", "made", "linked", "edited")
+READING = ("squad", "refused", "hops", "wiki", "factbook", "chain", "made", "linked", "edited", "reqa", "pubmed",
+           "yes_no")
+SAID = ("yes", "no", "maybe", frames.REFUSAL)                   # answers that stand in no text
+LOSES_GOLD = ("squad", "wiki", "factbook", "made", "reqa")      # kinds whose gold text may be taken away
 
 
 @dataclass
@@ -60,38 +62,55 @@ class Draft:
     hops: list = field(default_factory=list)          # (question, [taken keys], [gold keys])
 
 
+def section_of(doc: dict) -> str:
+    """Of a fact book's document "Country — Section"."""
+    return doc["t"].split(" — ")[-1]
+
+
+def central(answers: list[str]) -> str:
+    """Of several people's answers the one that shares most words with the others; of such, the shortest."""
+    bags = [set(a.lower().split()) for a in answers]
+    agreement = [sum(2 * len(b & c) / max(1, len(b) + len(c)) for c in bags) for b in bags]
+    return min(zip(answers, agreement), key=lambda pair: (-round(pair[1], 3), len(pair[0])))[0]
+
+
 class TrainingSet(Dataset):
     """Map from step to batch. `sizes`: questions a batch; `mix`: share of each kind; see configs/.
 
-    Of `world` processes, those at one step get batches of one kind. made: folder of what ask.py wrote, or None."""
+    Of `world` processes, those at one step get batches of one kind. made: folder of what ask.py wrote; labels: file
+    of what label.py wrote; either may be None."""
 
     def __init__(self, bundle: str, tokenizer: str, stage: dict, seed: int, top_k: int, pool: int,
-                 neighbours: np.ndarray | None = None, made: str | None = None, world: int = 1):
+                 neighbours: np.ndarray | None = None, made: str | None = None, world: int = 1,
+                 labels: str | None = None):
         root = Path(bundle)
-        self.docs = read_xz(root / "docs.jsonl.xz")
+        self.docs = read_xz(root / "docs.jsonl.xz", ("s", "t", "x", "g"))
         self.tokenizer_path, self.stage, self.seed, self.world = tokenizer, stage, seed, world
         self.top_k, self.pool, self.neighbours = top_k, pool, neighbours
         self.by_source, self.by_group = defaultdict(list), defaultdict(list)
         for number, d in enumerate(self.docs):
             self.by_source[d["s"]].append(number)
             self.by_group[(d["s"], d["g"])].append(number)
+            if d["s"] == "factbook":
+                self.by_group[("section", section_of(d))].append(number)
         self.questions = defaultdict(list)
         self.asked_of = defaultdict(list)
-        for q in read_xz(root / "questions.jsonl.xz"):
+        for q in read_xz(root / "questions.jsonl.xz", ("s", "q", "a", "p", "n")):
             self.questions[q["s"] + ("/refused" if "u" in q else "")].append(q)
             self.asked_of[q["p"][0]].append(q)
         self.links = defaultdict(list)
-        for link in read_xz(root / "links.jsonl.xz"):
+        for link in read_xz(root / "links.jsonl.xz", ("d", "b", "m", "to")):
             self.links[link["d"]].append(link)
-        self._prepare_triples(read_xz(root / "triples.jsonl.xz"))
+        self._prepare_triples(read_xz(root / "triples.jsonl.xz", ("q", "a", "p", "e")))
         self.articles = sorted({d["g"] for d in self.docs if d["s"] == "squad"})
         self._prepare_made(made)
+        self.labelled = read_lines(Path(labels), ("q", "a", "p", "n")) if labels else []
         self._tokenizer = None
 
     def _prepare_made(self, folder: str | None) -> None:
         """Written questions about one passage, about two, and by article; for reading those that were answered alike."""
-        made = [json.loads(line) for path in sorted(Path(folder).glob("made.*.jsonl")) for line in path.open()] \
-            if folder else []
+        files = sorted(Path(folder).glob("made.*.jsonl")) if folder else []
+        made = [m for path in files for m in read_lines(path, ("q", "a", "p", "n", "r"))]
         self.single = [m for m in made if len(m["p"]) == 1]
         self.linked = [m for m in made if len(m["p"]) == 2]
         self.made_about = defaultdict(list)
@@ -267,11 +286,10 @@ class TrainingSet(Dataset):
         hops = self._hop_items(rng, draft, row, references, texts)
         if hops:
             groups.append(self._group(hops, len(keys), later=True))
-        reading = None
+        tokens, reading = len(docs.packed.ids) + sum(g.queries.ids.numel() for g in groups), None
         if self.stage.get("reading", 0):
-            reading = batches.reading([self._reading_sample(rng) for _ in range(self.stage["reading"])])
-        tokens = len(docs.packed.ids) + sum(g.queries.ids.numel() for g in groups) + \
-            (len(reading[0].ids) if reading else 0)
+            reading = batches.reading(self._reading_samples(rng, self.stage.get("tokens", 1 << 30) - tokens))
+            tokens += len(reading[0].ids)
         names = torch.tensor([k if isinstance(k, int) else (1 << 40) + zlib.crc32(k.encode()) for k in keys])
         return Batch(kind, docs, groups, reading, tokens, names)
 
@@ -284,7 +302,7 @@ class TrainingSet(Dataset):
             prompt = frames.encode(self.tokenizer, frames.asking_prompt(texts))
             said = frames.encode(self.tokenizer, f"{answer}\n{question}")
             samples.append((prompt, said[:80] + [self.tokenizer.token_to_id("<|im_end|>")]))
-        samples += [self._reading_sample(rng) for _ in range(self.stage.get("reading", 0))]
+        samples += self._reading_samples(rng, 1 << 30) if self.stage.get("reading", 0) else []
         reading = batches.reading(samples)
         return Batch("ask", None, [], reading, len(reading[0].ids))
 
@@ -330,27 +348,47 @@ class TrainingSet(Dataset):
         rows = batches.queries([p for p, _, _ in items], self.head, self.top_k, ignored if later else None)
         return Group(rows, positive, ignored)
 
-    # Reading samples: (reader prompt ids, answer ids).
+    # Reading samples: (reader prompt ids, answer ids, weight of the answer's tokens).
 
-    def _reading_sample(self, rng) -> tuple[list[int], list[int]]:
+    def _reading_samples(self, rng, room: int) -> list[tuple[list[int], list[int], float]]:
+        """`reading` samples, fewer where they would pass `room` tokens: a batch's tokens are the device's memory."""
+        samples, room = [], min(room, self.stage.get("reading_tokens", room))
+        for _ in range(self.stage["reading"]):
+            sample = self._reading_sample(rng)
+            room -= len(sample[0]) + len(sample[1])
+            if samples and room < 0:
+                break
+            samples.append(sample)
+        return samples
+
+    def _reading_sample(self, rng) -> tuple[list[int], list[int], float]:
         mix, limit = self.stage["reading_mix"], self.stage.get("read_tokens", 240)
         for _ in range(20):
             kind = rng.choices(READING, [mix.get(k, 0) for k in READING])[0]
             question, answer, golds, negatives = getattr(self, "_read_" + kind)(rng)
             golds = [(t, self._cut_body(t, x, limit + 160)) for t, x in golds]
-            # An answer that was cut off would teach to invent it.
-            if kind != "squad" or any(answer in x for _, x in golds):
+            # An answer that is not there (cut off, or named otherwise) would teach to invent it.
+            if answer in SAID or any(answer.lower() in (t + "\n" + x).lower() for t, x in golds):
                 break
         lost = self.stage.get("no_gold", 0.06)
-        if kind in ("squad", "wiki", "factbook", "made") and negatives and rng.random() < lost:
+        if kind in LOSES_GOLD and negatives and rng.random() < lost:
             golds, negatives, answer = negatives[:1], negatives[1:], frames.REFUSAL
+        elif kind in ("squad", "made") and rng.random() < self.stage.get("trim", 0.0):
+            golds = [(t, synth.trimmed(rng, x, answer)) for t, x in golds]
         total = max(len(golds), rng.choice(self.stage.get("reading_documents", (1, 3, 3, 3))))
+        negatives += self._unrelated(rng, answer, total - len(golds) - len(negatives))
         chosen = golds + [(t, self._cut_body(t, x, limit)) for t, x in negatives[: total - len(golds)]]
         references = sorted(rng.sample(range(1, 100_000 if rng.random() < 0.5 else 2000), len(chosen)))
         rng.shuffle(chosen)
         texts = [(r, frames.document_text(*c)) for r, c in zip(references, chosen)]
-        prompt = frames.encode(self.tokenizer, frames.reader_prompt(question, texts))
-        return prompt, frames.encode(self.tokenizer, answer)[:48] + [self.tokenizer.token_to_id("<|im_end|>")]
+        prompt = frames.encode(self.tokenizer, frames.reader_prompt(synth.varied(rng, question), texts))
+        weight = self.stage.get("refusal_weight", 1.0) if answer == frames.REFUSAL else 1.0
+        return prompt, frames.encode(self.tokenizer, answer)[:48] + [self.tokenizer.token_to_id("<|im_end|>")], weight
+
+    def _unrelated(self, rng, answer: str, count: int) -> list[tuple[str, str]]:
+        """Passages of the encyclopedia without the answer."""
+        some = rng.sample(self.by_source["wiki"], min(max(0, count), len(self.by_source["wiki"])))
+        return [self._text(n) for n in some if answer not in self.docs[n]["x"]]
 
     def _cut_body(self, title: str, text: str, limit: int) -> str:
         whole = frames.cut(self.tokenizer, frames.document_text(title, text), limit)
@@ -362,8 +400,28 @@ class TrainingSet(Dataset):
     def _read_question(self, rng, q, answer):
         """A passage that holds the answer too is no distractor."""
         near = [n for n in q["n"] if answer not in self.docs[n]["x"]]
-        negatives = [self._text(n) for n in rng.sample(near, min(len(near), 4))]
+        negatives = [self._text(n) for n in rng.sample(near, min(len(near), 6))]
         return q["q"], answer, [self._text(n) for n in q["p"]], negatives
+
+    def _read_reqa(self, rng):
+        """A question about one sentence, which stands alone or among unrelated ones."""
+        if not self.labelled:
+            return self._read_squad(rng)
+        q = rng.choice(self.labelled)
+        answer, others = q["a"], [n for n in q["n"] if q["a"] not in self.docs[n]["x"]]
+        others += [n for n in rng.sample(self.by_source["reqa"], 12) if answer not in self.docs[n]["x"] and n not in q["p"]]
+        near, rest = [self.docs[n]["x"] for n in others[:6]], [self.docs[n]["x"] for n in others[6:]]
+
+        def passage(sentence: str) -> tuple[str, str]:
+            run = [sentence] + (rng.sample(rest, min(len(rest), rng.randint(1, 4))) if rng.random() < 0.7 else [])
+            rng.shuffle(run)
+            return "", " ".join(run)
+        return q["q"], answer, [passage(self.docs[q["p"][0]]["x"])], [passage(x) for x in rng.sample(near, len(near))]
+
+    def _read_pubmed(self, rng):
+        q = rng.choice(self.questions["pubmed"])
+        others = rng.sample(self.by_source["pubmed"], 2)
+        return q["q"], q["a"][0], [self._text(q["p"][0])], [self._text(n) for n in others if n not in q["p"]]
 
     def _read_made(self, rng, kind: str = "made"):
         if not self.readable[kind]:
@@ -382,14 +440,14 @@ class TrainingSet(Dataset):
             if q["n"]:
                 edited = synth.edited(rng, q["q"], "\n".join(text), self.docs[rng.choice(q["n"])]["x"])
                 if edited:
-                    near = [self._text(n) for n in rng.sample(q["n"], min(len(q["n"]), 4))]
+                    near = [self._text(n) for n in rng.sample(q["n"], min(len(q["n"]), 6))]
                     near = [n for n in near if edited[1] not in n[1]]
                     return edited[0], frames.REFUSAL, [text], near
         return self._read_refused(rng)
 
     def _read_squad(self, rng):
         q = rng.choice(self.questions["squad"])
-        return self._read_question(rng, q, q["a"][0])
+        return self._read_question(rng, q, central(q["a"]))
 
     def _read_refused(self, rng):
         return self._read_question(rng, rng.choice(self.questions["squad/refused"]), frames.REFUSAL)
@@ -412,13 +470,26 @@ class TrainingSet(Dataset):
                 return made[0], made[1], [self._text(number)], [self._text(n) for n in rng.sample(run, min(3, len(run)))]
         return self._read_squad(rng)
 
+    def _read_yes_no(self, rng):
+        for _ in range(40):
+            number = rng.choice(self.by_source["wiki"])
+            other = rng.choice(self.by_source["wiki"])
+            if self.neighbours is not None and rng.random() < 0.5 and self.neighbours[number][0] >= 0:
+                other = int(self.neighbours[number][0])
+            made = synth.yes_no(rng, self.docs[number], self.docs[other])
+            if made:
+                both = [self._text(number)] + [self._text(other)] * made[2]
+                return made[0], made[1], both, [self._text(n) for n in rng.sample(self.by_source["wiki"], 3)]
+        return self._read_pubmed(rng)
+
     def _read_factbook(self, rng):
         for _ in range(20):
             number = rng.choice(self.by_source["factbook"])
             made = synth.fact(rng, *self._text(number))
             if made:
-                others = [n for n in rng.sample(self.by_source["factbook"], 3)
-                          if self.docs[n]["g"] != self.docs[number]["g"]]
+                country, section = self.docs[number]["t"].split(" — ")[0], section_of(self.docs[number])
+                alike = self.by_group[("section", section)]     # the same facts of other countries
+                others = [n for n in rng.sample(alike, min(6, len(alike))) if self.docs[n]["t"].split(" — ")[0] != country]
                 return made[0], made[1], [self._text(number)], [self._text(n) for n in others]
         return self._read_squad(rng)
 

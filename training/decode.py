@@ -5,7 +5,6 @@ Plain decoding without memory: the reader's answers, and questions that a model 
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from training.model import MsaModel, Packed, packed_attention
@@ -49,17 +48,17 @@ class Kept:
     def step(self, tokens: Tensor, number: int) -> None:
         """Feeds each row its next token, the `number`th after its prompt."""
         c, end = self.model.cfg, self.width + number + 1
+        ahead = torch.arange(self.hidden.shape[1], device=tokens.device) >= end
         x = self.model._embed(tokens)
         angle = (self.lengths + number)[:, None].float() * self.model.frequency
-        mask = torch.zeros(len(tokens), 1, 1, end, dtype=self.model.dtype, device=tokens.device)
-        mask.masked_fill_(self.hidden[:, None, None, :end], float("-inf"))
+        hidden = (self.hidden | ahead)[:, None, None]   # whole rows: a slice of them would be copied a layer
         for index, w in enumerate(self.layers):
             _, q, k, v = self.model._before(x, angle.cos(), angle.sin(), w["before"], c.num_heads, c.num_kv_heads,
                                             c.rms_eps)
             self.k[index][:, :, end - 1], self.v[index][:, :, end - 1] = k, v
             q = q.view(len(tokens), c.num_kv_heads, -1, c.head_dim) * c.head_dim ** -0.5
-            weight = (q @ self.k[index][:, :, :end].transpose(-1, -2) + mask).float().softmax(-1)
-            attended = weight.to(v.dtype) @ self.v[index][:, :, :end]
+            weight = (q @ self.k[index].transpose(-1, -2)).masked_fill_(hidden, float("-inf")).softmax(-1)
+            attended = weight @ self.v[index]
             x = self.model._after(x, attended.reshape(len(tokens), -1), w["after"], c.rms_eps)
         self.logits = self.model.logits(x)
 
@@ -73,8 +72,8 @@ class Kept:
 def choose(logits: Tensor, temperature: float, generator) -> Tensor:
     if temperature == 0:
         return logits.argmax(-1)
-    chances = F.softmax(logits / temperature, dim=-1)
-    return torch.multinomial(chances, 1, generator=generator)[:, 0]
+    waits = torch.empty_like(logits).exponential_(generator=generator)     # the first of exponential clocks
+    return (logits / temperature - waits.log_()).argmax(-1)
 
 
 @torch.no_grad()

@@ -23,7 +23,7 @@ from training.corpus import read_xz
 from training.decode import complete, in_blocks
 from training.model import Memory, MsaModel
 
-SETS = ("squad", "2wiki", "hotpot")
+SETS = ("squad", "2wiki", "hotpot", "strategy")
 CUTS = (1, 5, 16, 20)
 DOC_TOKENS, READ_TOKENS, ANSWER_TOKENS = 512, 400, 32
 
@@ -93,7 +93,7 @@ def second_round(model, layers, bank: Bank, tokenizer, head, questions, first, n
     for row, order in enumerate(first):
         excluded[row, order[:n]] = True
     scores, _ = rank(model, layers, bank, prompts, head, excluded, rows=12)
-    rest = scores.masked_fill(excluded, float("-inf")).topk(20, -1).indices.tolist()
+    rest = scores.masked_fill(excluded, float("-inf")).topk(min(20, len(bank.texts)), -1).indices.tolist()
     return [order[:n] + more for order, more in zip(first, rest)]
 
 
@@ -170,7 +170,7 @@ def evaluate_set(model, layers, tokenizer, root: Path, name: str, limit: int, fu
     golds = [[bank.ids[i] for i in q["supporting_titles_or_ids"]] for q in questions]
     texts = [q["question"] for q in questions]
     scores, votes = rank(model, layers, bank, [frames.routing_prompt(tokenizer, t) for t in texts], head)
-    order = scores.topk(20, -1).indices.tolist()
+    order = scores.topk(min(20, len(corpus)), -1).indices.tolist()
     out = {"questions": len(questions), "documents": len(corpus), "tokens": bank.tokens,
            "one_round": recall(order, golds),
            "layer_recall@16": {l: recall(v.tolist(), golds)["recall@16"] for l, v in votes.items()}}

@@ -26,6 +26,8 @@ def routing_loss(scores: dict[int, Tensor], positive: Tensor, ignored: Tensor, t
     return layers + info_nce(mean_score, positive, ignored, temperature)
 
 
-def answer_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """Mean cross-entropy of the answer tokens; logits [n,V], targets [n]."""
-    return F.cross_entropy(logits, targets)
+def answer_loss(logits: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Weighted mean cross-entropy of the answer tokens; logits [n,V], targets and weights [n]."""
+    if weights is None:
+        return F.cross_entropy(logits, targets)
+    return (F.cross_entropy(logits, targets, reduction="none") * weights).sum() / weights.sum().clamp(min=1e-6)

@@ -269,7 +269,8 @@ def evaluation_files(sets: Sets, out: Path) -> None:
         return {k: q[k] for k in ("id", "question", "answers", "supporting_titles_or_ids", "type") if k in q}
     for name, corpus, questions in (("squad", sets.squad_corpus, sets.squad_eval),
                                     ("2wiki", sets.two_corpus, sets.two_eval),
-                                    ("hotpot", sets.hotpot_corpus, sets.hotpot_eval)):
+                                    ("hotpot", sets.hotpot_corpus, sets.hotpot_eval),
+                                    ("strategy", sets.strategy_corpus, sets.strategy_eval)):
         write_xz(out / f"eval_{name}_corpus.jsonl.xz", corpus)
         write_xz(out / f"eval_{name}_questions.jsonl.xz", [keep(q) for q in questions])
     write_xz(out / "eval_squad_refused.jsonl.xz", [keep(q) for q in sets.refused_eval])

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import lzma
+import multiprocessing
 import random
 import time
 from pathlib import Path
@@ -46,8 +47,7 @@ def prepare(args) -> None:
     tokenizer = frames.load_tokenizer(args.tokenizer)
     documents, asked = lay_out(Path(args.bundle))
     ids, tokens, total = [], [], 0
-    for place, (name, text) in enumerate(documents):
-        sequence = frames.document_ids(tokenizer, place, frames.cut(tokenizer, text, DOC_TOKENS))
+    for (name, _), sequence in zip(documents, tokenised(tokenizer, [text for _, text in documents], args.processes)):
         if total + len(sequence) > args.tokens:
             break
         ids.append(name)
@@ -55,8 +55,23 @@ def prepare(args) -> None:
         total += len(sequence)
     head = {"ids": [i for i in ids if i], "lengths": [len(t) for t in tokens], "questions": asked}
     flat = np.concatenate([np.asarray(t, dtype="<u2") for t in tokens])
-    Path(args.out).write_bytes(lzma.compress(json.dumps(head).encode() + b"\n" + flat.tobytes()))
+    Path(args.out).write_bytes(lzma.compress(json.dumps(head).encode() + b"\n" + flat.tobytes(), preset=args.preset))
     print(json.dumps({"documents": len(tokens), "tokens": total, "questions": len(asked)}))
+
+
+def tokenised(tokenizer, texts: list[str], processes: int):
+    """Each text's frame as tokens, numbered by place."""
+    global FRAME
+    FRAME = lambda place: frames.document_ids(tokenizer, place, frames.cut(tokenizer, texts[place], DOC_TOKENS))
+    with multiprocessing.get_context("fork").Pool(processes) as pool:
+        yield from pool.imap(framed, range(len(texts)), chunksize=256)
+
+
+FRAME = None    # what tokenised() left for its workers, which are forked
+
+
+def framed(place: int) -> list[int]:
+    return FRAME(place)
 
 
 class Texts:
@@ -109,7 +124,8 @@ def measure(model, layers, tokenizer, bank: Growing, head: dict, read_limit: int
     places = {name: place for place, name in enumerate(head["ids"])}
     golds = [[places[i] for i in q["supporting_titles_or_ids"]] for q in questions]
     prompts = [frames.routing_prompt(tokenizer, q["question"]) for q in questions]
-    scores, _ = rank(model, layers, bank, prompts, frames.encode(tokenizer, frames.HEAD), rows=24)
+    scores, _ = rank(model, layers, bank, prompts, frames.encode(tokenizer, frames.HEAD),
+                     rows=24 if bank.tokens < 6_000_000 else 8)
     order = scores.topk(min(20, bank.count), -1).indices.tolist()
     out = {"documents": bank.count, "tokens": bank.tokens, "questions": len(questions), "one_round": recall(order, golds)}
     if read_limit:
@@ -143,6 +159,8 @@ def main() -> None:
     first.add_argument("--bundle", required=True)
     first.add_argument("--tokenizer", required=True)
     first.add_argument("--tokens", type=int, default=10_000_000)
+    first.add_argument("--processes", type=int, default=1)
+    first.add_argument("--preset", type=int, default=6, help="lzma's: 0 is fast")
     second = verbs.add_parser("run")
     second.set_defaults(act=run)
     second.add_argument("--base", required=True)

@@ -21,6 +21,22 @@ def bare(title: str) -> str:
     return re.sub(r"\s*\([^)]*\)$", "", title)
 
 
+def trimmed(rng: random.Random, text: str, answer: str) -> str:
+    """A run of the text's sentences around the only one that holds the answer; the text itself where several do."""
+    pieces = re.split(r"(?<=[.!?]) +(?=[A-Z\"])", text)
+    held = [i for i, p in enumerate(pieces) if answer in p]
+    if len(held) != 1:
+        return text
+    return " ".join(pieces[rng.randint(0, held[0]): rng.randint(held[0], len(pieces) - 1) + 1])
+
+
+def varied(rng: random.Random, question: str) -> str:
+    """Now and then as people type: in small letters, without the question mark."""
+    if rng.random() < 0.06:
+        question = question.lower()
+    return question.rstrip("?").rstrip() if rng.random() < 0.04 else question
+
+
 def keywords(rng: random.Random, title: str, text: str) -> str:
     """Three to eight telling words of one or two neighbouring sentences, in order or not."""
     ss = sentences(text) or [text]
@@ -136,6 +152,61 @@ def comparison(rng: random.Random, a: dict, b: dict) -> str:
     d = describe(a["t"], a["x"])
     kind = " ".join(d[2].split()[:3]) if d else "known"
     return rng.choice(PERSON if person else THING).format(a=bare(a["t"]), b=bare(b["t"]), kind=kind)
+
+
+LIFE = re.compile(r"\([^()]{0,60}?\b(1\d{3}|20\d\d)\s*[–—-][^()]{0,60}?\b(1\d{3}|20\d\d)\)")
+
+
+def lifespan(text: str) -> tuple[int, int] | None:
+    match = LIFE.search(text[:200])
+    years = match and (int(match.group(1)), int(match.group(2)))
+    return years if years and 15 < years[1] - years[0] < 105 else None
+
+
+def life_question(rng: random.Random, a: dict, b: dict) -> tuple[str, str, bool] | None:
+    """Of two people's years, or one's: (question, yes or no, whether b is needed)."""
+    first, second, one, two = lifespan(a["x"]), lifespan(b["x"]), bare(a["t"]), bare(b["t"])
+    if not first:
+        return None
+    said = lambda true: "yes" if true else "no"
+    if not second or rng.random() < 0.3:
+        year = rng.randint(first[0] - 60, first[1] + 60)
+        form = rng.choice(("Was {} alive in {}?", "Could {} have voted in an election in {}?", "Did {} live to see the year {}?",
+                           "Would {} have remembered the events of {}?", "Could someone have met {} in {}?"))
+        low = first[0] + (18 if "voted" in form else 5 if "remembered" in form else 0)
+        true = year <= first[1] if "see" in form else low <= year <= first[1]
+        return (form.format(one, year), said(true), False) if abs(year - first[0]) > 1 and year != first[1] else None
+    if first[0] == second[0] or first[1] == second[1]:
+        return None
+    form, true = rng.choice((("Was {} born before {}?", first[0] < second[0]), ("Did {} die before {}?", first[1] < second[1]),
+                             ("Did {} outlive {}?", first[1] > second[1]), ("Was {} older than {}?", first[0] < second[0]),
+                             ("Did {} live longer than {}?", first[1] - first[0] > second[1] - second[0]),
+                             ("Could {} have met {}?", max(first[0], second[0]) < min(first[1], second[1])),
+                             ("Would {} and {} have been alive at the same time?",
+                              max(first[0], second[0]) < min(first[1], second[1]))))
+    return form.format(one, two), said(true), True
+
+
+def yes_no(rng: random.Random, a: dict, b: dict) -> tuple[str, str, bool] | None:
+    """A question about passage `a` (and sometimes `b`) that yes or no answers; and whether b is needed."""
+    if lifespan(a["x"]) and rng.random() < 0.7:
+        return life_question(rng, a, b)
+    mine, other = describe(a["t"], a["x"]), describe(b["t"], b["x"])
+    if not mine:
+        return None
+    verb, _, what = mine
+    name = bare(a["t"])
+    if rng.random() < 0.4:      # both of two
+        if not other or other[2] == what:
+            return None
+        kind = rng.choice((what, other[2])).split(" ")
+        kind = " ".join(kind[: rng.randint(2, 6)])
+        return f"Are both {name} and {bare(b['t'])} a {kind}?", "yes" if kind in what and kind in other[2] else "no", True
+    true = rng.random() < 0.5 or not other or other[2] == what
+    told = what if true else other[2]
+    start = rng.choice((f"{verb.capitalize()} {name} a", f"Could {name} be called a", f"Is it true that {name} {verb} a",
+                        f"Would one say that {name} {verb} a", f"Does the name {name} stand for a"))
+    return f"{start} {' '.join(told.split()[: rng.randint(3, 14)])}?", "yes" if true else "no", False
 
 
 def fact(rng: random.Random, title: str, text: str) -> tuple[str, str] | None:

@@ -7,6 +7,7 @@ written to a temporary name and renamed, so an interrupt leaves the last one who
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import math
 import os
@@ -17,6 +18,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 import yaml
+from safetensors import SafetensorError
 from torch.utils.data import DataLoader
 
 from training import losses
@@ -84,8 +86,8 @@ def step_loss(model: MsaModel, batch: Batch, stage: dict, exchange: Exchange | N
             lm = losses.answer_loss(model.logits(hidden[learnt]), group.queries.labels[learnt])
             total, log["memory"] = total + weight["memory"] * lm, lm.detach()
     if batch.reading:
-        _, places, targets = batch.reading
-        lm = losses.answer_loss(model.logits(out.reading[places]), targets)
+        _, places, targets, weights = batch.reading
+        lm = losses.answer_loss(model.logits(out.reading[places]), targets, weights)
         total, log["reading"] = total + weight["reading"] * lm, lm.detach()
     return total, log
 
@@ -125,7 +127,9 @@ class Trainer:
                                  weight_decay=self.config.get("decay", 0.01), fused=self.device.type == "cuda")
 
     def progress(self, stage: dict) -> float:
-        return self.step / stage["steps"] if "steps" in stage else self.spent / stage["seconds"]
+        steps = self.step / stage["steps"] if "steps" in stage else 0.0
+        spent = self.spent / max(stage["seconds"], 1e-9) if "seconds" in stage else 0.0
+        return max(steps, spent)
 
     def set_rates(self, stage: dict) -> None:
         """Linear rise over `rise` steps, then cosine to `floor` of the stage's peak."""
@@ -138,7 +142,7 @@ class Trainer:
     def loader(self, stage: dict, neighbours) -> DataLoader:
         c = self.config
         data = TrainingSet(c["bundle"], c.get("tokenizer") or f"{c['base']}/tokenizer.json", stage, c["seed"],
-                           c["adapter"]["top_k"], c["adapter"]["pool"], neighbours, c.get("made"), self.world)
+                           c["adapter"]["top_k"], c["adapter"]["pool"], neighbours, c.get("made"), self.world, c.get("labels"))
         first, workers = self.step, c.get("workers", 0)
         order = range(first * self.world + self.rank, 1 << 30, self.world)
         return DataLoader(data, batch_size=None, sampler=order, num_workers=workers,
@@ -161,6 +165,7 @@ class Trainer:
         return {**log, "loss": loss.detach(), "norm": norm}
 
     def run_stage(self, stage: dict, neighbours) -> None:
+        stage = self.before_deadline(stage)
         mean, tokens, mark = {}, 0, time.time()
         last, saved = time.time(), time.time()
         for batch in self.loader(stage, neighbours):
@@ -183,6 +188,14 @@ class Trainer:
                 self.save()
                 saved = last = time.time()
 
+    def before_deadline(self, stage: dict) -> dict:
+        """The stage, shortened to end at the wall time `until` (seconds since 1970) where the run has one."""
+        if "until" not in self.config:
+            return stage
+        left = self.config["until"] - time.time() + self.spent
+        left = max(0.0, self.exchange.from_first(left) if self.exchange else left)
+        return {**stage, "seconds": min(stage.get("seconds", left), left)}
+
     def log(self, stage: dict, recent: dict, rate: float) -> None:
         if self.rank:
             return
@@ -204,12 +217,14 @@ class Trainer:
         state = {"stage": self.stage_index, "step": self.step, "spent": self.spent,
                  "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
                  "adapter": self.config["adapter"]}
+        image = io.BytesIO()    # torch's own writer hides why a disk refuses
+        torch.save(state, image)
         try:
-            torch.save(state, self.out / "checkpoint.tmp")
-        except (OSError, RuntimeError) as error:
-            raise SystemExit(f"{self.out}: no room for a checkpoint ({error}); the last one is kept") from error
-        os.replace(self.out / "checkpoint.tmp", self.out / "checkpoint.pt")
-        save_adapter(self.model, str(self.out / "adapter"), self.config["base_name"], self.config["msa_extra"])
+            (self.out / "checkpoint.tmp").write_bytes(image.getbuffer())
+            os.replace(self.out / "checkpoint.tmp", self.out / "checkpoint.pt")
+            save_adapter(self.model, str(self.out / "adapter"), self.config["base_name"], self.config["msa_extra"])
+        except (OSError, SafetensorError) as error:
+            raise SystemExit(f"{self.out}: could not be written ({error}); the last checkpoint is kept") from error
 
     def resume(self) -> None:
         path = self.out / "checkpoint.pt"
@@ -238,13 +253,16 @@ class Trainer:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("config")
-    parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint, if there is one")
     parser.add_argument("overrides", nargs="*", help="key.sub=value")
     args = parser.parse_args()
-    trainer = Trainer(load_config(args.config, args.overrides))
-    if args.resume:
-        trainer.resume()
-    trainer.run()
+    try:
+        trainer = Trainer(load_config(args.config, args.overrides))
+        if args.resume:
+            trainer.resume()
+        trainer.run()
+    except (ValueError, OSError) as error:  # what a user can mend: say it without a trace
+        raise SystemExit(f"{args.config}: {error}") from error
 
 
 if __name__ == "__main__":

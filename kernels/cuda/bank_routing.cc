@@ -19,6 +19,8 @@ KeyFormat FormatOf(DType dtype) {
       return KeyFormat::kBFloat16;
     case DType::kInt8:
       return KeyFormat::kInt8;
+    case DType::kFloat8:
+      return KeyFormat::kFloat8;
     default:
       MSA_CHECK(dtype == DType::kFloat32);
       return KeyFormat::kFloat32;
@@ -35,7 +37,9 @@ RoutingSegment Staged(const KeySegment& segment, int64_t key_width, Staging& sta
   staged.num_chunks = NumChunks(segment);
   staged.keys =
       staging.InBytes(segment.keys, staged.num_chunks * key_width * DTypeBytes(segment.dtype));
-  if (segment.scales != nullptr) staged.scales = staging.In(segment.scales, staged.num_chunks);
+  if (HasScales(segment.dtype)) {
+    staged.scales = staging.In(segment.scales, staged.num_chunks);
+  }
   staged.part_begin = staging.In(segment.part_begin.data(), segment.part_begin.size());
   staged.max_norm = staging.In(segment.max_norm, 1);
   return staged;
@@ -135,7 +139,7 @@ void RaiseMaxNormOn(Device& device, const KeySegment& segment, int64_t key_width
   const void* keys = staging.InBytes(
       static_cast<const char*>(segment.keys) + first_chunk * key_bytes, num_chunks * key_bytes);
   const float* scales =
-      segment.scales == nullptr ? nullptr : staging.In(segment.scales + first_chunk, num_chunks);
+      HasScales(segment.dtype) ? staging.In(segment.scales + first_chunk, num_chunks) : nullptr;
   float* norm = staging.InOut(max_norm, 1);
   if (staging.failed()) return;
   device.Check(RaiseMaxNorm(keys, FormatOf(segment.dtype), scales, num_chunks,

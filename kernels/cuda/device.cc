@@ -16,6 +16,9 @@ constexpr int kMinComputeMajor = 8;
 // Of the budget, what keys do not get: a full bank must still be asked. At most a 16th.
 constexpr int64_t kWorkBytes = int64_t{2} << 30;
 
+// What this thread records, if anything.
+thread_local Device::RecordingScope* recording = nullptr;
+
 absl::Status Missing(cudaError_t error, std::string_view what) {
   return absl::FailedPreconditionError(StrCat("the cuda backend cannot start: ", what, " (",
                                               cudaGetErrorString(error),
@@ -82,6 +85,16 @@ Device::~Device() {
   Activate();
   cudaStreamSynchronize(stream_);
   cudaStreamDestroy(stream_);
+}
+
+Device::RecordingScope::RecordingScope(const Device& device, cudaStream_t stream)
+    : device_(device), stream_(stream) {
+  recording = this;
+}
+Device::RecordingScope::~RecordingScope() { recording = nullptr; }
+
+cudaStream_t Device::stream() const {
+  return recording != nullptr && &recording->device_ == this ? recording->stream_ : stream_;
 }
 
 void Device::Activate() { cudaSetDevice(ordinal_); }
@@ -180,6 +193,10 @@ void Device::Wait() { Check(cudaStreamSynchronize(stream_), "waiting for the GPU
 
 void Device::Check(cudaError_t error, const char* what) {
   if (error == cudaSuccess) return;
+  if (recording != nullptr && &recording->device_ == this) {
+    if (recording->error_ == cudaSuccess) recording->error_ = error;
+    return;
+  }
   absl::MutexLock lock(&mutex_);
   if (!first_error_.ok()) return;
   first_error_ = absl::UnavailableError(

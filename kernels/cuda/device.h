@@ -39,7 +39,8 @@ class Device {
   Device(const Device&) = delete;
   Device& operator=(const Device&) = delete;
 
-  cudaStream_t stream() const { return stream_; }
+  // Where this thread's work goes: the device's stream, or what the thread records.
+  cudaStream_t stream() const;
   int ordinal() const { return ordinal_; }
   const std::string& name() const { return name_; }
   bool hopper() const { return compute_major_ == 9; }  // sm_90a code runs
@@ -64,6 +65,23 @@ class Device {
   int64_t device_bytes() const;
   int64_t free_bytes() const { return max_resident_bytes_ - device_bytes(); }  // for keys
   int64_t host_bytes() const;
+
+  // While it lives, this thread's operations go to `stream`, which records them, and their first
+  // error to error(): what cannot be recorded says nothing about the device.
+  class RecordingScope {
+   public:
+    RecordingScope(const Device& device, cudaStream_t stream);
+    ~RecordingScope();
+    RecordingScope(const RecordingScope&) = delete;
+    RecordingScope& operator=(const RecordingScope&) = delete;
+    cudaError_t error() const { return error_; }
+
+   private:
+    friend class Device;
+    const Device& device_;
+    const cudaStream_t stream_;
+    cudaError_t error_ = cudaSuccess;
+  };
 
  private:
   Device() = default;

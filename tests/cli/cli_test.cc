@@ -264,13 +264,13 @@ TEST_F(CliTest, AFailedAnswerEndsItsEventsWithTheError) {
 }
 
 TEST_F(CliTest, BanksAreMadeListedAndDeleted) {
-  ASSERT_EQ(
-      Msa({"bank", "create", "--json", "--routing-precision", "int8", "--part-tokens", "64", "b"}),
-      0)
+  ASSERT_EQ(Msa({"bank", "create", "--json", "--routing-precision", "int8", "--content-precision",
+                 "fp8", "--part-tokens", "64", "b"}),
+            0)
       << err_;
   EXPECT_EQ(OutLines()[0]["name"], "b");
   EXPECT_EQ(OutLines()[0]["routing_precision"], "int8");
-  EXPECT_EQ(OutLines()[0]["content_precision"], "bf16");
+  EXPECT_EQ(OutLines()[0]["content_precision"], "fp8");
   EXPECT_EQ(OutLines()[0]["part_tokens"], 64);
   EXPECT_EQ(Msa({"bank", "create", "b"}), 5);
   ASSERT_EQ(Msa({"bank", "ls", "--json"}), 0);

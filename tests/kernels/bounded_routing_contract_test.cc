@@ -21,7 +21,7 @@ using ::msa::testing::Matrix;
 using ::msa::testing::RandomFloats;
 using ::msa::testing::RandomMatrix;
 
-constexpr DType kPrecisions[] = {DType::kFloat32, DType::kBFloat16, DType::kInt8};
+constexpr DType kPrecisions[] = {DType::kFloat32, DType::kBFloat16, DType::kInt8, DType::kFloat8};
 
 // A bank of three segments, in memory of the processor.
 struct Bank {

@@ -129,7 +129,8 @@ TEST_P(SyntheticStoreTest, KeysLoadedInManyPiecesAnswerAsInOne) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Precisions, SyntheticStoreTest,
-                         ::testing::Values(DType::kFloat32, DType::kBFloat16, DType::kInt8),
+                         ::testing::Values(DType::kFloat32, DType::kBFloat16, DType::kInt8,
+                                           DType::kFloat8),
                          [](const auto& info) { return std::string(DTypeName(info.param)); });
 
 }  // namespace

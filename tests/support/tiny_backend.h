@@ -106,6 +106,8 @@ class TinyBackend : public kernels::Backend {
         return static_cast<const float*>(segment.keys)[index];
       case DType::kBFloat16:
         return ToFloat(static_cast<const BFloat16*>(segment.keys)[index]);
+      case DType::kFloat8:
+        return ToFloat(static_cast<const Float8*>(segment.keys)[index]);
       default:
         return static_cast<const int8_t*>(segment.keys)[index];
     }
@@ -118,7 +120,7 @@ class TinyBackend : public kernels::Backend {
       sum += Element(args.segment, chunk * width + i) *
              args.queries[static_cast<int64_t>(row) * width + i];
     }
-    return args.segment.dtype == DType::kInt8 ? args.segment.scales[chunk] * sum : sum;
+    return HasScales(args.segment.dtype) ? args.segment.scales[chunk] * sum : sum;
   }
 
   bool device_;
