@@ -13,7 +13,7 @@ namespace {
 constexpr size_t kAlign = 256;
 
 size_t ScaleBytes(DType dtype, int64_t scales) {
-  return dtype == DType::kInt8 ? scales * sizeof(float) : 0;
+  return HasScales(dtype) ? scales * sizeof(float) : 0;
 }
 
 }  // namespace

@@ -129,7 +129,7 @@ class CudaBackend : public Backend {
     args.type = static_cast<ElementType>(a.dtype);
     args.out = staging.OutBytes(a.out, num_chunks * width * DTypeBytes(a.dtype));
     args.scale_per_head = a.scale_per_head;
-    if (a.dtype == DType::kInt8) {
+    if (HasScales(a.dtype)) {
       args.scales = staging.Out(a.scales, num_chunks * (a.scale_per_head ? a.num_heads : 1));
     }
     if (staging.failed()) return;

@@ -52,7 +52,7 @@ AttentionKv KvOf(const KvView& view) {
   kv.v = view.v;
   kv.num_tokens = view.num_tokens;
   kv.type = static_cast<ElementType>(view.dtype);
-  if (view.dtype != DType::kInt8) return kv;
+  if (!HasScales(view.dtype)) return kv;
   kv.k_scales = view.k_scales;
   kv.v_scales = view.v_scales;
   return kv;
