@@ -10,7 +10,6 @@
 
 #include "kernels/backend.h"
 #include "kernels/decode_steps.h"
-#include "kernels/handles.h"
 
 namespace msa::kernels {
 
@@ -30,11 +29,11 @@ class ForwardingBackend : public Backend {
   std::unique_ptr<Recording> Record(std::function<void()> operations) const override {
     return to_.Record(std::move(operations));
   }
+  DType KvDType(int head_dim) const override { return to_.KvDType(head_dim); }
   void CopyColumns(const float* x, int64_t rows, int64_t stride, int64_t begin, int64_t width,
                    float* out) const override {
     to_.CopyColumns(x, rows, stride, begin, width, out);
   }
-  DType KvDType(int head_dim) const override { return to_.KvDType(head_dim); }
   void AppendRows(const float* k, const float* v, int64_t width,
                   absl::Span<const AppendArgs> targets) const override {
     to_.AppendRows(k, v, width, targets);
