@@ -3,12 +3,13 @@
 # make build     leaves build/release/bin/msa
 # make model     leaves models/smollm2-135m-instruct/
 # make bench     runs the benchmarks, writes benchmarks/results/<date>.json
+# make dist      packs build/dist/msa-VERSION-linux-ARCH.tar.zst, which runs without any package
 # make packages  installs the Debian packages (root or sudo)
 SHELL := bash
 BUILD := build/release
 MODEL := models/smollm2-135m-instruct
 
-.PHONY: demo test bench build model packages configure clean
+.PHONY: demo test bench dist build model packages configure clean
 
 demo: build model
 	@scripts/demo.sh
@@ -26,6 +27,9 @@ bench: packages
 
 build: configure
 	cmake --build $(BUILD) --target msa
+
+dist: build
+	@scripts/make_dist.sh $(BUILD) build/dist
 
 model: packages
 	@scripts/make_model.sh $(MODEL)

@@ -2,7 +2,7 @@
 """The decoder beside its peers, in turns: model_bench, transformers, llama.cpp, again and again.
 
 usage: model_bench.py [--bin build/release/benchmarks] [--peers build/peers]
-                      [--model models/smollm2-135m-instruct] [--rounds 3] [--runs 5] [--threads N]
+                      [--model models/smollm2-135m-instruct] [--rounds 3] [--runs 3] [--threads N]
 
 Prints one JSON object: tokens a second of each (median over the rounds of each round's median), and
 what ours are of the faster peer and of each. A peer that is not installed (scripts/make_peers.sh) or
@@ -17,7 +17,7 @@ import sys
 
 HERE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "peers")
 WORK = ("encode", "prefill_512", "decode_batch_1", "decode_batch_8")
-SECONDS_AT_MOST = 900  # of one peer's round; a busy machine makes their idle threads spin
+SECONDS_AT_MOST = 240  # of one round; a busy machine makes the peers' idle threads spin
 
 
 def peer_status(folder):
@@ -81,7 +81,7 @@ def main():
     parser.add_argument("--peers", default="build/peers")
     parser.add_argument("--model", default="models/smollm2-135m-instruct")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     options = parser.parse_args()
 

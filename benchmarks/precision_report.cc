@@ -1,9 +1,11 @@
 // What a bank's precisions and the weights' format do to retrieval and to the model's output, on
 // real text, against float32 throughout. Not a benchmark of speed: scripts/measure_precision.py
 // runs it.
-//   precision_report MODEL ADAPTER CORPUS QUESTIONS NUM_ANSWERS
-// Documents are encoded once a weights format; a bank of each precision gets the same pooled rows,
-// rounded. Every question then takes one routing round over each bank, through shard and router.
+//   precision_report MODEL ADAPTER CORPUS QUESTIONS NUM_ANSWERS [ROW…]
+// A ROW is weights-keys-content, as f32-fp8-fp8: these alone, beside float32; all where none is
+// given. Documents are encoded once a weights format; a bank of each precision gets the same pooled
+// rows, rounded. Every question then takes one routing round over each bank, through shard and
+// router.
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>
@@ -50,10 +52,13 @@ constexpr Precision kPrecisions[] = {
     {kFloat, DType::kFloat32, DType::kFloat32, true},  // what the others are compared with
     {kFloat, DType::kBFloat16, DType::kFloat32, false},
     {kFloat, DType::kInt8, DType::kFloat32, false},
+    {kFloat, DType::kFloat8, DType::kFloat32, false},
     {kFloat, DType::kFloat32, DType::kBFloat16, false},
     {kFloat, DType::kFloat32, DType::kInt8, false},
+    {kFloat, DType::kFloat32, DType::kFloat8, false},
     {kFloat, DType::kBFloat16, DType::kBFloat16, true},
     {kFloat, DType::kInt8, DType::kInt8, true},
+    {kFloat, DType::kFloat8, DType::kFloat8, true},
     {kernels::WeightFormat::kBFloat16, DType::kFloat32, DType::kFloat32, true},
     {kernels::WeightFormat::kInt8, DType::kFloat32, DType::kFloat32, true},
     {kernels::WeightFormat::kInt8, DType::kInt8, DType::kInt8, true},
@@ -69,6 +74,22 @@ std::string Name(const Precision& p) {
                 std::string(DTypeName(p.content)));
 }
 
+// All, or the exact one and those named.
+absl::StatusOr<std::vector<Precision>> Rows(const std::vector<std::string>& names) {
+  std::vector<Precision> rows(std::begin(kPrecisions), std::end(kPrecisions));
+  if (names.empty()) return rows;
+  rows.resize(1);
+  for (const std::string& name : names) {
+    const auto* row = std::find_if(std::begin(kPrecisions), std::end(kPrecisions),
+                                   [&](const Precision& p) { return Name(p) == name; });
+    if (row == std::end(kPrecisions)) {
+      return absl::InvalidArgumentError(StrCat("no row '", name, "'"));
+    }
+    if (row != kPrecisions) rows.push_back(*row);
+  }
+  return rows;
+}
+
 // One question over one bank.
 struct Outcome {
   std::vector<cli::NamedDocument> ranked;
@@ -79,8 +100,13 @@ struct Outcome {
 
 class Report {
  public:
-  Report(const kernels::Backend& backend, std::string model, std::string adapter)
-      : backend_(backend), model_(std::move(model)), adapter_(std::move(adapter)) {}
+  // `rows`: the exact one first.
+  Report(const kernels::Backend& backend, std::string model, std::string adapter,
+         std::vector<Precision> rows)
+      : backend_(backend),
+        model_(std::move(model)),
+        adapter_(std::move(adapter)),
+        rows_(std::move(rows)) {}
 
   absl::Status Run(const std::string& corpus, const std::string& questions, int num_answers) {
     MSA_RETURN_IF_ERROR(ReadCorpus(corpus));
@@ -100,10 +126,10 @@ class Report {
 
   json Result() const {
     json rows = json::array();
-    for (const Precision& precision : kPrecisions) rows.push_back(Row(precision));
-    return {{"documents", documents_.size()},    {"tokens", tokens_},
-            {"questions", questions_.size()},    {"answered", Answered()},
-            {"reference", Name(kPrecisions[0])}, {"rows", rows}};
+    for (const Precision& precision : rows_) rows.push_back(Row(precision));
+    return {{"documents", documents_.size()}, {"tokens", tokens_},
+            {"questions", questions_.size()}, {"answered", Answered()},
+            {"reference", Name(rows_[0])},    {"rows", rows}};
   }
 
  private:
@@ -122,6 +148,8 @@ class Report {
 
   // Encodes the corpus with these weights and asks everything of the banks that use them.
   absl::Status MeasureWeights(kernels::WeightFormat weights) {
+    const auto of_weights = [weights](const Precision& row) { return row.weights == weights; };
+    if (std::none_of(rows_.begin(), rows_.end(), of_weights)) return absl::OkStatus();
     compute_node::NodeOptions options;
     options.model_dir = model_;
     options.adapter_dir = adapter_;
@@ -129,12 +157,12 @@ class Report {
     MSA_ASSIGN_OR_RETURN(const auto node, compute_node::Node::Load(options, backend_));
     node->Attach(router_.get(), {shard_.get()});
     std::vector<rpc::BankSpec> banks;
-    for (const Precision& precision : kPrecisions) {
+    for (const Precision& precision : rows_) {
       if (precision.weights != weights) continue;
       MSA_ASSIGN_OR_RETURN(banks.emplace_back(), MakeBank(precision, *node));
     }
     MSA_RETURN_IF_ERROR(AddDocuments(*node, banks));
-    for (const Precision& precision : kPrecisions) {
+    for (const Precision& precision : rows_) {
       if (precision.weights == weights) MSA_RETURN_IF_ERROR(AskAll(*node, precision));
     }
     return absl::OkStatus();
@@ -360,6 +388,7 @@ class Report {
   const kernels::Backend& backend_;
   const std::string model_;
   const std::string adapter_;
+  const std::vector<Precision> rows_;
   int num_answers_ = 0;
   int64_t tokens_ = 0;
   uint64_t last_uid_ = 0;
@@ -374,12 +403,17 @@ class Report {
 }  // namespace msa
 
 int main(int argc, char** argv) {
-  if (argc != 6) {
-    std::cerr << "usage: precision_report MODEL ADAPTER CORPUS QUESTIONS NUM_ANSWERS\n";
+  if (argc < 6) {
+    std::cerr << "usage: precision_report MODEL ADAPTER CORPUS QUESTIONS NUM_ANSWERS [ROW…]\n";
+    return 2;
+  }
+  const auto rows = msa::Rows({argv + 6, argv + argc});
+  if (!rows.ok()) {
+    std::cerr << rows.status() << "\n";
     return 2;
   }
   const auto backend = msa::kernels::MakeBackend("cpu", 0);
-  msa::Report report(**backend, argv[1], argv[2]);
+  msa::Report report(**backend, argv[1], argv[2], *rows);
   const absl::Status status = report.Run(argv[3], argv[4], std::atoi(argv[5]));
   if (!status.ok()) {
     std::cerr << status << "\n";

@@ -2,7 +2,7 @@
 """How many layers a document's first fetch should bring (`--prefetch-layers`), on real questions.
 
 usage: prefetch_bench.py [--bin build/release/benchmarks] [--model models/smollm2-135m-instruct]
-                         [--questions 40] [--passages 400] [--layers 1 2 4 8]
+                         [--questions 16] [--passages 200] [--layers 1 2 4 8]
 
 Prints one JSON object. The memory lives on two `msa memory-node` processes behind `msa router`; for every
 number of layers a `msa compute-node` is started with a content cache of its own, empty, and asked the same
@@ -65,8 +65,8 @@ def main():
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bin", default="build/release/benchmarks")
     parser.add_argument("--model", default="models/smollm2-135m-instruct")
-    parser.add_argument("--questions", type=int, default=40)
-    parser.add_argument("--passages", type=int, default=400)
+    parser.add_argument("--questions", type=int, default=16)
+    parser.add_argument("--passages", type=int, default=160)
     parser.add_argument("--layers", type=int, nargs="*", default=[1, 2, 4, 8])
     options = parser.parse_args()
     msa = os.path.join(os.path.dirname(options.bin.rstrip("/")), "bin", "msa")

@@ -22,31 +22,47 @@ struct Shape {
   RoutingShape routing;
 };
 
+// Keys of 8 bits and their scales.
+struct Steps {
+  std::vector<uint8_t> values;
+  std::vector<float> scales;
+};
+
 // Keys of one shape in every precision; parts of 8 chunks.
 struct Bank {
   explicit Bank(const Shape& shape, const kernels::Backend& backend) {
     const int64_t width = shape.routing.key_width();
     f32 = RandomFloats(shape.num_chunks * width, 1);
     bf16.resize(f32.size());
-    int8.resize(f32.size());
-    scales.resize(shape.num_chunks);
+    for (Steps* steps : {&int8, &fp8}) {
+      steps->values.resize(f32.size());
+      steps->scales.resize(shape.num_chunks);
+    }
     backend.Quantize(f32.data(), shape.num_chunks, width, DType::kBFloat16, bf16.data(), nullptr);
-    backend.Quantize(f32.data(), shape.num_chunks, width, DType::kInt8, int8.data(), scales.data());
+    backend.Quantize(f32.data(), shape.num_chunks, width, DType::kInt8, int8.values.data(),
+                     int8.scales.data());
+    backend.Quantize(f32.data(), shape.num_chunks, width, DType::kFloat8, fp8.values.data(),
+                     fp8.scales.data());
     for (int64_t chunk = 0; chunk < shape.num_chunks; chunk += 8) part_begin.push_back(chunk);
     part_begin.push_back(shape.num_chunks);
   }
 
   kernels::KeySegment Segment(DType dtype) const {
-    const void* keys = dtype == DType::kFloat32    ? static_cast<const void*>(f32.data())
-                       : dtype == DType::kBFloat16 ? static_cast<const void*>(bf16.data())
-                                                   : int8.data();
-    return {.keys = keys, .scales = scales.data(), .dtype = dtype, .part_begin = part_begin};
+    kernels::KeySegment segment = {.dtype = dtype, .part_begin = part_begin};
+    if (HasScales(dtype)) {
+      const Steps& steps = dtype == DType::kInt8 ? int8 : fp8;
+      segment.keys = steps.values.data();
+      segment.scales = steps.scales.data();
+    } else {
+      segment.keys = dtype == DType::kFloat32 ? static_cast<const void*>(f32.data()) : bf16.data();
+    }
+    return segment;
   }
 
   std::vector<float> f32;
   std::vector<BFloat16> bf16;
-  std::vector<int8_t> int8;
-  std::vector<float> scales;
+  Steps int8;
+  Steps fp8;
   std::vector<int64_t> part_begin;
 };
 
@@ -174,7 +190,7 @@ int Run(int runs) {
     for (const Shape& shape : shapes) {
       const Bank bank(shape, *backend);
       const double sgemm = SgemmRate(bank, shape.routing.key_width(), pool, runs);
-      for (const DType dtype : {DType::kFloat32, DType::kBFloat16, DType::kInt8}) {
+      for (const DType dtype : {DType::kFloat32, DType::kBFloat16, DType::kInt8, DType::kFloat8}) {
         for (const int query_rows : {1, 8, 32}) {
           rows.push_back(BenchOne(shape, bank, *backend, pool, dtype, query_rows, sgemm, runs));
         }

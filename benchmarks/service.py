@@ -80,10 +80,11 @@ class Processes:
         # Not splitlines: texts may hold Unicode's line separators.
         return [json.loads(line) for line in done.stdout.split("\n") if line]
 
-    def fill(self, address, bank, documents, tokens):
-        """Adds documents until the bank holds so many tokens; gives how many it holds."""
-        self.msa(address, "bank", "create", bank)
-        held = 0
+    def fill(self, address, bank, documents, tokens, held=0):
+        """Adds documents to a bank of `held` tokens, made here when that is 0, until it holds so many; gives
+        how many it holds."""
+        if held == 0:
+            self.msa(address, "bank", "create", bank)
         while held < tokens:
             some = []
             room = tokens - held

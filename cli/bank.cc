@@ -18,7 +18,7 @@ class BankCreateVerb : public ClientVerb {
  protected:
   void AddVerbFlags(FlagSet& flags) override {
     flags.Positional("name", &name_, "The bank's name");
-    const std::vector<std::string> precisions = {"f32", "bf16", "int8"};
+    const std::vector<std::string> precisions = {"f32", "bf16", "int8", "fp8"};
     flags.AddChoice("--routing-precision", &routing_, precisions, "Of the routing keys");
     flags.AddChoice("--content-precision", &content_, precisions, "Of the keys and values");
     flags.Add("--routing-chunk-tokens", &options_.routing_chunk_tokens,

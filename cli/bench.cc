@@ -83,15 +83,18 @@ class BenchVerb : public ClientVerb {
               "Measure the service in this process, with random weights of these shapes: msa-4b, "
               "msa-tiny");
     flags.Add("--tokens", &tokens_, "Size of its memory: 250000, 10M, 1B");
-    flags.AddChoice("--keys", &made_.keys, {"bf16", "int8", "f32"},
+    flags.AddChoice("--keys", &made_.keys, {"bf16", "int8", "fp8", "f32"},
                     "Precision of its routing keys");
-    flags.AddChoice("--content", &made_.content, {"bf16", "int8", "f32"},
+    flags.AddChoice("--content", &made_.content, {"bf16", "int8", "fp8", "f32"},
                     "Precision of its content");
     flags.AddChoice("--weights", &made_.weights, {"bf16", "int8", "f32"},
                     "Precision of its weights");
     flags.AddChoice("--backend", &made_.backend, {"cpu", "cuda", "reference"},
                     "What it computes with");
-    flags.Add("--gpu-memory", &made_.gpu_memory_mb, "MB of the GPU it may take, 0 for nearly all");
+    flags.Add("--gpus", &made_.gpus, "With --backend cuda: numbers of its GPUs, such as 0,1");
+    flags.Add("--gpu-memory", &made_.gpu_memory_mb, "MB of each GPU it may take, 0 for nearly all");
+    flags.Add("--host-memory", &made_.host_memory_mb,
+              "MB of pinned memory for keys that do not fit there, 0 for no limit");
     flags.Add("--tokenizer", &made_.tokenizer,
               "Its tokenizer.json (default: that of models/smollm2-135m-instruct)");
   }
@@ -103,7 +106,7 @@ class BenchVerb : public ClientVerb {
     if (questions_.empty()) {
       return absl::InvalidArgumentError(StrCat(questions_path_, " holds no question"));
     }
-    return Measure(io, [&](size_t i, Sample* sample) {
+    return Measure(service, io, [&](size_t i, Sample* sample) {
       const std::string& question = questions_[i % questions_.size()].text;
       return operation_ == "ask" ? Ask(service, question, sample) : Retrieve(service, question);
     });
@@ -116,7 +119,9 @@ class BenchVerb : public ClientVerb {
     if (made_.model.empty()) return connect(server);
     MSA_ASSIGN_OR_RETURN(made_.tokens, ParseCount(tokens_));
     made_.max_sessions = std::max(concurrency_, 1);
-    return synthetic_(made_);
+    auto connection = synthetic_(made_);
+    if (connection.ok()) about_ = connection->about;
+    return connection;
   }
 
   absl::Status TakeQuestions() {
@@ -152,7 +157,9 @@ class BenchVerb : public ClientVerb {
     MSA_ASSIGN_OR_RETURN(const rpc::BankSpec made,
                          service.CreateBank(NewCall(), bank_, rpc::BankOptions()));
     absl::Status status =
-        Measure(io, [&](size_t i, Sample* sample) { return Add(service, documents[i], sample); });
+        Measure(service, io, [&](size_t i, Sample* sample) {
+          return Add(service, documents[i], sample);
+        });
     status.Update(service.DeleteBank(NewCall(), bank_));
     return status;
   }
@@ -203,7 +210,7 @@ class BenchVerb : public ClientVerb {
     return stream.ok() ? refused : stream;
   }
 
-  absl::Status Measure(Io& io, const Operation& operation) {
+  absl::Status Measure(rpc::MemoryService& service, Io& io, const Operation& operation) {
     std::vector<Sample> samples(static_cast<size_t>(std::max(requests_, 1)));
     absl::Mutex mu;
     Progress progress(io.err, io.err_is_terminal);
@@ -217,9 +224,25 @@ class BenchVerb : public ClientVerb {
       progress.Update(++done, samples.size(), StrCat(done, " requests"));
       return absl::OkStatus();
     }));
+    const double seconds = absl::ToDoubleSeconds(absl::Now() - start);
     progress.Clear();
-    Print(Report(samples, absl::ToDoubleSeconds(absl::Now() - start)), io.out);
+    Json report = Report(samples, seconds);
+    if (operation_ != "add") AddSelections(service, report);
+    Print(report, io.out);
     return absl::OkStatus();
+  }
+
+  // How often rounded scores told the best parts, since the server's start (ShardStats).
+  void AddSelections(rpc::MemoryService& service, Json& report) const {
+    const auto stats = service.Stats(NewCall(), bank_);
+    if (!stats.ok()) return;
+    int64_t rounded = 0, rescanned = 0;
+    for (const rpc::ShardStatsEntry& shard : stats->shards) {
+      rounded += shard.stats.rounded_selections;
+      rescanned += shard.stats.rescanned_selections;
+    }
+    if (rounded + rescanned == 0) return;
+    report["selections"] = {{"rounded", rounded}, {"rescanned", rescanned}};
   }
 
   Json Report(const std::vector<Sample>& samples, double seconds) const {
@@ -236,6 +259,7 @@ class BenchVerb : public ClientVerb {
                    {"seconds", seconds},
                    {"requests_per_s", static_cast<double>(samples.size()) / seconds},
                    {"latency_ms", LatencyJson(total_ms)}};
+    if (!about_.empty()) report["memory"] = about_;
     if (tokens > 0) report["tokens_per_s"] = static_cast<double>(tokens) / seconds;
     if (!first_token_ms.empty()) {
       report["first_token_ms"] = LatencyJson(first_token_ms);
@@ -273,6 +297,7 @@ class BenchVerb : public ClientVerb {
       out << Dump(report) << "\n";
       return;
     }
+    if (!about_.empty()) out << about_ << "\n";
     const Json& latency = report["latency_ms"];
     out << absl::StrFormat(
         "%s: %d requests, %d at once, %.2f/s; p50 %.1f ms, p90 %.1f ms, p99 %.1f "
@@ -292,6 +317,7 @@ class BenchVerb : public ClientVerb {
 
   const SyntheticServer synthetic_;
   SyntheticOptions made_;
+  std::string about_;
   std::string tokens_ = "1M";
   std::string operation_ = "ask";
   std::string questions_path_;

@@ -19,7 +19,9 @@ struct SyntheticOptions {
   std::string content = "bf16";
   std::string weights = "bf16";
   std::string backend = "cpu";
+  std::string gpus = "0";
   int32_t gpu_memory_mb = 0;
+  int32_t host_memory_mb = 0;
   int32_t max_sessions = 64;
 };
 using SyntheticServer = std::function<absl::StatusOr<Connection>(const SyntheticOptions&)>;

@@ -36,7 +36,11 @@ class ComputeNodeVerb : public Verb {
     process_.SetListen(map.compute_nodes[static_cast<size_t>(index)].address);
     MSA_RETURN_IF_ERROR(process_.Prepare());
     MSA_ASSIGN_OR_RETURN(const auto kernels, backend_.Make(process_.threads()));
-    MSA_ASSIGN_OR_RETURN(const auto node, model_.LoadNode(*kernels));
+    if (kernels.size() > 1) {
+      return absl::InvalidArgumentError(
+          "a compute node uses one GPU: start one for each, with an entry of its own in the map");
+    }
+    MSA_ASSIGN_OR_RETURN(const auto node, model_.LoadNode(kernels.member(0)));
 
     const auto router = rpc::MakeRemoteSessionRouter({.address = map.router, .name = "the router"});
     std::vector<std::unique_ptr<rpc::MemoryShard>> shards;
@@ -48,6 +52,7 @@ class ComputeNodeVerb : public Verb {
     }
     node->Attach(router.get(), borrowed);
 
+    process_.WatchHealth([&] { return kernels.member(0).Health(); });
     rpc::GrpcServer::Builder builder(process_.options());
     builder.Add(node.get());
     return process_.Serve(builder, "compute node", {{"node", name_}});

@@ -22,6 +22,7 @@ CLI::Option* AddTo(CLI::App* app, std::string_view flag, T* value, std::string_v
 
 std::string EnvironmentTwin(std::string_view flag) {
   std::string twin = "MSA_";
+  flag = flag.substr(0, flag.find(','));  // of several names the first
   for (char c : flag.substr(flag.find_first_not_of('-'))) {
     twin += c == '-' ? '_' : static_cast<char>(std::toupper(static_cast<unsigned char>(c)));
   }

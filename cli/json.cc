@@ -133,7 +133,9 @@ Json ToJson(const rpc::ShardStats& stats) {
           {"segments", stats.num_segments},
           {"dead_parts", stats.dead_parts},
           {"open_snapshots", stats.open_snapshots},
-          {"corrupt_records", stats.corrupt_records}};
+          {"corrupt_records", stats.corrupt_records},
+          {"rounded_selections", stats.rounded_selections},
+          {"rescanned_selections", stats.rescanned_selections}};
 }
 
 Json ToJson(const rpc::Usage& usage) {

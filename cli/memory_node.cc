@@ -1,4 +1,6 @@
 // msa memory-node: one shard's documents.
+#include <utility>
+
 #include "cli/roles.h"
 #include "cli/server_process.h"
 #include "cli/server_verbs.h"
@@ -27,7 +29,9 @@ class MemoryNodeVerb : public Verb {
     process_.SetListen(map.shards[static_cast<size_t>(index)].address);
     MSA_RETURN_IF_ERROR(process_.Prepare());
     MSA_ASSIGN_OR_RETURN(const auto kernels, backend_.Make(process_.threads()));
-    MSA_ASSIGN_OR_RETURN(const auto shard, store_.OpenShard(*kernels));
+    MSA_ASSIGN_OR_RETURN(auto store, store_.OpenStore());
+    MSA_ASSIGN_OR_RETURN(const auto shard, store_.OpenShard(std::move(store), kernels.memory()));
+    process_.WatchHealth([&] { return kernels.memory().Health(); });
     rpc::GrpcServer::Builder builder(process_.options());
     builder.Add(shard.get());
     return process_.Serve(builder, "memory node", {{"shard", name_}});

@@ -1,7 +1,11 @@
 #include "cli/roles.h"
 
+#include <thread>
 #include <utility>
 
+#include "absl/algorithm/container.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_split.h"
 #include "absl/time/clock.h"
 #include "cli/model_paths.h"
 #include "common/log.h"
@@ -16,26 +20,41 @@ absl::StatusOr<kernels::WeightFormat> ParseWeights(const std::string& name) {
   return absl::InvalidArgumentError(StrCat("unknown weights '", name, "': use f32, bf16 or int8"));
 }
 
+absl::StatusOr<std::vector<int>> ParseGpus(const std::string& list) {
+  std::vector<int> gpus;
+  for (absl::string_view number : absl::StrSplit(list, ',')) {
+    int gpu = 0;
+    if (!absl::SimpleAtoi(number, &gpu) || gpu < 0 || absl::c_linear_search(gpus, gpu)) {
+      return absl::InvalidArgumentError(
+          StrCat("--gpus '", list, "' is not a list of different GPU numbers, such as 0 or 0,1"));
+    }
+    gpus.push_back(gpu);
+  }
+  return gpus;
+}
+
 void BackendFlags::AddFlags(FlagSet& flags) {
   flags.AddChoice("--backend", &backend, {"cpu", "cuda", "reference"}, "What to compute with");
-  flags.Add("--gpu", &gpu, "With --backend cuda: the GPU's number");
-  flags.Add(
-      "--gpu-memory", &gpu_memory_mb,
-      "With --backend cuda: MB to take of the GPU, 0 for nearly all; keys beyond go to the host");
+  flags.Add("--gpus,--gpu", &gpus,
+            "With --backend cuda: numbers of the GPUs, such as 0,1; keys are spread over them and "
+            "each has the weights");
+  flags.Add("--gpu-memory", &gpu_memory_mb,
+            "With --backend cuda: MB to take of each GPU, 0 for nearly all; keys beyond go to the "
+            "host");
   flags.Add("--host-memory", &host_memory_mb,
             "With --backend cuda: MB of pinned memory for such keys, 0 for no limit");
 }
 
-absl::StatusOr<std::unique_ptr<kernels::Backend>> BackendFlags::Make(int num_threads) const {
-  if (gpu < 0 || gpu_memory_mb < 0 || host_memory_mb < 0) {
-    return absl::InvalidArgumentError("--gpu, --gpu-memory and --host-memory are 0 or more");
+absl::StatusOr<kernels::BackendSet> BackendFlags::Make(int num_threads) const {
+  if (gpu_memory_mb < 0 || host_memory_mb < 0) {
+    return absl::InvalidArgumentError("--gpu-memory and --host-memory are 0 or more");
   }
+  MSA_ASSIGN_OR_RETURN(const std::vector<int> numbers, ParseGpus(gpus));
   kernels::BackendOptions options;
   options.num_threads = num_threads;
-  options.gpu = gpu;
   options.gpu_memory_bytes = int64_t{gpu_memory_mb} << 20;
   options.host_memory_bytes = int64_t{host_memory_mb} << 20;
-  return kernels::MakeBackend(backend, options);
+  return kernels::BackendSet::Make(backend, options, numbers);
 }
 
 void ModelFlags::AddFlags(FlagSet& flags) {
@@ -80,18 +99,38 @@ absl::StatusOr<std::unique_ptr<compute_node::Node>> ModelFlags::LoadNode(
   return node;
 }
 
+absl::StatusOr<std::vector<std::unique_ptr<compute_node::Node>>> ModelFlags::LoadNodes(
+    const kernels::BackendSet& kernels) const {
+  std::vector<absl::StatusOr<std::unique_ptr<compute_node::Node>>> loaded(kernels.size());
+  std::vector<std::thread> threads;
+  for (int i = 1; i < kernels.size(); ++i) {
+    threads.emplace_back([&, i] { loaded[i] = LoadNode(kernels.member(i)); });
+  }
+  loaded[0] = LoadNode(kernels.member(0));
+  for (std::thread& thread : threads) thread.join();
+  std::vector<std::unique_ptr<compute_node::Node>> nodes;
+  for (auto& node : loaded) {
+    MSA_RETURN_IF_ERROR(node.status());
+    nodes.push_back(*std::move(node));
+  }
+  return nodes;
+}
+
 void StoreFlags::AddFlags(FlagSet& flags) {
   flags.AddRequired("--data-dir", &data_dir, "Folder of the documents; made when missing");
   flags.Add("--max-key-mb", &max_key_mb,
             "Memory for routing keys, MB; documents over it are refused (0: no limit)");
 }
 
+absl::StatusOr<std::unique_ptr<memory_node::DocumentStore>> StoreFlags::OpenStore() const {
+  memory_node::RocksDbOptions options;
+  options.path = data_dir;
+  return memory_node::OpenRocksDbStore(options);
+}
+
 absl::StatusOr<std::unique_ptr<memory_node::LocalShard>> StoreFlags::OpenShard(
-    const kernels::Backend& kernels) const {
+    std::unique_ptr<memory_node::DocumentStore> store, const kernels::Backend& kernels) const {
   const absl::Time start = absl::Now();
-  memory_node::RocksDbOptions store_options;
-  store_options.path = data_dir;
-  MSA_ASSIGN_OR_RETURN(auto store, memory_node::OpenRocksDbStore(store_options));
   memory_node::ShardOptions options;
   if (max_key_mb > 0) options.index.max_key_bytes = int64_t{max_key_mb} << 20;
   MSA_ASSIGN_OR_RETURN(auto shard,

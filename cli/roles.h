@@ -5,6 +5,7 @@
 
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/time/clock.h"
@@ -12,6 +13,7 @@
 #include "cli/flags.h"
 #include "compute_node/node.h"
 #include "kernels/backend.h"
+#include "kernels/group_backend.h"
 #include "memory_node/shard.h"
 
 namespace msa::cli {
@@ -22,15 +24,18 @@ absl::StatusOr<kernels::WeightFormat> ParseWeights(const std::string& name);
 // For log lines that say how long something took.
 inline double SecondsSince(absl::Time start) { return absl::ToDoubleSeconds(absl::Now() - start); }
 
+// "0" or "0,1,3": each number once; INVALID_ARGUMENT otherwise.
+absl::StatusOr<std::vector<int>> ParseGpus(const std::string& list);
+
 // What computes.
 struct BackendFlags {
   std::string backend = "cpu";
-  int32_t gpu = 0;
+  std::string gpus = "0";
   int32_t gpu_memory_mb = 0;
   int32_t host_memory_mb = 0;
 
   void AddFlags(FlagSet& flags);
-  absl::StatusOr<std::unique_ptr<kernels::Backend>> Make(int num_threads) const;
+  absl::StatusOr<kernels::BackendSet> Make(int num_threads) const;
 };
 
 struct ModelFlags {
@@ -48,6 +53,9 @@ struct ModelFlags {
   // the node.
   absl::StatusOr<std::unique_ptr<compute_node::Node>> LoadNode(
       const kernels::Backend& kernels) const;
+  // One a backend of the set, each with weights of its own, loaded at once.
+  absl::StatusOr<std::vector<std::unique_ptr<compute_node::Node>>> LoadNodes(
+      const kernels::BackendSet& kernels) const;
 };
 
 struct StoreFlags {
@@ -55,9 +63,11 @@ struct StoreFlags {
   int32_t max_key_mb = 0;
 
   void AddFlags(FlagSet& flags);
-  // `kernels` must outlive the shard.
+  // Takes the folder's lock; reads next to nothing yet.
+  absl::StatusOr<std::unique_ptr<memory_node::DocumentStore>> OpenStore() const;
+  // Loads the keys. `kernels` must outlive the shard.
   absl::StatusOr<std::unique_ptr<memory_node::LocalShard>> OpenShard(
-      const kernels::Backend& kernels) const;
+      std::unique_ptr<memory_node::DocumentStore> store, const kernels::Backend& kernels) const;
 };
 
 }  // namespace msa::cli

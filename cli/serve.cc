@@ -5,6 +5,7 @@
 #include "cli/server_process.h"
 #include "cli/server_verbs.h"
 #include "common/status_macros.h"
+#include "common/strings.h"
 #include "router/router.h"
 #include "rpc/shard_map.h"
 
@@ -28,15 +29,20 @@ class ServeVerb : public Verb {
   absl::Status Run(Io&) override {
     MSA_RETURN_IF_ERROR(process_.Prepare());
     MSA_ASSIGN_OR_RETURN(const auto kernels, backend_.Make(process_.threads()));
-    // The folder first: a lock held by another process is told before a model is loaded.
-    MSA_ASSIGN_OR_RETURN(const auto shard, store_.OpenShard(*kernels));
-    MSA_ASSIGN_OR_RETURN(const auto node, model_.LoadNode(*kernels));
+    // The folder first: a lock held by another process is told before a model is loaded. The
+    // weights before the keys: those have another place to go when a GPU is full.
+    MSA_ASSIGN_OR_RETURN(auto store, store_.OpenStore());
+    MSA_ASSIGN_OR_RETURN(const auto nodes, model_.LoadNodes(kernels));
+    MSA_ASSIGN_OR_RETURN(const auto shard, store_.OpenShard(std::move(store), kernels.memory()));
     const rpc::ShardMap map = rpc::ShardMap::Embedded();
     router::Router router(map, {shard.get()}, {});
-    router.AddComputeNode("local", node.get());
-    node->Attach(&router, {shard.get()});
+    for (size_t i = 0; i < nodes.size(); ++i) {
+      router.AddComputeNode(nodes.size() == 1 ? "local" : StrCat("local-", i), nodes[i].get());
+      nodes[i]->Attach(&router, {shard.get()});
+    }
     MSA_RETURN_IF_ERROR(router.Repair({}));
 
+    process_.WatchHealth([&] { return kernels.memory().Health(); });
     rpc::GrpcServer::Builder builder(process_.options());
     builder.Add(static_cast<rpc::MemoryService*>(&router));
     return process_.Serve(builder, "msa", {{"data_dir", store_.data_dir}});

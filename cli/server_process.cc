@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <cstdio>
+#include <ctime>
 #include <fstream>
 #include <memory>
 #include <thread>
@@ -95,6 +96,21 @@ absl::Status ServerProcess::WritePortFile(int port) const {
       StrCat("cannot write --port-file ", port_file_, ": check that its folder exists"));
 }
 
+int ServerProcess::AwaitSignal(rpc::GrpcServer& server) const {
+  const sigset_t signals = EndingSignals();
+  bool serving = true;
+  while (true) {
+    const timespec interval = {.tv_sec = 1, .tv_nsec = 0};
+    const int received = sigtimedwait(&signals, nullptr, &interval);
+    if (received > 0) return received;
+    if (!serving || health_ == nullptr || health_().ok()) continue;
+    serving = false;
+    server.SetServing(false);
+    Log(LogLevel::kError, "the health service says NOT_SERVING: restart this process",
+        {{"why", std::string(health_().message())}});
+  }
+}
+
 absl::Status ServerProcess::Serve(rpc::GrpcServer::Builder& builder, std::string_view role,
                                   std::vector<LogField> fields) {
   absl::StatusOr<std::unique_ptr<rpc::GrpcServer>> server = builder.Start(listen_);
@@ -111,9 +127,8 @@ absl::Status ServerProcess::Serve(rpc::GrpcServer::Builder& builder, std::string
   fields.insert(fields.begin(), LogField("address", address));
   Log(LogLevel::kInfo, StrCat(role, " is serving"), fields);
 
+  const int received = AwaitSignal(**server);
   const sigset_t signals = EndingSignals();
-  int received = 0;
-  sigwait(&signals, &received);
   pthread_sigmask(SIG_UNBLOCK, &signals, nullptr);
   Log(LogLevel::kInfo, "draining: new calls are refused",
       {{"signal", received == SIGTERM ? "SIGTERM" : "SIGINT"}, {"seconds_at_most", drain_s_}});

@@ -2,8 +2,10 @@
 #ifndef MSA_CLI_SERVER_PROCESS_H_
 #define MSA_CLI_SERVER_PROCESS_H_
 
+#include <functional>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -28,6 +30,10 @@ class ServerProcess {
   // Where --listen was not given.
   void SetListen(const std::string& address);
 
+  // What the health service says from then on: NOT_SERVING, for good, once `health` gives an error.
+  // Asked every second while serving.
+  void WatchHealth(std::function<absl::Status()> health) { health_ = std::move(health); }
+
   // Listens, writes the port file, serves until SIGTERM or SIGINT, then drains: new calls are
   // refused, running ones may finish for --drain seconds. A second signal ends the process at once.
   absl::Status Serve(rpc::GrpcServer::Builder& builder, std::string_view role,
@@ -38,7 +44,9 @@ class ServerProcess {
 
  private:
   absl::Status WritePortFile(int port) const;
+  int AwaitSignal(rpc::GrpcServer& server) const;
 
+  std::function<absl::Status()> health_;
   std::string listen_;
   std::string port_file_;
   bool insecure_listen_any_ = false;

@@ -1,7 +1,9 @@
 #include "cli/synthetic_server.h"
 
 #include <memory>
+#include <thread>
 #include <utility>
+#include <vector>
 
 #include "absl/time/clock.h"
 #include "cli/model_paths.h"
@@ -21,8 +23,10 @@ constexpr int32_t kDocumentTokens = 576;  // 9 chunks of 64
 
 // What the router stands on.
 struct Roles {
-  std::unique_ptr<kernels::Backend> kernels;
-  std::unique_ptr<compute_node::Node> node;
+  explicit Roles(kernels::BackendSet set) : kernels(std::move(set)) {}
+
+  kernels::BackendSet kernels;
+  std::vector<std::unique_ptr<compute_node::Node>> nodes;
   std::unique_ptr<memory_node::LocalShard> shard;
 };
 
@@ -48,6 +52,22 @@ absl::StatusOr<std::unique_ptr<compute_node::Node>> MakeNode(const SyntheticOpti
                                   std::move(config), std::move(weights), kernels);
 }
 
+// One a GPU, at once: the numbers of a model this size take a while to be drawn.
+absl::Status MakeNodes(const SyntheticOptions& options, Roles* roles) {
+  const int count = roles->kernels.size();
+  std::vector<absl::StatusOr<std::unique_ptr<compute_node::Node>>> made(count);
+  std::vector<std::thread> threads;
+  for (int i = 0; i < count; ++i) {
+    threads.emplace_back([&, i] { made[i] = MakeNode(options, roles->kernels.member(i)); });
+  }
+  for (std::thread& thread : threads) thread.join();
+  for (auto& node : made) {
+    MSA_RETURN_IF_ERROR(node.status());
+    roles->nodes.push_back(*std::move(node));
+  }
+  return absl::OkStatus();
+}
+
 absl::StatusOr<std::unique_ptr<memory_node::LocalShard>> MakeShard(
     const SyntheticOptions& options, rpc::BankSpec bank, const kernels::Backend* kernels) {
   bank.name = "default";
@@ -57,7 +77,7 @@ absl::StatusOr<std::unique_ptr<memory_node::LocalShard>> MakeShard(
   memory_node::SyntheticDocuments documents{bank, options.tokens / kDocumentTokens,
                                             kDocumentTokens};
   memory_node::ShardOptions shard_options;
-  shard_options.index.max_segment_bytes_per_layer = 256 << 20;
+  shard_options.index.max_segment_bytes_per_layer = 64 << 20;
   return memory_node::LocalShard::Open(memory_node::MakeSyntheticStore(documents), kernels,
                                        shard_options);
 }
@@ -67,26 +87,41 @@ absl::StatusOr<std::unique_ptr<memory_node::LocalShard>> MakeShard(
 absl::StatusOr<Connection> MakeSyntheticServer(const SyntheticOptions& options) {
   BackendFlags backend;
   backend.backend = options.backend;
+  backend.gpus = options.gpus;
   backend.gpu_memory_mb = options.gpu_memory_mb;
-  const auto roles = std::make_shared<Roles>();
-  MSA_ASSIGN_OR_RETURN(roles->kernels, backend.Make(0));
+  backend.host_memory_mb = options.host_memory_mb;
+  MSA_ASSIGN_OR_RETURN(kernels::BackendSet kernels, backend.Make(0));
+  const auto roles = std::make_shared<Roles>(std::move(kernels));
   absl::Time start = absl::Now();
-  MSA_ASSIGN_OR_RETURN(roles->node, MakeNode(options, *roles->kernels));
+  MSA_RETURN_IF_ERROR(MakeNodes(options, roles.get()));
   Log(LogLevel::kInfo, "made the model",
       {{"model", options.model}, {"seconds", SecondsSince(start)}});
-  MSA_ASSIGN_OR_RETURN(const rpc::ModelInfo info, roles->node->Info({}));
+  MSA_ASSIGN_OR_RETURN(const rpc::ModelInfo info, roles->nodes[0]->Info({}));
   start = absl::Now();
-  MSA_ASSIGN_OR_RETURN(roles->shard, MakeShard(options, info.default_bank, roles->kernels.get()));
+  MSA_ASSIGN_OR_RETURN(roles->shard,
+                       MakeShard(options, info.default_bank, &roles->kernels.memory()));
+  const double load_seconds = SecondsSince(start);
   Log(LogLevel::kInfo, "loaded the bank",
-      {{"tokens", options.tokens}, {"keys", options.keys}, {"seconds", SecondsSince(start)}});
+      {{"tokens", options.tokens}, {"keys", options.keys}, {"seconds", load_seconds}});
   router::RouterOptions router_options;
   router_options.max_sessions = 4 * options.max_sessions;
   auto router = std::make_unique<router::Router>(rpc::ShardMap::Embedded(),
                                                  std::vector<rpc::MemoryShard*>{roles->shard.get()},
                                                  std::vector<rpc::ComputeNode*>(), router_options);
-  router->AddComputeNode("local", roles->node.get());
-  roles->node->Attach(router.get(), {roles->shard.get()});
-  return Connection{.keeps = roles, .service = std::move(router), .reachable = [] { return true; }};
+  for (size_t i = 0; i < roles->nodes.size(); ++i) {
+    router->AddComputeNode(StrCat("local-", i), roles->nodes[i].get());
+    roles->nodes[i]->Attach(router.get(), {roles->shard.get()});
+  }
+  MSA_ASSIGN_OR_RETURN(const rpc::ShardStats stats, roles->shard->Stats({}, "default"));
+  return Connection{
+      .keeps = roles,
+      .service = std::move(router),
+      .reachable = [] { return true; },
+      .about = StrCat(options.tokens, " tokens, ", options.keys, " keys resident on ",
+                      options.backend, " (", options.gpus, "), ", stats.resident_key_bytes,
+                      " bytes, loaded in ", load_seconds,
+                      " s; weights, keys and content are random, content is made up when it is "
+                      "fetched")};
 }
 
 }  // namespace msa::cli

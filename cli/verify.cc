@@ -115,9 +115,9 @@ class VerifyVerb : public Verb {
   absl::Status Run(Io& io) override {
     MSA_ASSIGN_OR_RETURN(const auto kernels, backend_.Make(threads_));
     compute_node::VerifyOptions options;
-    options.backend = kernels.get();
+    options.backend = &kernels.member(0);
     options.make_memory = [&](rpc::ComputeNode& node) {
-      return InProcessMemory::Make(kernels.get(), node);
+      return InProcessMemory::Make(&kernels.memory(), node);
     };
     // Only some cases need it; theirs is the error when it is missing.
     options.base_model_dir = FindModel(model_).value_or(model_);

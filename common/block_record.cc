@@ -78,12 +78,16 @@ absl::Status CheckHeader(std::string_view bytes) {
     return absl::DataLossError("record header does not match its checksum");
   }
   const auto version = Load<uint16_t>(bytes, kVersionAt);
-  if (version != kRecordFormatVersion) {
+  if (version < 1 || version > kRecordFormatVersion) {
     return absl::FailedPreconditionError(
-        StrCat("record of format version ", version, "; this program reads version ",
+        StrCat("record of format version ", version, "; this program reads versions 1 to ",
                kRecordFormatVersion, ": use the program that wrote it"));
   }
   return absl::OkStatus();
+}
+
+uint16_t VersionOf(const BlockIdentity& identity) {
+  return identity.dtype == DType::kFloat8 ? 2 : 1;
 }
 
 template <typename T>
@@ -127,7 +131,7 @@ RecordHeader EncodeRecordHeader(const BlockIdentity& identity, size_t payload_by
   RecordHeader header{};
   char* out = header.data();
   std::memcpy(out + kMagicAt, kMagic, sizeof(kMagic));
-  Store(out, kVersionAt, kRecordFormatVersion);
+  Store(out, kVersionAt, VersionOf(identity));
   Store(out, kKindAt, identity.kind);
   Store(out, kDTypeAt, identity.dtype);
   Store(out, kLayerAt, identity.layer);

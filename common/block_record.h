@@ -17,7 +17,8 @@
 namespace msa {
 
 inline constexpr size_t kRecordHeaderBytes = 96;
-inline constexpr uint16_t kRecordFormatVersion = 1;
+// Written are records of the earliest version that can hold them: 2 only with DType::kFloat8.
+inline constexpr uint16_t kRecordFormatVersion = 2;
 inline constexpr size_t kFingerprintBytes = 32;
 
 // The numbers are written to disk: never reuse one.
@@ -35,8 +36,10 @@ std::string_view RecordKindName(RecordKind kind);
 // What a record is of. A reader says what it expects; a record that says otherwise is refused.
 struct BlockIdentity {
   RecordKind kind = RecordKind::kContent;
-  DType dtype = DType::kFloat32;  // kFloat32 for kinds without a tensor
-  int32_t layer = 0;              // decoder layer; 0 for kinds without a tensor
+  // kFloat32 for kinds without a tensor, but kFloat8 for a bank that keeps anything in it: programs
+  // that do not know fp8 refuse such a bank by the version of its record.
+  DType dtype = DType::kFloat32;
+  int32_t layer = 0;  // decoder layer; 0 for kinds without a tensor
   int32_t num_kv_heads = 0;
   uint64_t bank_uid = 0;
   int64_t reference = 0;

@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <deque>
 #include <functional>
+#include <semaphore>
 #include <utility>
 #include <vector>
 
@@ -47,28 +48,33 @@ class Batcher {
 
   // Returns when `process` ran with `item` in its batch.
   void Run(Item* item) {
-    Entry entry{item};
-    absl::MutexLock lock(&mu_);
+    Entry entry(item);
+    mu_.Lock();
     queue_.push_back(&entry);
-    while (true) {
-      const auto may_go = [&]() { return entry.done || !leading_; };
-      mu_.Await(absl::Condition(&may_go));
+    if (leading_) {
+      mu_.Unlock();
+      entry.woken.acquire();
       if (entry.done) return;
-      Lead();
+      mu_.Lock();
     }
+    leading_ = true;
+    Lead(&entry);
   }
 
  private:
   struct Entry {
+    explicit Entry(Item* i) : item(i) {}
     Item* item;
-    bool done = false;
+    bool done = false;  // when woken: else it leads
+    // Each waits for itself alone: a mutex would wake a batch one after the other.
+    std::binary_semaphore woken{0};
   };
 
   // Long enough for a sampled token to come back, short beside a decode step.
   static constexpr absl::Duration kGatherWait = absl::Milliseconds(1);
 
-  void Lead() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
-    leading_ = true;
+  // `own` is at the front of the queue: whoever leads has waited longest.
+  void Lead(Entry* own) ABSL_UNLOCK_FUNCTION(mu_) {
     const auto all_here = [&]() { return queue_.size() >= regulars_; };
     mu_.AwaitWithTimeout(absl::Condition(&all_here), kGatherWait);
     std::vector<Entry*> batch;
@@ -84,8 +90,15 @@ class Batcher {
     mu_.Unlock();
     process_(items);
     mu_.Lock();
-    for (Entry* entry : batch) entry->done = true;
-    leading_ = false;
+    Entry* next = queue_.empty() ? nullptr : queue_.front();
+    leading_ = next != nullptr;
+    mu_.Unlock();
+    if (next != nullptr) next->woken.release();
+    for (Entry* entry : batch) {
+      if (entry == own) continue;
+      entry->done = true;
+      entry->woken.release();
+    }
   }
 
   const size_t max_cost_;

@@ -50,30 +50,22 @@ absl::StatusOr<NextToken> StepBatcher::Feed(Prefill& state, int32_t id, bool wan
 
 void StepBatcher::Process(absl::Span<Step* const> steps) {
   std::vector<SequenceChunk> sequences;
-  for (const Step* step : steps) sequences.push_back(step->sequence);
-  const auto hidden = transformer_.Forward(sequences, nullptr);
-  const absl::Status status = hidden.ok() ? Choose(*hidden, steps) : hidden.status();
-  for (Step* step : steps) step->status = status;
-}
-
-absl::Status StepBatcher::Choose(absl::Span<const float> hidden,
-                                 absl::Span<Step* const> steps) const {
-  const bool logits_wanted =
-      std::any_of(steps.begin(), steps.end(), [](const Step* step) { return step->wants_logits; });
-  if (!logits_wanted) {
-    MSA_ASSIGN_OR_RETURN(const std::vector<int32_t> tokens, transformer_.LikeliestTokens(hidden));
-    for (size_t i = 0; i < steps.size(); ++i) steps[i]->next.likeliest = tokens[i];
-    return absl::OkStatus();
+  bool logits_wanted = false;
+  for (const Step* step : steps) {
+    sequences.push_back(step->sequence);
+    logits_wanted |= step->wants_logits;
   }
-  const std::vector<float> logits = transformer_.Logits(hidden);
+  std::vector<float> logits;  // [steps, vocab]
+  const auto tokens = transformer_.NextTokens(sequences, logits_wanted ? &logits : nullptr);
   const int64_t vocab = transformer_.config().vocab_size;
   for (size_t i = 0; i < steps.size(); ++i) {
-    NextToken& next = steps[i]->next;
+    steps[i]->status = tokens.status();
+    if (!tokens.ok()) continue;
+    steps[i]->next.likeliest = (*tokens)[i];
+    if (!steps[i]->wants_logits) continue;
     const auto of_step = absl::MakeConstSpan(logits).subspan(i * vocab, vocab);
-    next.likeliest = ArgMax(of_step);
-    if (steps[i]->wants_logits) next.logits.assign(of_step.begin(), of_step.end());
+    steps[i]->next.logits.assign(of_step.begin(), of_step.end());
   }
-  return absl::OkStatus();
 }
 
 bool Decoder::EndsMessage(int32_t id) const {
@@ -96,7 +88,6 @@ absl::Status Decoder::Feed(Prefill& state, absl::Span<const int32_t> ids, bool c
 
 absl::StatusOr<Written> Decoder::Decode(const rpc::CallContext& ctx, Prefill& state,
                                         const DecodeOptions& options) {
-  const StepBatcher::Decoding decoding(batcher_.batcher());
   Tokenizer::StreamDecoder stream(tokenizer_, /*skip_special=*/false);
   Written written;
   NextToken next;
@@ -106,6 +97,7 @@ absl::StatusOr<Written> Decoder::Decode(const rpc::CallContext& ctx, Prefill& st
   } else {
     next.logits = transformer_.Logits(state.last_hidden);
   }
+  const StepBatcher::Decoding decoding(batcher_.batcher());
   while (true) {
     if (ctx.Cancelled()) return absl::CancelledError("the client went away");
     if (absl::Now() > ctx.deadline) return absl::DeadlineExceededError("out of time in decoding");

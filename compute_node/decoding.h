@@ -45,7 +45,7 @@ class StepBatcher {
   static constexpr size_t kMaxBatch = 64;
   explicit StepBatcher(const Transformer& transformer);
 
-  // One session's tokens, fed after its cache; blocks until what comes after the last is known.
+  // One session's token, fed after its cache; blocks until what comes after it is known.
   struct Step {
     SequenceChunk sequence;
     bool wants_logits = false;
@@ -62,7 +62,6 @@ class StepBatcher {
 
  private:
   void Process(absl::Span<Step* const> steps);
-  absl::Status Choose(absl::Span<const float> hidden, absl::Span<Step* const> steps) const;
 
   const Transformer& transformer_;
   Batcher<Step> batcher_;

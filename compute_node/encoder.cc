@@ -1,70 +1,76 @@
 #include "compute_node/encoder.h"
 
 #include <algorithm>
+#include <memory>
 #include <utility>
 
-#include "common/block_layout.h"
 #include "common/crc32c.h"
 #include "common/status_macros.h"
 #include "common/strings.h"
+#include "compute_node/encoded_pass.h"
 
 namespace msa::compute_node {
 namespace {
 
 // Enough rows for a dense product to run at full speed; more would only add memory.
 constexpr size_t kBatchTokens = 1024;
-constexpr size_t kDeviceBatchTokens = 16384;
+constexpr size_t kDeviceBatchTokens = 8192;
+
+size_t BatchTokens(const kernels::Backend& backend) {
+  return backend.memory_is_host() ? kBatchTokens : kDeviceBatchTokens;
+}
 
 int64_t NumChunks(int64_t tokens, int64_t chunk_tokens) {
   return (tokens + chunk_tokens - 1) / chunk_tokens;
 }
 
-}  // namespace
+// Where a part's blocks are once it has been encoded.
+struct PassedPart {
+  std::shared_ptr<const EncodedPass> pass;
+  size_t index = 0;
+};
 
-absl::StatusOr<std::string> BlockBuilder::Routing(const float* router_keys,
-                                                  int64_t num_tokens) const {
-  const int64_t chunks = NumChunks(num_tokens, bank_.routing_chunk_tokens);
-  const int64_t width = bank_.routing.key_width();
-  MSA_ASSIGN_OR_RETURN(const kernels::Buffer memory,
-                       backend_.Allocate(chunks * width * sizeof(float)));
-  auto* pooled = memory.as<float>();
-  backend_.PoolChunks(router_keys, num_tokens, width, bank_.routing_chunk_tokens, pooled);
-  if (cosine_) {
-    backend_.L2Normalize(pooled, chunks * bank_.routing.num_kv_heads, bank_.routing.head_dim);
+// Pools each router layer's inputs as the pass goes by.
+class PoolingHook : public ForwardHook {
+ public:
+  PoolingHook(const Transformer& transformer, EncodedPass& pass)
+      : transformer_(transformer), pass_(pass) {}
+
+  int LastNeededLayer() const override { return transformer_.config().memory.router_layers.back(); }
+
+  absl::Status OnAttentionInputs(int layer, const AttentionInputs& inputs) override {
+    const std::vector<int32_t>& routed = transformer_.config().memory.router_layers;
+    if (!std::binary_search(routed.begin(), routed.end(), layer)) return absl::OkStatus();
+    MSA_ASSIGN_OR_RETURN(const kernels::Buffer router_keys, transformer_.RouterKeys(layer, inputs));
+    pass_.AddLayer(router_keys.as<float>(), inputs.k, inputs.v);
+    return absl::OkStatus();
   }
-  const RoutingBlockLayout layout(bank_.routing_dtype, chunks, width);
-  std::string block(layout.size, '\0');
-  auto* scales = reinterpret_cast<float*>(block.data() + layout.scales_offset);
-  backend_.Quantize(pooled, chunks, width, bank_.routing_dtype, block.data(), scales);
-  return block;
+
+ private:
+  const Transformer& transformer_;
+  EncodedPass& pass_;
+};
+
+// Blocks of one part, from the memory they have come over to.
+void CutOut(const PassedPart& from, rpc::EncodedPart& part) {
+  for (int layer = 0; layer < from.pass->num_layers(); ++layer) {
+    rpc::EncodedLayer& encoded = part.layers.emplace_back();
+    std::string routing = from.pass->Routing(layer, from.index);
+    std::string content = from.pass->Content(layer, from.index);
+    encoded.routing_crc32c = Crc32c(routing);
+    encoded.content_crc32c = Crc32c(content);
+    encoded.routing = rpc::Payload(std::move(routing));
+    encoded.content = rpc::Payload(std::move(content));
+  }
 }
 
-absl::StatusOr<std::string> BlockBuilder::Content(const float* k, const float* v,
-                                                  int64_t num_tokens) const {
-  const int64_t chunks = NumChunks(num_tokens, bank_.content_chunk_tokens);
-  const int heads = bank_.routing.num_kv_heads;
-  const int head_dim = bank_.routing.head_dim;
-  const int64_t width = int64_t{heads} * head_dim;
-  const ContentBlockLayout layout(bank_.content_dtype, chunks, heads, head_dim);
-  std::string block(layout.size, '\0');
-  MSA_ASSIGN_OR_RETURN(const kernels::Buffer memory,
-                       backend_.Allocate(chunks * width * sizeof(float)));
-  auto* pooled = memory.as<float>();
-  const auto add = [&](const float* rows, size_t offset, size_t scales_offset) {
-    backend_.PoolChunks(rows, num_tokens, width, bank_.content_chunk_tokens, pooled);
-    auto* scales = reinterpret_cast<float*>(block.data() + scales_offset);
-    backend_.Quantize(pooled, chunks * heads, head_dim, bank_.content_dtype, block.data() + offset,
-                      scales);
-  };
-  add(k, 0, layout.k_scales_offset);
-  add(v, layout.v_offset, layout.v_scales_offset);
-  return block;
-}
+}  // namespace
 
 struct DocumentEncoder::Job {
   const rpc::BankSpec* bank;
   std::vector<std::vector<int32_t>> tokens;  // a part each
   std::vector<rpc::EncodedPart> parts;
+  std::vector<PassedPart> passed;
   absl::Status status;
 
   size_t num_tokens() const {
@@ -74,69 +80,24 @@ struct DocumentEncoder::Job {
   }
 };
 
-namespace {
-
-// Turns each router layer's inputs into blocks as the pass goes by.
-class PoolingHook : public ForwardHook {
- public:
-  struct Target {
-    const rpc::BankSpec* bank;
-    rpc::EncodedPart* part;
-    int64_t num_tokens;
-  };
-
-  PoolingHook(const Transformer& transformer, std::vector<Target> targets)
-      : transformer_(transformer), targets_(std::move(targets)) {}
-
-  int LastNeededLayer() const override { return transformer_.config().memory.router_layers.back(); }
-
-  absl::Status OnAttentionInputs(int layer, const AttentionInputs& inputs) override {
-    const MemoryConfig& memory = transformer_.config().memory;
-    if (!std::binary_search(memory.router_layers.begin(), memory.router_layers.end(), layer)) {
-      return absl::OkStatus();
-    }
-    MSA_ASSIGN_OR_RETURN(const kernels::Buffer router_keys, transformer_.RouterKeys(layer, inputs));
-    const int64_t width = transformer_.kv_width();
-    int64_t row = 0;
-    for (const Target& target : targets_) {
-      const BlockBuilder builder(transformer_.backend(), *target.bank, memory.cosine);
-      rpc::EncodedLayer encoded;
-      MSA_ASSIGN_OR_RETURN(
-          std::string routing,
-          builder.Routing(router_keys.as<float>() + row * width, target.num_tokens));
-      MSA_ASSIGN_OR_RETURN(
-          std::string content,
-          builder.Content(inputs.k + row * width, inputs.v + row * width, target.num_tokens));
-      encoded.routing_crc32c = Crc32c(routing);
-      encoded.content_crc32c = Crc32c(content);
-      encoded.routing = rpc::Payload(std::move(routing));
-      encoded.content = rpc::Payload(std::move(content));
-      target.part->layers.push_back(std::move(encoded));
-      row += target.num_tokens;
-    }
-    return absl::OkStatus();
-  }
-
- private:
-  const Transformer& transformer_;
-  std::vector<Target> targets_;
+struct DocumentEncoder::Unit {
+  Job* job;
+  size_t part;
+  const std::vector<int32_t>& tokens() const { return job->tokens[part]; }
 };
-
-}  // namespace
 
 DocumentEncoder::DocumentEncoder(const Transformer& transformer, const Tokenizer& tokenizer)
     : transformer_(transformer),
       tokenizer_(tokenizer),
       batcher_(
-          transformer.backend().memory_is_host() ? kBatchTokens : kDeviceBatchTokens,
-          [](const Job& job) { return job.num_tokens(); },
+          BatchTokens(transformer.backend()), [](const Job& job) { return job.num_tokens(); },
           [this](absl::Span<Job* const> jobs) { Process(jobs); }) {}
 
 absl::StatusOr<std::vector<rpc::EncodedPart>> DocumentEncoder::Encode(
     const rpc::BankSpec& bank, absl::Span<const ReferencedText> parts) {
   const Frames frames(tokenizer_, bank.parse_special_tokens);
   const int64_t limit = std::min<int64_t>(kMaxEncodeTokens, transformer_.config().max_positions);
-  Job job{&bank, {}, {}, {}};
+  Job job{&bank, {}, {}, {}, {}};
   for (const ReferencedText& part : parts) {
     MSA_ASSIGN_OR_RETURN(auto ids, frames.Document(part));
     const auto num_tokens = static_cast<int64_t>(ids.size());
@@ -155,36 +116,59 @@ absl::StatusOr<std::vector<rpc::EncodedPart>> DocumentEncoder::Encode(
   }
   if (!job.tokens.empty()) batcher_.Run(&job);
   MSA_RETURN_IF_ERROR(job.status);
+  for (size_t i = 0; i < job.parts.size(); ++i) {
+    CutOut(job.passed[i], job.parts[i]);
+    job.passed[i].pass.reset();
+  }
   return std::move(job.parts);
 }
 
-void DocumentEncoder::Process(absl::Span<Job* const> jobs) {
-  // A book's parts are one job: they pass in runs of about kBatchTokens, so that memory stays
-  // bounded.
+absl::Status DocumentEncoder::RunPass(absl::Span<const Unit> units) const {
   std::vector<SequenceChunk> sequences;
-  std::vector<PoolingHook::Target> targets;
-  size_t rows = 0;
-  absl::Status status;
-  const auto flush = [&]() {
-    if (sequences.empty()) return;
-    PoolingHook hook(transformer_, std::move(targets));
-    if (auto done = transformer_.Forward(sequences, &hook); !done.ok()) status = done.status();
-    sequences.clear();
-    targets.clear();
-    rows = 0;
-  };
-  for (Job* job : jobs) {
-    for (size_t i = 0; i < job->tokens.size(); ++i) {
-      const std::vector<int32_t>& tokens = job->tokens[i];
-      if (rows + tokens.size() > kBatchTokens) flush();
-      SequenceChunk sequence;
-      sequence.tokens = tokens;
-      sequences.push_back(sequence);
-      targets.push_back({job->bank, &job->parts[i], static_cast<int64_t>(tokens.size())});
-      rows += tokens.size();
-    }
+  std::vector<int64_t> part_tokens;
+  for (const Unit& unit : units) {
+    sequences.emplace_back().tokens = unit.tokens();
+    part_tokens.push_back(static_cast<int64_t>(unit.tokens().size()));
   }
-  flush();
+  const MemoryConfig& memory = transformer_.config().memory;
+  MSA_ASSIGN_OR_RETURN(
+      std::shared_ptr<EncodedPass> pass,
+      EncodedPass::Make(transformer_.backend(), PoolingSpec::Of(*units.front().job->bank),
+                        memory.cosine, part_tokens, static_cast<int>(memory.router_layers.size())));
+  PoolingHook hook(transformer_, *pass);
+  MSA_RETURN_IF_ERROR(transformer_.Forward(sequences, &hook).status());
+  pass->Fetch();
+  MSA_RETURN_IF_ERROR(transformer_.backend().Health());
+  for (size_t i = 0; i < units.size(); ++i) units[i].job->passed[units[i].part] = {pass, i};
+  return absl::OkStatus();
+}
+
+void DocumentEncoder::Process(absl::Span<Job* const> jobs) {
+  std::vector<Unit> units;
+  for (Job* job : jobs) {
+    job->passed.resize(job->tokens.size());
+    for (size_t i = 0; i < job->tokens.size(); ++i) units.push_back({job, i});
+  }
+  // A book's parts are one job: they pass in runs of about as many tokens as a batch has, so that
+  // memory stays bounded; in shorter ones when there is too little of it.
+  size_t limit = BatchTokens(transformer_.backend());
+  absl::Status status;
+  for (size_t begin = 0; begin < units.size() && status.ok();) {
+    const PoolingSpec spec = PoolingSpec::Of(*units[begin].job->bank);
+    size_t end = begin;
+    size_t tokens = 0;
+    while (end < units.size() && PoolingSpec::Of(*units[end].job->bank) == spec &&
+           (end == begin || tokens + units[end].tokens().size() <= limit)) {
+      tokens += units[end++].tokens().size();
+    }
+    status = RunPass(absl::MakeConstSpan(units).subspan(begin, end - begin));
+    if (absl::IsResourceExhausted(status) && end - begin > 1) {
+      limit = std::min(limit, tokens) / 2;
+      status = absl::OkStatus();
+      continue;
+    }
+    begin = end;
+  }
   for (Job* job : jobs) job->status = status;
 }
 

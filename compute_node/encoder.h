@@ -1,5 +1,5 @@
-// Stage 1: documents' parts to blocks. Parts of concurrent calls are encoded as one ragged batch.
-// Thread-safe.
+// Stage 1: documents' parts to blocks. Parts of concurrent calls are encoded as one ragged batch;
+// while the next one runs, each call cuts its own blocks out of what has come over. Thread-safe.
 #ifndef MSA_COMPUTE_NODE_ENCODER_H_
 #define MSA_COMPUTE_NODE_ENCODER_H_
 
@@ -18,26 +18,6 @@ namespace msa::compute_node {
 // The longest frame encoded: a part's tokens and its wrapping.
 inline constexpr int64_t kMaxEncodeTokens = 65536;
 
-// Rows of documents' tokens of one router layer to a block, in the bank's precision. Pure; used by
-// the encoder and by tests. Rows may lie in either memory; RESOURCE_EXHAUSTED when the backend's is
-// full.
-class BlockBuilder {
- public:
-  BlockBuilder(const kernels::Backend& backend, const rpc::BankSpec& bank, bool cosine)
-      : backend_(backend), bank_(bank), cosine_(cosine) {}
-
-  // router_keys [num_tokens, key_width] → pooled, normalised where the model routes by cosine, in
-  // the routing precision.
-  absl::StatusOr<std::string> Routing(const float* router_keys, int64_t num_tokens) const;
-  // k, v [num_tokens, num_kv_heads · head_dim] → pooled, in the content precision.
-  absl::StatusOr<std::string> Content(const float* k, const float* v, int64_t num_tokens) const;
-
- private:
-  const kernels::Backend& backend_;
-  const rpc::BankSpec& bank_;
-  bool cosine_;
-};
-
 class DocumentEncoder {
  public:
   // Both must outlive it.
@@ -49,8 +29,10 @@ class DocumentEncoder {
                                                        absl::Span<const ReferencedText> parts);
 
  private:
-  struct Job;  // one call's parts
+  struct Job;   // one call's parts
+  struct Unit;  // one of them
   void Process(absl::Span<Job* const> jobs);
+  absl::Status RunPass(absl::Span<const Unit> units) const;
 
   const Transformer& transformer_;
   const Tokenizer& tokenizer_;

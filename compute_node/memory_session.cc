@@ -63,8 +63,11 @@ class MemorySession::RoutingHook : public ForwardHook {
     return session_.Gather(ctx_, layer, selection.parts, *prefill_.context);
   }
 
+  bool WatchesLayerOutputs() const override {
+    return observer_ != nullptr && observer_->WatchesLayerOutputs();
+  }
   void OnLayerOutput(int layer, const float* hidden) override {
-    if (observer_ != nullptr) observer_->OnLayerOutput(layer, hidden);
+    observer_->OnLayerOutput(layer, hidden);
   }
 
  private:

@@ -3,10 +3,13 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstdlib>
 #include <cstring>
 #include <numeric>
+#include <utility>
 
+#include "common/check.h"
 #include "common/strings.h"
 
 namespace msa::kernels {
@@ -47,8 +50,15 @@ void Backend::CopyColumns(const float* x, int64_t rows, int64_t stride, int64_t 
 void Backend::AppendRows(const float* k, const float* v, int64_t width,
                          absl::Span<const AppendArgs> targets) const {
   for (const AppendArgs& target : targets) {
-    Copy(target.k, k + target.first_row * width, target.rows * width * sizeof(float));
-    Copy(target.v, v + target.first_row * width, target.rows * width * sizeof(float));
+    const int64_t first = target.first_row * width;
+    for (const auto& [from, to] :
+         {std::pair(k + first, target.k), std::pair(v + first, target.v)}) {
+      if (target.dtype == DType::kFloat32) {
+        Copy(to, from, target.rows * width * sizeof(float));
+      } else {
+        Quantize(from, target.rows, width, target.dtype, to, nullptr);
+      }
+    }
   }
 }
 
@@ -72,6 +82,57 @@ void Backend::ArgMax(const float* x, int64_t rows, int64_t width, int32_t* indic
   for (int64_t r = 0; r < rows; ++r, x += width) {
     indices[r] = static_cast<int32_t>(std::max_element(x, x + width) - x);
   }
+}
+
+void Backend::PoolPacked(const PoolPackedArgs& a) const {
+  const int64_t width = int64_t{a.num_heads} * a.head_dim;
+  const auto num_chunks = static_cast<int64_t>(a.chunk_begin.size()) - 1;
+  std::vector<float> pooled(num_chunks * width);
+  for (int64_t c = 0; c < num_chunks; ++c) {
+    const int64_t tokens = a.chunk_begin[c + 1] - a.chunk_begin[c];
+    PoolChunks(a.x + a.chunk_begin[c] * width, tokens, width, tokens, pooled.data() + c * width);
+  }
+  if (a.normalize) L2Normalize(pooled.data(), num_chunks * a.num_heads, a.head_dim);
+  const int64_t rows = a.scale_per_head ? num_chunks * a.num_heads : num_chunks;
+  if (rows > 0) Quantize(pooled.data(), rows, num_chunks * width / rows, a.dtype, a.out, a.scales);
+}
+
+void Backend::FusedLinear(const LinearWeights& w, const LinearArgs& a) const {
+  MSA_CHECK(a.x_dtype == DType::kFloat32 && a.y_dtype == DType::kFloat32);
+  const auto* x = static_cast<const float*>(a.x);
+  auto* y = static_cast<float*>(a.y);
+  const int64_t out = w.out_features();
+  if (a.norm != nullptr) {
+    RmsNorm(x, a.norm, a.rows, w.in_features(), a.eps, a.normed);
+    x = a.normed;
+  }
+  switch (a.then) {
+    case LinearThen::kStore:
+      return Linear(w, x, a.rows, a.bias, y);
+    case LinearThen::kAdd:
+      Linear(w, x, a.rows, a.bias, a.product);
+      return Add(y, a.product, a.rows * out);
+    case LinearThen::kSiluMul:
+      Linear(w, x, a.rows, a.bias, a.product);
+      return SiluMul(a.product, a.rows, out / 2, y);
+  }
+}
+
+namespace {
+
+class PlainRecording : public Recording {
+ public:
+  explicit PlainRecording(std::function<void()> operations) : operations_(std::move(operations)) {}
+  void Run() override { operations_(); }
+
+ private:
+  std::function<void()> operations_;
+};
+
+}  // namespace
+
+std::unique_ptr<Recording> Backend::Record(std::function<void()> operations) const {
+  return std::make_unique<PlainRecording>(std::move(operations));
 }
 
 void Backend::SplitQkv(const SplitQkvArgs& a) const {
@@ -106,6 +167,44 @@ void Backend::ScoreBank(const ScoreBankArgs& args) const {
     }
     first_part += parts;
   }
+  if (args.errors != nullptr) std::fill_n(args.errors, num_questions, 0.0f);
+}
+
+void Backend::ScoreListed(const ScoreListedArgs& args) const {
+  const int32_t query_begin[] = {0, args.num_rows};
+  for (size_t i = 0; i < args.parts.size(); ++i) {
+    int64_t part = args.parts[i];
+    auto segment = args.segments.begin();
+    for (; part >= segment->num_parts(); ++segment) part -= segment->num_parts();
+    KeySegment one = *segment;
+    one.part_begin = segment->part_begin.subspan(part, 2);
+    ScoreParts({args.shape, one, args.queries, query_begin, args.scores + i});
+  }
+}
+
+void Backend::RaiseMaxNorm(const KeySegment& segment, int64_t key_width, int64_t first_chunk,
+                           float* max_norm) const {
+  const int64_t num_chunks =
+      segment.num_chunks >= 0 ? segment.num_chunks : segment.part_begin.back();
+  const size_t key_bytes = key_width * DTypeBytes(segment.dtype);
+  std::vector<float> key(key_width);
+  for (int64_t chunk = first_chunk; chunk < num_chunks; ++chunk) {
+    Dequantize(static_cast<const char*>(segment.keys) + chunk * key_bytes,
+               HasScales(segment.dtype) ? segment.scales + chunk : nullptr, 1, key_width,
+               segment.dtype, key.data());
+    double squares = 0;
+    for (const float x : key) squares += double{x} * x;
+    const auto norm = std::nextafter(static_cast<float>(std::sqrt(squares)), INFINITY);
+    if (!std::isnan(*max_norm) && !(norm <= *max_norm)) *max_norm = norm;
+  }
+}
+
+void Backend::MeanOfScores(absl::Span<const float* const> scores, int64_t n, float* mean) const {
+  for (int64_t i = 0; i < n; ++i) {
+    double sum = 0;
+    for (const float* layer : scores) sum += layer[i];
+    mean[i] = static_cast<float>(sum / static_cast<double>(scores.size()));
+  }
 }
 
 std::vector<Backend::IndexedScore> Backend::TopIndices(const float* scores, int64_t n,
@@ -116,6 +215,28 @@ std::vector<Backend::IndexedScore> Backend::TopIndices(const float* scores, int6
   for (const ScoredPart& part : SelectTopK({scores, static_cast<size_t>(n)}, indices, nullptr, k)) {
     best.push_back({part.score, part.reference});
   }
+  return best;
+}
+
+void Backend::TopIndicesInto(const float* scores, int64_t n, int k, void* out) const {
+  std::vector<float> best_scores(k, kNoScore);
+  std::vector<int32_t> best_indices(k, -1);
+  const auto best = n == 0 ? std::vector<IndexedScore>() : TopIndices(scores, n, k);
+  for (size_t i = 0; i < best.size(); ++i) {
+    best_scores[i] = best[i].score;
+    best_indices[i] = static_cast<int32_t>(best[i].index);
+  }
+  Copy(out, best_scores.data(), k * sizeof(float));
+  Copy(static_cast<float*>(out) + k, best_indices.data(), k * sizeof(int32_t));
+}
+
+std::vector<Backend::IndexedScore> ParseTopIndices(const void* found, int k) {
+  std::vector<float> scores(k);
+  std::vector<int32_t> indices(k);
+  std::memcpy(scores.data(), found, k * sizeof(float));
+  std::memcpy(indices.data(), static_cast<const float*>(found) + k, k * sizeof(int32_t));
+  std::vector<Backend::IndexedScore> best;
+  for (int i = 0; i < k && indices[i] >= 0; ++i) best.push_back({scores[i], indices[i]});
   return best;
 }
 

@@ -1,11 +1,11 @@
 // The operations the service computes with, one implementation a device. `reference` is naive, in
-// double precision, and the oracle; `cpu` is Highway and oneDNN; `cuda` NVIDIA GPUs. Semantics common to all are in
-// kernels/types.h.
+// double precision, and the oracle; `cpu` is Highway and oneDNN; `cuda` NVIDIA GPUs. Semantics
+// common to all: kernels/types.h.
 //
 // Pointers may be of the processor's memory or of the backend's own (Allocate). A backend with
 // memory of its own works on what lies there without waiting, in the order of the calls; results
-// that go to the processor's memory are there when the call returns, and arguments there are copied
-// over first: right for tests and for small things, slow for a model.
+// for the processor's memory are there when the call returns, and arguments there are copied over
+// first: right for tests and small things, slow for a model.
 //
 // Thread-safety: every method may be called from several threads at once; outputs must not overlap
 // inputs unless said. Arguments are checked by the caller: a shape that does not fit is a bug. Cost
@@ -14,6 +14,7 @@
 #define MSA_KERNELS_BACKEND_H_
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string_view>
 #include <vector>
@@ -22,17 +23,14 @@
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "kernels/buffer.h"
+#include "kernels/handles.h"
+#include "kernels/make_backend.h"
 #include "kernels/types.h"
 
 namespace msa::kernels {
 
-// A weight matrix [out_features, in_features] in the layout its backend wants. Immutable.
-class LinearWeights {
- public:
-  virtual ~LinearWeights() = default;
-  virtual int64_t in_features() const = 0;
-  virtual int64_t out_features() const = 0;
-};
+class DecodeSteps;
+struct DecodeShape;
 
 class Backend {
  public:
@@ -41,13 +39,18 @@ class Backend {
   virtual std::string_view name() const = 0;
 
   // ---- Memory of the backend
-  // ------------------------------------------------------------------------------------------------
   // What memory is for decides where it comes from when a device is full: kWork (activations, K,V
   // of sessions, weights) is refused, kResident (a bank's keys) falls back to the processor's
   // memory, which the device then reads through the bus.
   enum class Purpose { kWork, kResident };
   // RESOURCE_EXHAUSTED when there is none.
   virtual absl::StatusOr<Buffer> Allocate(size_t bytes, Purpose purpose = Purpose::kWork) const;
+  // What Allocate can still give before kResident falls back. For choosing among members.
+  virtual int64_t free_bytes() const { return INT64_MAX; }
+  // The backends this one is made of, itself if it is no group (kernels/group_backend.h). A bank's
+  // keys lie with one of them, segment by segment (KeySegment::member).
+  virtual int num_members() const { return 1; }
+  virtual const Backend& member(int) const { return *this; }
   // From and to either memory. When `to` is the processor's, the bytes are there on return.
   virtual void Copy(void* to, const void* from, size_t bytes) const;
   // Whether the processor may read and write what Allocate gives.
@@ -56,10 +59,18 @@ class Backend {
   // results on asks here first. A device that failed stays failed.
   virtual absl::Status Health() const { return absl::OkStatus(); }
 
+  // Run asks for what `operations` asks for: at once, in the order of the calls. A device records
+  // them when they come again, and then starts them in one go: they use memory of the backend only,
+  // whose addresses and sizes stay as they were while its content changes, and ask for nothing
+  // else.
+  virtual std::unique_ptr<Recording> Record(std::function<void()> operations) const;
+
   // out [rows, width] = columns begin … begin + width - 1 of x [rows, stride].
   virtual void CopyColumns(const float* x, int64_t rows, int64_t stride, int64_t begin,
                            int64_t width, float* out) const;
-  // Copies rows of k and v [*, width] to where each sequence keeps its own.
+  // Copies rows of k and v [*, width] to where each sequence keeps its own. KvDType: the precision
+  // in which K and V of the head size are best kept, without loss beyond what Attend rounds anyway.
+  virtual DType KvDType(int head_dim) const { return DType::kFloat32; }
   virtual void AppendRows(const float* k, const float* v, int64_t width,
                           absl::Span<const AppendArgs> targets) const;
   // out [rows.size(), width] = the rows of x [*, width] named.
@@ -67,11 +78,13 @@ class Backend {
                           float* out) const;
 
   // ---- Memory of documents: pooling, folding, precision, routing
-  // ------------------------------------------------------------- Mean over each run of
-  // `chunk_tokens` rows of x [num_tokens, width], the last run may be shorter; each chunk is summed
-  // by itself in float32. out [ceil(num_tokens / chunk_tokens), width]. NUMERICS "Chunk pooling".
+  // Mean over each run of `chunk_tokens` rows of x [num_tokens, width], the last run may be
+  // shorter; each chunk is summed by itself in float32. out [ceil(num_tokens / chunk_tokens),
+  // width]. NUMERICS "Chunk pooling".
   virtual void PoolChunks(const float* x, int64_t num_tokens, int64_t width, int64_t chunk_tokens,
                           float* out) const = 0;
+
+  virtual void PoolPacked(const PoolPackedArgs& args) const;
 
   // In place: each row of x [rows, head_dim] divided by max(its L2 norm, 1e-12).
   virtual void L2Normalize(float* x, int64_t rows, int64_t head_dim) const = 0;
@@ -81,9 +94,10 @@ class Backend {
   virtual void FoldQueries(const float* q, int64_t num_tokens, int num_q_heads, int num_kv_heads,
                            int head_dim, float* out) const = 0;
 
-  // x [rows, width] to `dtype`: kFloat32 copies, kBFloat16 rounds to nearest even, kInt8 is
-  // symmetric with one scale a row: scale = max|x| / 127, round to nearest even; a row of zeros has
-  // scale 0. `scales` [rows], kInt8 only.
+  // x [rows, width] to `dtype`: kFloat32 copies, kBFloat16 rounds to nearest even. kInt8 and
+  // kFloat8 are steps of one scale a row, max|x| / 127 and max|x| / 448: x / scale, saturated,
+  // rounded to nearest even. A row of zeros has scale 0; one with a NaN has scale NaN. `scales`
+  // [rows], where HasScales(dtype).
   virtual void Quantize(const float* x, int64_t rows, int64_t width, DType dtype, void* out,
                         float* scales) const = 0;
   virtual void Dequantize(const void* x, const float* scales, int64_t rows, int64_t width,
@@ -95,6 +109,14 @@ class Backend {
 
   // All segments of a bank's layer in one pass.
   virtual void ScoreBank(const ScoreBankArgs& args) const;
+  virtual void ScoreListed(const ScoreListedArgs& args) const;
+  // Raises *max_norm to the largest L2 norm of the segment's keys from `first_chunk` on, rounded
+  // up. NaN when one of them is.
+  virtual void RaiseMaxNorm(const KeySegment& segment, int64_t key_width, int64_t first_chunk,
+                            float* max_norm) const;
+  // mean[i] = the sum of scores[j][i] over j, in double precision and this order, divided by their
+  // number. scores[j] [n]; the array of pointers is in the processor's memory.
+  virtual void MeanOfScores(absl::Span<const float* const> scores, int64_t n, float* mean) const;
 
   // The best `k` (1 … 1,024) of scores [n], score descending, then the lower index; kNoScore and
   // NaN are never taken. For scores in memory of a backend that cannot be read from here.
@@ -103,6 +125,9 @@ class Backend {
     int64_t index;
   };
   virtual std::vector<IndexedScore> TopIndices(const float* scores, int64_t n, int k) const;
+  // The same, left where others of a group take it: `out` [TopIndicesBytes(k)], scores [k], then
+  // int32 indices [k], -1 behind the last. n may be 0.
+  virtual void TopIndicesInto(const float* scores, int64_t n, int k, void* out) const;
 
   // The best `k` of candidates (kNoScore and NaN are never taken) in the order of Precedes. scores
   // [n], references [n]; visible is null or [n], 0 = masked. Returns at most k.
@@ -111,13 +136,16 @@ class Backend {
                                              const uint8_t* visible, int k) const = 0;
 
   // ---- Attention
-  // ------------------------------------------------------------------------------------------------
   // Every element of the span is independent (one sequence each); decode batches and prefill alike.
   virtual void Attend(absl::Span<const AttentionArgs> sequences) const = 0;
+  // The steps of sequences that grow token by token (kernels/decode_steps.h), at most
+  // `max_sequences` at once. RESOURCE_EXHAUSTED.
+  virtual absl::StatusOr<std::unique_ptr<DecodeSteps>> MakeDecodeSteps(const DecodeShape& shape,
+                                                                       int max_sequences) const;
 
   // ---- Decoder
-  // --------------------------------------------------------------------------------------------------
-  // out [ids.size(), width] = rows of table [vocab, width] of `dtype` (kFloat32 or kBFloat16).
+  // out [ids.size(), width] = rows of table [vocab, width] of `dtype` (kFloat32 or kBFloat16). Ids
+  // in memory of the backend are not looked at here.
   virtual void Embed(const void* table, DType dtype, int64_t width, absl::Span<const int32_t> ids,
                      float* out) const;
   // Holds w [out_features, in_features] in `format`. RESOURCE_EXHAUSTED when memory runs out.
@@ -131,6 +159,8 @@ class Backend {
   // is of this backend.
   virtual void Linear(const LinearWeights& w, const float* x, int64_t rows, const float* bias,
                       float* y) const = 0;
+  // The same with what comes before and after it.
+  virtual void FusedLinear(const LinearWeights& w, const LinearArgs& args) const;
   // out = x / sqrt(mean(x²) + eps) · weight, row by row; x, out [rows, width], may be the same
   // array.
   virtual void RmsNorm(const float* x, const float* weight, int64_t rows, int64_t width, float eps,
@@ -152,25 +182,12 @@ class Backend {
   virtual void Add(float* x, const float* y, int64_t n) const = 0;
 };
 
+inline size_t TopIndicesBytes(int k) { return k * (sizeof(float) + sizeof(int32_t)); }
+// What TopIndicesInto left, once it is in the processor's memory.
+std::vector<Backend::IndexedScore> ParseTopIndices(const void* found, int k);
+
 // The bytes in memory of the backend.
 absl::StatusOr<Buffer> CopyToBackend(const Backend& backend, const void* data, size_t bytes);
-
-struct BackendOptions {
-  int num_threads = 0;  // of `cpu`; 0 = one a core
-  int gpu = 0;          // of `cuda`: the device's number
-  // Of `cuda`: what Allocate may take. 0: nearly all of the GPU; no limit on pinned memory.
-  int64_t gpu_memory_bytes = 0;
-  int64_t host_memory_bytes = 0;
-};
-
-// `name` is "reference", "cpu" or "cuda"; INVALID_ARGUMENT for another, FAILED_PRECONDITION for a
-// backend that was not built or finds no device. The only place that knows which were built.
-absl::StatusOr<std::unique_ptr<Backend>> MakeBackend(std::string_view name,
-                                                     const BackendOptions& options);
-inline absl::StatusOr<std::unique_ptr<Backend>> MakeBackend(std::string_view name,
-                                                            int num_threads) {
-  return MakeBackend(name, BackendOptions{.num_threads = num_threads});
-}
 
 }  // namespace msa::kernels
 

@@ -12,14 +12,19 @@
 
 namespace msa::kernels {
 
-// Routing keys of consecutive parts, in one precision. int8: key = scales[chunk] · keys[chunk, :].
+// Routing keys of consecutive parts, in one precision. Where the dtype HasScales (int8, fp8):
+// key = scales[chunk] · keys[chunk, :]. An fp8 step that is NaN is not a key: Quantize makes none,
+// memory nodes refuse it, and what a score then is depends on the backend.
 struct KeySegment {
-  const void* keys = nullptr;     // [num_chunks, key_width] of `dtype` (kFloat32, kBFloat16, kInt8)
-  const float* scales = nullptr;  // [num_chunks], kInt8 only
+  const void* keys = nullptr;     // [num_chunks, key_width] of `dtype`, any but kFloat16
+  const float* scales = nullptr;  // [num_chunks], where HasScales(dtype)
   DType dtype = DType::kFloat32;
   absl::Span<const int64_t>
       part_begin;  // [num_parts + 1]: part p owns chunks part_begin[p] … part_begin[p+1]-1
   int64_t num_chunks = -1;  // part_begin.back(); -1: look there
+  int member = 0;           // the backend of a group in whose memory it lies
+  // No key's L2 norm, scale included, is larger than this (Backend::RaiseMaxNorm); null: unknown.
+  const float* max_norm = nullptr;
 
   int64_t num_parts() const { return static_cast<int64_t>(part_begin.size()) - 1; }
 };
@@ -34,21 +39,40 @@ struct ScoreArgs {
   float* scores = nullptr;  // out [num_questions, num_parts]; kNoScore for a part without chunks
 };
 
-// The same over several segments of one precision; what is said of ScoreArgs holds.
+// How near the scores of a pass have to be. kExact: what is said of ScoreArgs. kBounded: a backend
+// may save time by rounding what it multiplies, and says in `errors` how far a score can be off:
+// enough to prove which parts are best, whose exact scores ScoreListed gives.
+enum class ScanMode : uint8_t { kExact = 1, kBounded = 2 };
+
+// The same over several segments of one precision.
 struct ScoreBankArgs {
   RoutingShape shape;
   absl::Span<const KeySegment> segments;
   const float* queries = nullptr;
   absl::Span<const int32_t> query_begin;
   float* scores = nullptr;  // out [num_questions, parts of all segments], in the segments' order
+  ScanMode mode = ScanMode::kExact;
+  // out [num_questions], may be null when kExact: no score of the question is further from the
+  // exact one than this. 0: they are exact, to the bit. NaN or infinite: nothing is known.
+  float* errors = nullptr;
+};
+
+// Exact scores of some parts for one question, to the bit those of ScoreBank.
+struct ScoreListedArgs {
+  RoutingShape shape;
+  absl::Span<const KeySegment> segments;  // as ScoreBank had them
+  const float* queries = nullptr;         // [num_rows, query_width]
+  int32_t num_rows = 0;
+  absl::Span<const int32_t> parts;  // columns of ScoreBank's scores, in the processor's memory
+  float* scores = nullptr;          // out [parts.size()]
 };
 
 // K and V rows of a document's chunks, of the template prefix, or of the local context.
-// int8: k[t, h, :] = k_scales[t, h] · k; likewise v.
+// Where the dtype HasScales: k[t, h, :] = k_scales[t, h] · k; likewise v.
 struct KvView {
   const void* k = nullptr;          // [num_tokens, num_kv_heads, head_dim] of `dtype`
   const void* v = nullptr;          // same shape
-  const float* k_scales = nullptr;  // [num_tokens, num_kv_heads], kInt8 only
+  const float* k_scales = nullptr;  // [num_tokens, num_kv_heads], where HasScales(dtype)
   const float* v_scales = nullptr;
   DType dtype = DType::kFloat32;
   int64_t num_tokens = 0;
@@ -56,10 +80,11 @@ struct KvView {
 
 // Consecutive rows of a batch that a sequence keeps, after one another from first_row on.
 struct AppendArgs {
-  float* k = nullptr;  // out [rows, width]
-  float* v = nullptr;  // out [rows, width]
+  void* k = nullptr;  // out [rows, width] of `dtype`
+  void* v = nullptr;  // out [rows, width]
   int64_t first_row = 0;
   int64_t rows = 0;
+  DType dtype = DType::kFloat32;  // or kBFloat16: rounded to nearest even
 };
 
 // Attention of consecutive query tokens of one sequence over [blocks… ; local], softmax over all of
@@ -95,6 +120,47 @@ struct SplitQkvArgs {
   float* q = nullptr;                   // out [rows, num_q_heads, head_dim]
   float* k = nullptr;                   // out [rows, num_kv_heads, head_dim]
   float* v = nullptr;                   // out [rows, num_kv_heads, head_dim]
+};
+
+// Rows of documents, one behind another, to the means of their chunks (NUMERICS "Chunk pooling":
+// each chunk summed by itself), each head L2-normalised where asked for, in some precision.
+struct PoolPackedArgs {
+  const float* x = nullptr;               // [rows, num_heads · head_dim]
+  absl::Span<const int32_t> chunk_begin;  // [num_chunks + 1]: chunk c has rows chunk_begin[c] …
+                                          // chunk_begin[c + 1] - 1, at least one
+  int num_heads = 0;
+  int head_dim = 0;
+  bool normalize = false;
+  DType dtype = DType::kFloat32;
+  void* out = nullptr;  // [num_chunks, num_heads · head_dim] of dtype
+  // Scaled types only: one scale a chunk and head, [num_chunks, num_heads], or one a chunk.
+  float* scales = nullptr;
+  bool scale_per_head = false;
+};
+
+// What becomes of a product: it is the result, is added to the result, or its first half of columns
+// are gates of the second: silu(gate) · up.
+enum class LinearThen : uint8_t { kStore, kAdd, kSiluMul };
+
+// A dense product with what comes before and after it in a decoder layer.
+struct LinearArgs {
+  const void* x = nullptr;  // [rows, in_features] of x_dtype
+  DType x_dtype = DType::kFloat32;
+  int64_t rows = 0;
+  const float* norm =
+      nullptr;  // [in_features]: RmsNorm of the rows of x first (float32); null: none
+  float eps = 0.0f;
+  const float* bias = nullptr;  // [out_features]; null: none
+  LinearThen then = LinearThen::kStore;
+  void* y = nullptr;  // out [rows, out_features], kSiluMul: [rows, out_features / 2]
+  // kBFloat16, and so x_dtype: where LinearWeights::rounds_activations says so; y with kSiluMul
+  // only.
+  DType y_dtype = DType::kFloat32;
+  // Room for what lies between, of any content afterwards: [rows, in_features] with a norm, holding
+  // its result when keep_normed; [rows, out_features] unless kStore.
+  float* normed = nullptr;
+  bool keep_normed = false;
+  float* product = nullptr;
 };
 
 // How a weight matrix is held. kBFloat16 and kInt8 round the weights once. Sums are float32, and so

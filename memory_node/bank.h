@@ -17,6 +17,7 @@
 #include "absl/synchronization/mutex.h"
 #include "memory_node/record_format.h"
 #include "memory_node/routing_index.h"
+#include "memory_node/selection.h"
 #include "rpc/types.h"
 
 namespace msa::memory_node {
@@ -96,6 +97,7 @@ class Bank {
   Counts counts() const;
   void AddCorruptRecord() { ++corrupt_records_; }
   int64_t corrupt_records() const { return corrupt_records_; }
+  SelectionCounts& selections() { return selections_; }
 
  private:
   void Count(const DocumentEntry& entry, int sign) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -107,6 +109,7 @@ class Bank {
   absl::Mutex id_mutexes_[kIdMutexes];
   std::atomic<bool> deleted_{false};
   std::atomic<int64_t> corrupt_records_{0};
+  SelectionCounts selections_;
 
   mutable absl::Mutex mutex_;
   absl::btree_map<std::string, DocumentEntryPtr> documents_ ABSL_GUARDED_BY(mutex_);

@@ -6,28 +6,25 @@
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/container/flat_hash_set.h"
+#include "common/status_macros.h"
 #include "common/strings.h"
 
 namespace msa::memory_node {
 namespace {
 
-void AddTo(const std::vector<float>& scores, std::vector<double>* sums) {
-  if (sums->size() < scores.size()) sums->resize(scores.size());
-  for (size_t slot = 0; slot < scores.size(); ++slot) (*sums)[slot] += scores[slot];
-}
-
-std::vector<float> BySlot(const IndexView& views, absl::Span<const float> scores, uint64_t sequence,
-                          uint32_t num_slots) {
-  std::vector<float> by_slot(num_slots);
+// Adds scores to the sums by slot. Slots are reused: only the visible owner's score counts.
+void AddBySlot(const IndexView& views, absl::Span<const float> scores, uint64_t sequence,
+               std::vector<double>& sums) {
   const float* score = scores.data();
   for (const SegmentView& view : views) {
     for (int64_t part = 0; part < view.num_parts; ++part, ++score) {
-      // Slots are reused: only the visible owner's score counts.
-      if (view.segment->Visible(part, sequence)) by_slot[view.segment->slot(part)] = *score;
+      if (view.segment->Visible(part, sequence)) sums[view.segment->slot(part)] += *score;
     }
   }
-  return by_slot;
 }
+
+// What two roundings of means to float32 take from their order, as a share of them.
+constexpr float kMeanRounding = 1.0f / (1 << 22);
 
 // Only the best part of each document, told apart by `documents`.
 void KeepOnePerDocument(const std::vector<uint64_t>& documents, std::vector<ScoredPart>* parts) {
@@ -40,6 +37,14 @@ void KeepOnePerDocument(const std::vector<uint64_t>& documents, std::vector<Scor
   for (const auto& [document, part] : best) parts->push_back(part);
 }
 
+void KeepBest(const std::vector<uint64_t>& documents, const RankOptions& options,
+              std::vector<ScoredPart>* parts) {
+  if (options.one_per_document) KeepOnePerDocument(documents, parts);
+  const size_t count = std::min(parts->size(), static_cast<size_t>(options.limit));
+  std::partial_sort(parts->begin(), parts->begin() + count, parts->end(), Precedes);
+  parts->resize(count);
+}
+
 }  // namespace
 
 absl::Status RankSums::Begin(int32_t round) {
@@ -50,56 +55,94 @@ absl::Status RankSums::Begin(int32_t round) {
   }
   round_ = round;
   layers_.clear();
-  next_layer_ = 0;
-  sums_.clear();
-  early_.clear();
-  on_device_.clear();
   return absl::OkStatus();
 }
 
-void RankSums::Add(const kernels::Backend& backend, int layer_index, const PartScores& scores,
-                   uint64_t sequence, uint32_t num_slots) {
-  if (!layers_.insert(layer_index).second) return;
-  if (backend.memory_is_host()) {
-    AddHost(layer_index, BySlot(scores.view, scores.scores, sequence, num_slots));
-  } else {
-    on_device_[layer_index] = {scores, num_slots};
-  }
+void RankSums::Add(const PartScores& scores, uint32_t num_slots) {
+  layers_.try_emplace(scores.layer_index, Layer{scores, num_slots});
 }
 
-void RankSums::FetchAll(const kernels::Backend& backend, uint64_t sequence) {
-  for (const auto& [layer_index, layer] : on_device_) {
-    const std::vector<float> host = ToHost(backend, layer.scores);
-    AddHost(layer_index, BySlot(layer.scores.view, host, sequence, layer.num_slots));
-  }
-  on_device_.clear();
+float RankSums::MeanError() const {
+  double sum = 0;
+  for (const auto& [index, layer] : layers_) sum += layer.scores.error;
+  return static_cast<float>(sum / static_cast<double>(layers_.size()) * (1 + 1e-6));
 }
 
-void RankSums::AddHost(int layer_index, std::vector<float> by_slot) {
-  early_[layer_index] = std::move(by_slot);
-  while (!early_.empty() && early_.begin()->first == next_layer_) {
-    AddTo(early_.begin()->second, &sums_);
-    early_.erase(early_.begin());
-    ++next_layer_;
-  }
+bool RankSums::SameView() const {
+  const IndexView& first = layers_.begin()->second.scores.view;
+  return std::all_of(layers_.begin(), layers_.end(), [&](const auto& layer) {
+    const IndexView& view = layer.second.scores.view;
+    return std::equal(view.begin(), view.end(), first.begin(), first.end(),
+                      [](const SegmentView& a, const SegmentView& b) {
+                        return a.segment == b.segment && a.num_parts == b.num_parts;
+                      });
+  });
 }
 
-std::vector<double> RankSums::Total() const {
-  std::vector<double> total = sums_;
-  for (const auto& [layer, scores] : early_) AddTo(scores, &total);
-  return total;
+absl::StatusOr<std::optional<std::vector<ScoredPart>>> RankSums::RankListed(
+    const kernels::Backend& backend, uint64_t sequence, const RankOptions& options) const {
+  const IndexView& view = layers_.begin()->second.scores.view;
+  const size_t num_parts = layers_.begin()->second.scores.scores.size();
+  MSA_ASSIGN_OR_RETURN(const kernels::Buffer means, backend.Allocate(num_parts * sizeof(float)));
+  std::vector<const float*> of_layers;
+  for (const auto& [index, layer] : layers_) of_layers.push_back(layer.scores.scores.data());
+  backend.MeanOfScores(of_layers, static_cast<int64_t>(num_parts), means.as<float>());
+
+  const absl::flat_hash_set<int64_t> exclude(options.exclude.begin(), options.exclude.end());
+  ShortlistArgs args;
+  args.count = options.limit;
+  args.one_per_document = options.one_per_document;
+  args.error = MeanError();
+  args.relative_error = args.error == 0 ? 0 : kMeanRounding;
+  args.eligible = [&](const Candidate& candidate) {
+    return candidate.segment->Visible(candidate.part, sequence) &&
+           !exclude.contains(candidate.reference()) && std::isfinite(candidate.score);
+  };
+  const auto shortlist = Shortlist(backend, view, {means.as<float>(), num_parts}, args);
+  if (!shortlist.has_value()) return std::nullopt;
+  const std::vector<float> exact = ExactMeans(backend, *shortlist);
+  std::vector<ScoredPart> parts;
+  std::vector<uint64_t> documents;
+  for (size_t i = 0; i < exact.size(); ++i) {
+    parts.push_back({exact[i], (*shortlist)[i].reference()});
+    documents.push_back((*shortlist)[i].document());
+  }
+  KeepBest(documents, options, &parts);
+  return parts;
 }
 
-absl::StatusOr<std::vector<ScoredPart>> RankSums::Rank(const kernels::Backend& backend,
-                                                       int32_t round, const IndexView& view,
-                                                       uint64_t sequence,
-                                                       const RankOptions& options) {
-  if (round != round_ || layers_.empty()) {
-    return absl::FailedPreconditionError(
-        StrCat("no layer was routed in round ", round, "; route before ranking"));
+std::vector<float> RankSums::ExactMeans(const kernels::Backend& backend,
+                                        const std::vector<Candidate>& candidates) const {
+  std::vector<float> means;
+  std::vector<int32_t> columns;
+  for (const Candidate& candidate : candidates) {
+    means.push_back(candidate.score);
+    columns.push_back(candidate.column);
   }
-  FetchAll(backend, sequence);
-  const std::vector<double> total = Total();
+  if (MeanError() == 0) return means;
+  std::vector<double> sums(columns.size());
+  std::vector<float> scores(columns.size());
+  for (const auto& [index, layer] : layers_) {
+    ScoreColumns(backend, layer.scores, columns, scores.data());
+    for (size_t i = 0; i < sums.size(); ++i) sums[i] += scores[i];
+  }
+  for (size_t i = 0; i < sums.size(); ++i) {
+    means[i] = static_cast<float>(sums[i] / static_cast<double>(layers_.size()));
+  }
+  return means;
+}
+
+absl::StatusOr<std::vector<ScoredPart>> RankSums::RankAll(const kernels::Backend& backend,
+                                                          const IndexView& view,
+                                                          uint64_t sequence,
+                                                          const RankOptions& options) const {
+  uint32_t num_slots = 0;
+  for (const auto& [index, layer] : layers_) num_slots = std::max(num_slots, layer.num_slots);
+  std::vector<double> sums(num_slots);
+  for (const auto& [index, layer] : layers_) {
+    MSA_ASSIGN_OR_RETURN(const PartScores exact, MakeExact(backend, layer.scores));
+    AddBySlot(exact.view, ToHost(backend, exact), sequence, sums);
+  }
   const absl::flat_hash_set<int64_t> exclude(options.exclude.begin(), options.exclude.end());
   std::vector<ScoredPart> parts;
   std::vector<uint64_t> documents;
@@ -108,18 +151,36 @@ absl::StatusOr<std::vector<ScoredPart>> RankSums::Rank(const kernels::Backend& b
     const auto references = segment.references(segment_view.num_parts);
     for (int64_t part = 0; part < segment_view.num_parts; ++part) {
       if (!segment.Visible(part, sequence) || exclude.contains(references[part])) continue;
-      if (segment.slot(part) >= total.size()) continue;
-      const double mean = total[segment.slot(part)] / static_cast<double>(layers_.size());
+      if (segment.slot(part) >= sums.size()) continue;
+      const double mean = sums[segment.slot(part)] / static_cast<double>(layers_.size());
       if (!std::isfinite(mean)) continue;  // no score in some layer
       parts.push_back({static_cast<float>(mean), references[part]});
       documents.push_back(segment.added(part));
     }
   }
-  if (options.one_per_document) KeepOnePerDocument(documents, &parts);
-  const size_t count = std::min(parts.size(), static_cast<size_t>(options.limit));
-  std::partial_sort(parts.begin(), parts.begin() + count, parts.end(), Precedes);
-  parts.resize(count);
+  KeepBest(documents, options, &parts);
   return parts;
+}
+
+absl::StatusOr<std::vector<ScoredPart>> RankSums::Rank(const kernels::Backend& backend,
+                                                       int32_t round, const IndexView& view,
+                                                       uint64_t sequence,
+                                                       const RankOptions& options,
+                                                       SelectionCounts& counts) const {
+  if (round != round_ || layers_.empty()) {
+    return absl::FailedPreconditionError(
+        StrCat("no layer was routed in round ", round, "; route before ranking"));
+  }
+  std::optional<std::vector<ScoredPart>> parts;
+  if (SameView()) {
+    MSA_ASSIGN_OR_RETURN(parts, RankListed(backend, sequence, options));
+  }
+  if (MeanError() != 0) ++(parts.has_value() ? counts.rounded : counts.rescanned);
+  if (!parts.has_value()) {
+    MSA_ASSIGN_OR_RETURN(parts, RankAll(backend, view, sequence, options));
+  }
+  MSA_RETURN_IF_ERROR(backend.Health());
+  return *std::move(parts);
 }
 
 }  // namespace msa::memory_node

@@ -348,6 +348,8 @@ BlockIdentity PlainIdentity(const rpc::BankSpec& bank, RecordKind kind, int64_t 
   identity.reference = first_reference;
   identity.revision = revision;
   identity.fingerprint = bank.model_fingerprint;
+  const bool has_fp8 = bank.routing_dtype == DType::kFloat8 || bank.content_dtype == DType::kFloat8;
+  if (kind == RecordKind::kBank && has_fp8) identity.dtype = DType::kFloat8;
   return identity;
 }
 

@@ -9,6 +9,7 @@
 #include "absl/strings/str_format.h"
 #include "common/status_macros.h"
 #include "common/strings.h"
+#include "memory_node/key_loading.h"
 #include "spdlog/spdlog.h"
 
 namespace msa::memory_node {
@@ -16,15 +17,8 @@ namespace {
 
 using Priority = DocumentStore::Priority;
 
-// A document as start-up knows it before its keys are read.
-struct Found {
-  std::shared_ptr<DocumentEntry> entry;
-  std::vector<int32_t> chunks;  // routing chunks of each part
-  std::vector<int32_t> content_chunks;
-};
-
-Found FromDescription(const rpc::BankSpec& bank, const Description& description) {
-  Found found{std::make_shared<DocumentEntry>(), {}, {}};
+FoundDocument FromDescription(const rpc::BankSpec& bank, const Description& description) {
+  FoundDocument found{std::make_shared<DocumentEntry>(), {}, {}};
   DocumentEntry& entry = *found.entry;
   entry.id = description.info.id;
   entry.revision = description.info.revision;
@@ -48,10 +42,13 @@ class BankLoader {
 
   absl::Status Load() {
     MSA_RETURN_IF_ERROR(ScanMeta());
-    std::sort(documents_.begin(), documents_.end(), [](const Found& a, const Found& b) {
-      return a.entry->references.front() < b.entry->references.front();
-    });
-    MSA_RETURN_IF_ERROR(LoadKeys());
+    std::sort(documents_.begin(), documents_.end(),
+              [](const FoundDocument& a, const FoundDocument& b) {
+                return a.entry->references.front() < b.entry->references.front();
+              });
+    MSA_RETURN_IF_ERROR(
+        LoadKeys(store_, bank_, documents_,
+                 [this](const auto& entry, const absl::Status& why) { Damage(entry, why); }));
     LoadNextReference();
     return absl::OkStatus();
   }
@@ -145,7 +142,7 @@ class BankLoader {
       if (!record.ok()) continue;
       auto text = DecodeTextPayload(record->payload);
       if (!text.ok()) continue;
-      Found& found = texts_[text->description.info.id];
+      FoundDocument& found = texts_[text->description.info.id];
       if (found.entry == nullptr || found.entry->revision < text->description.info.revision) {
         found = FromDescription(spec_, text->description);
       }
@@ -161,60 +158,6 @@ class BankLoader {
     auto entry = std::make_shared<DocumentEntry>();
     entry->id = id;
     return entry;
-  }
-
-  absl::Status LoadKeys() {
-    auto cursor = store_.NewCursor(Table::kRouting, /*sequential=*/true);
-    for (const Found& found : documents_) {
-      absl::Status status = LoadDocument(found, *cursor);
-      if (absl::IsDataLoss(status) || absl::IsInvalidArgument(status)) {
-        Damage(found.entry, status);
-      } else if (!status.ok()) {
-        return status;
-      }
-    }
-    return absl::OkStatus();
-  }
-
-  absl::Status LoadDocument(const Found& found, Cursor& cursor) {
-    std::vector<std::string> held;  // the cursor keeps only the record it stands on
-    held.reserve(found.chunks.size() * spec_.router_layers.size());
-    std::vector<IndexPart> parts;
-    for (size_t i = 0; i < found.chunks.size(); ++i) {
-      IndexPart part{found.entry->references[i], found.chunks[i], found.content_chunks[i], {}};
-      for (int32_t layer : spec_.router_layers) {
-        const auto identity =
-            RoutingIdentity(spec_, part.reference, found.entry->revision, layer, part.chunks);
-        MSA_ASSIGN_OR_RETURN(const std::string_view keys, ReadKeys(identity, cursor));
-        held.emplace_back(keys);
-        part.layers.push_back(held.back());
-      }
-      parts.push_back(std::move(part));
-    }
-    MSA_RETURN_IF_ERROR(bank_->Reserve(found.entry));
-    absl::Status status = bank_->index().Append(parts);
-    if (!status.ok()) {
-      bank_->Unreserve(*found.entry);
-      return status;
-    }
-    bank_->Install(found.entry, bank_->index().Publish(found.entry->references, {}));
-    return absl::OkStatus();
-  }
-
-  absl::StatusOr<std::string_view> ReadKeys(const BlockIdentity& identity, Cursor& cursor) {
-    const std::string key = BlockKey(spec_.uid, identity.reference, identity.layer);
-    if (cursor.Valid() && cursor.key() < key) cursor.Next();  // the next one, nearly always
-    if (!cursor.Valid() || cursor.key() != key) cursor.Seek(key);
-    const std::string what =
-        StrCat("routing keys of layer ", identity.layer, " of reference ", identity.reference);
-    if (!cursor.status().ok()) {
-      return absl::Status(cursor.status().code(), StrCat(what, ": ", cursor.status().message()));
-    }
-    if (!cursor.Valid() || cursor.key() != key)
-      return absl::DataLossError(StrCat(what, " missing"));
-    auto payload = VerifyRecord(cursor.value(), identity);
-    if (payload.ok()) return payload;
-    return absl::DataLossError(StrCat(what, ": ", payload.status().message()));
   }
 
   void LoadNextReference() {
@@ -235,9 +178,9 @@ class BankLoader {
   DocumentStore& store_;
   const std::shared_ptr<Bank> bank_;
   const rpc::BankSpec& spec_;
-  std::vector<Found> documents_;
+  std::vector<FoundDocument> documents_;
   bool texts_scanned_ = false;
-  std::map<std::string, Found> texts_;
+  std::map<std::string, FoundDocument> texts_;
 };
 
 // Keys and values of `system` that begin with `kind`.

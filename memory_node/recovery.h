@@ -1,6 +1,6 @@
-// Start-up: from the store to banks ready to serve. One scan of `meta`, then one of `routing`, in
-// key order, every record verified. Damaged documents are named in the log and kept in the
-// directory as damaged: never served, never removed.
+// Start-up: from the store to banks ready to serve. One scan of `meta`, then `routing` in key order
+// on several threads (key_loading.h), every record verified. Damaged documents are named in the log
+// and kept in the directory as damaged: never served, never removed.
 #ifndef MSA_MEMORY_NODE_RECOVERY_H_
 #define MSA_MEMORY_NODE_RECOVERY_H_
 

@@ -58,20 +58,9 @@ absl::Status RoutingIndex::AppendOne(const IndexPart& part) {
     return absl::InvalidArgumentError(
         StrCat("reference ", part.reference, " is in use by another document"));
   }
-  const int64_t bytes = (num_chunks_ + part.chunks) * static_cast<int64_t>(shape_.ChunkBytes());
-  if (bytes > options_.max_key_bytes) {
-    return absl::ResourceExhaustedError(
-        StrCat("routing keys would take ", bytes, " bytes of the ", options_.max_key_bytes,
-               " allowed; delete documents, allow more or add a shard"));
-  }
+  MSA_RETURN_IF_ERROR(CheckRoom(part.chunks));
   MSA_RETURN_IF_ERROR(MakeRoom(part.chunks));
-  PartEntry entry{part.reference, num_slots_, part.chunks, part.content_chunks};
-  if (free_slots_.empty()) {
-    ++num_slots_;
-  } else {
-    entry.slot = free_slots_.back();
-    free_slots_.pop_back();
-  }
+  const PartEntry entry{part.reference, TakeSlot(), part.chunks, part.content_chunks};
   const RoutingBlockLayout layout(shape_.dtype, part.chunks, shape_.key_width);
   std::vector<KeySource> sources;
   for (std::string_view block : part.layers) {
@@ -88,15 +77,70 @@ absl::Status RoutingIndex::MakeRoom(int64_t chunks) {
   const int64_t grown =
       std::clamp(num_chunks_ / 2, options_.min_segment_chunks, MaxSegmentChunks());
   const int64_t capacity = std::max(grown, chunks);
-  auto made = Segment::Make(backend_, shape_, capacity, capacity);
+  MSA_ASSIGN_OR_RETURN(open_, AddSegment(capacity, capacity));
+  return absl::OkStatus();
+}
+
+absl::Status RoutingIndex::CheckRoom(int64_t chunks) const {
+  const int64_t bytes = (num_chunks_ + chunks) * static_cast<int64_t>(shape_.ChunkBytes());
+  if (bytes <= options_.max_key_bytes) return absl::OkStatus();
+  return absl::ResourceExhaustedError(
+      StrCat("routing keys would take ", bytes, " bytes of the ", options_.max_key_bytes,
+             " allowed; delete documents, allow more or add a shard"));
+}
+
+uint32_t RoutingIndex::TakeSlot() {
+  if (free_slots_.empty()) return num_slots_++;
+  const uint32_t slot = free_slots_.back();
+  free_slots_.pop_back();
+  return slot;
+}
+
+absl::StatusOr<std::shared_ptr<Segment>> RoutingIndex::AddSegment(int64_t parts, int64_t chunks) {
+  auto made = Segment::Make(backend_, PickMember(chunks), shape_, parts, chunks);
   if (!made.ok()) {
-    return absl::ResourceExhaustedError(StrCat("routing keys of ", capacity * shape_.ChunkBytes(),
+    return absl::ResourceExhaustedError(StrCat("routing keys of ", chunks * shape_.ChunkBytes(),
                                                " bytes: ", made.status().message()));
   }
-  std::shared_ptr<Segment> segment = *std::move(made);
-  segments_.push_back(segment);
-  open_ = std::move(segment);
+  segments_.push_back(*made);
+  return made;
+}
+
+absl::StatusOr<std::shared_ptr<Segment>> RoutingIndex::MakeSegment(int64_t parts, int64_t chunks) {
+  absl::MutexLock lock(&mutex_);
+  return AddSegment(parts, chunks);
+}
+
+absl::Status RoutingIndex::Load(Segment& segment, absl::Span<PartEntry> entries,
+                                absl::Span<const KeySource> layers,
+                                absl::Span<const uint64_t> added) {
+  int64_t chunks = 0;
+  for (const PartEntry& entry : entries) chunks += entry.chunks;
+  {
+    absl::MutexLock lock(&mutex_);
+    MSA_RETURN_IF_ERROR(CheckRoom(chunks));
+    num_chunks_ += chunks;
+    for (PartEntry& entry : entries) entry.slot = TakeSlot();
+  }
+  int64_t part = segment.AppendRun(entries, layers, added);
+  absl::MutexLock lock(&mutex_);
+  for (const PartEntry& entry : entries) locations_[entry.reference] = {&segment, part++};
   return absl::OkStatus();
+}
+
+int RoutingIndex::PickMember(int64_t capacity_chunks) const {
+  const int num_members = backend_.num_members();
+  if (num_members == 1) return 0;
+  std::vector<int64_t> held(num_members);
+  for (const auto& segment : segments_) held[segment->member()] += segment->capacity_bytes();
+  const int64_t bytes = capacity_chunks * static_cast<int64_t>(shape_.ChunkBytes());
+  int emptiest = 0, lightest = -1;
+  for (int m = 0; m < num_members; ++m) {
+    const int64_t free = backend_.member(m).free_bytes();
+    if (free > backend_.member(emptiest).free_bytes()) emptiest = m;
+    if (free >= bytes && (lightest < 0 || held[m] < held[lightest])) lightest = m;
+  }
+  return lightest < 0 ? emptiest : lightest;
 }
 
 uint64_t RoutingIndex::Publish(absl::Span<const int64_t> references,
@@ -174,16 +218,30 @@ uint32_t RoutingIndex::num_slots() const {
 }
 
 std::vector<std::shared_ptr<Segment>> RoutingIndex::PickVictims(uint64_t oldest) {
-  std::vector<std::shared_ptr<Segment>> candidates, small, victims;
+  std::vector<std::shared_ptr<Segment>> sealed;
   {
     absl::MutexLock lock(&mutex_);
-    candidates = segments_;
+    sealed = segments_;
     // An open segment of which much is dead is sealed, else it could stay so for ever.
     if (open_ != nullptr && DeadChunks(*open_, oldest) > options_.max_dead_share * Chunks(*open_)) {
       open_ = nullptr;
     }
-    std::erase(candidates, open_);
+    std::erase(sealed, open_);
   }
+  // Those of one member: keys are not carried from GPU to GPU.
+  for (int m = 0; m < backend_.num_members(); ++m) {
+    std::vector<std::shared_ptr<Segment>> candidates;
+    for (const auto& segment : sealed) {
+      if (segment->member() == m) candidates.push_back(segment);
+    }
+    if (auto victims = PickVictims(candidates, oldest); !victims.empty()) return victims;
+  }
+  return {};
+}
+
+std::vector<std::shared_ptr<Segment>> RoutingIndex::PickVictims(
+    const std::vector<std::shared_ptr<Segment>>& candidates, uint64_t oldest) const {
+  std::vector<std::shared_ptr<Segment>> small, victims;
   int64_t chunks = 0;
   for (const auto& segment : candidates) {
     const int64_t dead = DeadChunks(*segment, oldest);
@@ -224,7 +282,7 @@ bool RoutingIndex::Rewrite(const std::vector<std::shared_ptr<Segment>>& victims,
       chunks += victim->Entry(part).chunks;
     }
   }
-  auto made = Segment::Make(backend_, shape_, parts, chunks);
+  auto made = Segment::Make(backend_, victims.front()->member(), shape_, parts, chunks);
   if (!made.ok()) return false;
   const std::shared_ptr<Segment> merged = *std::move(made);
   std::vector<KeySource> sources(shape_.num_layers);

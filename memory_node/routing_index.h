@@ -56,7 +56,8 @@ struct IndexStats {
 
 class RoutingIndex {
  public:
-  // `backend` holds the keys and must outlive it.
+  // `backend` holds the keys and must outlive it. In a group the members hold about as much each,
+  // as far as they have room.
   RoutingIndex(const kernels::Backend& backend, const SegmentShape& shape,
                const IndexOptions& options);
 
@@ -69,6 +70,15 @@ class RoutingIndex {
   void Abandon(absl::Span<const int64_t> references);
   // Hides from everybody, at once: no Select begun after the return takes one of them.
   void Mask(absl::Span<const int64_t> references);
+
+  // ---- For IndexLoader, before anybody reads
+  uint64_t NextSequence() { return sequence_.fetch_add(1) + 1; }
+  // A sealed segment of the index that one loader fills.
+  absl::StatusOr<std::shared_ptr<Segment>> MakeSegment(int64_t parts, int64_t chunks);
+  // Segment::AppendRun, with the entries' slots given here.
+  absl::Status Load(Segment& segment, absl::Span<PartEntry> entries,
+                    absl::Span<const KeySource> layers, absl::Span<const uint64_t> added);
+  int64_t MaxSegmentChunks() const;
 
   // A snapshot: what is published now is seen at this number.
   uint64_t sequence() const { return sequence_.load(std::memory_order_acquire); }
@@ -93,8 +103,16 @@ class RoutingIndex {
 
   absl::Status AppendOne(const IndexPart& part) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status MakeRoom(int64_t chunks) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  int64_t MaxSegmentChunks() const;
+  absl::Status CheckRoom(int64_t chunks) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  uint32_t TakeSlot() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::StatusOr<std::shared_ptr<Segment>> AddSegment(int64_t parts, int64_t chunks)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Where a new segment goes: the member that holds least of this index and has room, else the
+  // emptiest.
+  int PickMember(int64_t capacity_chunks) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   std::vector<std::shared_ptr<Segment>> PickVictims(uint64_t oldest);
+  std::vector<std::shared_ptr<Segment>> PickVictims(
+      const std::vector<std::shared_ptr<Segment>>& candidates, uint64_t oldest) const;
   bool Rewrite(const std::vector<std::shared_ptr<Segment>>& victims, uint64_t oldest);
   void Swap(const std::vector<std::shared_ptr<Segment>>& victims,
             const std::shared_ptr<Segment>& merged) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);

@@ -17,6 +17,7 @@
 #include "absl/synchronization/mutex.h"
 #include "common/routing.h"
 #include "kernels/backend.h"
+#include "memory_node/part_scores.h"
 #include "memory_node/routing_index.h"
 #include "rpc/types.h"
 
@@ -28,20 +29,13 @@ struct ScanOptions {
   int max_pass_rows = 512;  // query rows in a pass of more than one question
 };
 
-// Scores [num_parts] of each segment of the view, one after the other, in memory of the backend.
-// Parts nobody may see are scored too: the reader masks.
-struct PartScores {
-  IndexView view;
-  absl::Span<const float> scores;  // into `memory`
-  std::shared_ptr<const kernels::Buffer> memory;
-};
-
 class ScanSharer {
  public:
   // `backend` is borrowed.
   ScanSharer(const kernels::Backend* backend, const ScanOptions& options);
 
   // queries [rows, query_width], borrowed till the return. The view is taken after the call began.
+  // Scores may be rounded, as their `error` says.
   // DEADLINE_EXCEEDED, CANCELLED while waiting; RESOURCE_EXHAUSTED when too many wait or there is
   // no memory for the scores; UNAVAILABLE when the backend failed.
   absl::StatusOr<PartScores> Score(const rpc::CallContext& ctx, const RoutingIndex& index,
@@ -60,13 +54,16 @@ class ScanSharer {
     const std::vector<float>* queries;
     bool taken = false;
     bool done = false;
-    absl::Status status;
-    PartScores result;
+    absl::Status status = absl::OkStatus();
+    PartScores result = {};
+    const float* error = nullptr;  // of the result, in memory of the backend
 
     int rows() const { return static_cast<int>(queries->size()) / shape->query_width(); }
   };
   using Batch = std::vector<Question*>;
 
+  // Returns when a pass has been asked for with the question in it.
+  absl::Status Answer(const rpc::CallContext& ctx, Question* question);
   Batch TakeBatch() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status RunPass(const Batch& batch) const;
   absl::Status Wait(const rpc::CallContext& ctx, Question* question)
@@ -81,14 +78,6 @@ class ScanSharer {
   int64_t passes_ ABSL_GUARDED_BY(mutex_) = 0;
   int64_t questions_ ABSL_GUARDED_BY(mutex_) = 0;
 };
-
-// The scores where the processor reads them.
-std::vector<float> ToHost(const kernels::Backend& backend, const PartScores& scores);
-
-// The best `top_k` that are visible at `sequence`, best first; independent of how parts lie in
-// segments. content_chunks is filled in, shard is 0.
-std::vector<rpc::RoutedPart> SelectBest(const kernels::Backend& backend, const PartScores& scores,
-                                        uint64_t sequence, int top_k);
 
 }  // namespace msa::memory_node
 

@@ -26,19 +26,19 @@ inline constexpr uint64_t kNever = std::numeric_limits<uint64_t>::max();  // not
 inline constexpr uint64_t kMasked = 0;                                    // removed for everybody
 
 struct SegmentShape {
-  DType dtype = DType::kFloat32;  // kFloat32, kBFloat16 or kInt8
+  DType dtype = DType::kFloat32;  // any but kFloat16
   int64_t key_width = 0;
   int num_layers = 0;
 
   size_t KeyBytes() const { return key_width * DTypeBytes(dtype); }  // of one chunk and layer
   // Of one chunk, all layers, scales included.
   size_t ChunkBytes() const {
-    return num_layers * (KeyBytes() + (dtype == DType::kInt8 ? sizeof(float) : 0));
+    return num_layers * (KeyBytes() + (HasScales(dtype) ? sizeof(float) : 0));
   }
 };
 
-// Where a part's keys of one layer are read from: [chunks, key_width], and [chunks] for int8;
-// either memory, any alignment.
+// Where a part's keys of one layer are read from: [chunks, key_width], and [chunks] where there are
+// scales; either memory, any alignment.
 struct KeySource {
   const char* keys = nullptr;
   const char* scales = nullptr;
@@ -53,8 +53,9 @@ struct PartEntry {
 
 class Segment {
  public:
-  // RESOURCE_EXHAUSTED when there is no memory. `backend` must outlive it.
-  static absl::StatusOr<std::shared_ptr<Segment>> Make(const kernels::Backend& backend,
+  // RESOURCE_EXHAUSTED when there is no memory. All of it lies with one member of `backend`, which
+  // must outlive it.
+  static absl::StatusOr<std::shared_ptr<Segment>> Make(const kernels::Backend& backend, int member,
                                                        const SegmentShape& shape,
                                                        int64_t capacity_parts,
                                                        int64_t capacity_chunks);
@@ -63,11 +64,21 @@ class Segment {
   // Returns the part's ordinal. `layers` one a layer. REQUIRES: Fits(1, entry.chunks).
   int64_t Append(const PartEntry& entry, absl::Span<const KeySource> layers, uint64_t added,
                  uint64_t removed);
+  // Parts whose keys lie one after the other in each of `layers`: one copy a layer. Part i is added
+  // at added[i], not removed. Returns the first ordinal. REQUIRES: they fit.
+  int64_t AppendRun(absl::Span<const PartEntry> entries, absl::Span<const KeySource> layers,
+                    absl::Span<const uint64_t> added);
+
+  // The backend of a group in whose memory it lies.
+  int member() const { return member_; }
+  int64_t capacity_bytes() const { return capacity_chunks_ * shape_.ChunkBytes(); }
 
   // Parts that readers may look at: ordinals below.
   int64_t num_parts() const { return num_parts_.load(std::memory_order_acquire); }
   int64_t num_chunks(int64_t num_parts) const { return part_begin_[num_parts]; }
 
+  // Takes the norms of the keys that came since the last time, on a backend that rounds scores.
+  void UpdateMaxNorm(int layer_index, int64_t num_parts) const;
   // Of the first `num_parts` parts. Valid as long as the segment.
   kernels::KeySegment Keys(int layer_index, int64_t num_parts) const;
   absl::Span<const int64_t> references(int64_t num_parts) const {
@@ -91,17 +102,23 @@ class Segment {
   }
 
  private:
-  Segment(const kernels::Backend& backend, const SegmentShape& shape, int64_t capacity_parts,
-          int64_t capacity_chunks);
+  Segment(const kernels::Backend& backend, int member, const SegmentShape& shape,
+          int64_t capacity_parts, int64_t capacity_chunks);
   absl::Status AllocateKeys();
+  void CopyKeys(int64_t first_chunk, int64_t chunks, absl::Span<const KeySource> layers);
+  void Enter(int64_t part, const PartEntry& entry, uint64_t added, uint64_t removed);
+  void Show(int64_t first, int64_t parts);  // to readers
 
-  const kernels::Backend& backend_;
+  const kernels::Backend& backend_;  // the member
+  const int member_;
   const SegmentShape shape_;
   const int64_t capacity_chunks_;
   std::vector<kernels::Buffer> keys_;    // [num_layers] of [capacity_chunks, key_width]
-  std::vector<kernels::Buffer> scales_;  // [num_layers] of [capacity_chunks], kInt8 only
+  std::vector<kernels::Buffer> scales_;  // [num_layers] of [capacity_chunks], where HasScales
   std::vector<int64_t> part_begin_;      // [capacity_parts + 1]
   kernels::Buffer device_part_begin_;    // the same where the backend cannot read the processor's
+  kernels::Buffer max_norms_;            // [num_layers] where UpdateMaxNorm takes them
+  mutable std::vector<std::atomic<int64_t>> normed_chunks_;  // [num_layers]: those in max_norms_
   std::vector<int64_t> references_;
   std::vector<uint32_t> slots_;
   std::vector<int32_t> content_chunks_;

@@ -378,6 +378,8 @@ absl::StatusOr<rpc::ShardStats> LocalShard::Stats(const rpc::CallContext& ctx,
   stats.dead_parts = index.dead_parts;
   stats.open_snapshots = snapshots_.NumOpen(*bank);
   stats.corrupt_records = bank->corrupt_records();
+  stats.rounded_selections = bank->selections().rounded;
+  stats.rescanned_selections = bank->selections().rescanned;
   return stats;
 }
 

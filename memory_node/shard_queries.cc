@@ -6,6 +6,7 @@
 #include "common/strings.h"
 #include "memory_node/put_batch.h"
 #include "memory_node/request_checks.h"
+#include "memory_node/selection.h"
 #include "memory_node/shard.h"
 #include "memory_node/validation.h"
 
@@ -51,10 +52,9 @@ absl::StatusOr<std::vector<rpc::RoutedPart>> LocalShard::Route(const rpc::CallCo
   {
     absl::MutexLock lock(&snapshot->mutex);
     MSA_RETURN_IF_ERROR(snapshot->sums.Begin(request.round));
-    snapshot->sums.Add(*backend_, layer_index, scores, snapshot->sequence,
-                       bank->index().num_slots());
+    snapshot->sums.Add(scores, bank->index().num_slots());
   }
-  return SelectBest(*backend_, scores, snapshot->sequence, request.top_k);
+  return SelectBest(*backend_, scores, snapshot->sequence, request.top_k, bank->selections());
 }
 
 absl::StatusOr<std::vector<rpc::RankedPart>> LocalShard::Rank(const rpc::CallContext& ctx,
@@ -68,7 +68,8 @@ absl::StatusOr<std::vector<rpc::RankedPart>> LocalShard::Rank(const rpc::CallCon
   MSA_ASSIGN_OR_RETURN(
       const auto parts,
       snapshot->sums.Rank(*backend_, request.round, bank->index().View(), snapshot->sequence,
-                          {request.limit, request.one_per_document, request.exclude}));
+                          {request.limit, request.one_per_document, request.exclude},
+                          bank->selections()));
   std::vector<rpc::RankedPart> ranked;
   for (const ScoredPart& part : parts) ranked.push_back({part, 0});
   return ranked;

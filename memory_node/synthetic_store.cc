@@ -33,6 +33,7 @@ class Maker {
     for (float value : floats_) {
       half_.push_back(ToBFloat16(value));
       steps_.push_back(static_cast<int8_t>(std::clamp(value * 127, -127.0f, 127.0f)));
+      float8_.push_back(ToFloat8(value * 127));
     }
   }
 
@@ -94,27 +95,42 @@ class Maker {
     return StrCat("Document ", document, " of a made-up bank.");
   }
 
-  // The first `bytes` of the payload, from a place in the pool that the block's name decides.
+  // The first `bytes` of the payload in rows of a chunk. Each row is two pieces of the pool, from
+  // places that its name decides: no two of a bank are alike, so that scores are not either.
   void Fill(int64_t document, int32_t layer, DType dtype, size_t bytes,
             std::string* payload) const {
-    const char* pool = reinterpret_cast<const char*>(floats_.data());
-    size_t pool_bytes = kPoolBytes;
-    if (dtype == DType::kBFloat16) {
-      pool = reinterpret_cast<const char*>(half_.data());
-      pool_bytes = half_.size() * sizeof(BFloat16);
-    } else if (dtype == DType::kInt8) {
-      pool = reinterpret_cast<const char*>(steps_.data());
-      pool_bytes = steps_.size();
+    const auto [pool, pool_bytes] = Pool(dtype);
+    const size_t row_bytes = d_.bank.routing.key_width() * DTypeBytes(dtype);
+    uint64_t state = (static_cast<uint64_t>(document) * 64 + layer) * 0x9E3779B97F4A7C15u;
+    for (size_t done = 0; done < bytes; done += row_bytes) {
+      state += 0x9E3779B97F4A7C15u;
+      const uint64_t mixed = Mix(state);
+      const size_t row = std::min(row_bytes, bytes - done);
+      const size_t head = std::min(row, AlignTo4(mixed % row_bytes));
+      Cut(pool, pool_bytes, mixed >> 10, payload->data() + done, head);
+      Cut(pool, pool_bytes, mixed >> 37, payload->data() + done + head, row - head);
     }
-    uint64_t mixed = (static_cast<uint64_t>(document) * 64 + layer) * 0x9E3779B97F4A7C15u;
-    mixed ^= mixed >> 29;
-    size_t at = mixed % pool_bytes / sizeof(float) * sizeof(float);
-    for (size_t done = 0; done < bytes;) {
-      const size_t piece = std::min(bytes - done, pool_bytes - at);
-      std::memcpy(payload->data() + done, pool + at, piece);
-      done += piece;
-      at = 0;
+  }
+  std::pair<const char*, size_t> Pool(DType dtype) const {
+    switch (dtype) {
+      case DType::kBFloat16:
+        return {reinterpret_cast<const char*>(half_.data()), half_.size() * sizeof(BFloat16)};
+      case DType::kInt8:
+        return {reinterpret_cast<const char*>(steps_.data()), steps_.size()};
+      case DType::kFloat8:
+        return {reinterpret_cast<const char*>(float8_.data()), float8_.size()};
+      default:
+        return {reinterpret_cast<const char*>(floats_.data()), kPoolBytes};
     }
+  }
+  static uint64_t Mix(uint64_t x) {  // splitmix64
+    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9u;
+    x = (x ^ (x >> 27)) * 0x94D049BB133111EBu;
+    return x ^ (x >> 31);
+  }
+  static void Cut(const char* pool, size_t pool_bytes, uint64_t where, char* to, size_t bytes) {
+    const size_t at = where % ((pool_bytes - bytes) / sizeof(float)) * sizeof(float);
+    std::memcpy(to, pool + at, bytes);
   }
   static void FillScales(size_t begin, size_t end, std::string* payload) {
     const float scale = 1.0f / 127;
@@ -127,6 +143,7 @@ class Maker {
   std::vector<float> floats_;
   std::vector<BFloat16> half_;
   std::vector<int8_t> steps_;
+  std::vector<Float8> float8_;  // steps too, of the same scale
 };
 
 // Records of one table by number, in key order.

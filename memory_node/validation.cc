@@ -1,5 +1,6 @@
 #include "memory_node/validation.h"
 
+#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <cstring>
@@ -58,6 +59,8 @@ bool AnyNotFinite(std::string_view numbers, DType dtype) {
       return AnyNotFinite<uint16_t>(numbers.data(), numbers.size() / 2, 0x7F80);
     case DType::kFloat16:
       return AnyNotFinite<uint16_t>(numbers.data(), numbers.size() / 2, 0x7C00);
+    case DType::kFloat8:
+      return std::any_of(numbers.begin(), numbers.end(), [](char c) { return (c & 0x7F) == 0x7F; });
     case DType::kInt8:
       return false;
   }
@@ -188,7 +191,7 @@ absl::Status CheckShape(const RoutingShape& shape) {
 }
 
 bool IsStored(DType dtype) {
-  return dtype == DType::kFloat32 || dtype == DType::kBFloat16 || dtype == DType::kInt8;
+  return dtype == DType::kFloat32 || dtype == DType::kBFloat16 || HasScales(dtype);
 }
 
 absl::Status CheckLayers(const std::vector<int32_t>& layers) {
@@ -223,7 +226,7 @@ absl::Status ValidateBank(const rpc::BankSpec& spec) {
     return Invalid("chunk sizes must be positive and parts of 1 to ", kMaxPartTokens, " tokens");
   }
   if (!IsStored(spec.routing_dtype) || !IsStored(spec.content_dtype)) {
-    return Invalid("banks are kept in f32, bf16 or int8");
+    return Invalid("banks are kept in f32, bf16, int8 or fp8");
   }
   return absl::OkStatus();
 }

@@ -14,6 +14,7 @@ absl::StatusOr<DType> ToDType(pb::DType in) {
     case pb::DTYPE_BFLOAT16:
     case pb::DTYPE_INT8:
     case pb::DTYPE_FLOAT16:
+    case pb::DTYPE_FLOAT8:
       return static_cast<DType>(in);
     default:
       return absl::InvalidArgumentError(absl::StrCat("unknown precision number ", in));
@@ -218,6 +219,8 @@ void ToProto(const ShardStats& in, pb::ShardStats* out) {
   out->set_dead_parts(in.dead_parts);
   out->set_open_snapshots(in.open_snapshots);
   out->set_corrupt_records(in.corrupt_records);
+  out->set_rounded_selections(in.rounded_selections);
+  out->set_rescanned_selections(in.rescanned_selections);
 }
 
 absl::StatusOr<ShardStats> FromProto(const pb::ShardStats& in) {
@@ -233,6 +236,8 @@ absl::StatusOr<ShardStats> FromProto(const pb::ShardStats& in) {
   out.dead_parts = in.dead_parts();
   out.open_snapshots = in.open_snapshots();
   out.corrupt_records = in.corrupt_records();
+  out.rounded_selections = in.rounded_selections();
+  out.rescanned_selections = in.rescanned_selections();
   return out;
 }
 

@@ -90,6 +90,10 @@ struct ShardStats {
   int64_t dead_parts = 0;  // deleted or replaced, not yet compacted
   int64_t open_snapshots = 0;
   int64_t corrupt_records = 0;  // found since start
+  // Selections and ranks from rounded scores since start: proven from those, and made by another,
+  // exact pass because they could not tell.
+  int64_t rounded_selections = 0;
+  int64_t rescanned_selections = 0;
 };
 
 class MemoryShard {

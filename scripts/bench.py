@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
 """Runs every benchmark and writes one dated JSON.
 
-usage: bench.py --bin build/release/benchmarks --out benchmarks/results [--only NAME]
+usage: bench.py --bin build/release/benchmarks --out benchmarks/results [--only NAME] [--limit SECONDS]
 
 A benchmark is an executable called *_bench in --bin, or a script benchmarks/*_bench.py, which is given
 --bin and takes the place of an executable of its name. It prints JSON (one value, or one a line) on
 standard output and may write for people on standard error. The result holds the machine, its load, the
-commit, and each benchmark's command beside what it printed, so that a number can be made again.
+commit, and each benchmark's command beside what it printed, so that a number can be made again. One that
+runs longer than --limit is ended, with all that it started, and the others go on.
 """
 import argparse
 import datetime
@@ -15,6 +16,7 @@ import json
 import os
 import platform
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -69,16 +71,28 @@ def benchmarks(folder, only):
     return {name: commands[name] for name in sorted(commands) if only in name}
 
 
-def run(name, command):
+def run(name, command, limit_seconds):
     print(f"== {name}", flush=True)
     load = os.getloadavg()[0]
     started = time.monotonic()
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
-    print(done.stdout, flush=True)
+    # A session of its own: servers that a script started end with it.
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    late = False
+    try:
+        output = process.communicate(timeout=limit_seconds)[0]
+    except subprocess.TimeoutExpired:
+        late = True
+        os.killpg(process.pid, signal.SIGKILL)
+        output = process.communicate()[0]
+        print(f"{name} did not end within {limit_seconds} s: is the machine busy?", file=sys.stderr)
+    except KeyboardInterrupt:
+        os.killpg(process.pid, signal.SIGKILL)
+        raise
+    print(output, flush=True)
     shown = ["python3", *command[1:]] if command[0] == sys.executable else command
-    return {"program": name, "command": " ".join(shown), "exit_code": done.returncode,
+    return {"program": name, "command": " ".join(shown), "exit_code": process.returncode,
             "load_before": round(load, 2), "seconds": round(time.monotonic() - started, 1),
-            "results": parse(done.stdout)}
+            "ended_by_limit": late, "results": parse(output)}
 
 
 def main():
@@ -87,6 +101,7 @@ def main():
     parser.add_argument("--bin", required=True)
     parser.add_argument("--out", required=True)
     parser.add_argument("--only", default="", help="run those whose name holds this")
+    parser.add_argument("--limit", type=int, default=600, help="seconds one may run")
     options = parser.parse_args()
     commands = benchmarks(options.bin, options.only)
     if not commands:
@@ -96,12 +111,14 @@ def main():
               "whose idle threads spin mean nothing", file=sys.stderr)
     now = datetime.datetime.now(datetime.timezone.utc)
     report = {"date": now.isoformat(timespec="seconds"), "command": "make bench",
-              "machine": machine(), "commit": commit(), "runs": [run(n, c) for n, c in commands.items()]}
+              "machine": machine(), "commit": commit(), "runs": []}
     os.makedirs(options.out, exist_ok=True)
     path = os.path.join(options.out, now.strftime("%Y-%m-%dT%H%M%SZ") + ".json")
-    with open(path, "w", encoding="utf-8") as file:
-        json.dump(report, file, indent=1)
-        file.write("\n")
+    for name, command in commands.items():
+        report["runs"].append(run(name, command, options.limit))
+        with open(path, "w", encoding="utf-8") as file:  # after each: an end by hand keeps the others
+            json.dump(report, file, indent=1)
+            file.write("\n")
     print(f"written: {path}")
     sys.exit(max(abs(r["exit_code"]) for r in report["runs"]) and 1)
 

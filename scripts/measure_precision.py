@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""What bf16 and int8 do to retrieval and to the model's output, on real questions.
+"""What bf16, int8 and fp8 do to retrieval and to the model's output, on real questions.
 
 usage: measure_precision.py --data FOLDER [--out docs/quality/precision.json]
-                            [--questions 200] [--answers 40] [--passages 1000]
+                            [--questions 200] [--answers 40] [--passages 1000] [--rows f32-fp8-fp8 …]
 
 FOLDER holds qa/squad_dev and qa/2wiki_ctx (docs/quality.md names the sets). Asked are evenly spaced
 questions of SQuAD's last 8 articles and of 2Wiki's development set. The memory holds those questions'
@@ -89,6 +89,8 @@ def main():
     parser.add_argument("--questions", type=int, default=200)
     parser.add_argument("--answers", type=int, default=40)
     parser.add_argument("--passages", type=int, default=1000)
+    parser.add_argument("--rows", nargs="*", default=[],
+                        help="weights-keys-content, as f32-fp8-fp8: these alone, beside float32")
     parser.add_argument("--sets", nargs="*", default=list(SETS))
     options = parser.parse_args()
     if not options.data:
@@ -96,7 +98,8 @@ def main():
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True)
     result = {"command": "scripts/measure_precision.py --data DATA " + " ".join(
                   f"--{name} {getattr(options, name)}"
-                  for name in ("questions", "answers", "passages")),
+                  for name in ("questions", "answers", "passages"))
+              + (" --rows " + " ".join(options.rows) if options.rows else ""),
               "commit": commit.stdout.strip(), "sets": {}}
     for name in options.sets:
         corpus_file, questions_file = (os.path.join(options.data, f) for f in SETS[name])
@@ -106,7 +109,7 @@ def main():
             write(f"{folder}/questions.jsonl", questions)
             done = subprocess.run(
                 [options.program, options.model, options.adapter, f"{folder}/corpus.jsonl",
-                 f"{folder}/questions.jsonl", str(options.answers)], stdout=subprocess.PIPE)
+                 f"{folder}/questions.jsonl", str(options.answers), *options.rows], stdout=subprocess.PIPE)
         if done.returncode != 0:
             sys.exit(f"{options.program} ended with {done.returncode}")
         report = json.loads(done.stdout)

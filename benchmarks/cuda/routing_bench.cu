@@ -274,29 +274,28 @@ void BenchPeer(cublasHandle_t handle, char* keys, char* memory, bool published) 
   }
 }
 
-// Hundreds of rows, in questions of 32.
+// Tens to thousands of rows: up to 256 one question, more in questions of 32.
 void BenchThroughput(KeyFormat format, char* keys, double matrix_tflops) {
   const int bytes = format == KeyFormat::kBFloat16 ? 2 : 1;
   const int64_t all_bytes = kMaxTokens / kTokensOfChunk * kWidth * bytes;
   FillKeys<<<2048, 256>>>(reinterpret_cast<uint32_t*>(keys), all_bytes / 4, format);
   constexpr int kMaxRows = 4096;
-  constexpr int kRowsOfQuestion = 32;
   float* queries = Allocate<float>(kMaxRows * kWidth);
   FillFloats<<<64, 256>>>(queries, kMaxRows * kWidth);
   void* workspace = Allocate<char>(kWorkspaceBytes);
-  float* scores = Allocate<float>(kMaxRows / kRowsOfQuestion *
-                                  (kMaxTokens / kTokensOfChunk / kChunksOfPart + 1000));
+  float* scores = Allocate<float>(kMaxRows / 32 * (kMaxTokens / kTokensOfChunk / kChunksOfPart + 1000));
   for (const int64_t tokens : {int64_t{10'000'000}, kMaxTokens}) {
     const Bank bank(keys, nullptr, format, tokens);
-    for (const int rows : {256, 512, 1024, 4096}) {
+    for (const int rows : {40, 64, 96, 128, 160, 170, 192, 256, 512, 1024, 4096}) {
+      const int of_question = rows <= 256 ? rows : 32;
       std::vector<int32_t> query_begin;
-      for (int q = 0; q <= rows / kRowsOfQuestion; ++q) query_begin.push_back(q * kRowsOfQuestion);
+      for (int q = 0; q <= rows / of_question; ++q) query_begin.push_back(q * of_question);
       const Time time = Measure(tokens == kMaxTokens ? 5 : 9, [&](int i) {
         RoutingArgs args = bank.Args(i);
         args.precision = QueryPrecision::kThroughput;
         args.queries = queries;
         args.host_query_begin = query_begin.data();
-        args.num_questions = rows / kRowsOfQuestion;
+        args.num_questions = rows / of_question;
         args.scores = scores;
         if (RoutingWorkspaceBytes(args) > kWorkspaceBytes) std::exit(1);
         CUDA_OK(ScoreParts(args, workspace, nullptr));

@@ -54,6 +54,15 @@ class ClientTest(unittest.TestCase):
         shards = self.client.stats().shards
         self.assertEqual(sum(s.stats.num_documents for s in shards), 1)
 
+    def test_a_bank_keeps_the_precisions_it_was_made_with(self):
+        name = f"{self.client.bank}-fp8"
+        made = self.client.create_bank(name, routing_dtype=common_pb2.DTYPE_FLOAT8,
+                                       content_dtype=common_pb2.DTYPE_INT8)
+        self.addCleanup(self.client.delete_bank, name)
+        self.assertIn(made, self.client.list_banks())
+        self.assertEqual(made.routing_dtype, common_pb2.DTYPE_FLOAT8)
+        self.assertEqual(made.content_dtype, common_pb2.DTYPE_INT8)
+
     def test_refusals_are_item_by_item(self):
         results = self.client.add([
             {"id": "ok", "text": "fine"},

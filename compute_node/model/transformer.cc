@@ -6,55 +6,15 @@
 #include <utility>
 
 #include "common/status_macros.h"
+#include "compute_node/model/activations.h"
+#include "compute_node/model/transformer_steps.h"
 
 namespace msa::compute_node {
-// A pass's tensors: one allocation, cut up.
-class Transformer::Activations {
- public:
-  static absl::StatusOr<Activations> Make(const kernels::Backend& backend, const ModelConfig& c,
-                                          int64_t rows, int64_t q_width, int64_t kv_width) {
-    Activations a;
-    a.rows = rows;
-    const std::pair<float**, int64_t> tensors[] = {{&a.hidden, c.hidden_size},
-                                                   {&a.normed, c.hidden_size},
-                                                   {&a.qkv, q_width + 2 * kv_width},
-                                                   {&a.q, q_width},
-                                                   {&a.k, kv_width},
-                                                   {&a.v, kv_width},
-                                                   {&a.attended, q_width},
-                                                   {&a.projected, c.hidden_size},
-                                                   {&a.gate_up, 2 * c.intermediate_size},
-                                                   {&a.gated, c.intermediate_size}};
-    constexpr int64_t kAlign = 64;  // floats; a device reads whole lines
-    const auto padded = [&](int64_t width) {
-      return (rows * width + kAlign - 1) / kAlign * kAlign;
-    };
-    int64_t size = padded(1);
-    for (const auto& [tensor, width] : tensors) size += padded(width);
-    MSA_ASSIGN_OR_RETURN(a.memory_, backend.Allocate(size * sizeof(float)));
-    float* next = a.memory_.as<float>();
-    a.positions = reinterpret_cast<int32_t*>(next);
-    next += padded(1);
-    for (const auto& [tensor, width] : tensors) {
-      *tensor = next;
-      next += padded(width);
-    }
-    return a;
-  }
-
-  absl::Span<const int32_t> position_span() const { return {positions, static_cast<size_t>(rows)}; }
-
-  int64_t rows = 0;
-  int32_t* positions = nullptr;
-  float *hidden, *normed, *qkv, *q, *k, *v, *attended, *projected, *gate_up, *gated;
-
- private:
-  Activations() = default;
-  kernels::Buffer memory_;
-};
 
 Transformer::Transformer(ModelConfig config, ModelWeights weights, const kernels::Backend& backend)
     : config_(std::move(config)), weights_(std::move(weights)), backend_(backend) {}
+
+Transformer::~Transformer() = default;
 
 absl::StatusOr<std::unique_ptr<Transformer>> Transformer::Make(ModelConfig config,
                                                                ModelWeights weights,
@@ -81,11 +41,23 @@ void Transformer::Embed(absl::Span<const SequenceChunk> sequences, Activations& 
                  a.hidden);
 }
 
-void Transformer::ProjectQkv(int layer, Activations& a) const {
+void Transformer::ProjectQkv(int layer, bool keep_normed, Activations& a) const {
   const LayerWeights& w = weights_.layers[layer];
-  backend_.RmsNorm(a.hidden, w.input_norm.as<float>(), a.rows, config_.hidden_size,
-                   config_.rms_norm_eps, a.normed);
-  backend_.Linear(*w.qkv, a.normed, a.rows, w.qkv_bias.as<float>(), a.qkv);
+  kernels::LinearArgs args;
+  args.x = a.hidden;
+  args.rows = a.rows;
+  args.norm = w.input_norm.as<float>();
+  args.eps = config_.rms_norm_eps;
+  args.normed = a.normed;
+  args.keep_normed = keep_normed;
+  args.bias = w.qkv_bias.as<float>();
+  args.y = a.qkv;
+  backend_.FusedLinear(*w.qkv, args);
+}
+
+kernels::SplitQkvArgs Transformer::QkvOf(int layer, const int32_t* positions,
+                                         const Activations& a) const {
+  const LayerWeights& w = weights_.layers[layer];
   kernels::SplitQkvArgs args;
   args.qkv = a.qkv;
   args.rows = a.rows;
@@ -95,17 +67,20 @@ void Transformer::ProjectQkv(int layer, Activations& a) const {
   args.q_norm = w.q_norm.as<float>();
   args.k_norm = w.k_norm.as<float>();
   args.eps = config_.rms_norm_eps;
-  args.positions = a.position_span();
+  args.positions = {positions, static_cast<size_t>(a.rows)};
   args.inv_freq = inverse_frequencies_.as<float>();
   args.q = a.q;
   args.k = a.k;
   args.v = a.v;
-  backend_.SplitQkv(args);
+  return args;
+}
+
+float Transformer::AttentionScale() const {
+  return 1.0f / std::sqrt(static_cast<float>(config_.head_dim));
 }
 
 absl::Status Transformer::Attend(int layer, absl::Span<const SequenceChunk> sequences,
                                  Activations& a) const {
-  const LayerWeights& w = weights_.layers[layer];
   std::vector<kernels::AttentionArgs> args(sequences.size());
   std::vector<kernels::AppendArgs> appends;
   int64_t row = 0;
@@ -117,7 +92,7 @@ absl::Status Transformer::Attend(int layer, absl::Span<const SequenceChunk> sequ
     kernels::AttentionArgs& arg = args[s];
     if (sequence.cache != nullptr) {
       MSA_ASSIGN_OR_RETURN(const KvCache::Slots slots, sequence.cache->Append(layer, num_tokens));
-      appends.push_back({slots.k, slots.v, row, num_tokens});
+      appends.push_back({slots.k, slots.v, row, num_tokens, sequence.cache->dtype()});
       arg.local = sequence.cache->View(layer);
     } else {
       arg.local.k = k;
@@ -130,7 +105,7 @@ absl::Status Transformer::Attend(int layer, absl::Span<const SequenceChunk> sequ
     arg.num_q_heads = config_.num_q_heads;
     arg.num_kv_heads = config_.num_kv_heads;
     arg.head_dim = config_.head_dim;
-    arg.scale = 1.0f / std::sqrt(static_cast<float>(config_.head_dim));
+    arg.scale = AttentionScale();
     if (sequence.context != nullptr) arg.blocks = sequence.context->layers[layer];
     arg.first_visible = arg.local.num_tokens - num_tokens;
     arg.causal = sequence.causal;
@@ -138,36 +113,66 @@ absl::Status Transformer::Attend(int layer, absl::Span<const SequenceChunk> sequ
   }
   backend_.AppendRows(a.k, a.v, kv_width(), appends);
   backend_.Attend(args);
-  backend_.Linear(*w.o, a.attended, a.rows, w.o_bias.as<float>(), a.projected);
-  backend_.Add(a.hidden, a.projected, a.rows * config_.hidden_size);
   return absl::OkStatus();
 }
 
-void Transformer::Mlp(int layer, Activations& a) const {
+void Transformer::AfterAttention(int layer, const float* attended, Activations& a) const {
   const LayerWeights& w = weights_.layers[layer];
-  const int64_t width = config_.intermediate_size;
-  backend_.RmsNorm(a.hidden, w.post_attention_norm.as<float>(), a.rows, config_.hidden_size,
-                   config_.rms_norm_eps, a.normed);
-  backend_.Linear(*w.gate_up, a.normed, a.rows, w.gate_up_bias.as<float>(), a.gate_up);
-  backend_.SiluMul(a.gate_up, a.rows, width, a.gated);
-  backend_.Linear(*w.down, a.gated, a.rows, w.down_bias.as<float>(), a.projected);
-  backend_.Add(a.hidden, a.projected, a.rows * config_.hidden_size);
+  kernels::LinearArgs out;
+  out.x = attended;
+  out.rows = a.rows;
+  out.bias = w.o_bias.as<float>();
+  out.then = kernels::LinearThen::kAdd;
+  out.y = a.hidden;
+  out.product = a.product;
+  backend_.FusedLinear(*w.o, out);
+
+  kernels::LinearArgs gate_up;
+  gate_up.x = a.hidden;
+  gate_up.rows = a.rows;
+  gate_up.norm = w.post_attention_norm.as<float>();
+  gate_up.eps = config_.rms_norm_eps;
+  gate_up.normed = a.normed;
+  gate_up.bias = w.gate_up_bias.as<float>();
+  gate_up.then = kernels::LinearThen::kSiluMul;
+  gate_up.y = a.gated;
+  gate_up.y_dtype = w.down->rounds_activations() ? DType::kBFloat16 : DType::kFloat32;
+  gate_up.product = a.product;
+  backend_.FusedLinear(*w.gate_up, gate_up);
+
+  kernels::LinearArgs down;
+  down.x = a.gated;
+  down.x_dtype = gate_up.y_dtype;
+  down.rows = a.rows;
+  down.bias = w.down_bias.as<float>();
+  down.then = kernels::LinearThen::kAdd;
+  down.y = a.hidden;
+  down.product = a.product;
+  backend_.FusedLinear(*w.down, down);
+}
+
+void Transformer::KeepLastRows(absl::Span<const SequenceChunk> sequences, Activations& a) const {
+  const auto count = static_cast<int64_t>(sequences.size());
+  if (a.rows == count) return;
+  std::vector<int32_t> last;
+  int32_t row = -1;
+  for (const SequenceChunk& sequence : sequences) {
+    row += static_cast<int32_t>(sequence.tokens.size());
+    last.push_back(row);
+  }
+  backend_.GatherRows(a.hidden, config_.hidden_size, last, a.normed);
+  std::swap(a.hidden, a.normed);
+  backend_.GatherRows(a.attended, q_width(), last, a.q);
+  std::swap(a.attended, a.q);
+  a.rows = count;
 }
 
 std::vector<float> Transformer::LastHidden(absl::Span<const SequenceChunk> sequences,
                                            Activations& a) const {
-  const int64_t width = config_.hidden_size;
-  const auto count = static_cast<int64_t>(sequences.size());
-  std::vector<int32_t> rows;
-  int32_t row = -1;
-  for (const SequenceChunk& sequence : sequences) {
-    row += static_cast<int32_t>(sequence.tokens.size());
-    rows.push_back(row);
-  }
-  backend_.GatherRows(a.hidden, width, rows, a.normed);
-  backend_.RmsNorm(a.normed, weights_.final_norm.as<float>(), count, width, config_.rms_norm_eps,
-                   a.normed);
-  std::vector<float> last(count * width);
+  KeepLastRows(sequences, a);
+  backend_.RmsNorm(a.hidden, weights_.final_norm.as<float>(), a.rows, config_.hidden_size,
+                   config_.rms_norm_eps, a.normed);
+  std::vector<float> last(a.rows * config_.hidden_size);
   backend_.Copy(last.data(), a.normed, last.size() * sizeof(float));
   return last;
 }
@@ -176,13 +181,14 @@ absl::StatusOr<std::vector<float>> Transformer::Forward(absl::Span<const Sequenc
                                                         ForwardHook* hook) const {
   int64_t rows = 0;
   for (const SequenceChunk& sequence : sequences) rows += sequence.tokens.size();
-  MSA_ASSIGN_OR_RETURN(Activations a,
-                       Activations::Make(backend_, config_, rows, q_width(), kv_width()));
+  MSA_ASSIGN_OR_RETURN(Activations a, Activations::Make(backend_, config_, rows));
+  const bool watched = hook != nullptr && hook->WatchesLayerOutputs();
   Embed(sequences, a);
   for (int layer = 0; layer < config_.num_layers; ++layer) {
     {
       absl::MutexLock lock(&compute_);
-      ProjectQkv(layer, a);
+      ProjectQkv(layer, /*keep_normed=*/hook != nullptr, a);
+      backend_.SplitQkv(QkvOf(layer, a.positions, a));
     }
     if (hook != nullptr) {
       const AttentionInputs inputs{rows, a.normed, a.q, a.k, a.v};
@@ -195,9 +201,11 @@ absl::StatusOr<std::vector<float>> Transformer::Forward(absl::Span<const Sequenc
     {
       absl::MutexLock lock(&compute_);
       MSA_RETURN_IF_ERROR(Attend(layer, sequences, a));
-      Mlp(layer, a);
+      // Nobody reads the other rows after the last attention.
+      if (layer + 1 == config_.num_layers && !watched) KeepLastRows(sequences, a);
+      AfterAttention(layer, a.attended, a);
     }
-    if (hook != nullptr) hook->OnLayerOutput(layer, a.hidden);
+    if (watched) hook->OnLayerOutput(layer, a.hidden);
   }
   std::vector<float> last = LastHidden(sequences, a);
   MSA_RETURN_IF_ERROR(backend_.Health());

@@ -8,6 +8,7 @@
 #include <memory>
 #include <vector>
 
+#include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/types/span.h"
@@ -17,6 +18,8 @@
 #include "kernels/backend.h"
 
 namespace msa::compute_node {
+
+class Activations;
 
 // K,V rows a sequence sees besides its own tokens, a list a layer.
 struct AttentionContext {
@@ -53,6 +56,9 @@ class ForwardHook {
   virtual absl::Status OnAttentionInputs(int layer, const AttentionInputs& inputs) {
     return absl::OkStatus();
   }
+  // Whether OnLayerOutput is wanted. Else it is not called, and the last layer does only the work
+  // that the last tokens need.
+  virtual bool WatchesLayerOutputs() const { return false; }
   // hidden [rows, hidden], in memory of the backend: the residual stream after the layer.
   virtual void OnLayerOutput(int layer, const float* hidden) {}
   // A pass whose logits nobody wants ends after the attention inputs of this layer; -1: runs to the
@@ -63,6 +69,7 @@ class ForwardHook {
 // Thread-safe: passes of several threads take turns on the processor, layer by layer.
 class Transformer {
  public:
+  ~Transformer();
   // `backend` must outlive it and be the one the weights were packed by.
   static absl::StatusOr<std::unique_ptr<Transformer>> Make(ModelConfig config, ModelWeights weights,
                                                            const kernels::Backend& backend);
@@ -82,9 +89,16 @@ class Transformer {
   std::vector<float> Logits(absl::Span<const float> hidden) const;
   // The most likely token of each row, the lower id of equals; the logits stay with the backend.
   absl::StatusOr<std::vector<int32_t>> LikeliestTokens(absl::Span<const float> hidden) const;
+  // One step of decode: feeds each sequence's one token after its cache, which is a cache of its
+  // own, and returns the likeliest tokens to follow, and their logits [sequences, vocab] when asked
+  // for. What Forward and LikeliestTokens give, but that a device starts it in one go; steps of
+  // several threads take turns.
+  absl::StatusOr<std::vector<int32_t>> NextTokens(absl::Span<const SequenceChunk> sequences,
+                                                  std::vector<float>* logits) const;
   // Room for the K,V of one sequence's tokens.
   KvCache NewCache(int64_t capacity) const {
-    return KvCache(backend_, config_.num_layers, kv_width(), capacity);
+    return KvCache(backend_, config_.num_layers, kv_width(), capacity,
+                   backend_.KvDType(config_.head_dim));
   }
 
   // Routing projections of rows of AttentionInputs, before any normalisation or pooling; without a
@@ -95,15 +109,21 @@ class Transformer {
   absl::StatusOr<kernels::Buffer> RouterKeys(int layer, const AttentionInputs& inputs) const;
 
  private:
-  class Activations;
+  class Steps;
 
   Transformer(ModelConfig config, ModelWeights weights, const kernels::Backend& backend);
 
   void Embed(absl::Span<const SequenceChunk> sequences, Activations& a) const;
-  void ProjectQkv(int layer, Activations& a) const;
+  void ProjectQkv(int layer, bool keep_normed, Activations& a) const;
+  kernels::SplitQkvArgs QkvOf(int layer, const int32_t* positions, const Activations& a) const;
+  float AttentionScale() const;
   absl::Status Attend(int layer, absl::Span<const SequenceChunk> sequences, Activations& a) const;
-  void Mlp(int layer, Activations& a) const;
+  // Leaves the rows of each sequence's last token only, of the hidden state and what was attended.
+  void KeepLastRows(absl::Span<const SequenceChunk> sequences, Activations& a) const;
+  void AfterAttention(int layer, const float* attended, Activations& a) const;
   std::vector<float> LastHidden(absl::Span<const SequenceChunk> sequences, Activations& a) const;
+  absl::StatusOr<std::vector<int32_t>> NextTokensByForward(
+      absl::Span<const SequenceChunk> sequences, std::vector<float>* logits) const;
 
   ModelConfig config_;
   ModelWeights weights_;
@@ -112,6 +132,8 @@ class Transformer {
   // One layer's work at a time: the kernels use every core by themselves, two at once would only
   // fight.
   mutable absl::Mutex compute_;
+  mutable absl::Mutex stepping_;
+  mutable std::unique_ptr<Steps> steps_ ABSL_GUARDED_BY(stepping_);  // with the first step
 };
 
 }  // namespace msa::compute_node

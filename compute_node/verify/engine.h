@@ -116,6 +116,7 @@ class PrefillObserver : public ForwardHook {
   PrefillObserver(const Transformer& transformer, const RoutingPrompt& prompt)
       : transformer_(transformer), prompt_(prompt) {}
   absl::Status OnAttentionInputs(int layer, const AttentionInputs& inputs) override;
+  bool WatchesLayerOutputs() const override { return true; }
   void OnLayerOutput(int layer, const float* hidden) override;
 
   const std::vector<float>& hidden() const { return hidden_; }  // [layers, tokens, hidden]

@@ -52,8 +52,10 @@ Rows WidenTile(const AttentionArgs& args, const void* data, DType dtype, int64_t
       std::copy_n(static_cast<const float*>(data) + at, args.head_dim, out);
     } else if (dtype == DType::kBFloat16) {
       WidenRow(static_cast<const BFloat16*>(data) + at, args.head_dim, 0, out);
-    } else {
+    } else if (dtype == DType::kInt8) {
       WidenRow(static_cast<const int8_t*>(data) + at, args.head_dim, 0, out);
+    } else {
+      WidenRow(static_cast<const Float8*>(data) + at, args.head_dim, 0, out);
     }
     std::fill(out + args.head_dim, out + width, 0.0f);
   }
@@ -198,11 +200,11 @@ void AttendTile(const AttentionArgs& args, const KvView& view, int64_t first, in
       WidenTile(args, view.k, view.dtype, first, num_keys, kv_head, state.width, buffers.keys);
   ScoreKeys(state, keys, num_keys);
   const int64_t scale_at = first * args.num_kv_heads + kv_head;
-  if (view.dtype == DType::kInt8) {
+  if (HasScales(view.dtype)) {
     ApplyScales(state, view.k_scales + scale_at, args.num_kv_heads, num_keys);
   }
   for (int64_t row = 0; row < state.num_rows; ++row) UpdateRow(state, row, visible(row), num_keys);
-  if (view.dtype == DType::kInt8) {
+  if (HasScales(view.dtype)) {
     ApplyScales(state, view.v_scales + scale_at, args.num_kv_heads, num_keys);
   }
   const Rows values =

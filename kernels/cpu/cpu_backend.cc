@@ -17,6 +17,38 @@ namespace {
 // Elements a range of an elementwise loop should have: less is not worth waking a thread for.
 constexpr int64_t kGrainElements = 1 << 14;
 
+// A sine costs as much as rotating some ten elements.
+constexpr int kSineCost = 20;
+
+void NormRow(const float* x, const float* weight, int64_t width, float eps, float* out) {
+  const float mean = CpuSumOfSquares(x, width) / static_cast<float>(width);
+  CpuScaleMul(x, 1.0f / std::sqrt(mean + eps), weight, width, out);
+}
+
+// The rotation of a position, in this thread's scratch: one at a time.
+class Rotation {
+ public:
+  Rotation(int32_t position, const float* inv_freq, int half, float magnitude) : half_(half) {
+    thread_local Scratch<float> scratch;
+    cosines_ = scratch.Get(2 * half);
+    sines_ = cosines_ + half;
+    for (int i = 0; i < half; ++i) {
+      const float angle = static_cast<float>(position) * inv_freq[i];
+      cosines_[i] = std::cos(angle) * magnitude;
+      sines_[i] = std::sin(angle) * magnitude;
+    }
+  }
+  // x [num_heads, 2 · half], in place.
+  void Apply(float* x, int num_heads) const {
+    for (int h = 0; h < num_heads; ++h) CpuRotate(x + h * 2 * half_, cosines_, sines_, half_);
+  }
+
+ private:
+  int half_;
+  float* cosines_;
+  float* sines_;
+};
+
 class CpuBackend : public Backend {
  public:
   explicit CpuBackend(int num_threads) : pool_(num_threads) {}
@@ -65,8 +97,10 @@ class CpuBackend : public Backend {
         std::copy_n(row, width, static_cast<float*>(out) + r * width);
       } else if (dtype == DType::kBFloat16) {
         std::transform(row, row + width, static_cast<BFloat16*>(out) + r * width, ToBFloat16);
-      } else {
+      } else if (dtype == DType::kInt8) {
         scales[r] = CpuQuantizeRow(row, width, static_cast<int8_t*>(out) + r * width);
+      } else {
+        scales[r] = CpuQuantizeRow(row, width, static_cast<Float8*>(out) + r * width);
       }
     });
   }
@@ -80,8 +114,10 @@ class CpuBackend : public Backend {
         std::copy_n(static_cast<const float*>(x) + r * width, width, row);
       } else if (dtype == DType::kBFloat16) {
         CpuWidenBFloat16(static_cast<const BFloat16*>(x) + r * width, width, row);
-      } else {
+      } else if (dtype == DType::kInt8) {
         CpuDequantizeRow(static_cast<const int8_t*>(x) + r * width, width, scales[r], row);
+      } else {
+        CpuDequantizeRow(static_cast<const Float8*>(x) + r * width, width, scales[r], row);
       }
     });
   }
@@ -111,29 +147,44 @@ class CpuBackend : public Backend {
 
   void RmsNorm(const float* x, const float* weight, int64_t rows, int64_t width, float eps,
                float* out) const override {
-    ForRows(rows, width, [&](int64_t r) {
-      const float mean = CpuSumOfSquares(x + r * width, width) / static_cast<float>(width);
-      CpuScaleMul(x + r * width, 1.0f / std::sqrt(mean + eps), weight, width, out + r * width);
-    });
+    ForRows(rows, width,
+            [&](int64_t r) { NormRow(x + r * width, weight, width, eps, out + r * width); });
   }
 
   void Rope(float* x, absl::Span<const int32_t> positions, int num_heads, int head_dim,
             const float* inv_freq, float magnitude) const override {
     const int half = head_dim / 2;
     const int64_t width = static_cast<int64_t>(num_heads) * head_dim;
-    // A sine costs as much as rotating some ten elements.
-    ForRows(static_cast<int64_t>(positions.size()), width + 20 * half, [&](int64_t t) {
-      thread_local Scratch<float> scratch;
-      float* cosines = scratch.Get(2 * half);
-      float* sines = cosines + half;
-      for (int i = 0; i < half; ++i) {
-        const float angle = static_cast<float>(positions[t]) * inv_freq[i];
-        cosines[i] = std::cos(angle) * magnitude;
-        sines[i] = std::sin(angle) * magnitude;
+    ForRows(static_cast<int64_t>(positions.size()), width + kSineCost * half, [&](int64_t t) {
+      const Rotation rotation(positions[t], inv_freq, half, magnitude);
+      rotation.Apply(x + t * width, num_heads);
+    });
+  }
+
+  // One visit of a row: cut, normalised and rotated while it is in cache.
+  void SplitQkv(const SplitQkvArgs& a) const override {
+    const int64_t q_width = int64_t{a.num_q_heads} * a.head_dim;
+    const int64_t kv_width = int64_t{a.num_kv_heads} * a.head_dim;
+    const int half = a.head_dim / 2;
+    const int64_t stride = q_width + 2 * kv_width;
+    ForRows(a.rows, stride + kSineCost * half, [&](int64_t row) {
+      const float* in = a.qkv + row * stride;
+      float* q = a.q + row * q_width;
+      float* k = a.k + row * kv_width;
+      std::copy_n(in, q_width, q);
+      std::copy_n(in + q_width, kv_width, k);
+      std::copy_n(in + q_width + kv_width, kv_width, a.v + row * kv_width);
+      if (a.q_norm != nullptr) {
+        for (int h = 0; h < a.num_q_heads; ++h) {
+          NormRow(q + h * a.head_dim, a.q_norm, a.head_dim, a.eps, q + h * a.head_dim);
+        }
+        for (int h = 0; h < a.num_kv_heads; ++h) {
+          NormRow(k + h * a.head_dim, a.k_norm, a.head_dim, a.eps, k + h * a.head_dim);
+        }
       }
-      for (int h = 0; h < num_heads; ++h) {
-        CpuRotate(x + t * width + h * head_dim, cosines, sines, half);
-      }
+      const Rotation rotation(a.positions[row], a.inv_freq, half, 1.0f);
+      rotation.Apply(q, a.num_q_heads);
+      rotation.Apply(k, a.num_kv_heads);
     });
   }
 

@@ -152,14 +152,31 @@ float QuantizeRow(const float* x, int64_t n, int8_t* out) {
   return scale;
 }
 
-void DequantizeRow(const int8_t* x, int64_t n, float scale, float* out) {
+float QuantizeRowFloat8(const float* x, int64_t n, Float8* out) {
+  const float scale = LargestMagnitude(x, n) / kFloat8Max;
+  for (int64_t i = 0; i < n; ++i) {
+    const float steps = x[i] / scale;
+    out[i] = ToFloat8(steps == steps ? steps : 0.0f);  // as in QuantizeRow
+  }
+  return scale;
+}
+
+template <typename T>
+void DequantizeRow(const T* x, int64_t n, float scale, float* out) {
   const FloatTag d;
   const int64_t lanes = hn::Lanes(d);
   int64_t i = 0;
   for (; i + lanes <= n; i += lanes) {
     hn::StoreU(hn::Mul(hn::Set(d, scale), LoadFloats(x + i)), d, out + i);
   }
-  for (; i < n; ++i) out[i] = scale * x[i];
+  for (; i < n; ++i) out[i] = scale * WidenOne(x[i]);
+}
+
+void DequantizeInt8(const int8_t* x, int64_t n, float scale, float* out) {
+  DequantizeRow(x, n, scale, out);
+}
+void DequantizeFloat8(const Float8* x, int64_t n, float scale, float* out) {
+  DequantizeRow(x, n, scale, out);
 }
 
 void WidenBFloat16(const void* in, int64_t n, float* out) {
@@ -180,7 +197,9 @@ HWY_EXPORT(SumOfSquares);
 HWY_EXPORT(ScaleMul);
 HWY_EXPORT(Rotate);
 HWY_EXPORT(QuantizeRow);
-HWY_EXPORT(DequantizeRow);
+HWY_EXPORT(QuantizeRowFloat8);
+HWY_EXPORT(DequantizeInt8);
+HWY_EXPORT(DequantizeFloat8);
 HWY_EXPORT(WidenBFloat16);
 
 void CpuAdd(float* x, const float* y, int64_t n) { HWY_DYNAMIC_DISPATCH(Add)(x, y, n); }
@@ -201,7 +220,13 @@ float CpuQuantizeRow(const float* x, int64_t n, int8_t* out) {
   return HWY_DYNAMIC_DISPATCH(QuantizeRow)(x, n, out);
 }
 void CpuDequantizeRow(const int8_t* x, int64_t n, float scale, float* out) {
-  HWY_DYNAMIC_DISPATCH(DequantizeRow)(x, n, scale, out);
+  HWY_DYNAMIC_DISPATCH(DequantizeInt8)(x, n, scale, out);
+}
+float CpuQuantizeRow(const float* x, int64_t n, Float8* out) {
+  return HWY_DYNAMIC_DISPATCH(QuantizeRowFloat8)(x, n, out);
+}
+void CpuDequantizeRow(const Float8* x, int64_t n, float scale, float* out) {
+  HWY_DYNAMIC_DISPATCH(DequantizeFloat8)(x, n, scale, out);
 }
 void CpuWidenBFloat16(const void* in, int64_t n, float* out) {
   HWY_DYNAMIC_DISPATCH(WidenBFloat16)(in, n, out);

@@ -5,6 +5,8 @@
 
 #include <cstdint>
 
+#include "common/dtype.h"
+
 namespace msa::kernels {
 
 void CpuAdd(float* x, const float* y, int64_t n);
@@ -21,6 +23,9 @@ void CpuRotate(float* x, const float* cosines, const float* sines, int64_t half)
 // out[i] = round(x[i] / scale), returns scale = max|x| / 127 (NaN when x has one).
 float CpuQuantizeRow(const float* x, int64_t n, int8_t* out);
 void CpuDequantizeRow(const int8_t* x, int64_t n, float scale, float* out);
+// The same with scale = max|x| / 448.
+float CpuQuantizeRow(const float* x, int64_t n, Float8* out);
+void CpuDequantizeRow(const Float8* x, int64_t n, float scale, float* out);
 // `in` is an array of BFloat16.
 void CpuWidenBFloat16(const void* in, int64_t n, float* out);
 

@@ -174,10 +174,12 @@ void ScoreRange(const RoutingPlan& plan, int64_t part_begin, int64_t part_end) {
       return ScorePartRange<BFloat16>(plan, part_begin, part_end);
     case DType::kInt8:
       return ScorePartRange<int8_t>(plan, part_begin, part_end);
+    case DType::kFloat8:
+      return ScorePartRange<Float8>(plan, part_begin, part_end);
     case DType::kFloat16:
       break;
   }
-  HWY_ABORT("routing keys are float32, bfloat16 or int8");
+  HWY_ABORT("routing keys are not float16");
 }
 
 }  // namespace HWY_NAMESPACE

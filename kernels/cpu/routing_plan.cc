@@ -54,7 +54,7 @@ RoutingPlan MakeRoutingPlan(const ScoreArgs& args) {
   const bool fold_rows = shape.folded() && shape.query != Reduce::kMax;
   RoutingPlan plan;
   plan.keys = args.segment.keys;
-  plan.scales = args.segment.dtype == DType::kInt8 ? args.segment.scales : nullptr;
+  plan.scales = HasScales(args.segment.dtype) ? args.segment.scales : nullptr;
   plan.dtype = args.segment.dtype;
   plan.num_parts = args.segment.num_parts();
   plan.part_begin = args.segment.part_begin.data();

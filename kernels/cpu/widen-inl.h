@@ -35,9 +35,21 @@ HWY_INLINE FloatVec LoadFloats(const int8_t* p) {
   return hn::ConvertTo(FloatTag(), hn::PromoteTo(d32, hn::LoadU(d8, p)));
 }
 
+// As float16 by a shift, 2^8 too small; as float32 its subnormals would be slow on some processors.
+HWY_INLINE FloatVec LoadFloats(const Float8* p) {
+  const hn::Rebind<int8_t, FloatTag> d8;
+  const hn::Rebind<int16_t, FloatTag> d16;
+  const hn::Rebind<hwy::float16_t, FloatTag> half;
+  const auto wide = hn::PromoteTo(d16, hn::LoadU(d8, reinterpret_cast<const int8_t*>(p)));
+  // The sign has come with the promotion, in two places.
+  const auto bits = hn::AndNot(hn::Set(d16, 0x4000), hn::ShiftLeft<7>(wide));
+  return hn::Mul(hn::PromoteTo(FloatTag(), hn::BitCast(half, bits)), hn::Set(FloatTag(), 256.0f));
+}
+
 HWY_INLINE float WidenOne(float x) { return x; }
 HWY_INLINE float WidenOne(BFloat16 x) { return ToFloat(x); }
 HWY_INLINE float WidenOne(int8_t x) { return x; }
+HWY_INLINE float WidenOne(Float8 x) { return ToFloat(x); }
 
 // The first n < N elements, zeros after them.
 template <typename T>

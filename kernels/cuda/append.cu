@@ -1,4 +1,5 @@
 #include "kernels/cuda/append.h"
+#include "kernels/cuda/elements.cuh"
 
 namespace msa::kernels::cuda {
 namespace {
@@ -13,8 +14,8 @@ __global__ void AppendKernel(const float* k, const float* v, int64_t width,
   if (row >= target.rows) return;
   const int64_t from = (target.first_row + row) * width;
   for (int64_t i = threadIdx.x; i < width; i += kThreads) {
-    target.k[row * width + i] = k[from + i];
-    target.v[row * width + i] = v[from + i];
+    StoreElement(target.k, target.type, row * width + i, k[from + i], 1.0f);
+    StoreElement(target.v, target.type, row * width + i, v[from + i], 1.0f);
   }
 }
 

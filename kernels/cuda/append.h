@@ -6,14 +6,17 @@
 
 #include <cstdint>
 
+#include "kernels/cuda/element_type.h"
+
 namespace msa::kernels::cuda {
 
 // Consecutive rows of the batch, from first_row on, that go to k and v.
 struct AppendTarget {
-  float* k = nullptr;  // [rows, width]
-  float* v = nullptr;
+  void* k = nullptr;  // [rows, width] of `type`
+  void* v = nullptr;
   int64_t first_row = 0;
   int64_t rows = 0;
+  ElementType type = ElementType::kFloat32;  // or kBFloat16
 };
 
 // k, v [*, width]; `targets` [num_targets, at most 65,535] in device memory, the largest of

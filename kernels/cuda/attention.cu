@@ -75,6 +75,7 @@ __device__ __forceinline__ float Exponential(float x) {
 template <bool kBase2>
 __global__ void MergeKernel(AttentionTables tables) {
   const TableMergeItem item = tables.merge_items[blockIdx.x];
+  if (item.sequence < 0) return;  // a table with room for more
   const TableSequence s = tables.sequences[item.sequence];
   const int kv_head = blockIdx.y;
   const int rows = s.num_queries * tables.group;

@@ -5,6 +5,8 @@
 // eight: a small group wastes half as much as with heads as rows.
 #include "kernels/cuda/attention_device.cuh"
 #include "kernels/cuda/decode_rows.cuh"
+#include "kernels/cuda/decode_state.cuh"
+#include "kernels/cuda/dependent_launch.h"
 #include "kernels/cuda/mma.cuh"
 #include "kernels/cuda/softmax.cuh"
 
@@ -13,76 +15,21 @@ namespace {
 
 constexpr int kWarps = 4;
 constexpr int kThreads = kWarps * kWarp;
-constexpr int kTileHeads = 8;
 constexpr int kSharedViews = 48;
-
-// kHeadTiles: of eight query heads.
-template <int kDimension, int kElementBytes, int kHeads>
-struct DecodeShape {
-  static constexpr int kDim = kDimension;
-  static constexpr int kBytes = kElementBytes;
-  static constexpr int kHeadTiles = kHeads;
-  static constexpr int kKeyChunks = kDim / 32;
-  static constexpr int kValueChunks = kDim / 64;
-  static constexpr int kValueTiles = kDim / 16;
-  // Blocks a multiprocessor that leave the registers to hold a unit without spilling.
-  static constexpr int kBlocks = kBytes * kDim * kHeadTiles <= 128 ? 4
-                                 : kBytes * kHeadTiles == 2        ? 3
-                                                                   : 2;
-};
-
-// What a lane keeps: of q the columns that it reads of K; sums of dimensions 64i+8g+2e and the next
-// one (tile 4i+e) for heads 2c and 2c+1 of each tile of heads.
-template <class Shape>
-struct State {
-  uint32_t q[Shape::kHeadTiles][Shape::kKeyChunks][4];
-  float sums[Shape::kHeadTiles][Shape::kValueTiles][4];
-  float largest[Shape::kHeadTiles][2];
-  float weight_sum[Shape::kHeadTiles][2];  // of this lane's tokens
-};
-
-template <class Shape>
-__device__ __forceinline__ void LoadQueries(const float* q, int group, int lane,
-                                            State<Shape>& state) {
-#pragma unroll
-  for (int h = 0; h < Shape::kHeadTiles; ++h) {
-    const int head = kTileHeads * h + lane / 4;
-#pragma unroll
-    for (int j = 0; j < Shape::kKeyChunks; ++j) {
-      const auto* from = reinterpret_cast<const float4*>(
-          q + (head < group ? head : 0) * Shape::kDim + 32 * j + 8 * (lane % 4));
-      const float4 a = from[0];
-      const float4 b = from[1];
-      const bool real = head < group;
-      state.q[h][j][0] = real ? PackBFloat16(a.x, a.y) : 0;
-      state.q[h][j][1] = real ? PackBFloat16(a.z, a.w) : 0;
-      state.q[h][j][2] = real ? PackBFloat16(b.x, b.y) : 0;
-      state.q[h][j][3] = real ? PackBFloat16(b.z, b.w) : 0;
-    }
-  }
-}
-
-template <class Shape>
-__device__ __forceinline__ void Clear(State<Shape>& state) {
-#pragma unroll
-  for (int h = 0; h < Shape::kHeadTiles; ++h) {
-#pragma unroll
-    for (int m = 0; m < Shape::kValueTiles; ++m) {
-      state.sums[h][m][0] = state.sums[h][m][1] = state.sums[h][m][2] = state.sums[h][m][3] = 0.0f;
-    }
-    state.largest[h][0] = state.largest[h][1] = -INFINITY;
-    state.weight_sum[h][0] = state.weight_sum[h][1] = 0.0f;
-  }
-}
 
 template <class Shape>
 using KeyChunks = RawChunk<Shape::kBytes>[2][Shape::kKeyChunks];
 template <class Shape>
 using ValueChunks = RawChunk<Shape::kBytes>[4][Shape::kValueChunks];
+// As the products take them.
+template <class Shape>
+using WideKeys = RawChunk<Shape::kWideBytes>[2][Shape::kKeyChunks];
+template <class Shape>
+using WideValues = RawChunk<Shape::kWideBytes>[4][Shape::kValueChunks];
 
 // scores: tokens g (0, 1) and g+8 (2, 3) for heads 2c and 2c+1.
 template <class Shape>
-__device__ __forceinline__ void Score(const State<Shape>& state, const KeyChunks<Shape>& keys,
+__device__ __forceinline__ void Score(const State<Shape>& state, const WideKeys<Shape>& keys,
                                       float (&scores)[Shape::kHeadTiles][4]) {
 #pragma unroll
   for (int h = 0; h < Shape::kHeadTiles; ++h) {
@@ -99,19 +46,6 @@ __device__ __forceinline__ void Score(const State<Shape>& state, const KeyChunks
 #pragma unroll
     for (int i = 0; i < 4; ++i) scores[h][i] += odd[i];
   }
-}
-
-__device__ __forceinline__ float MaxOverTokens(float x) {
-#pragma unroll
-  for (int lanes = 4; lanes < kWarp; lanes *= 2) {
-    x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, lanes));
-  }
-  return x;
-}
-__device__ __forceinline__ float SumOverTokens(float x) {
-#pragma unroll
-  for (int lanes = 4; lanes < kWarp; lanes *= 2) x += __shfl_xor_sync(0xffffffffu, x, lanes);
-  return x;
 }
 
 // Scores become weights; earlier sums are rescaled when a larger score has come.
@@ -156,7 +90,7 @@ __device__ __forceinline__ uint32_t Transpose(uint32_t rows) {
 }
 
 template <class Shape>
-__device__ __forceinline__ void Add(State<Shape>& state, const ValueChunks<Shape>& values,
+__device__ __forceinline__ void Add(State<Shape>& state, const WideValues<Shape>& values,
                                     const float (&weights)[Shape::kHeadTiles][4]) {
 #pragma unroll
   for (int h = 0; h < Shape::kHeadTiles; ++h) {
@@ -180,7 +114,7 @@ __device__ __forceinline__ void Add(State<Shape>& state, const ValueChunks<Shape
 
 // Rows that stand in for tokens beyond the unit: their weight is 0, and so must they be.
 template <class Shape>
-__device__ __forceinline__ void ZeroBeyond(int count, int lane, ValueChunks<Shape>& values) {
+__device__ __forceinline__ void ZeroBeyond(int count, int lane, WideValues<Shape>& values) {
 #pragma unroll
   for (int t = 0; t < 4; ++t) {
     if (2 * (lane % 4) + t % 2 + t / 2 * 8 < count) continue;
@@ -328,27 +262,31 @@ __device__ __forceinline__ int BytesOf(ElementType type) {
 // A unit on its way through a warp: its K and V are being read.
 template <class Shape>
 struct Stream {
-  Walk walk;
   Unit unit;
   ElementType type = ElementType::kBFloat16;
   RowPointers rows;
   KeyChunks<Shape> keys;
   ValueChunks<Shape> values;
 
-  __device__ __forceinline__ void StartKeys(const AttentionTables& tables, int kv_head, int lane) {
+  // The walk's next unit.
+  __device__ __forceinline__ void StartKeys(Walk& walk, const AttentionTables& tables, int kv_head,
+                                            int lane) {
+    unit = walk.Next();
+    if (unit.count == 0) return;
     type = walk.cursor.view.type;
     rows = Locate(walk, unit, tables.num_kv_heads, kv_head, Shape::kDim, BytesOf(type), lane);
     LoadChunks<Shape::kBytes, 2, Shape::kKeyChunks, 32>(rows.k, 8 * (lane % 4), type, keys);
   }
   __device__ __forceinline__ void StartValues(int lane) {
+    if (unit.count == 0) return;
     LoadChunks<Shape::kBytes, 4, Shape::kValueChunks, 64>(rows.v, 8 * (lane / 4), type, values);
   }
 };
 
-// Adds the stream's unit to the state and starts the next.
+// Adds the stream's unit to the state and starts the walk's next.
 template <class Shape>
 __device__ __forceinline__ void Attend(const AttentionTables& tables, int kv_head, int lane,
-                                       Stream<Shape>& stream, State<Shape>& state) {
+                                       Walk& walk, Stream<Shape>& stream, State<Shape>& state) {
   const int token = lane / 4;
   const int count = stream.unit.count;
   const ElementType type = stream.type;
@@ -356,11 +294,20 @@ __device__ __forceinline__ void Attend(const AttentionTables& tables, int kv_hea
                              __shfl_sync(0xffffffffu, stream.rows.k_scale, token + 8)};
   const float v_scales[2] = {__shfl_sync(0xffffffffu, stream.rows.v_scale, token),
                              __shfl_sync(0xffffffffu, stream.rows.v_scale, token + 8)};
-  WidenChunks(type, stream.keys);
   float scores[Shape::kHeadTiles][4] = {};
-  Score(state, stream.keys, scores);
-  stream.unit = stream.walk.Next();
-  if (stream.unit.count > 0) stream.StartKeys(tables, kv_head, lane);
+  if constexpr (Shape::kBytes == 1) {
+    WideKeys<Shape> keys;
+    WidenChunks(type, stream.keys, keys);
+    Score(state, keys, scores);
+  } else {
+    WidenChunks(type, stream.keys);
+    Score(state, stream.keys, scores);
+  }
+  // Values of single bytes are widened before their registers take the next unit's.
+  WideValues<Shape> wide;
+  if constexpr (Shape::kBytes == 1) WidenChunks(type, stream.values, wide);
+  stream.StartKeys(walk, tables, kv_head, lane);
+  if constexpr (Shape::kBytes == 1) stream.StartValues(lane);
 #pragma unroll
   for (int h = 0; h < Shape::kHeadTiles; ++h) {
 #pragma unroll
@@ -378,30 +325,41 @@ __device__ __forceinline__ void Attend(const AttentionTables& tables, int kv_hea
       if (token + i / 2 * 8 < count) scores[h][i] *= v_scales[i / 2];
     }
   }
-  WidenChunks(type, stream.values);
-  if (count < kUnitTokens) ZeroBeyond<Shape>(count, lane, stream.values);
-  Add(state, stream.values, scores);
-  if (stream.unit.count > 0) stream.StartValues(lane);
+  if constexpr (Shape::kBytes == 1) {
+    if (count < kUnitTokens) ZeroBeyond<Shape>(count, lane, wide);
+    Add(state, wide, scores);
+  } else {
+    WidenChunks(type, stream.values);
+    if (count < kUnitTokens) ZeroBeyond<Shape>(count, lane, stream.values);
+    Add(state, stream.values, scores);
+    stream.StartValues(lane);
+  }
 }
 
 template <class Shape>
 __global__ void __launch_bounds__(kThreads, Shape::kBlocks) DecodeKernel(AttentionTables tables) {
   __shared__ Merge<Shape> merge;
+  AllowDependents();
   const int warp = threadIdx.x / kWarp;
   const int lane = threadIdx.x % kWarp;
   const int kv_head = blockIdx.y;
+  // The kernel before this one writes no table.
   const TableItem item = tables.items[blockIdx.x];
+  if (item.sequence < 0) return;  // a table with room for more
   const TableSequence s = tables.sequences[item.sequence];
   const TableView* views = FetchViews(tables, item);
+  WaitForPrerequisites();
   const TokenRange range = RangeOf(s, item.split, LimitOf(s, 0), item.num_splits);
   const int first = range.begin + warp * kUnitTokens;
-  Stream<Shape> stream = {
-      {ViewCursor(views), views + item.num_views, first, kWarps * kUnitTokens, range.end, first}};
-  stream.unit = stream.walk.Next();
-  if (stream.unit.count > 0) {
-    stream.StartKeys(tables, kv_head, lane);
+  Walk walk = {
+      ViewCursor(views), views + item.num_views, first, kWarps * kUnitTokens, range.end, first};
+  Stream<Shape> streams[Shape::kStreams];
+#pragma unroll
+  for (Stream<Shape>& stream : streams) {
+    stream.StartKeys(walk, tables, kv_head, lane);
     stream.StartValues(lane);
   }
+  bool second = false;  // whose turn it is
   State<Shape> state;
   LoadQueries(s.q + QueryOffset(tables, 0, kv_head), tables.group, lane, state);
   int split_end = s.num_splits == 1 ? range.end : range.begin;
@@ -409,8 +367,20 @@ __global__ void __launch_bounds__(kThreads, Shape::kBlocks) DecodeKernel(Attenti
   for (int i = 0; i < item.num_splits; ++i) {
     if (s.num_splits > 1) split_end += split_tokens;
     Clear(state);
-    while (stream.unit.count > 0 && stream.unit.first < split_end) {
-      Attend(tables, kv_head, lane, stream, state);
+    const auto ready = [&](const Stream<Shape>& stream) {
+      return stream.unit.count > 0 && stream.unit.first < split_end;
+    };
+    if constexpr (Shape::kStreams == 1) {
+      while (ready(streams[0])) Attend(tables, kv_head, lane, walk, streams[0], state);
+    } else {
+      while (second ? ready(streams[1]) : ready(streams[0])) {
+        if (second) {
+          Attend(tables, kv_head, lane, walk, streams[1], state);
+        } else {
+          Attend(tables, kv_head, lane, walk, streams[0], state);
+        }
+        second = !second;
+      }
     }
     if (i > 0) __syncthreads();  // the split before may still be read
     Deposit(state, warp, lane, merge);
@@ -425,8 +395,7 @@ __global__ void __launch_bounds__(kThreads, Shape::kBlocks) DecodeKernel(Attenti
 template <class Shape>
 cudaError_t Launch(const AttentionTables& tables, int num_items, cudaStream_t stream) {
   const dim3 grid(num_items, tables.num_kv_heads);
-  DecodeKernel<Shape><<<grid, kThreads, 0, stream>>>(tables);
-  return cudaGetLastError();
+  return LaunchDependent(DecodeKernel<Shape>, grid, dim3(kThreads), stream, tables);
 }
 
 template <int kDim, int kBytes>
@@ -445,13 +414,18 @@ cudaError_t LaunchDecodeTensor(const AttentionLaunch& launch, AttentionTables ta
   if (num_items == 0) return cudaSuccess;
   const auto* table = reinterpret_cast<const uint8_t*>(tables.sequences);
   tables.items = reinterpret_cast<const TableItem*>(table + launch.decode_offset);
-  const bool wide = launch.decode_element_bytes == 4;
-  if (launch.shape.head_dim == 64) {
-    return wide ? LaunchHeads<64, 4>(tables, num_items, stream)
-                : LaunchHeads<64, 2>(tables, num_items, stream);
+  const bool small = launch.shape.head_dim == 64;
+  switch (launch.decode_element_bytes) {
+    case 1:
+      return small ? LaunchHeads<64, 1>(tables, num_items, stream)
+                   : LaunchHeads<128, 1>(tables, num_items, stream);
+    case 2:
+      return small ? LaunchHeads<64, 2>(tables, num_items, stream)
+                   : LaunchHeads<128, 2>(tables, num_items, stream);
+    default:
+      return small ? LaunchHeads<64, 4>(tables, num_items, stream)
+                   : LaunchHeads<128, 4>(tables, num_items, stream);
   }
-  return wide ? LaunchHeads<128, 4>(tables, num_items, stream)
-              : LaunchHeads<128, 2>(tables, num_items, stream);
 }
 
 }  // namespace msa::kernels::cuda

@@ -58,6 +58,7 @@ template <ElementType kType, int kDim, int kPitch>
 __device__ __forceinline__ void LoadMatrix(const void* data, const float* scales, int64_t first_row,
                                            int num_kv_heads, int head_dim, float* to) {
   constexpr int kRowsEach = kTokens / (kThreads / kWarp);
+  constexpr bool kScaled = kType == ElementType::kInt8 || kType == ElementType::kFloat8E4M3;
   const int warp = threadIdx.x / kWarp;
   for (int d = 4 * (static_cast<int>(threadIdx.x) % kWarp); d < kDim; d += 4 * kWarp) {
     float4 x[kRowsEach];
@@ -66,11 +67,11 @@ __device__ __forceinline__ void LoadMatrix(const void* data, const float* scales
     for (int i = 0; i < kRowsEach; ++i) {
       const int64_t row = first_row + static_cast<int64_t>(warp * kRowsEach + i) * num_kv_heads;
       x[i] = d < head_dim ? FourAt<kType>(data, row * head_dim + d) : float4{0, 0, 0, 0};
-      scale[i] = kType == ElementType::kInt8 ? scales[row] : 1.0f;
+      scale[i] = kScaled ? scales[row] : 1.0f;
     }
 #pragma unroll
     for (int i = 0; i < kRowsEach; ++i) {
-      if (kType == ElementType::kInt8) {
+      if (kScaled) {
         x[i] = {x[i].x * scale[i], x[i].y * scale[i], x[i].z * scale[i], x[i].w * scale[i]};
       }
       *reinterpret_cast<float4*>(to + (warp * kRowsEach + i) * kPitch + d) = x[i];
@@ -135,6 +136,8 @@ __device__ __forceinline__ void LoadTile(const AttentionTables& tables, const Ta
     LoadWholeTile<ElementType::kBFloat16, kDim, kPitch>(tables, view, kv_head, begin, k, v);
   } else if (whole && view.type == ElementType::kInt8) {
     LoadWholeTile<ElementType::kInt8, kDim, kPitch>(tables, view, kv_head, begin, k, v);
+  } else if (whole && view.type == ElementType::kFloat8E4M3) {
+    LoadWholeTile<ElementType::kFloat8E4M3, kDim, kPitch>(tables, view, kv_head, begin, k, v);
   } else {
     LoadRows<kDim, kPitch>(tables, views_end, cursor, kv_head, begin, end, k, v);
   }
@@ -185,6 +188,7 @@ __global__ void __launch_bounds__(kThreads) AttendFloat32Kernel(AttentionTables 
   float* weights = v + kTokens * kPitch;
 
   const TableItem item = tables.items[blockIdx.x];
+  if (item.sequence < 0) return;  // a table with room for more
   const TableSequence s = tables.sequences[item.sequence];
   const int kv_head = blockIdx.y;
   const int rows_end = s.num_queries * tables.group;

@@ -13,10 +13,6 @@ namespace {
 constexpr int64_t kWantedBlocks = 264;
 constexpr int64_t kLeastPrefillSplit = 512;
 constexpr int64_t kLeastDecodeSplit = 256;
-constexpr int64_t kMostDecodeSplits = 32;
-// Decode blocks that a Hopper chip holds at once, three on each of 132 multiprocessors: rather than
-// more, longer ones.
-constexpr int64_t kMostDecodeBlocks = 396;
 constexpr int64_t kFarthest = int64_t{1} << 30;
 constexpr size_t kWorkspaceAlign = 256;
 
@@ -47,7 +43,7 @@ class Planner {
     launch_.shape = shape;
     launch_.tensor_cores = ServedByTensorCores(shape, inputs);
     launch_.hopper = options.hopper;
-    launch_.decode_element_bytes = 2;
+    launch_.decode_element_bytes = 1;
     for (const AttentionInput& input : inputs) AddSequence(input);
     // The longest first, so that the last blocks to run are short.
     std::stable_sort(prefill_.begin(), prefill_.end(),
@@ -135,20 +131,25 @@ class Planner {
            input.num_queries * shape_.group() <= kDecodeRows;
   }
 
-  // A template's few float32 rows do not make the kernel hold every row as if it were that wide.
-  static bool MostlyFloat32(const AttentionInput& input) {
-    if (input.local.type == ElementType::kFloat32) return true;
+  // Room for an element in the decode kernel: 1 where all are single bytes, else 2; 4 for float32,
+  // but a template's few float32 rows do not make the kernel hold every row as if it were that
+  // wide.
+  static int ElementRoom(const AttentionInput& input) {
+    if (input.local.type == ElementType::kFloat32) return 4;
     int64_t tokens = input.local.num_tokens;
     int64_t wide = 0;
+    bool bytes = IsScaled(input.local.type);
     for (const AttentionKv& kv : input.blocks) {
       tokens += kv.num_tokens;
       if (kv.type == ElementType::kFloat32) wide += kv.num_tokens;
+      bytes = bytes && (kv.num_tokens == 0 || IsScaled(kv.type));
     }
-    return 8 * wide > tokens;
+    if (8 * wide > tokens) return 4;
+    return bytes ? 1 : 2;
   }
 
   void AddDecode(TableSequence& s, const AttentionInput& input) {
-    if (MostlyFloat32(input)) launch_.decode_element_bytes = 4;
+    launch_.decode_element_bytes = std::max(launch_.decode_element_bytes, ElementRoom(input));
     const int64_t tokens =
         s.block_tokens + std::max(input.local.num_tokens, options_.local_capacity);
     int64_t split = options_.decode_split_tokens;

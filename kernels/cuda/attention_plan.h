@@ -46,6 +46,11 @@ struct AttentionShape {
   int group() const { return num_q_heads / num_kv_heads; }
 };
 inline constexpr int kMaxAttentionDim = 256;
+// A decode sequence is cut into so many splits at most.
+inline constexpr int64_t kMostDecodeSplits = 32;
+// Decode blocks that a Hopper chip holds at once, three on each of 132 multiprocessors: rather than
+// more, longer ones. A tensor-core plan has no more, unless it has more sequences.
+inline constexpr int64_t kMostDecodeBlocks = 396;
 
 struct AttentionOptions {
   // Tokens a decode split covers; 0 = by the sequence's own length (256 up to 8,192 tokens).
@@ -62,7 +67,7 @@ struct AttentionLaunch {
   AttentionShape shape;
   bool tensor_cores = false;
   bool hopper = false;
-  int decode_element_bytes = 0;  // room for an element in the decode kernel: 2 or 4
+  int decode_element_bytes = 0;  // room for an element in the decode kernel: 1, 2 or 4
   int num_sequences = 0;
   int num_decode_items = 0;
   int num_prefill_items = 0;

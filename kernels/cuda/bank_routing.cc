@@ -1,10 +1,12 @@
 #include "kernels/cuda/bank_routing.h"
 
 #include <algorithm>
-#include <bit>
 
 #include "common/check.h"
+#include "kernels/cuda/mean_scores.h"
 #include "kernels/cuda/routing.h"
+#include "kernels/cuda/routing_bound.h"
+#include "kernels/cuda/routing_listed.h"
 #include "kernels/cuda/staging.h"
 #include "kernels/cuda/topk.h"
 
@@ -17,81 +19,167 @@ KeyFormat FormatOf(DType dtype) {
       return KeyFormat::kBFloat16;
     case DType::kInt8:
       return KeyFormat::kInt8;
+    case DType::kFloat8:
+      return KeyFormat::kFloat8;
     default:
       MSA_CHECK(dtype == DType::kFloat32);
       return KeyFormat::kFloat32;
   }
 }
 
+int64_t NumChunks(const KeySegment& segment) {
+  return segment.num_chunks >= 0 ? segment.num_chunks : segment.part_begin.back();
+}
+
 RoutingSegment Staged(const KeySegment& segment, int64_t key_width, Staging& staging) {
   RoutingSegment staged;
   staged.num_parts = segment.num_parts();
-  staged.num_chunks = segment.num_chunks >= 0 ? segment.num_chunks : segment.part_begin.back();
+  staged.num_chunks = NumChunks(segment);
   staged.keys =
       staging.InBytes(segment.keys, staged.num_chunks * key_width * DTypeBytes(segment.dtype));
-  if (segment.dtype == DType::kInt8) {
+  if (HasScales(segment.dtype)) {
     staged.scales = staging.In(segment.scales, staged.num_chunks);
   }
   staged.part_begin = staging.In(segment.part_begin.data(), segment.part_begin.size());
+  staged.max_norm = staging.In(segment.max_norm, 1);
   return staged;
+}
+
+// A scan of all segments, exact; without scores. `table` is what its segments point to.
+RoutingArgs ScanOf(const RoutingShape& shape, absl::Span<const KeySegment> segments,
+                   Staging& staging, std::vector<RoutingSegment>& table) {
+  RoutingArgs args;
+  args.shape = shape;
+  for (const KeySegment& segment : segments) {
+    if (segment.num_parts() == 0) continue;
+    table.push_back(Staged(segment, shape.key_width(), staging));
+    table.back().first_part = args.num_parts;
+    args.num_parts += table.back().num_parts;
+  }
+  if (args.num_parts == 0) return args;
+  args.format = FormatOf(segments.front().dtype);
+  args.num_segments = static_cast<int>(table.size());
+  args.num_chunks = NumberChunks(table.data(), args.num_segments);
+  args.segments = staging.In(table.data(), table.size());
+  return args;
+}
+
+// Columns that one exact pass takes.
+constexpr int kExactTiles = 4;
+
+// Rounds the questions where that saves reads of the keys and the error can be bounded.
+void ChoosePrecision(const std::vector<RoutingSegment>& table, RoutingArgs& args) {
+  const int64_t tiles = NumColumnTiles(args);
+  if (tiles <= kExactTiles) return;
+  for (const RoutingSegment& segment : table) {
+    if (segment.max_norm == nullptr) return;
+  }
+  RoutingArgs rounded = args;
+  // Up to 64 columns the memory-bound pass is the faster one.
+  rounded.precision = args.format == KeyFormat::kBFloat16 && tiles > 2 * kExactTiles
+                          ? QueryPrecision::kThroughput
+                          : QueryPrecision::kSingle;
+  if (CanBoundErrors(rounded)) args.precision = rounded.precision;
 }
 
 }  // namespace
 
 void ScoreBankOn(Device& device, const ScoreBankArgs& bank) {
   Staging staging(device);
+  const auto num_questions = static_cast<int64_t>(bank.query_begin.size()) - 1;
   std::vector<RoutingSegment> table;
-  int64_t num_parts = 0;
-  for (const KeySegment& segment : bank.segments) {
-    if (segment.num_parts() == 0) continue;
-    table.push_back(Staged(segment, bank.shape.key_width(), staging));
-    table.back().first_part = num_parts;
-    num_parts += table.back().num_parts;
-  }
-  if (num_parts == 0) return;
-  RoutingArgs args;
-  args.shape = bank.shape;
-  args.format = FormatOf(bank.segments.front().dtype);
-  args.num_segments = static_cast<int>(table.size());
-  args.num_chunks = NumberChunks(table.data(), args.num_segments);
-  args.num_parts = num_parts;
-  args.segments = staging.In(table.data(), table.size());
+  RoutingArgs args = ScanOf(bank.shape, bank.segments, staging, table);
+  float* errors = staging.Out(bank.errors, num_questions);
   args.queries = staging.In(bank.queries, bank.query_begin.back() * bank.shape.query_width());
   args.host_query_begin = bank.query_begin.data();
-  args.num_questions = static_cast<int>(bank.query_begin.size()) - 1;
-  args.scores = staging.Out(bank.scores, args.num_questions * num_parts);
-  void* workspace = staging.Room(RoutingWorkspaceBytes(args));
+  args.num_questions = static_cast<int>(num_questions);
+  args.scores = staging.Out(bank.scores, num_questions * args.num_parts);
+  if (args.num_parts > 0 && bank.mode == ScanMode::kBounded) ChoosePrecision(table, args);
+  void* workspace = args.num_parts > 0 ? staging.Room(RoutingWorkspaceBytes(args)) : nullptr;
+  const bool rounded = args.precision != QueryPrecision::kSplit;
+  const int32_t* query_begin =
+      rounded ? staging.In(bank.query_begin.data(), bank.query_begin.size()) : nullptr;
   if (staging.failed()) return;
+  if (rounded) {
+    device.Check(ScoreErrors(args, query_begin, errors, device.stream()), "bounding scores");
+  } else if (errors != nullptr) {
+    device.Check(cudaMemsetAsync(errors, 0, num_questions * sizeof(float), device.stream()),
+                 "clearing errors");
+  }
+  if (args.num_parts == 0) return;
   device.Check(ScoreParts(args, workspace, device.stream()), "a routing pass");
 }
 
-std::vector<Backend::IndexedScore> TopIndicesOn(Device& device, const float* scores, int64_t n,
-                                                int k) {
-  if (n == 0) return {};
+bool ScoreListedOn(Device& device, const ScoreListedArgs& listed) {
+  if (listed.parts.empty()) return true;
+  Staging staging(device);
+  std::vector<RoutingSegment> table;
+  const int32_t query_begin[] = {0, listed.num_rows};
+  ListedArgs args;
+  args.scan = ScanOf(listed.shape, listed.segments, staging, table);
+  args.scan.host_query_begin = query_begin;
+  args.scan.num_questions = 1;
+  if (!CanScoreListed(args.scan)) return false;
+  args.scan.queries = staging.In(listed.queries, listed.num_rows * listed.shape.query_width());
+  args.columns = staging.In(listed.parts.data(), listed.parts.size());
+  args.num_listed = static_cast<int>(listed.parts.size());
+  args.scores = staging.Out(listed.scores, args.num_listed);
+  void* workspace = staging.Room(ListedWorkspaceBytes(args.scan));
+  if (staging.failed()) return true;
+  device.Check(ScoreListed(args, workspace, device.stream()), "scoring listed parts");
+  return true;
+}
+
+void RaiseMaxNormOn(Device& device, const KeySegment& segment, int64_t key_width,
+                    int64_t first_chunk, float* max_norm) {
+  const int64_t num_chunks = NumChunks(segment) - first_chunk;
+  if (num_chunks <= 0) return;
+  const size_t key_bytes = key_width * DTypeBytes(segment.dtype);
+  Staging staging(device);
+  const void* keys = staging.InBytes(
+      static_cast<const char*>(segment.keys) + first_chunk * key_bytes, num_chunks * key_bytes);
+  const float* scales =
+      HasScales(segment.dtype) ? staging.In(segment.scales + first_chunk, num_chunks) : nullptr;
+  float* norm = staging.InOut(max_norm, 1);
+  if (staging.failed()) return;
+  device.Check(RaiseMaxNorm(keys, FormatOf(segment.dtype), scales, num_chunks,
+                            static_cast<int>(key_width), norm, device.stream()),
+               "taking keys' norms");
+}
+
+void MeanOfScoresOn(Device& device, absl::Span<const float* const> scores, int64_t n, float* mean) {
+  Staging staging(device);
+  std::vector<const float*> layers;
+  for (const float* layer : scores) layers.push_back(staging.In(layer, n));
+  const float* const* table = staging.In(layers.data(), layers.size());
+  float* out = staging.Out(mean, n);
+  if (staging.failed()) return;
+  device.Check(MeanOfScores(table, static_cast<int>(layers.size()), n, out, device.stream()),
+               "averaging scores");
+}
+
+void TopIndicesOn(Device& device, const float* scores, int64_t n, int k, void* out) {
+  Staging staging(device);
   // Scores, then indices: one copy brings both.
-  std::vector<uint32_t> best(2 * k);
-  {
-    Staging staging(device);
-    TopKArgs args;
-    args.scores = staging.In(scores, n);
-    args.num_questions = 1;
-    args.num_candidates = n;
-    args.stride = n;
-    args.k = k;
-    args.best_scores = reinterpret_cast<float*>(staging.Out(best.data(), 2 * k));
-    args.best_indices = reinterpret_cast<int32_t*>(args.best_scores + k);
-    args.best_references = static_cast<int64_t*>(staging.Room(k * sizeof(int64_t)));
-    void* workspace = staging.Room(TopKWorkspaceBytes(1, n, k));
-    if (staging.failed()) return {};
-    device.Check(SelectTopK(args, workspace, device.stream()), "selecting the best parts");
+  float* best_scores = staging.Out(static_cast<float*>(out), 2 * k);
+  if (staging.failed()) return;
+  if (n == 0) {  // every byte set: indices of -1
+    device.Check(cudaMemsetAsync(best_scores, 0xff, TopIndicesBytes(k), device.stream()),
+                 "clearing a list of best parts");
+    return;
   }
-  std::vector<Backend::IndexedScore> found;
-  for (int i = 0; i < k; ++i) {
-    const auto index = static_cast<int32_t>(best[k + i]);
-    if (index < 0) break;
-    found.push_back({std::bit_cast<float>(best[i]), index});
-  }
-  return found;
+  TopKArgs args;
+  args.scores = staging.In(scores, n);
+  args.num_questions = 1;
+  args.num_candidates = n;
+  args.stride = n;
+  args.k = k;
+  args.best_scores = best_scores;
+  args.best_indices = reinterpret_cast<int32_t*>(best_scores + k);
+  args.best_references = static_cast<int64_t*>(staging.Room(k * sizeof(int64_t)));
+  void* workspace = staging.Room(TopKWorkspaceBytes(1, n, k));
+  if (staging.failed()) return;
+  device.Check(SelectTopK(args, workspace, device.stream()), "selecting the best parts");
 }
 
 }  // namespace msa::kernels::cuda

@@ -1,9 +1,7 @@
-// Backend::ScoreBank and TopIndices on the GPU: a bank's segments in one launch, the best parts
-// without the scores leaving the device.
+// Backend's routing on the GPU: a bank's segments in one launch, the best parts without the scores
+// leaving the device.
 #ifndef MSA_KERNELS_CUDA_BANK_ROUTING_H_
 #define MSA_KERNELS_CUDA_BANK_ROUTING_H_
-
-#include <vector>
 
 #include "kernels/backend.h"
 #include "kernels/cuda/device.h"
@@ -11,8 +9,13 @@
 namespace msa::kernels::cuda {
 
 void ScoreBankOn(Device& device, const ScoreBankArgs& args);
-std::vector<Backend::IndexedScore> TopIndicesOn(Device& device, const float* scores, int64_t n,
-                                                int k);
+// As Backend::TopIndicesInto; `out` in either memory.
+void TopIndicesOn(Device& device, const float* scores, int64_t n, int k, void* out);
+// False, and nothing done, for a scan off the fast path.
+bool ScoreListedOn(Device& device, const ScoreListedArgs& args);
+void RaiseMaxNormOn(Device& device, const KeySegment& segment, int64_t key_width,
+                    int64_t first_chunk, float* max_norm);
+void MeanOfScoresOn(Device& device, absl::Span<const float* const> scores, int64_t n, float* mean);
 
 }  // namespace msa::kernels::cuda
 

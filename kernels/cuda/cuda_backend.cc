@@ -11,9 +11,12 @@
 #include "kernels/cuda/append.h"
 #include "kernels/cuda/attention.h"
 #include "kernels/cuda/bank_routing.h"
+#include "kernels/cuda/cuda_steps.h"
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/fused.h"
 #include "kernels/cuda/linear.h"
+#include "kernels/cuda/nccl_collective.h"
+#include "kernels/cuda/recording.h"
 #include "kernels/cuda/staging.h"
 
 namespace msa::kernels {
@@ -22,15 +25,16 @@ namespace {
 
 class CudaBackend : public Backend {
  public:
-  static absl::StatusOr<std::unique_ptr<Backend>> Make(const BackendOptions& options) {
+  static absl::StatusOr<std::unique_ptr<CudaBackend>> Make(const BackendOptions& options) {
     DeviceOptions device_options;
     device_options.ordinal = options.gpu;
     device_options.max_device_bytes = options.gpu_memory_bytes;
     device_options.max_host_bytes = options.host_memory_bytes;
     MSA_ASSIGN_OR_RETURN(auto device, Device::Open(device_options));
     MSA_ASSIGN_OR_RETURN(auto products, Products::Make(*device));
-    return std::unique_ptr<Backend>(new CudaBackend(std::move(device), std::move(products)));
+    return std::unique_ptr<CudaBackend>(new CudaBackend(std::move(device), std::move(products)));
   }
+  Device& device() const { return *device_; }
 
   std::string_view name() const override { return "cuda"; }
 
@@ -41,6 +45,7 @@ class CudaBackend : public Backend {
     device_->Copy(to, from, bytes);
   }
   bool memory_is_host() const override { return false; }
+  int64_t free_bytes() const override { return device_->free_bytes(); }
   absl::Status Health() const override { return device_->health(); }
 
   void CopyColumns(const float* x, int64_t rows, int64_t stride, int64_t begin, int64_t width,
@@ -61,7 +66,8 @@ class CudaBackend : public Backend {
     std::vector<AppendTarget> table;
     for (const AppendArgs& target : targets) {
       if (!device_->Reaches(target.k)) return Backend::AppendRows(k, v, width, targets);
-      table.push_back({target.k, target.v, target.first_row, target.rows});
+      table.push_back({target.k, target.v, target.first_row, target.rows,
+                       static_cast<ElementType>(target.dtype)});
       max_rows = std::max(max_rows, target.rows);
       all_rows = std::max(all_rows, target.first_row + target.rows);
     }
@@ -107,6 +113,29 @@ class CudaBackend : public Backend {
     Check(cuda::PoolChunks(args, stream()), "pooling");
   }
 
+  void PoolPacked(const PoolPackedArgs& a) const override {
+    const auto num_chunks = static_cast<int64_t>(a.chunk_begin.size()) - 1;
+    if (num_chunks <= 0) return;
+    const int64_t width = int64_t{a.num_heads} * a.head_dim;
+    Staging staging(*device_);
+    PoolArgs args;
+    args.x = staging.In(a.x, a.chunk_begin.back() * width);
+    args.stride = width;
+    args.chunk_begin = staging.In(a.chunk_begin.data(), num_chunks + 1);
+    args.num_chunks = num_chunks;
+    args.num_heads = a.num_heads;
+    args.head_dim = a.head_dim;
+    args.normalize = a.normalize;
+    args.type = static_cast<ElementType>(a.dtype);
+    args.out = staging.OutBytes(a.out, num_chunks * width * DTypeBytes(a.dtype));
+    args.scale_per_head = a.scale_per_head;
+    if (HasScales(a.dtype)) {
+      args.scales = staging.Out(a.scales, num_chunks * (a.scale_per_head ? a.num_heads : 1));
+    }
+    if (staging.failed()) return;
+    Check(cuda::PoolChunks(args, stream()), "pooling");
+  }
+
   void L2Normalize(float* x, int64_t rows, int64_t head_dim) const override {
     Staging staging(*device_);
     float* data = staging.InOut(x, rows * head_dim);
@@ -129,7 +158,7 @@ class CudaBackend : public Backend {
     Staging staging(*device_);
     const float* from = staging.In(x, rows * width);
     void* to = staging.OutBytes(out, rows * width * DTypeBytes(dtype));
-    float* to_scales = dtype == DType::kInt8 ? staging.Out(scales, rows) : nullptr;
+    float* to_scales = HasScales(dtype) ? staging.Out(scales, rows) : nullptr;
     if (staging.failed()) return;
     Check(
         cuda::Quantize(from, rows, width, static_cast<ElementType>(dtype), to, to_scales, stream()),
@@ -140,7 +169,7 @@ class CudaBackend : public Backend {
                   float* out) const override {
     Staging staging(*device_);
     const void* from = staging.InBytes(x, rows * width * DTypeBytes(dtype));
-    const float* from_scales = dtype == DType::kInt8 ? staging.In(scales, rows) : nullptr;
+    const float* from_scales = HasScales(dtype) ? staging.In(scales, rows) : nullptr;
     float* to = staging.Out(out, rows * width);
     if (staging.failed()) return;
     Check(cuda::Dequantize(from, from_scales, rows, width, static_cast<ElementType>(dtype), to,
@@ -152,8 +181,25 @@ class CudaBackend : public Backend {
     ScoreBank({args.shape, {&args.segment, 1}, args.queries, args.query_begin, args.scores});
   }
   void ScoreBank(const ScoreBankArgs& args) const override { ScoreBankOn(*device_, args); }
+  void ScoreListed(const ScoreListedArgs& args) const override {
+    if (!ScoreListedOn(*device_, args)) Backend::ScoreListed(args);
+  }
+  void RaiseMaxNorm(const KeySegment& segment, int64_t key_width, int64_t first_chunk,
+                    float* max_norm) const override {
+    RaiseMaxNormOn(*device_, segment, key_width, first_chunk, max_norm);
+  }
+  void MeanOfScores(absl::Span<const float* const> scores, int64_t n,
+                    float* mean) const override {
+    MeanOfScoresOn(*device_, scores, n, mean);
+  }
   std::vector<IndexedScore> TopIndices(const float* scores, int64_t n, int k) const override {
-    return TopIndicesOn(*device_, scores, n, k);
+    if (n == 0) return {};
+    std::vector<char> found(TopIndicesBytes(k), '\xff');
+    TopIndicesOn(*device_, scores, n, k, found.data());
+    return ParseTopIndices(found.data(), k);
+  }
+  void TopIndicesInto(const float* scores, int64_t n, int k, void* out) const override {
+    TopIndicesOn(*device_, scores, n, k, out);
   }
 
   // Candidates are in the processor's memory, where a scan of them is short beside the pass.
@@ -164,6 +210,19 @@ class CudaBackend : public Backend {
   }
 
   void Attend(absl::Span<const AttentionArgs> sequences) const override;
+  // What the tensor cores' attention rounds K and V to anyway.
+  DType KvDType(int head_dim) const override {
+    const bool tensor_cores = half_weights_ && (head_dim == 64 || head_dim == 128);
+    return tensor_cores ? DType::kBFloat16 : DType::kFloat32;
+  }
+  absl::StatusOr<std::unique_ptr<DecodeSteps>> MakeDecodeSteps(const DecodeShape& shape,
+                                                               int max_sequences) const override {
+    return MakeCudaSteps(*device_, shape, precision(),
+                         static_cast<ElementType>(KvDType(shape.head_dim)), max_sequences);
+  }
+  std::unique_ptr<Recording> Record(std::function<void()> operations) const override {
+    return MakeRecording(*device_, products_->mutex(), std::move(operations));
+  }
 
   absl::StatusOr<std::unique_ptr<LinearWeights>> PackLinear(const float* w, int64_t out_features,
                                                             int64_t in_features,
@@ -176,20 +235,43 @@ class CudaBackend : public Backend {
   }
   void Linear(const LinearWeights& w, const float* x, int64_t rows, const float* bias,
               float* y) const override {
+    LinearArgs args;
+    args.x = x;
+    args.rows = rows;
+    args.bias = bias;
+    args.y = y;
+    FusedLinear(w, args);
+  }
+  void FusedLinear(const LinearWeights& w, const LinearArgs& args) const override {
+    if (args.rows == 0) return;
+    const int64_t in = args.rows * w.in_features();
+    const int64_t out = args.rows * w.out_features();
+    const bool silu = args.then == LinearThen::kSiluMul;
     Staging staging(*device_);
-    const float* from = staging.In(x, rows * w.in_features());
-    const float* staged_bias = staging.In(bias, w.out_features());
-    float* to = staging.Out(y, rows * w.out_features());
+    LinearArgs staged = args;
+    staged.x = staging.InBytes(args.x, in * DTypeBytes(args.x_dtype));
+    staged.norm = staging.In(args.norm, w.in_features());
+    staged.normed = staging.Out(args.normed, in);
+    staged.bias = staging.In(args.bias, w.out_features());
+    staged.product = silu ? staging.Out(args.product, out) : nullptr;
+    if (args.then == LinearThen::kAdd) {
+      staged.y = staging.InOut(static_cast<float*>(args.y), out);
+    } else {
+      staged.y = staging.OutBytes(args.y, (silu ? out / 2 : out) * DTypeBytes(args.y_dtype));
+    }
     if (staging.failed()) return;
-    products_->Linear(static_cast<const CudaLinearWeights&>(w), from, rows, staged_bias, to);
+    products_->Linear(static_cast<const CudaLinearWeights&>(w), staged);
   }
 
   void Embed(const void* table, DType dtype, int64_t width, absl::Span<const int32_t> ids,
              float* out) const override {
     if (ids.empty()) return;
     Staging staging(*device_);
-    const int64_t last = *std::max_element(ids.begin(), ids.end());
-    const void* rows = staging.InBytes(table, (last + 1) * width * DTypeBytes(dtype));
+    const void* rows = table;
+    if (!device_->Reaches(table)) {
+      const int64_t last = *std::max_element(ids.begin(), ids.end());
+      rows = staging.InBytes(table, (last + 1) * width * DTypeBytes(dtype));
+    }
     const int32_t* indices = staging.In(ids.data(), ids.size());
     float* to = staging.Out(out, ids.size() * width);
     if (staging.failed()) return;
@@ -272,6 +354,9 @@ class CudaBackend : public Backend {
       : device_(std::move(device)), products_(std::move(products)) {}
 
   cudaStream_t stream() const { return device_->stream(); }
+  AttentionPrecision precision() const {
+    return half_weights_ ? AttentionPrecision::kBFloat16 : AttentionPrecision::kFloat32;
+  }
   void Check(cudaError_t error, const char* what) const { device_->Check(error, what); }
 
   std::unique_ptr<Device> device_;
@@ -290,14 +375,14 @@ AttentionKv Staged(const KvView& view, int64_t kv_width, int num_kv_heads, Stagi
   if (staging.Reaches(view.k)) {
     kv.k = view.k;
     kv.v = view.v;
-    if (view.dtype != DType::kInt8) return kv;
+    if (!HasScales(view.dtype)) return kv;
     kv.k_scales = view.k_scales;
     kv.v_scales = view.v_scales;
     return kv;
   }
   kv.k = staging.InBytes(view.k, bytes);
   kv.v = staging.InBytes(view.v, bytes);
-  if (view.dtype == DType::kInt8) {
+  if (HasScales(view.dtype)) {
     kv.k_scales = staging.In(view.k_scales, view.num_tokens * num_kv_heads);
     kv.v_scales = staging.In(view.v_scales, view.num_tokens * num_kv_heads);
   }
@@ -312,7 +397,7 @@ void CudaBackend::Attend(absl::Span<const AttentionArgs> sequences) const {
   shape.num_kv_heads = first.num_kv_heads;
   shape.head_dim = first.head_dim;
   shape.scale = first.scale;
-  shape.precision = half_weights_ ? AttentionPrecision::kBFloat16 : AttentionPrecision::kFloat32;
+  shape.precision = precision();
   const int64_t q_width = int64_t{first.num_q_heads} * first.head_dim;
   const int64_t kv_width = int64_t{first.num_kv_heads} * first.head_dim;
   Staging staging(*device_);
@@ -349,6 +434,28 @@ void CudaBackend::Attend(absl::Span<const AttentionArgs> sequences) const {
 
 absl::StatusOr<std::unique_ptr<Backend>> MakeCudaBackend(const BackendOptions& options) {
   return cuda::CudaBackend::Make(options);
+}
+
+absl::StatusOr<CudaBackends> MakeCudaBackends(const BackendOptions& options,
+                                              const std::vector<int>& gpus) {
+  CudaBackends made;
+  std::vector<cuda::Device*> devices;
+  for (const int gpu : gpus) {
+    BackendOptions of_one = options;
+    of_one.gpu = gpu;
+    of_one.host_memory_bytes = options.host_memory_bytes / static_cast<int64_t>(gpus.size());
+    MSA_ASSIGN_OR_RETURN(auto backend, cuda::CudaBackend::Make(of_one));
+    devices.push_back(&backend->device());
+    made.members.push_back(std::move(backend));
+  }
+  if (devices.size() < 2) return made;
+#ifdef MSA_WITH_NCCL
+  MSA_ASSIGN_OR_RETURN(made.collective, cuda::MakeNcclCollective(std::move(devices), {}));
+  return made;
+#else
+  return absl::FailedPreconditionError(
+      "this build is for one GPU: build where nccl.h is found, or name one GPU");
+#endif
 }
 
 }  // namespace msa::kernels

@@ -4,14 +4,25 @@
 #define MSA_KERNELS_CUDA_CUDA_BACKEND_H_
 
 #include <memory>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "kernels/backend.h"
+#include "kernels/collective.h"
 
 namespace msa::kernels {
 
 // FAILED_PRECONDITION naming what is missing: a driver, the GPU asked for, a recent enough one.
 absl::StatusOr<std::unique_ptr<Backend>> MakeCudaBackend(const BackendOptions& options);
+
+// One a GPU number, and what joins them (null for one GPU). FAILED_PRECONDITION, too, when NCCL is
+// missing. The collective must go before the backends.
+struct CudaBackends {
+  std::vector<std::unique_ptr<Backend>> members;
+  std::unique_ptr<Collective> collective;
+};
+absl::StatusOr<CudaBackends> MakeCudaBackends(const BackendOptions& options,
+                                              const std::vector<int>& gpus);
 
 }  // namespace msa::kernels
 

@@ -80,27 +80,20 @@ __device__ __forceinline__ RowPointers Locate(const Walk& walk, Unit unit, int n
   return rows;
 }
 
-__device__ __forceinline__ uint4 LoadStreamed16(const uint8_t* from) {
-  uint4 x;
-  asm volatile("ld.global.nc.L1::no_allocate.L2::128B.v4.u32 {%0, %1, %2, %3}, [%4];"
-               : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w)
-               : "l"(from));
-  return x;
-}
-__device__ __forceinline__ uint2 LoadStreamed8(const uint8_t* from) {
-  uint2 x;
-  asm volatile("ld.global.nc.L1::no_allocate.L2::128B.v2.u32 {%0, %1}, [%2];"
-               : "=r"(x.x), "=r"(x.y)
-               : "l"(from));
-  return x;
-}
-
 // kRows rows, kChunks of each; chunk j of row i at element `column` + kStride · j.
 template <int kBytes, int kRows, int kChunks, int kStride>
 __device__ __forceinline__ void LoadChunks(const uint8_t* const (&rows)[kRows], int column,
                                            ElementType type,
                                            RawChunk<kBytes> (&chunks)[kRows][kChunks]) {
-  if (type == ElementType::kBFloat16) {
+  if constexpr (kBytes == 1) {
+#pragma unroll
+    for (int i = 0; i < kRows; ++i) {
+#pragma unroll
+      for (int j = 0; j < kChunks; ++j) {
+        chunks[i][j].bytes = LoadStreamed8(rows[i] + column + kStride * j);
+      }
+    }
+  } else if (type == ElementType::kBFloat16) {
 #pragma unroll
     for (int i = 0; i < kRows; ++i) {
 #pragma unroll

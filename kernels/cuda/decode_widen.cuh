@@ -8,11 +8,15 @@
 
 namespace msa::kernels::cuda {
 
-// Eight elements as they are stored. kBytes: room for an element, 2 or 4; where it is 2, float32 is
-// rounded on the way.
+// Eight elements as they are stored. kBytes: room for an element, 1, 2 or 4; where it is 2, float32
+// is rounded on the way.
 template <int kBytes>
 struct RawChunk {
   uint4 part[kBytes / 2];
+};
+template <>
+struct RawChunk<1> {
+  uint2 bytes;
 };
 
 __device__ __forceinline__ uint4 RoundEight(uint4 a, uint4 b) {
@@ -50,28 +54,49 @@ __device__ __forceinline__ void ForChunks(RawChunk<kBytes> (&chunks)[kRows][kChu
   }
 }
 
+// Eight int8 or fp8 as eight bfloat16.
+__device__ __forceinline__ uint4 WidenInt8(uint32_t low, uint32_t high) {
+  return {WidenInt8Pair(__byte_perm(low, 0x43434343u, 0x4140)),
+          WidenInt8Pair(__byte_perm(low, 0x43434343u, 0x4342)),
+          WidenInt8Pair(__byte_perm(high, 0x43434343u, 0x4140)),
+          WidenInt8Pair(__byte_perm(high, 0x43434343u, 0x4342))};
+}
+__device__ __forceinline__ uint4 WidenFloat8(uint32_t low, uint32_t high) {
+  return {WidenFloat8Pair(low & 0xffffu), WidenFloat8Pair(low >> 16),
+          WidenFloat8Pair(high & 0xffffu), WidenFloat8Pair(high >> 16)};
+}
+
 // The chunks' first parts become eight bfloat16.
 template <int kBytes, int kRows, int kChunks>
 __device__ __forceinline__ void WidenChunks(ElementType type,
                                             RawChunk<kBytes> (&chunks)[kRows][kChunks]) {
   if (type == ElementType::kInt8) {
     ForChunks(chunks, [](RawChunk<kBytes>& chunk) {
-      const uint4 x = chunk.part[0];
-      chunk.part[0] = {WidenInt8Pair(__byte_perm(x.x, 0x43434343u, 0x4140)),
-                       WidenInt8Pair(__byte_perm(x.x, 0x43434343u, 0x4342)),
-                       WidenInt8Pair(__byte_perm(x.y, 0x43434343u, 0x4140)),
-                       WidenInt8Pair(__byte_perm(x.y, 0x43434343u, 0x4342))};
+      chunk.part[0] = WidenInt8(chunk.part[0].x, chunk.part[0].y);
     });
   } else if (type == ElementType::kFloat8E4M3) {
     ForChunks(chunks, [](RawChunk<kBytes>& chunk) {
-      const uint4 x = chunk.part[0];
-      chunk.part[0] = {WidenFloat8Pair(x.x & 0xffffu), WidenFloat8Pair(x.x >> 16),
-                       WidenFloat8Pair(x.y & 0xffffu), WidenFloat8Pair(x.y >> 16)};
+      chunk.part[0] = WidenFloat8(chunk.part[0].x, chunk.part[0].y);
     });
   } else if (kBytes == 4 && type == ElementType::kFloat32) {
     ForChunks(chunks, [](RawChunk<kBytes>& chunk) {
       chunk.part[0] = RoundEight(chunk.part[0], chunk.part[kBytes / 2 - 1]);
     });
+  }
+}
+
+// The same of single bytes, which have no room to be widened where they are.
+template <int kRows, int kChunks>
+__device__ __forceinline__ void WidenChunks(ElementType type,
+                                            const RawChunk<1> (&chunks)[kRows][kChunks],
+                                            RawChunk<2> (&wide)[kRows][kChunks]) {
+#pragma unroll
+  for (int i = 0; i < kRows; ++i) {
+#pragma unroll
+    for (int j = 0; j < kChunks; ++j) {
+      const uint2 x = chunks[i][j].bytes;
+      wide[i][j].part[0] = type == ElementType::kInt8 ? WidenInt8(x.x, x.y) : WidenFloat8(x.x, x.y);
+    }
   }
 }
 

@@ -1,5 +1,6 @@
 #include "kernels/cuda/device.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "common/log.h"
@@ -12,6 +13,11 @@ namespace {
 // Left to cuBLAS, kernels' code and the driver.
 constexpr int64_t kReservedBytes = int64_t{1} << 30;
 constexpr int kMinComputeMajor = 8;
+// Of the budget, what keys do not get: a full bank must still be asked. At most a 16th.
+constexpr int64_t kWorkBytes = int64_t{2} << 30;
+
+// What this thread records, if anything.
+thread_local Device::RecordingScope* recording = nullptr;
 
 absl::Status Missing(cudaError_t error, std::string_view what) {
   return absl::FailedPreconditionError(StrCat("the cuda backend cannot start: ", what, " (",
@@ -20,6 +26,13 @@ absl::Status Missing(cudaError_t error, std::string_view what) {
 }
 
 }  // namespace
+
+absl::Status CheckArchitecture(const std::string& name, int compute_major, int compute_minor) {
+  if (compute_major >= kMinComputeMajor) return absl::OkStatus();
+  return absl::FailedPreconditionError(
+      StrCat("the GPU ", name, " has compute capability ", compute_major, ".", compute_minor,
+             "; the cuda backend needs 8.0 or later: use --backend cpu"));
+}
 
 absl::StatusOr<std::unique_ptr<Device>> Device::Open(const DeviceOptions& options) {
   std::unique_ptr<Device> device(new Device());
@@ -43,11 +56,7 @@ absl::Status Device::Init(const DeviceOptions& options) {
   }
   name_ = properties.name;
   compute_major_ = properties.major;
-  if (compute_major_ < kMinComputeMajor) {
-    return absl::FailedPreconditionError(
-        StrCat("the GPU ", name_, " has compute capability ", properties.major, ".",
-               properties.minor, "; the cuda backend needs 8.0 or later: use --backend cpu"));
-  }
+  MSA_RETURN_IF_ERROR(CheckArchitecture(name_, properties.major, properties.minor));
   Activate();
   if (cudaError_t error = cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking);
       error != cudaSuccess) {
@@ -66,6 +75,7 @@ absl::Status Device::Init(const DeviceOptions& options) {
   max_device_bytes_ = options.max_device_bytes > 0
                           ? options.max_device_bytes
                           : static_cast<int64_t>(free_bytes) - kReservedBytes;
+  max_resident_bytes_ = max_device_bytes_ - std::min(kWorkBytes, max_device_bytes_ / 16);
   max_host_bytes_ = options.max_host_bytes > 0 ? options.max_host_bytes : INT64_MAX;
   return absl::OkStatus();
 }
@@ -75,6 +85,16 @@ Device::~Device() {
   Activate();
   cudaStreamSynchronize(stream_);
   cudaStreamDestroy(stream_);
+}
+
+Device::RecordingScope::RecordingScope(const Device& device, cudaStream_t stream)
+    : device_(device), stream_(stream) {
+  recording = this;
+}
+Device::RecordingScope::~RecordingScope() { recording = nullptr; }
+
+cudaStream_t Device::stream() const {
+  return recording != nullptr && &recording->device_ == this ? recording->stream_ : stream_;
 }
 
 void Device::Activate() { cudaSetDevice(ordinal_); }
@@ -107,7 +127,9 @@ absl::StatusOr<Buffer> Device::Allocate(size_t bytes, Backend::Purpose purpose) 
   MSA_RETURN_IF_ERROR(health());
   Activate();
   const size_t size = bytes == 0 ? 1 : bytes;
-  if (device_bytes() + static_cast<int64_t>(size) <= max_device_bytes_) {
+  const int64_t limit =
+      purpose == Backend::Purpose::kWork ? max_device_bytes_ : max_resident_bytes_;
+  if (device_bytes() + static_cast<int64_t>(size) <= limit) {
     void* data = nullptr;
     const cudaError_t error = cudaMallocAsync(&data, size, stream_);
     if (error == cudaSuccess) return Register(data, bytes, true);
@@ -171,6 +193,10 @@ void Device::Wait() { Check(cudaStreamSynchronize(stream_), "waiting for the GPU
 
 void Device::Check(cudaError_t error, const char* what) {
   if (error == cudaSuccess) return;
+  if (recording != nullptr && &recording->device_ == this) {
+    if (recording->error_ == cudaSuccess) recording->error_ = error;
+    return;
+  }
   absl::MutexLock lock(&mutex_);
   if (!first_error_.ok()) return;
   first_error_ = absl::UnavailableError(

@@ -27,6 +27,9 @@ struct DeviceOptions {
   int64_t max_host_bytes = 0;  // of pinned memory; 0: no limit of its own
 };
 
+// FAILED_PRECONDITION for a GPU older than this project's kernels: compute capability 8.0.
+absl::Status CheckArchitecture(const std::string& name, int compute_major, int compute_minor);
+
 class Device {
  public:
   // FAILED_PRECONDITION naming what is missing: no driver, no such device, one older than compute
@@ -36,7 +39,9 @@ class Device {
   Device(const Device&) = delete;
   Device& operator=(const Device&) = delete;
 
-  cudaStream_t stream() const { return stream_; }
+  // Where this thread's work goes: the device's stream, or what the thread records.
+  cudaStream_t stream() const;
+  int ordinal() const { return ordinal_; }
   const std::string& name() const { return name_; }
   bool hopper() const { return compute_major_ == 9; }  // sm_90a code runs
   // Makes the device current on the calling thread.
@@ -58,7 +63,25 @@ class Device {
   absl::Status health() const;
 
   int64_t device_bytes() const;
+  int64_t free_bytes() const { return max_resident_bytes_ - device_bytes(); }  // for keys
   int64_t host_bytes() const;
+
+  // While it lives, this thread's operations go to `stream`, which records them, and their first
+  // error to error(): what cannot be recorded says nothing about the device.
+  class RecordingScope {
+   public:
+    RecordingScope(const Device& device, cudaStream_t stream);
+    ~RecordingScope();
+    RecordingScope(const RecordingScope&) = delete;
+    RecordingScope& operator=(const RecordingScope&) = delete;
+    cudaError_t error() const { return error_; }
+
+   private:
+    friend class Device;
+    const Device& device_;
+    const cudaStream_t stream_;
+    cudaError_t error_ = cudaSuccess;
+  };
 
  private:
   Device() = default;
@@ -71,6 +94,7 @@ class Device {
   std::string name_;
   cudaStream_t stream_ = nullptr;
   int64_t max_device_bytes_ = 0;
+  int64_t max_resident_bytes_ = 0;  // of the same, while kResident is asked for
   int64_t max_host_bytes_ = 0;
   mutable absl::Mutex mutex_;
   absl::btree_map<uintptr_t, size_t> buffers_ ABSL_GUARDED_BY(mutex_);  // by address

@@ -86,6 +86,22 @@ __device__ __forceinline__ void StoreElement(void* data, ElementType type, int64
   }
 }
 
+// What is read once: past the L1 cache.
+__device__ __forceinline__ uint4 LoadStreamed16(const uint8_t* from) {
+  uint4 x;
+  asm volatile("ld.global.nc.L1::no_allocate.L2::128B.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w)
+               : "l"(from));
+  return x;
+}
+__device__ __forceinline__ uint2 LoadStreamed8(const uint8_t* from) {
+  uint2 x;
+  asm volatile("ld.global.nc.L1::no_allocate.L2::128B.v2.u32 {%0, %1}, [%2];"
+               : "=r"(x.x), "=r"(x.y)
+               : "l"(from));
+  return x;
+}
+
 template <class T, class Combine>
 __device__ __forceinline__ T WarpReduce(T x, Combine combine) {
 #pragma unroll

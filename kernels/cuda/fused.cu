@@ -2,6 +2,7 @@
 // row is reduced; grid-stride loops over elements elsewhere.
 #include <algorithm>
 
+#include "kernels/cuda/dependent_launch.h"
 #include "kernels/cuda/elements.cuh"
 #include "kernels/cuda/fused.h"
 #include "kernels/cuda/launch.h"
@@ -181,9 +182,14 @@ __device__ __forceinline__ void FillSines(int32_t position, const float* inv_fre
   }
 }
 
+constexpr int64_t kFewRows = 64;
+
+// Block x takes a row, its blocks y share out the heads, a warp takes one at a time.
 __global__ void SplitQkvKernel(QkvArgs args) {
   __shared__ float cosines[kMaxHeadDim / 2];
   __shared__ float sines[kMaxHeadDim / 2];
+  AllowDependents();
+  WaitForPrerequisites();
   const int64_t row = blockIdx.x;
   const int half = args.head_dim / 2;
   FillSines(args.positions[row], args.inv_freq, args.magnitude, half, cosines, sines);
@@ -192,7 +198,8 @@ __global__ void SplitQkvKernel(QkvArgs args) {
   const int heads = args.num_q_heads + 2 * args.num_kv_heads;
   const float* from = args.qkv + row * heads * args.head_dim;
   const int cache_token = args.caches != nullptr ? args.cache_tokens[row] : -1;
-  for (int h = threadIdx.x / kWarp; h < heads; h += blockDim.x / kWarp) {
+  const int warps = blockDim.x / kWarp;
+  for (int h = blockIdx.y * warps + threadIdx.x / kWarp; h < heads; h += gridDim.y * warps) {
     HeadPairs head = LoadPairs(from + h * args.head_dim, half, lane);
     const bool is_q = h < args.num_q_heads;
     const bool is_v = h >= args.num_q_heads + args.num_kv_heads;
@@ -307,7 +314,17 @@ __global__ void ArgMaxKernel(const float* x, int n, int32_t* indices, float* val
   __shared__ Candidate partial[kWarp];
   const float* row = x + static_cast<int64_t>(blockIdx.x) * n;
   Candidate best = {-INFINITY, INT32_MAX};
-  for (int i = threadIdx.x; i < n; i += blockDim.x) best = Better(best, {row[i], i});
+  // One block reads the row: by fours, and several of them at a time.
+  const int fours = reinterpret_cast<uintptr_t>(row) % 16 == 0 ? n / 4 : 0;
+#pragma unroll 8
+  for (int i = threadIdx.x; i < fours; i += blockDim.x) {
+    const float4 x = reinterpret_cast<const float4*>(row)[i];
+    best = Better(best, {x.x, 4 * i});
+    best = Better(best, {x.y, 4 * i + 1});
+    best = Better(best, {x.z, 4 * i + 2});
+    best = Better(best, {x.w, 4 * i + 3});
+  }
+  for (int i = 4 * fours + threadIdx.x; i < n; i += blockDim.x) best = Better(best, {row[i], i});
   best = WarpBetter(best);
   const int lane = threadIdx.x % kWarp;
   if (lane == 0) partial[threadIdx.x / kWarp] = best;
@@ -338,8 +355,12 @@ cudaError_t SplitQkv(const QkvArgs& args, cudaStream_t stream) {
   if (args.head_dim % 2 != 0 || args.head_dim > kMaxHeadDim || IsScaled(args.cache_type)) {
     return cudaErrorInvalidValue;
   }
-  SplitQkvKernel<<<static_cast<unsigned>(args.rows), 256, 0, stream>>>(args);
-  return cudaGetLastError();
+  // A few rows would leave most of the chip idle while their heads wait for one another.
+  constexpr int kWarps = 8;
+  const int heads = args.num_q_heads + 2 * args.num_kv_heads;
+  const int parts = args.rows <= kFewRows ? (heads + kWarps - 1) / kWarps : 1;
+  const dim3 grid(static_cast<unsigned>(args.rows), static_cast<unsigned>(parts));
+  return LaunchDependent(SplitQkvKernel, grid, dim3(kWarps * kWarp), stream, args);
 }
 
 cudaError_t Rope(float* x, const int32_t* positions, int64_t rows, int num_heads, int head_dim,

@@ -1,6 +1,7 @@
 #include "kernels/cuda/linear.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <utility>
 #include <vector>
@@ -8,11 +9,15 @@
 #include "common/status_macros.h"
 #include "common/strings.h"
 #include "kernels/cuda/fused.h"
+#include "kernels/cuda/skinny.h"
 #include "kernels/cuda/staging.h"
 #include "kernels/weight_format.h"
 
 namespace msa::kernels::cuda {
 namespace {
+
+// What NVIDIA advises for Hopper; a recording must not take memory of its own.
+constexpr size_t kWorkspaceBytes = size_t{32} << 20;
 
 // Each row to the values of its int8 grid.
 void RoundToInt8(float* w, int64_t rows, int64_t width) {
@@ -28,14 +33,31 @@ void RoundToInt8(float* w, int64_t rows, int64_t width) {
   }
 }
 
+SkinnyArgs SkinnyOf(const CudaLinearWeights& w, const LinearArgs& args) {
+  SkinnyArgs skinny;
+  skinny.w = w.data();
+  skinny.out_features = w.out_features();
+  skinny.in_features = w.in_features();
+  skinny.x = args.x;
+  skinny.x_half = args.x_dtype == DType::kBFloat16;
+  skinny.rows = args.rows;
+  skinny.norm = args.norm;
+  skinny.eps = args.eps;
+  skinny.bias = args.bias;
+  skinny.then = static_cast<SkinnyThen>(args.then);
+  skinny.y = args.y;
+  skinny.y_half = args.y_dtype == DType::kBFloat16;
+  return skinny;
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Products>> Products::Make(Device& device) {
   std::unique_ptr<Products> products(new Products(device));
   device.Activate();
   absl::MutexLock lock(&products->mutex_);
-  if (cublasCreate(&products->handle_) != CUBLAS_STATUS_SUCCESS ||
-      cublasSetStream(products->handle_, device.stream()) != CUBLAS_STATUS_SUCCESS) {
+  MSA_ASSIGN_OR_RETURN(products->workspace_, device.AllocateScratch(kWorkspaceBytes));
+  if (cublasCreate(&products->handle_) != CUBLAS_STATUS_SUCCESS) {
     return absl::FailedPreconditionError(
         "cuBLAS does not start: its libraries must fit the driver, and a little GPU memory be "
         "free");
@@ -82,46 +104,104 @@ absl::StatusOr<std::unique_ptr<LinearWeights>> Products::Pack(const float* w, in
   return std::make_unique<CudaLinearWeights>(std::move(data), half, out_features, in_features);
 }
 
-void Products::Linear(const CudaLinearWeights& w, const float* x, int64_t rows, const float* bias,
-                      float* y) {
-  if (rows == 0 || w.out_features() == 0) return;
+cublasHandle_t Products::Handle() {
+  const cudaStream_t stream = device_.stream();
+  if (handle_stream_ != stream) {
+    Check(cublasSetStream(handle_, stream));
+    Check(cublasSetWorkspace(handle_, workspace_.data(), kWorkspaceBytes));
+    handle_stream_ = stream;
+  }
+  return handle_;
+}
+
+void Products::Linear(const CudaLinearWeights& w, const LinearArgs& args) {
+  if (args.rows == 0 || w.out_features() == 0) return;
+  if (w.half() && !args.keep_normed) {
+    const SkinnyArgs skinny = SkinnyOf(w, args);
+    if (ServesSkinny(skinny)) {
+      device_.Check(SkinnyLinear(skinny, device_.stream()), "a product of few rows");
+      return;
+    }
+  }
+  const bool add = args.then == LinearThen::kAdd;
+  const bool silu = args.then == LinearThen::kSiluMul;
+  float* product = silu ? args.product : static_cast<float*>(args.y);
+  {
+    absl::MutexLock lock(&mutex_);
+    const void* x = Operand(w, args);
+    if (x == nullptr) return;
+    Multiply(w, x, args.rows, product, add);
+  }
+  const int64_t width = w.out_features();
+  if (args.bias != nullptr) {
+    device_.Check(AddBias(product, args.bias, args.rows, width, device_.stream()), "adding a bias");
+  }
+  if (!silu) return;
+  FloatOutputs out;
+  if (args.y_dtype == DType::kBFloat16) {
+    out.bf16 = args.y;
+  } else {
+    out.f32 = static_cast<float*>(args.y);
+  }
+  device_.Check(
+      SiluMul(product, product + width / 2, args.rows, width / 2, width, out, device_.stream()),
+      "an activation");
+}
+
+const void* Products::Operand(const CudaLinearWeights& w, const LinearArgs& args) {
+  const int64_t width = w.in_features();
+  const auto* x = static_cast<const float*>(args.x);
+  if (args.x_dtype == DType::kBFloat16) return args.x;
+  void* half = nullptr;
+  if (w.half()) {
+    half = RoomFor(args.rows * width);
+    if (half == nullptr) return nullptr;
+  }
+  if (args.norm != nullptr) {
+    FloatOutputs out;
+    out.bf16 = half;
+    if (half == nullptr || args.keep_normed) out.f32 = args.normed;
+    device_.Check(RmsNorm(x, args.norm, args.rows, width, args.eps, out, device_.stream()),
+                  "a norm");
+    return half != nullptr ? half : args.normed;
+  }
+  if (half == nullptr) return x;
+  device_.Check(
+      Quantize(x, args.rows, width, ElementType::kBFloat16, half, nullptr, device_.stream()),
+      "rounding activations");
+  return half;
+}
+
+void Products::Multiply(const CudaLinearWeights& w, const void* x, int64_t rows, float* y,
+                        bool add) {
   const auto m = static_cast<int>(w.out_features());
   const auto n = static_cast<int>(rows);
   const auto k = static_cast<int>(w.in_features());
-  const float one = 1.0f, zero = 0.0f;
+  const float one = 1.0f;
+  const float beta = add ? 1.0f : 0.0f;
   // Column-major to cuBLAS: yᵀ [m, n] = (wᵀ)ᵀ · xᵀ.
-  {
-    absl::MutexLock lock(&mutex_);
-    if (w.half()) {
-      const void* half = Rounded(x, rows, w.in_features());
-      if (half == nullptr) return;
-      Check(cublasGemmEx(handle_, CUBLAS_OP_T, CUBLAS_OP_N, m, n, k, &one, w.data(), CUDA_R_16BF, k,
-                         half, CUDA_R_16BF, k, &zero, y, CUDA_R_32F, m, CUBLAS_COMPUTE_32F,
-                         CUBLAS_GEMM_DEFAULT));
-    } else {
-      Check(cublasSgemm(handle_, CUBLAS_OP_T, CUBLAS_OP_N, m, n, k, &one,
-                        static_cast<const float*>(w.data()), k, x, k, &zero, y, m));
-    }
-  }
-  if (bias != nullptr) {
-    device_.Check(AddBias(y, bias, rows, w.out_features(), device_.stream()), "adding a bias");
+  if (w.half()) {
+    Check(cublasGemmEx(Handle(), CUBLAS_OP_T, CUBLAS_OP_N, m, n, k, &one, w.data(), CUDA_R_16BF, k,
+                       x, CUDA_R_16BF, k, &beta, y, CUDA_R_32F, m, CUBLAS_COMPUTE_32F,
+                       CUBLAS_GEMM_DEFAULT));
+  } else {
+    Check(cublasSgemm(Handle(), CUBLAS_OP_T, CUBLAS_OP_N, m, n, k, &one,
+                      static_cast<const float*>(w.data()), k, static_cast<const float*>(x), k,
+                      &beta, y, m));
   }
 }
 
-void* Products::Rounded(const float* x, int64_t rows, int64_t width) {
-  const size_t bytes = rows * width * 2;
-  if (rounded_.size() < bytes) {
-    auto larger = device_.AllocateScratch(bytes);
+void* Products::RoomFor(int64_t elements) {
+  const size_t bytes = elements * 2;
+  if (rounded_.empty() || rounded_.back().size() < bytes) {
+    auto larger = device_.AllocateScratch(std::bit_ceil(bytes));
     if (!larger.ok()) {
       device_.Check(cudaErrorMemoryAllocation, "rounding activations");
       return nullptr;
     }
-    rounded_ = *std::move(larger);
+    rounded_.push_back(*std::move(larger));
   }
-  device_.Check(
-      Quantize(x, rows, width, ElementType::kBFloat16, rounded_.data(), nullptr, device_.stream()),
-      "rounding activations");
-  return rounded_.data();
+  return rounded_.back().data();
 }
 
 }  // namespace msa::kernels::cuda

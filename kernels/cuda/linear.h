@@ -6,6 +6,8 @@
 
 #include <cstdint>
 #include <memory>
+#include <utility>
+#include <vector>
 
 #include "absl/synchronization/mutex.h"
 #include "kernels/cuda/device.h"
@@ -25,6 +27,7 @@ class CudaLinearWeights : public LinearWeights {
   int64_t out_features() const override { return out_features_; }
   const void* data() const { return data_.data(); }
   bool half() const { return half_; }  // bfloat16, else float32
+  bool rounds_activations() const override { return half_; }
 
  private:
   Buffer data_;  // [out_features, in_features]
@@ -42,20 +45,32 @@ class Products {
   absl::StatusOr<std::unique_ptr<LinearWeights>> Pack(const float* w, int64_t out_features,
                                                       int64_t in_features, WeightFormat format);
   // Pointers that kernels reach.
-  void Linear(const CudaLinearWeights& w, const float* x, int64_t rows, const float* bias,
-              float* y);
+  void Linear(const CudaLinearWeights& w, const LinearArgs& args);
+
+  // Whoever starts several products at once (a recording) holds it meanwhile.
+  absl::Mutex& mutex() { return mutex_; }
 
  private:
   explicit Products(Device& device) : device_(device) {}
   void Check(cublasStatus_t status);
-  // Null, and an unhealthy device, when there is no memory.
-  void* Rounded(const float* x, int64_t rows, int64_t width) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // The handle, for the stream that this thread's work goes to.
+  cublasHandle_t Handle() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Room for activations in bfloat16. Null, and an unhealthy device, when there is no memory.
+  void* RoomFor(int64_t elements) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // What is multiplied: args.x after the norm, in bfloat16 for half weights; null as RoomFor.
+  const void* Operand(const CudaLinearWeights& w, const LinearArgs& args)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Multiply(const CudaLinearWeights& w, const void* x, int64_t rows, float* y, bool add)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   Device& device_;
   absl::Mutex mutex_;  // a handle belongs to one thread at a time
   cublasHandle_t handle_ ABSL_GUARDED_BY(mutex_) = nullptr;
-  // Activations in bfloat16: one product's at a time, which the stream's order keeps apart.
-  Buffer rounded_ ABSL_GUARDED_BY(mutex_);
+  cudaStream_t handle_stream_ ABSL_GUARDED_BY(mutex_) = nullptr;
+  Buffer workspace_ ABSL_GUARDED_BY(mutex_);  // of cuBLAS
+  // Activations in bfloat16: one product's at a time, which the stream's order keeps apart. Smaller
+  // ones stay: recordings may hold their addresses.
+  std::vector<Buffer> rounded_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace msa::kernels::cuda

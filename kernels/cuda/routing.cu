@@ -23,13 +23,6 @@ bool ValidArgs(const RoutingArgs& args) {
          shape.chunk != Reduce::kLast && args.num_questions > 0 && args.num_segments >= 0;
 }
 
-bool HasFastPath(const RoutingArgs& args) {
-  const int width = args.shape.key_width();
-  return args.shape.folded() && args.shape.chunk == Reduce::kMax && width % 16 == 0 &&
-         width <= kMaxKeyWidth && args.shape.scale >= 0 &&
-         (args.format != KeyFormat::kInt4 || width % kInt4Group == 0);
-}
-
 bool WantsWidePass(const RoutingArgs& args) {
   return args.precision == QueryPrecision::kThroughput && args.shape.query != Reduce::kMean &&
          HasWidePass(args.format);
@@ -119,6 +112,19 @@ cudaError_t ScoreByPasses(const RoutingArgs& args, void* workspace, cudaStream_t
 }
 
 }  // namespace
+
+bool HasFastPath(const RoutingArgs& args) {
+  const int width = args.shape.key_width();
+  return args.shape.folded() && args.shape.chunk == Reduce::kMax && width % 16 == 0 &&
+         width <= kMaxKeyWidth && args.shape.scale >= 0 &&
+         (args.format != KeyFormat::kInt4 || width % kInt4Group == 0);
+}
+
+int64_t NumColumnTiles(const RoutingArgs& args) {
+  int64_t count = 0;
+  for (ColumnTiles tiles(args); !tiles.done(); ++count) tiles.Next();
+  return count;
+}
 
 int64_t NumberChunks(RoutingSegment* host_segments, int num_segments) {
   int64_t total = 0;

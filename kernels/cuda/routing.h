@@ -41,6 +41,7 @@ struct RoutingSegment {
   int64_t num_chunks = 0;
   int64_t first_part = 0;   // column of part 0 in the scores
   int64_t first_chunk = 0;  // chunks in the segments before this one: NumberChunks fills it
+  const float* max_norm = nullptr;  // as in KeySegment; ScoreErrors needs it
 };
 
 // Fills first_chunk of segments on the host, before they are copied to the device. Returns the
@@ -63,14 +64,21 @@ struct RoutingArgs {
   float* scores = nullptr;  // out [num_questions, num_parts]
 };
 
+// Whether ScoreParts goes by the matrix units: mean heads, max chunks, scale >= 0 and a width of a
+// multiple of 16 (kInt4: 64) up to 4,096.
+bool HasFastPath(const RoutingArgs& args);
+
+// Columns, of 8 rows of one question or fewer, that the questions make; ScoreParts reads the keys
+// once for as many of them as its cost says.
+int64_t NumColumnTiles(const RoutingArgs& args);
+
 // Bytes of workspace, 256-byte aligned, that ScoreParts needs for these shape, format, precision
 // and questions (no other field is read). 129 KiB at a width of 1,024, unless kThroughput.
 size_t RoutingWorkspaceBytes(const RoutingArgs& args);
 
-// Scores of every part; kNoScore for a part without chunks. Cost: with mean heads and max chunks,
-// a width of a multiple of 16 up to 4,096 and scale >= 0, one read of the keys for every 32 rows of
-// questions (each padded to 8; 64 rows with kSingle; 4,096 with kThroughput); otherwise the
-// general path.
+// Scores of every part; kNoScore for a part without chunks. Cost: on the fast path one read of the
+// keys for every 32 rows of questions (each padded to 8; 64 rows with kSingle; 4,096 with
+// kThroughput); otherwise the general path.
 cudaError_t ScoreParts(const RoutingArgs& args, void* workspace, cudaStream_t stream);
 
 // The general path by itself: any reduction, any width, no tensor cores, one read of the keys a

@@ -1,8 +1,8 @@
-// Many rows: keys × 256 columns by warpgroup matrix products. Two blocks of a cluster take
-// neighbouring tiles of 128 chunks, go through all blocks of columns together, and each reads one
-// half of the columns for both.
+// Many rows: keys × blocks of 64 … 256 columns by warpgroup matrix products. Two blocks of a cluster
+// take neighbouring tiles of 128 chunks, go through all blocks of columns together, and each reads
+// one half of the columns for both.
 //
-//   warps 0 … 7    two warpgroups of consumers, 64 chunks × 256 columns each
+//   warps 0 … 7    two warpgroups of consumers, 64 chunks × the columns each
 //   warps 8, 9     copy slices of the keys
 //   warp 10        copies slices of the columns to both blocks
 //   warp 11        maximum over a part's chunks, as in routing_pass.cuh
@@ -10,6 +10,7 @@
 #include <cuda_fp8.h>
 
 #include <algorithm>
+#include <iterator>
 
 #include "kernels/cuda/ptx.cuh"
 #include "kernels/cuda/routing_cursor.cuh"
@@ -21,26 +22,38 @@ namespace {
 
 constexpr int kRows = 128;  // chunks of a block's tile
 constexpr int kCluster = 2;
-constexpr int kStages = 4;
+constexpr int kMaxStages = 8;
 constexpr int kKeyStage = kRows * kWideSliceBytes;
-constexpr int kColumnStage = kBlockColumns * kWideSliceBytes;
 constexpr int kThreads = 384;
 constexpr int kConsumerWarps = 8;
 constexpr int kKeyThreads = 64;
 constexpr int kPrepareThreads = 128;
 constexpr int kFillBlocks = 128;
 
-struct Shared {
+// Column tiles that a block of columns may have.
+constexpr int kTileCounts[] = {8, 12, 16, 20, 22, 24, 32};
+static_assert(kTileCounts[6] == kBlockTiles);
+
+template <int kTileCount>
+struct WideShared {
+  static constexpr int kTiles = kTileCount;
+  static constexpr int kColumns = kTiles * kColumnsOfTile;
+  static constexpr int kColumnStage = kColumns * kWideSliceBytes;
+  static constexpr int kFixedBytes = kTiles * kRows * 4 + kColumns * 4 + 2048;
+  static constexpr int kStages =
+      std::min(kMaxStages, (227 * 1024 - kFixedBytes) / (kKeyStage + kColumnStage));
+
   alignas(1024) char keys[kStages][kKeyStage];
   char columns[kStages][kColumnStage];
-  float values[kBlockTiles][kRows];  // best of a question's run of tiles, at its last tile
-  float column_scales[kBlockColumns];
+  float values[kTiles][kRows];  // best of a question's run of tiles, at its last tile
+  float column_scales[kColumns];
   uint64_t full[kStages];
   uint64_t empty[kStages];
   uint64_t values_full;
   uint64_t values_empty;
 };
-constexpr int kSharedBytes = sizeof(Shared) + 1024;  // to align it
+template <int kTiles>
+constexpr int kSharedBytes = sizeof(WideShared<kTiles>) + 1024;  // to align it
 
 __device__ uint32_t ClusterRank() { return blockIdx.x % kCluster; }
 
@@ -57,6 +70,7 @@ __device__ int OwnRows(const TileCursor& tile) {
 __device__ int64_t OwnRow(const TileCursor& tile) { return tile.row() + ClusterRank() * kRows; }
 
 // 16 bytes a thread and copy, 8 rows each time.
+template <typename Shared>
 __device__ void ProduceKeys(const WideArgs& args, Shared& shared) {
   constexpr int kRowsOfCopy = kKeyThreads / 8;
   const int thread = threadIdx.x - 32 * kConsumerWarps;
@@ -82,12 +96,14 @@ __device__ void ProduceKeys(const WideArgs& args, Shared& shared) {
         from += static_cast<int64_t>(kRowsOfCopy) * args.row_bytes;
       }
       BarrierArriveAfterCopies(SharedAddress(&shared.full[at.stage]));
-      at.Advance(kStages);
+      at.Advance(Shared::kStages);
     }
   }
 }
 
+template <typename Shared>
 __device__ void ProduceColumns(const WideArgs& args, Shared& shared) {
+  constexpr uint32_t kColumnStage = Shared::kColumnStage;
   constexpr uint32_t kShare = kColumnStage / kCluster;
   constexpr uint16_t kAllBlocks = (1 << kCluster) - 1;
   WaitForPrerequisites();
@@ -103,11 +119,12 @@ __device__ void ProduceColumns(const WideArgs& args, Shared& shared) {
           SharedAddress(shared.columns[at.stage]) + ClusterRank() * kShare,
           args.packed + static_cast<int64_t>(step) * kColumnStage + ClusterRank() * kShare, kShare,
           full, kAllBlocks);
-      at.Advance(kStages);
+      at.Advance(Shared::kStages);
     }
   }
 }
 
+template <typename Shared>
 __device__ void ReleaseStage(Shared& shared, int stage) {
   __syncwarp();
   const uint32_t lane = threadIdx.x % 32;
@@ -115,13 +132,14 @@ __device__ void ReleaseStage(Shared& shared, int stage) {
 }
 
 // Best of every question's run of tiles. `sums` as wgmma_wide.cuh says.
-template <KeyFormat kFormat>
-__device__ void StoreBest(const float (&sums)[128], uint32_t run_ends, int row, Shared& shared) {
+template <KeyFormat kFormat, typename Shared>
+__device__ void StoreBest(const float (&sums)[4 * Shared::kTiles], uint32_t run_ends, int row,
+                          Shared& shared) {
   const int lane = threadIdx.x % 32;
   float low = kNoScore;
   float high = kNoScore;
 #pragma unroll
-  for (int j = 0; j < kBlockTiles; ++j) {
+  for (int j = 0; j < Shared::kTiles; ++j) {
     float scale0 = 1;
     float scale1 = 1;
     if constexpr (kFormat == KeyFormat::kFloat8) {
@@ -144,14 +162,15 @@ __device__ void StoreBest(const float (&sums)[128], uint32_t run_ends, int row, 
   }
 }
 
-template <KeyFormat kFormat>
+template <KeyFormat kFormat, typename Shared>
 __device__ void Consume(const WideArgs& args, Shared& shared) {
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
   const int warp = threadIdx.x / 32;
   const int group = warp / 4;
   const int row = warp * 16 + threadIdx.x % 32 / 4;
   StageCursor at;
   uint32_t values_phase = 1;
-  float sums[128];
+  float sums[4 * Shared::kTiles];
   WaitForPrerequisites();
   for (TileCursor tile = CursorOfCluster(args); tile.Next();) {
     for (int block = 0; block < args.num_blocks; ++block) {
@@ -166,9 +185,9 @@ __device__ void Consume(const WideArgs& args, Shared& shared) {
 #pragma unroll
         for (int i = 0; i < kWideSliceBytes / 32; ++i) {
           if constexpr (kFormat == KeyFormat::kFloat8) {
-            ProductFloat8(sums, a + 2 * i, b + 2 * i, slice + i > 0);
+            ProductFloat8<Shared::kTiles>(sums, a + 2 * i, b + 2 * i, slice + i > 0);
           } else {
-            ProductBFloat16(sums, a + 2 * i, b + 2 * i, slice + i > 0);
+            ProductBFloat16<Shared::kTiles>(sums, a + 2 * i, b + 2 * i, slice + i > 0);
           }
         }
         CommitProducts();
@@ -177,7 +196,7 @@ __device__ void Consume(const WideArgs& args, Shared& shared) {
           ReleaseStage(shared, last_stage);
         }
         last_stage = at.stage;
-        at.Advance(kStages);
+        at.Advance(Shared::kStages);
       }
       WaitForProducts<0>();
       ReleaseStage(shared, last_stage);
@@ -185,7 +204,9 @@ __device__ void Consume(const WideArgs& args, Shared& shared) {
       values_phase ^= 1;
       if constexpr (kFormat == KeyFormat::kFloat8) {  // all of the warps have read the last ones
         const int thread = threadIdx.x;
-        shared.column_scales[thread] = args.column_scales[block * kBlockColumns + thread];
+        if (thread < Shared::kColumns) {
+          shared.column_scales[thread] = args.column_scales[block * Shared::kColumns + thread];
+        }
         NamedBarrier(1, 32 * kConsumerWarps);
       }
       StoreBest<kFormat>(sums, args.run_ends[block], row, shared);
@@ -193,19 +214,22 @@ __device__ void Consume(const WideArgs& args, Shared& shared) {
       if (threadIdx.x % 32 == 0) BarrierArrive(SharedAddress(&shared.values_full));
     }
   }
+#endif
 }
 
+template <typename Shared>
 __device__ void FinishBlock(const WideArgs& args, Shared& shared, int block, uint32_t run_ends,
                             int64_t column, int begin, int end) {
   for (uint32_t runs = run_ends; runs != 0; runs &= runs - 1) {
     const int j = __ffs(static_cast<int>(runs)) - 1;
     float best = kNoScore;
     for (int r = begin; r < end; ++r) best = MaxOrNan(best, shared.values[j][r]);
-    const int64_t question = args.tiles[block * kBlockTiles + j].question;
+    const int64_t question = args.tiles[block * Shared::kTiles + j].question;
     AtomicMaxOrNan(args.scores + question * args.score_stride + column, best);
   }
 }
 
+template <typename Shared>
 __device__ void Finish(const WideArgs& args, Shared& shared) {
   const int lane = threadIdx.x % 32;
   WaitForPrerequisites();
@@ -240,14 +264,15 @@ __device__ void Finish(const WideArgs& args, Shared& shared) {
   }
 }
 
-template <KeyFormat kFormat>
+template <KeyFormat kFormat, int kTiles>
 __global__ void __launch_bounds__(kThreads, 1) WideKernel(const __grid_constant__ WideArgs args) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
+  using Shared = WideShared<kTiles>;
   extern __shared__ char memory[];
   const uint32_t misaligned = SharedAddress(memory) % 1024;
   Shared& shared = *reinterpret_cast<Shared*>(memory + (misaligned == 0 ? 0 : 1024 - misaligned));
   if (threadIdx.x == 0) {
-    for (int i = 0; i < kStages; ++i) {
+    for (int i = 0; i < Shared::kStages; ++i) {
       BarrierInit(SharedAddress(&shared.full[i]), kKeyThreads + 1);
       BarrierInit(SharedAddress(&shared.empty[i]), kConsumerWarps * kCluster);
     }
@@ -298,9 +323,10 @@ __device__ void PackColumn(const WideArgs& args, int column) {
     scale = isinf(largest) ? NAN : fmaxf(largest / 448.0f, 1e-30f);
   }
   if (threadIdx.x == 0) args.column_scales[column] = scale;
-  char* image =
-      args.packed + static_cast<int64_t>(column / kBlockColumns) * args.num_slices * kColumnStage;
-  const int in_block = column % kBlockColumns;
+  const int columns = args.block_tiles * kColumnsOfTile;
+  const int column_stage = columns * kWideSliceBytes;
+  char* image = args.packed + static_cast<int64_t>(column / columns) * args.num_slices * column_stage;
+  const int in_block = column % columns;
   for (int item = threadIdx.x; item < args.num_slices * 8; item += kPrepareThreads) {
     alignas(16) char unit[16] = {};
     for (int e = 0; e < kElements; ++e) {
@@ -313,7 +339,7 @@ __device__ void PackColumn(const WideArgs& args, int column) {
         reinterpret_cast<__nv_bfloat16*>(unit)[e] = __float2bfloat16_rn(value);
       }
     }
-    char* to = image + static_cast<int64_t>(item / 8) * kColumnStage + in_block * kWideSliceBytes +
+    char* to = image + static_cast<int64_t>(item / 8) * column_stage + in_block * kWideSliceBytes +
                ((item ^ in_block) & 7) * 16;
     *reinterpret_cast<uint4*>(to) = *reinterpret_cast<const uint4*>(unit);
   }
@@ -323,7 +349,7 @@ template <KeyFormat kFormat>
 __global__ void __launch_bounds__(kPrepareThreads)
     PrepareWideKernel(const __grid_constant__ WideArgs args) {
   AllowDependents();
-  const int num_columns = args.num_blocks * kBlockColumns;
+  const int num_columns = args.num_blocks * args.block_tiles * kColumnsOfTile;
   const int block = static_cast<int>(blockIdx.x);
   if (block < num_columns) return PackColumn<kFormat>(args, block);
   const int64_t stride = static_cast<int64_t>(gridDim.x - num_columns) * kPrepareThreads;
@@ -334,15 +360,19 @@ __global__ void __launch_bounds__(kPrepareThreads)
 }
 
 template <KeyFormat kFormat>
-cudaError_t Launch(const WideArgs& args, cudaStream_t stream) {
+cudaError_t LaunchPrepare(const WideArgs& args, cudaStream_t stream) {
   const int fill_blocks = static_cast<int>(std::min<int64_t>(
       (args.fill_count + 4 * kPrepareThreads - 1) / (4 * kPrepareThreads), kFillBlocks));
-  PrepareWideKernel<kFormat>
-      <<<args.num_blocks * kBlockColumns + fill_blocks, kPrepareThreads, 0, stream>>>(args);
-  cudaError_t error = cudaGetLastError();
-  if (error != cudaSuccess || args.num_chunks == 0) return error;
-  const auto kernel = WideKernel<kFormat>;
-  error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes);
+  const int num_columns = args.num_blocks * args.block_tiles * kColumnsOfTile;
+  PrepareWideKernel<kFormat><<<num_columns + fill_blocks, kPrepareThreads, 0, stream>>>(args);
+  return cudaGetLastError();
+}
+
+template <KeyFormat kFormat, int kTiles>
+cudaError_t LaunchPass(const WideArgs& args, cudaStream_t stream) {
+  const auto kernel = WideKernel<kFormat, kTiles>;
+  cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                           kSharedBytes<kTiles>);
   int device = 0;
   int multiprocessors = 0;
   if (error == cudaSuccess) error = cudaGetDevice(&device);
@@ -358,11 +388,40 @@ cudaError_t Launch(const WideArgs& args, cudaStream_t stream) {
   cudaLaunchConfig_t config = {};
   config.gridDim = dim3(static_cast<unsigned>(multiprocessors / kCluster * kCluster));
   config.blockDim = dim3(kThreads);
-  config.dynamicSmemBytes = kSharedBytes;
+  config.dynamicSmemBytes = kSharedBytes<kTiles>;
   config.stream = stream;
   config.attrs = attributes;
   config.numAttrs = 2;
   return cudaLaunchKernelEx(&config, kernel, args);
+}
+
+template <KeyFormat kFormat>
+cudaError_t Launch(const WideArgs& args, cudaStream_t stream) {
+  const cudaError_t error = LaunchPrepare<kFormat>(args, stream);
+  if (error != cudaSuccess || args.num_chunks == 0) return error;
+  switch (args.block_tiles) {
+    case 8:
+      return LaunchPass<kFormat, 8>(args, stream);
+    case 12:
+      return LaunchPass<kFormat, 12>(args, stream);
+    case 16:
+      return LaunchPass<kFormat, 16>(args, stream);
+    case 20:
+      return LaunchPass<kFormat, 20>(args, stream);
+    case 22:
+      return LaunchPass<kFormat, 22>(args, stream);
+    case 24:
+      return LaunchPass<kFormat, 24>(args, stream);
+    default:
+      return LaunchPass<kFormat, 32>(args, stream);
+  }
+}
+
+// As few blocks of columns as can be, of the fewest columns that do.
+void ChooseBlocks(WideArgs& args) {
+  args.num_blocks = (args.num_tiles + kBlockTiles - 1) / kBlockTiles;
+  const int wanted = (args.num_tiles + args.num_blocks - 1) / args.num_blocks;
+  args.block_tiles = *std::lower_bound(std::begin(kTileCounts), std::end(kTileCounts), wanted);
 }
 
 int NumSlices(KeyFormat format, int width) {
@@ -383,23 +442,24 @@ bool HasWidePass(KeyFormat format) {
 
 size_t WidePackedBytes(KeyFormat format, int width, int num_blocks) {
   return static_cast<size_t>(num_blocks) *
-         (static_cast<size_t>(NumSlices(format, width)) * kColumnStage +
-          kBlockColumns * sizeof(float));
+         (static_cast<size_t>(NumSlices(format, width)) * kWideSliceBytes + sizeof(float)) *
+         kBlockColumns;
 }
 
 cudaError_t LaunchWide(WideArgs args, void* workspace, cudaStream_t stream) {
   args.row_bytes = KeyBytes(args.format, args.width);
   args.num_slices = NumSlices(args.format, args.width);
-  args.num_blocks = (args.num_tiles + kBlockTiles - 1) / kBlockTiles;
+  ChooseBlocks(args);
   args.packed = static_cast<char*>(workspace);
-  args.column_scales = reinterpret_cast<float*>(args.packed + static_cast<size_t>(args.num_blocks) *
-                                                                  args.num_slices * kColumnStage);
+  const size_t block_bytes =
+      static_cast<size_t>(args.num_slices) * args.block_tiles * kColumnsOfTile * kWideSliceBytes;
+  args.column_scales = reinterpret_cast<float*>(args.packed + args.num_blocks * block_bytes);
   for (int block = 0; block < args.num_blocks; ++block) {
     args.run_ends[block] = 0;
-    for (int j = 0; j < kBlockTiles; ++j) {
-      const int tile = block * kBlockTiles + j;
+    for (int j = 0; j < args.block_tiles; ++j) {
+      const int tile = block * args.block_tiles + j;
       if (tile >= args.num_tiles) break;
-      const bool ends = j + 1 == kBlockTiles || tile + 1 == args.num_tiles ||
+      const bool ends = j + 1 == args.block_tiles || tile + 1 == args.num_tiles ||
                         args.tiles[tile + 1].question != args.tiles[tile].question;
       args.run_ends[block] |= static_cast<uint32_t>(ends) << j;
     }

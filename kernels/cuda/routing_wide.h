@@ -12,9 +12,9 @@
 
 namespace msa::kernels::cuda {
 
-constexpr int kBlockColumns = 256;
+constexpr int kBlockColumns = 256;  // at most
 constexpr int kBlockTiles = kBlockColumns / kColumnsOfTile;
-constexpr int kMaxBlocks = 16;  // of 256 columns, in one pass
+constexpr int kMaxBlocks = 16;  // of columns, in one pass
 constexpr int kWideSliceBytes = 128;
 
 struct WideArgs {
@@ -27,9 +27,10 @@ struct WideArgs {
   int row_bytes = 0;
   int num_slices = 0;
   int num_blocks = 0;
+  int block_tiles = 0;  // column tiles of a block of columns
   int num_tiles = 0;
-  char* packed = nullptr;          // [num_blocks][num_slices][256][128 bytes, swizzled]
-  float* column_scales = nullptr;  // [num_blocks · 256]
+  char* packed = nullptr;          // [num_blocks][num_slices][columns of a block][128 bytes, swizzled]
+  float* column_scales = nullptr;  // [num_blocks · columns of a block]
   float scale = 1.0f;
   float* scores = nullptr;
   int64_t score_stride = 0;
@@ -42,10 +43,10 @@ struct WideArgs {
 // bf16 or fp8 keys on a device of compute capability 9.0.
 bool HasWidePass(KeyFormat format);
 
-// Bytes of `packed` and `column_scales`.
+// Bytes of `packed` and `column_scales` at most.
 size_t WidePackedBytes(KeyFormat format, int width, int num_blocks);
 
-// Fills row_bytes, num_slices, run_ends, packed and column_scales and launches both kernels.
+// Fills row_bytes, num_slices, num_blocks, block_tiles, run_ends, packed and column_scales and launches both kernels.
 cudaError_t LaunchWide(WideArgs args, void* workspace, cudaStream_t stream);
 
 }  // namespace msa::kernels::cuda

@@ -1,5 +1,5 @@
-// Warpgroup products of 256 columns (sm_90a; empty elsewhere), besides those of wgmma.cuh. Both
-// operands by rows of 128 bytes, swizzled as there.
+// Warpgroup products of up to 256 columns (sm_90a; empty elsewhere), besides those of wgmma.cuh.
+// Both operands by rows of 128 bytes, swizzled as there.
 #ifndef MSA_KERNELS_CUDA_WGMMA_WIDE_CUH_
 #define MSA_KERNELS_CUDA_WGMMA_WIDE_CUH_
 
@@ -13,76 +13,110 @@ __device__ inline uint64_t RowsDescriptor(uint32_t address) {
   return Descriptor(address, 16, kAtomBytes);
 }
 
-// d (+)= a · bᵀ over 32 bytes of the width. Thread t of the warpgroup has rows 16·(t/32) + t%32/4
-// (+ 8 for elements 2, 3 of four) and columns 8·j + t%4·2 + {0, 1} in d[4·j …].
 // clang-format off
-__device__ inline void ProductBFloat16(float (&d)[128], uint64_t a, uint64_t b, bool add) {
-#ifdef __CUDA_ARCH_FEAT_SM90_ALL
-  asm volatile(
-      "{ .reg .pred p; setp.ne.b32 p, %130, 0; "
-      "wgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16 {"
-      "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
-      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
-      "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
-      "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, "
-      "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, "
-      "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, "
-      "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, "
-      "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127}, "
-      "%128, %129, p, 1, 1, 0, 0; }"
-      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]),
-        "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15]),
-        "+f"(d[16]), "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), "+f"(d[20]), "+f"(d[21]), "+f"(d[22]), "+f"(d[23]),
-        "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), "+f"(d[27]), "+f"(d[28]), "+f"(d[29]), "+f"(d[30]), "+f"(d[31]),
-        "+f"(d[32]), "+f"(d[33]), "+f"(d[34]), "+f"(d[35]), "+f"(d[36]), "+f"(d[37]), "+f"(d[38]), "+f"(d[39]),
-        "+f"(d[40]), "+f"(d[41]), "+f"(d[42]), "+f"(d[43]), "+f"(d[44]), "+f"(d[45]), "+f"(d[46]), "+f"(d[47]),
-        "+f"(d[48]), "+f"(d[49]), "+f"(d[50]), "+f"(d[51]), "+f"(d[52]), "+f"(d[53]), "+f"(d[54]), "+f"(d[55]),
-        "+f"(d[56]), "+f"(d[57]), "+f"(d[58]), "+f"(d[59]), "+f"(d[60]), "+f"(d[61]), "+f"(d[62]), "+f"(d[63]),
-        "+f"(d[64]), "+f"(d[65]), "+f"(d[66]), "+f"(d[67]), "+f"(d[68]), "+f"(d[69]), "+f"(d[70]), "+f"(d[71]),
-        "+f"(d[72]), "+f"(d[73]), "+f"(d[74]), "+f"(d[75]), "+f"(d[76]), "+f"(d[77]), "+f"(d[78]), "+f"(d[79]),
-        "+f"(d[80]), "+f"(d[81]), "+f"(d[82]), "+f"(d[83]), "+f"(d[84]), "+f"(d[85]), "+f"(d[86]), "+f"(d[87]),
-        "+f"(d[88]), "+f"(d[89]), "+f"(d[90]), "+f"(d[91]), "+f"(d[92]), "+f"(d[93]), "+f"(d[94]), "+f"(d[95]),
-        "+f"(d[96]), "+f"(d[97]), "+f"(d[98]), "+f"(d[99]), "+f"(d[100]), "+f"(d[101]), "+f"(d[102]), "+f"(d[103]),
-        "+f"(d[104]), "+f"(d[105]), "+f"(d[106]), "+f"(d[107]), "+f"(d[108]), "+f"(d[109]), "+f"(d[110]), "+f"(d[111]),
-        "+f"(d[112]), "+f"(d[113]), "+f"(d[114]), "+f"(d[115]), "+f"(d[116]), "+f"(d[117]), "+f"(d[118]), "+f"(d[119]),
-        "+f"(d[120]), "+f"(d[121]), "+f"(d[122]), "+f"(d[123]), "+f"(d[124]), "+f"(d[125]), "+f"(d[126]), "+f"(d[127])
-      : "l"(a), "l"(b), "r"(static_cast<int>(add)));
-#endif
-}
+// Operands by eights: places in the instruction, then the sums that go there.
+#define MSA_P0 "%0, %1, %2, %3, %4, %5, %6, %7"
+#define MSA_P1 "%8, %9, %10, %11, %12, %13, %14, %15"
+#define MSA_P2 "%16, %17, %18, %19, %20, %21, %22, %23"
+#define MSA_P3 "%24, %25, %26, %27, %28, %29, %30, %31"
+#define MSA_P4 "%32, %33, %34, %35, %36, %37, %38, %39"
+#define MSA_P5 "%40, %41, %42, %43, %44, %45, %46, %47"
+#define MSA_P6 "%48, %49, %50, %51, %52, %53, %54, %55"
+#define MSA_P7 "%56, %57, %58, %59, %60, %61, %62, %63"
+#define MSA_P8 "%64, %65, %66, %67, %68, %69, %70, %71"
+#define MSA_P9 "%72, %73, %74, %75, %76, %77, %78, %79"
+#define MSA_P10 "%80, %81, %82, %83, %84, %85, %86, %87"
+#define MSA_P11 "%88, %89, %90, %91, %92, %93, %94, %95"
+#define MSA_P12 "%96, %97, %98, %99, %100, %101, %102, %103"
+#define MSA_P13 "%104, %105, %106, %107, %108, %109, %110, %111"
+#define MSA_P14 "%112, %113, %114, %115, %116, %117, %118, %119"
+#define MSA_P15 "%120, %121, %122, %123, %124, %125, %126, %127"
+#define MSA_SUM8(i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), "+f"(d[i + 6]), "+f"(d[i + 7])
+#define MSA_PLACES_4 MSA_P0 ", " MSA_P1 ", " MSA_P2 ", " MSA_P3
+#define MSA_SUMS_4 MSA_SUM8(0), MSA_SUM8(8), MSA_SUM8(16), MSA_SUM8(24)
+#define MSA_PLACES_6 MSA_PLACES_4 ", " MSA_P4 ", " MSA_P5
+#define MSA_SUMS_6 MSA_SUMS_4, MSA_SUM8(32), MSA_SUM8(40)
+#define MSA_PLACES_8 MSA_PLACES_6 ", " MSA_P6 ", " MSA_P7
+#define MSA_SUMS_8 MSA_SUMS_6, MSA_SUM8(48), MSA_SUM8(56)
+#define MSA_PLACES_10 MSA_PLACES_8 ", " MSA_P8 ", " MSA_P9
+#define MSA_SUMS_10 MSA_SUMS_8, MSA_SUM8(64), MSA_SUM8(72)
+#define MSA_PLACES_11 MSA_PLACES_10 ", " MSA_P10
+#define MSA_SUMS_11 MSA_SUMS_10, MSA_SUM8(80)
+#define MSA_PLACES_12 MSA_PLACES_11 ", " MSA_P11
+#define MSA_SUMS_12 MSA_SUMS_11, MSA_SUM8(88)
+#define MSA_PLACES_16 MSA_PLACES_12 ", " MSA_P12 ", " MSA_P13 ", " MSA_P14 ", " MSA_P15
+#define MSA_SUMS_16 MSA_SUMS_12, MSA_SUM8(96), MSA_SUM8(104), MSA_SUM8(112), MSA_SUM8(120)
+#define MSA_PRODUCT(columns, places, a_place, b_place, add_place, ...)                     \
+  asm volatile("{ .reg .pred p; setp.ne.b32 p, %" add_place ", 0; "                         \
+               "wgmma.mma_async.sync.aligned.m64n" columns MSA_KIND " {" places "}, %"      \
+               a_place ", %" b_place ", p, 1, 1" MSA_TAIL "; }"                             \
+               : __VA_ARGS__ : "l"(a), "l"(b), "r"(static_cast<int>(add)))
 
-__device__ inline void ProductFloat8(float (&d)[128], uint64_t a, uint64_t b, bool add) {
+// d (+)= a · bᵀ over 32 bytes of the width and 8 · kTiles columns. Thread t of the warpgroup has
+// rows 16·(t/32) + t%32/4 (+ 8 for elements 2, 3 of four) and columns 8·j + t%4·2 + {0, 1} in
+// d[4·j …].
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
-  asm volatile(
-      "{ .reg .pred p; setp.ne.b32 p, %130, 0; "
-      "wgmma.mma_async.sync.aligned.m64n256k32.f32.e4m3.e4m3 {"
-      "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
-      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
-      "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
-      "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, "
-      "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, "
-      "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, "
-      "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, "
-      "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127}, "
-      "%128, %129, p, 1, 1; }"
-      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]),
-        "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15]),
-        "+f"(d[16]), "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), "+f"(d[20]), "+f"(d[21]), "+f"(d[22]), "+f"(d[23]),
-        "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), "+f"(d[27]), "+f"(d[28]), "+f"(d[29]), "+f"(d[30]), "+f"(d[31]),
-        "+f"(d[32]), "+f"(d[33]), "+f"(d[34]), "+f"(d[35]), "+f"(d[36]), "+f"(d[37]), "+f"(d[38]), "+f"(d[39]),
-        "+f"(d[40]), "+f"(d[41]), "+f"(d[42]), "+f"(d[43]), "+f"(d[44]), "+f"(d[45]), "+f"(d[46]), "+f"(d[47]),
-        "+f"(d[48]), "+f"(d[49]), "+f"(d[50]), "+f"(d[51]), "+f"(d[52]), "+f"(d[53]), "+f"(d[54]), "+f"(d[55]),
-        "+f"(d[56]), "+f"(d[57]), "+f"(d[58]), "+f"(d[59]), "+f"(d[60]), "+f"(d[61]), "+f"(d[62]), "+f"(d[63]),
-        "+f"(d[64]), "+f"(d[65]), "+f"(d[66]), "+f"(d[67]), "+f"(d[68]), "+f"(d[69]), "+f"(d[70]), "+f"(d[71]),
-        "+f"(d[72]), "+f"(d[73]), "+f"(d[74]), "+f"(d[75]), "+f"(d[76]), "+f"(d[77]), "+f"(d[78]), "+f"(d[79]),
-        "+f"(d[80]), "+f"(d[81]), "+f"(d[82]), "+f"(d[83]), "+f"(d[84]), "+f"(d[85]), "+f"(d[86]), "+f"(d[87]),
-        "+f"(d[88]), "+f"(d[89]), "+f"(d[90]), "+f"(d[91]), "+f"(d[92]), "+f"(d[93]), "+f"(d[94]), "+f"(d[95]),
-        "+f"(d[96]), "+f"(d[97]), "+f"(d[98]), "+f"(d[99]), "+f"(d[100]), "+f"(d[101]), "+f"(d[102]), "+f"(d[103]),
-        "+f"(d[104]), "+f"(d[105]), "+f"(d[106]), "+f"(d[107]), "+f"(d[108]), "+f"(d[109]), "+f"(d[110]), "+f"(d[111]),
-        "+f"(d[112]), "+f"(d[113]), "+f"(d[114]), "+f"(d[115]), "+f"(d[116]), "+f"(d[117]), "+f"(d[118]), "+f"(d[119]),
-        "+f"(d[120]), "+f"(d[121]), "+f"(d[122]), "+f"(d[123]), "+f"(d[124]), "+f"(d[125]), "+f"(d[126]), "+f"(d[127])
-      : "l"(a), "l"(b), "r"(static_cast<int>(add)));
-#endif
+#define MSA_KIND "k16.f32.bf16.bf16"
+#define MSA_TAIL ", 0, 0"
+template <int kTiles>
+__device__ inline void ProductBFloat16(float (&d)[4 * kTiles], uint64_t a, uint64_t b, bool add) {
+  if constexpr (kTiles == 8) MSA_PRODUCT("64", MSA_PLACES_4, "32", "33", "34", MSA_SUMS_4);
+  if constexpr (kTiles == 12) MSA_PRODUCT("96", MSA_PLACES_6, "48", "49", "50", MSA_SUMS_6);
+  if constexpr (kTiles == 16) MSA_PRODUCT("128", MSA_PLACES_8, "64", "65", "66", MSA_SUMS_8);
+  if constexpr (kTiles == 20) MSA_PRODUCT("160", MSA_PLACES_10, "80", "81", "82", MSA_SUMS_10);
+  if constexpr (kTiles == 22) MSA_PRODUCT("176", MSA_PLACES_11, "88", "89", "90", MSA_SUMS_11);
+  if constexpr (kTiles == 24) MSA_PRODUCT("192", MSA_PLACES_12, "96", "97", "98", MSA_SUMS_12);
+  if constexpr (kTiles == 32) MSA_PRODUCT("256", MSA_PLACES_16, "128", "129", "130", MSA_SUMS_16);
 }
+#undef MSA_KIND
+#undef MSA_TAIL
+#define MSA_KIND "k32.f32.e4m3.e4m3"
+#define MSA_TAIL ""
+template <int kTiles>
+__device__ inline void ProductFloat8(float (&d)[4 * kTiles], uint64_t a, uint64_t b, bool add) {
+  if constexpr (kTiles == 8) MSA_PRODUCT("64", MSA_PLACES_4, "32", "33", "34", MSA_SUMS_4);
+  if constexpr (kTiles == 12) MSA_PRODUCT("96", MSA_PLACES_6, "48", "49", "50", MSA_SUMS_6);
+  if constexpr (kTiles == 16) MSA_PRODUCT("128", MSA_PLACES_8, "64", "65", "66", MSA_SUMS_8);
+  if constexpr (kTiles == 20) MSA_PRODUCT("160", MSA_PLACES_10, "80", "81", "82", MSA_SUMS_10);
+  if constexpr (kTiles == 22) MSA_PRODUCT("176", MSA_PLACES_11, "88", "89", "90", MSA_SUMS_11);
+  if constexpr (kTiles == 24) MSA_PRODUCT("192", MSA_PLACES_12, "96", "97", "98", MSA_SUMS_12);
+  if constexpr (kTiles == 32) MSA_PRODUCT("256", MSA_PLACES_16, "128", "129", "130", MSA_SUMS_16);
+}
+#undef MSA_KIND
+#undef MSA_TAIL
+#endif
+#undef MSA_P0
+#undef MSA_P1
+#undef MSA_P2
+#undef MSA_P3
+#undef MSA_P4
+#undef MSA_P5
+#undef MSA_P6
+#undef MSA_P7
+#undef MSA_P8
+#undef MSA_P9
+#undef MSA_P10
+#undef MSA_P11
+#undef MSA_P12
+#undef MSA_P13
+#undef MSA_P14
+#undef MSA_P15
+#undef MSA_SUM8
+#undef MSA_PLACES_4
+#undef MSA_SUMS_4
+#undef MSA_PLACES_6
+#undef MSA_SUMS_6
+#undef MSA_PLACES_8
+#undef MSA_SUMS_8
+#undef MSA_PLACES_10
+#undef MSA_SUMS_10
+#undef MSA_PLACES_11
+#undef MSA_SUMS_11
+#undef MSA_PLACES_12
+#undef MSA_SUMS_12
+#undef MSA_PLACES_16
+#undef MSA_SUMS_16
+#undef MSA_PRODUCT
 // clang-format on
 
 }  // namespace msa::kernels::cuda

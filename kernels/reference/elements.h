@@ -9,7 +9,7 @@
 
 namespace msa::kernels {
 
-// Element i of `data` as stored, without any scale. kFloat32, kBFloat16 and kInt8 only.
+// Element i of `data` as stored, without any scale; of any type but kFloat16.
 inline double ElementAt(const void* data, DType dtype, int64_t i) {
   switch (dtype) {
     case DType::kFloat32:
@@ -18,6 +18,8 @@ inline double ElementAt(const void* data, DType dtype, int64_t i) {
       return ToFloat(static_cast<const BFloat16*>(data)[i]);
     case DType::kInt8:
       return static_cast<const int8_t*>(data)[i];
+    case DType::kFloat8:
+      return ToFloat(static_cast<const Float8*>(data)[i]);
     case DType::kFloat16:
       break;
   }

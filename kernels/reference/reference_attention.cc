@@ -13,7 +13,7 @@ namespace {
 std::vector<double> Row(const AttentionArgs& args, const void* data, const float* scales,
                         DType dtype, int64_t token, int kv_head) {
   const int64_t row = token * args.num_kv_heads + kv_head;
-  const double scale = dtype == DType::kInt8 ? scales[row] : 1.0;
+  const double scale = HasScales(dtype) ? scales[row] : 1.0;
   std::vector<double> values(args.head_dim);
   for (int i = 0; i < args.head_dim; ++i) {
     values[i] = scale * ElementAt(data, dtype, row * args.head_dim + i);

@@ -77,10 +77,14 @@ class ReferenceBackend : public Backend {
       std::copy_n(x, rows * width, static_cast<float*>(out));
     } else if (dtype == DType::kBFloat16) {
       std::transform(x, x + rows * width, static_cast<BFloat16*>(out), ToBFloat16);
-    } else {
-      MSA_CHECK(dtype == DType::kInt8);
+    } else if (dtype == DType::kInt8) {
       for (int64_t r = 0; r < rows; ++r) {
         scales[r] = QuantizeRow(x + r * width, width, static_cast<int8_t*>(out) + r * width);
+      }
+    } else {
+      MSA_CHECK(dtype == DType::kFloat8);
+      for (int64_t r = 0; r < rows; ++r) {
+        scales[r] = QuantizeRow(x + r * width, width, static_cast<Float8*>(out) + r * width);
       }
     }
   }
@@ -88,7 +92,7 @@ class ReferenceBackend : public Backend {
   void Dequantize(const void* x, const float* scales, int64_t rows, int64_t width, DType dtype,
                   float* out) const override {
     for (int64_t i = 0; i < rows * width; ++i) {
-      const double scale = dtype == DType::kInt8 ? scales[i / width] : 1.0;
+      const double scale = HasScales(dtype) ? scales[i / width] : 1.0;
       out[i] = static_cast<float>(scale * ElementAt(x, dtype, i));
     }
   }
@@ -181,10 +185,24 @@ class ReferenceBackend : public Backend {
   }
 
  private:
-  static float QuantizeRow(const float* x, int64_t width, int8_t* out) {
+  // NaN when the row has one, so that its scale, and with it the row that is read back, is NaN.
+  static float LargestMagnitude(const float* x, int64_t width) {
     float largest = 0;
     for (int64_t i = 0; i < width; ++i) largest = MaxOrNan(largest, std::fabs(x[i]));
-    const float scale = largest / 127.0f;  // NaN, so that a row with a NaN reads back as NaN
+    return largest;
+  }
+
+  static float QuantizeRow(const float* x, int64_t width, Float8* out) {
+    const float scale = LargestMagnitude(x, width) / kFloat8Max;
+    for (int64_t i = 0; i < width; ++i) {
+      const float steps = x[i] / scale;
+      out[i] = ToFloat8(std::isnan(steps) ? 0.0f : steps);
+    }
+    return scale;
+  }
+
+  static float QuantizeRow(const float* x, int64_t width, int8_t* out) {
+    const float scale = LargestMagnitude(x, width) / 127.0f;
     for (int64_t i = 0; i < width; ++i) {
       const float steps = std::nearbyint(x[i] / scale);
       out[i] = std::isnan(steps) ? 0 : static_cast<int8_t>(std::clamp(steps, -127.0f, 127.0f));

@@ -19,7 +19,7 @@ double Reduced(const std::vector<double>& values, Reduce reduce) {
 }
 
 double KeyAt(const KeySegment& segment, int64_t chunk, int key_width, int i) {
-  const double scale = segment.dtype == DType::kInt8 ? segment.scales[chunk] : 1.0;
+  const double scale = HasScales(segment.dtype) ? segment.scales[chunk] : 1.0;
   return scale * ElementAt(segment.keys, segment.dtype, chunk * key_width + i);
 }
 

@@ -44,7 +44,7 @@ TEST_F(GrpcCliTest, EveryVerbGoesThrough) {
   EXPECT_EQ(service_.last_generate().top_k, 3);
   EXPECT_FALSE(service_.last_generate().max_rounds.has_value());
   ASSERT_EQ(Msa({"stats", "--json"}), 0) << err_;
-  ASSERT_EQ(Msa({"bank", "create", "--json", "--content-precision", "int8", "b"}), 0) << err_;
+  ASSERT_EQ(Msa({"bank", "create", "--json", "--content-precision", "fp8", "b"}), 0) << err_;
   ASSERT_EQ(Msa({"bank", "rm", "b"}), 0) << err_;
   ASSERT_EQ(Msa({"rm", "--json", "no"}), 0) << err_;
   EXPECT_EQ(Msa({"get", "no"}), 3);

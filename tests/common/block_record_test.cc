@@ -106,6 +106,16 @@ TEST(BlockRecordTest, SaysInWhatARecordDiffers) {
   EXPECT_THAT(differs([](auto& id) { id.width = 1; }), HasSubstr("width"));
 }
 
+TEST(BlockRecordTest, OnlyFp8IsOfVersion2) {
+  BlockIdentity identity = kIdentity;
+  for (const DType dtype : {DType::kFloat32, DType::kBFloat16, DType::kInt8, DType::kFloat8}) {
+    identity.dtype = dtype;
+    const std::string record = EncodeRecord(identity, "payload");
+    EXPECT_EQ(record[4], dtype == DType::kFloat8 ? 2 : 1);
+    EXPECT_EQ(DecodeRecord(record)->identity, identity);
+  }
+}
+
 TEST(BlockRecordTest, AnotherVersionIsNoDamage) {
   std::string record = EncodeRecord(kIdentity, "p");
   record[4] = 9;

@@ -54,6 +54,32 @@ TEST(BatcherTest, JoinsWhatWaitsWhileALeaderWorks) {
   EXPECT_GE(third.batch_size, 1u);
 }
 
+// Every item runs once, whoever leads, in order of arrival.
+TEST(BatcherTest, EachOfManyCallersIsServedOncePerCall) {
+  std::atomic<int> leaders = 0;
+  std::atomic<int64_t> served = 0;
+  Batcher<Item> batcher(3, Cost, [&](absl::Span<Item* const> items) {
+    EXPECT_EQ(leaders++, 0);  // one at a time
+    served += static_cast<int64_t>(items.size());
+    Record(items);
+    --leaders;
+  });
+  constexpr int kThreads = 8, kCalls = 200;
+  std::vector<std::thread> threads;
+  for (int t = 0; t < kThreads; ++t) {
+    threads.emplace_back([&] {
+      for (int i = 0; i < kCalls; ++i) {
+        Item item;
+        batcher.Run(&item);
+        EXPECT_GE(item.batch_size, 1u);
+        EXPECT_LE(item.batch_size, 3u);
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(served, kThreads * kCalls);
+}
+
 TEST(BatcherTest, NoBatchCostsMoreThanTheLimitButOneItemMay) {
   std::atomic<size_t> largest = 0;
   Batcher<Item> batcher(4, Cost, [&](absl::Span<Item* const> items) {

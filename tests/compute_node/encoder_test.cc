@@ -1,11 +1,10 @@
 // Oracle: pooling and normalising by hand, in double precision.
-#include "compute_node/encoder.h"
-
 #include <cmath>
 #include <cstring>
 #include <random>
 
 #include "common/block_layout.h"
+#include "compute_node/encoded_pass.h"
 #include "gtest/gtest.h"
 
 namespace msa::compute_node {
@@ -42,15 +41,28 @@ std::vector<double> Mean(const std::vector<float>& x, int begin, int end) {
   return mean;
 }
 
-class BlockBuilderTest : public ::testing::Test {
+class EncodedPassTest : public ::testing::Test {
  protected:
+  // Two layers of documents of these many tokens; the second has the rows of the first negated.
+  std::shared_ptr<EncodedPass> Pass(const rpc::BankSpec& bank, bool cosine,
+                                    const std::vector<int64_t>& part_tokens,
+                                    const std::vector<float>& keys, const std::vector<float>& k,
+                                    const std::vector<float>& v) {
+    auto pass = *EncodedPass::Make(*backend_, PoolingSpec::Of(bank), cosine, part_tokens, 2);
+    pass->AddLayer(keys.data(), k.data(), v.data());
+    std::vector<float> negated(keys.size());
+    for (size_t i = 0; i < keys.size(); ++i) negated[i] = -keys[i];
+    pass->AddLayer(negated.data(), negated.data(), v.data());
+    pass->Fetch();
+    return pass;
+  }
   std::unique_ptr<kernels::Backend> backend_ = *kernels::MakeBackend("cpu", 1);
 };
 
-TEST_F(BlockBuilderTest, RoutingPoolsAndNormalisesTheShortLastChunkToo) {
+TEST_F(EncodedPassTest, RoutingPoolsAndNormalisesTheShortLastChunkToo) {
   const rpc::BankSpec bank = Bank(DType::kFloat32);
   const std::vector<float> keys = Random(9);
-  const std::string block = *BlockBuilder(*backend_, bank, /*cosine=*/true).Routing(keys.data(), 9);
+  const std::string block = Pass(bank, /*cosine=*/true, {9}, keys, keys, keys)->Routing(0, 0);
   ASSERT_EQ(block.size(), 3 * kWidth * sizeof(float));
   std::vector<float> actual(3 * kWidth);
   std::memcpy(actual.data(), block.data(), block.size());
@@ -67,19 +79,19 @@ TEST_F(BlockBuilderTest, RoutingPoolsAndNormalisesTheShortLastChunkToo) {
   }
 }
 
-TEST_F(BlockBuilderTest, WithoutCosineKeysKeepTheirLength) {
+TEST_F(EncodedPassTest, WithoutCosineKeysKeepTheirLength) {
   const rpc::BankSpec bank = Bank(DType::kFloat32);
   const std::vector<float> keys = Random(4);
-  const std::string block = *BlockBuilder(*backend_, bank, false).Routing(keys.data(), 4);
+  const std::string block = Pass(bank, false, {4}, keys, keys, keys)->Routing(0, 0);
   float first;
   std::memcpy(&first, block.data(), sizeof(first));
   EXPECT_NEAR(first, Mean(keys, 0, 4)[0], 1e-6);
 }
 
-TEST_F(BlockBuilderTest, ContentHasItsOwnChunkSizeAndAScaleAHead) {
+TEST_F(EncodedPassTest, ContentHasItsOwnChunkSizeAndAScaleAHead) {
   const rpc::BankSpec bank = Bank(DType::kInt8);
   const std::vector<float> k = Random(5), v(5 * kWidth, 2.0f);
-  const std::string block = *BlockBuilder(*backend_, bank, true).Content(k.data(), v.data(), 5);
+  const std::string block = Pass(bank, true, {5}, k, k, v)->Content(0, 0);
   const ContentBlockLayout layout(DType::kInt8, 3, kHeads, kDim);
   ASSERT_EQ(block.size(), layout.size);
   const auto* k_scales = reinterpret_cast<const float*>(block.data() + layout.k_scales_offset);
@@ -92,6 +104,28 @@ TEST_F(BlockBuilderTest, ContentHasItsOwnChunkSizeAndAScaleAHead) {
       EXPECT_NEAR(k8[chunk * kWidth + i] * scale, mean[i], scale * 0.501);
     }
     EXPECT_FLOAT_EQ(v_scales[chunk * kHeads], 2.0f / 127);
+  }
+}
+
+TEST_F(EncodedPassTest, DocumentsOfAPassAreWhatEachWouldBeAlone) {
+  for (const DType dtype :
+       {DType::kFloat32, DType::kBFloat16, DType::kInt8, DType::kFloat8}) {
+    const rpc::BankSpec bank = Bank(dtype);
+    const std::vector<float> rows = Random(9 + 1 + 6);
+    const std::vector<int64_t> part_tokens = {9, 1, 6};
+    const auto together = Pass(bank, true, part_tokens, rows, rows, rows);
+    size_t row = 0;
+    for (size_t part = 0; part < part_tokens.size(); ++part) {
+      const std::vector<float> own(rows.begin() + row * kWidth,
+                                   rows.begin() + (row + part_tokens[part]) * kWidth);
+      const auto alone = Pass(bank, true, {part_tokens[part]}, own, own, own);
+      for (int layer = 0; layer < 2; ++layer) {
+        EXPECT_EQ(together->Routing(layer, part), alone->Routing(layer, 0));
+        EXPECT_EQ(together->Content(layer, part), alone->Content(layer, 0));
+      }
+      EXPECT_NE(together->Content(0, part), together->Content(1, part));
+      row += part_tokens[part];
+    }
   }
 }
 

@@ -17,11 +17,13 @@ class SyntheticBench(ServerTest):
                                  "tests/golden/tokenizers/qwen_small.json")
         arguments = ["bench", "--synthetic-model", "msa-tiny", "--tokenizer", tokenizer, "--json",
                      "--requests", "3", "--concurrency", "2", "--max-new-tokens", "4"]
-        result = self.run_msa([*arguments, "--tokens", "50K", "--keys", "int8"])
-        self.assertEqual(0, result.code, result.err)
-        report = result.lines[-1]
-        self.assertEqual(3, report["requests"])
-        self.assertGreater(report["tokens_per_s"], 0)
+        for precision in ("int8", "fp8"):
+            result = self.run_msa([*arguments, "--tokens", "50K", "--keys", precision,
+                                   "--content", precision])
+            self.assertEqual(0, result.code, result.err)
+            report = result.lines[-1]
+            self.assertEqual(3, report["requests"])
+            self.assertGreater(report["tokens_per_s"], 0)
         for tokens in ("0", "-3", "many", "5X"):
             self.assertEqual(2, self.run_msa([*arguments, "--tokens", tokens]).code, tokens)
         self.assertNotEqual(0, self.run_msa(["bench", "--synthetic-model", "msa-5b"]).code)
@@ -136,6 +138,20 @@ class Life(ServerTest):
         self.assertIn(cited[0]["span"], [p["span"] for p in parts])
         self.msa(server, "rm", "--bank", "long", "book")
         self.assertEqual([], self.retrieve(server, "harbour", "--bank", "long"))
+
+    def test_a_bank_of_8_bits_finds_what_one_of_32_does_and_outlives_a_crash(self):
+        server = self.serve()
+        found = {}
+        for precision in ("f32", "fp8"):
+            made = self.msa(server, "bank", "create", "--routing-precision", precision,
+                            "--content-precision", precision, precision)[0]
+            self.assertEqual(precision, made["content_precision"])
+            self.add(server, documents(12), "--bank", precision)
+            found[precision] = self.retrieve(server, "harbour", "--bank", precision)
+        self.assertEqual(found["f32"][0]["id"], found["fp8"][0]["id"])
+        server.kill()
+        server = self.serve()
+        self.assertEqual(ids(found["fp8"]), ids(self.retrieve(server, "harbour", "--bank", "fp8")))
 
 
 class BadInput(ServerTest):

@@ -69,7 +69,7 @@ class Sequence {
       view.k = move(view.k, bytes);
       view.v = move(view.v, bytes);
       for (const float** scales : {&view.k_scales, &view.v_scales}) {
-        *scales = view.dtype == DType::kInt8
+        *scales = HasScales(view.dtype)
                       ? static_cast<const float*>(move(*scales, rows * sizeof(float)))
                       : no_scales;
       }
@@ -94,8 +94,8 @@ class Sequence {
     v_.push_back(make(2 * v_.size() + 2));
     return {.k = k_.back()->data(),
             .v = v_.back()->data(),
-            .k_scales = spec.dtype == DType::kInt8 ? k_.back()->scales.data() : nullptr,
-            .v_scales = spec.dtype == DType::kInt8 ? v_.back()->scales.data() : nullptr,
+            .k_scales = HasScales(spec.dtype) ? k_.back()->scales.data() : nullptr,
+            .v_scales = HasScales(spec.dtype) ? v_.back()->scales.data() : nullptr,
             .dtype = spec.dtype,
             .num_tokens = spec.num_tokens};
   }
@@ -194,6 +194,8 @@ TEST_P(AttentionContractTest, BlocksOfMixedPrecision) {
                          {150, DType::kBFloat16},
                          {140, DType::kInt8},
                          {1, DType::kInt8},
+                         {135, DType::kFloat8},
+                         {3, DType::kFloat8},
                          {2, DType::kBFloat16}},
                         {num_queries, DType::kFloat32}, 77 + head_dim);
       Attend(sequence);
@@ -204,9 +206,10 @@ TEST_P(AttentionContractTest, BlocksOfMixedPrecision) {
 
 TEST_P(AttentionContractTest, BlocksInOwnMemoryWhoseScalesMeanNothing) {
   for (const int num_queries : {1, 40}) {
-    Sequence sequence(num_queries, 6, 2, 64,
-                      {{30, DType::kFloat32}, {50, DType::kBFloat16}, {20, DType::kInt8}},
-                      {num_queries, DType::kFloat32}, 91);
+    Sequence sequence(
+        num_queries, 6, 2, 64,
+        {{30, DType::kFloat32}, {50, DType::kBFloat16}, {20, DType::kInt8}, {40, DType::kFloat8}},
+        {num_queries, DType::kFloat32}, 91);
     sequence.MoveBlocks(*backend_, 2, 64);
     Attend(sequence);
     sequence.ExpectMatchesOracle();
@@ -227,6 +230,9 @@ TEST_P(AttentionContractTest, LongContextsAcrossManyTiles) {
   Sequence decode(1, 4, 1, 16, {{2000, DType::kInt8}}, {3001, DType::kBFloat16}, 7);
   Attend(decode);
   decode.ExpectMatchesOracle();
+  Sequence float8(1, 4, 1, 16, {{2000, DType::kFloat8}}, {301, DType::kBFloat16}, 8);
+  Attend(float8);
+  float8.ExpectMatchesOracle();
 }
 
 TEST_P(AttentionContractTest, SequencesOfABatchAreIndependent) {

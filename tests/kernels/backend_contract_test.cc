@@ -17,7 +17,9 @@ namespace msa::kernels {
 namespace {
 
 using ::msa::testing::BackendTest;
+using ::msa::testing::Float8Value;
 using ::msa::testing::GuardedBuffer;
+using ::msa::testing::NearestFloat8;
 using ::msa::testing::RandomFloats;
 using ::msa::testing::Tolerances;
 using ::testing::ElementsAre;
@@ -174,6 +176,43 @@ TEST_P(BackendContractTest, RopeUsesFloat32AnglesAndMagnitude) {
   }
 }
 
+TEST_P(BackendContractTest, SplitQkvIsItsParts) {
+  constexpr int kRows = 37, kQHeads = 4, kKvHeads = 2, kHeadDim = 12;
+  constexpr int64_t kQ = kRows * kQHeads * kHeadDim, kKv = kRows * kKvHeads * kHeadDim;
+  const std::vector<float> qkv = RandomFloats(kQ + 2 * kKv, 1);
+  const std::vector<float> norms = RandomFloats(2 * kHeadDim, 2);
+  const std::vector<float> inv_freq = {1.0f, 0.5f, 0.1f, 0.02f, 0.003f, 0.0001f};
+  std::vector<int32_t> positions(kRows);
+  for (int i = 0; i < kRows; ++i) positions[i] = 5 * i;
+  for (const bool normed : {false, true}) {
+    GuardedBuffer<float> q(kQ), k(kKv), v(kKv), parts_q(kQ), parts_k(kKv), parts_v(kKv);
+    SplitQkvArgs args;
+    args.qkv = qkv.data();
+    args.rows = kRows;
+    args.num_q_heads = kQHeads;
+    args.num_kv_heads = kKvHeads;
+    args.head_dim = kHeadDim;
+    args.q_norm = normed ? norms.data() : nullptr;
+    args.k_norm = normed ? norms.data() + kHeadDim : nullptr;
+    args.eps = 1e-5f;
+    args.positions = positions;
+    args.inv_freq = inv_freq.data();
+    args.q = q.data();
+    args.k = k.data();
+    args.v = v.data();
+    backend_->SplitQkv(args);
+    args.q = parts_q.data();
+    args.k = parts_k.data();
+    args.v = parts_v.data();
+    backend_->Backend::SplitQkv(args);  // operation by operation, each tested above
+    for (int i = 0; i < kQ; ++i) ASSERT_NEAR(q[i], parts_q[i], 4 * Tolerances::kElementwise) << i;
+    for (int i = 0; i < kKv; ++i) {
+      ASSERT_NEAR(k[i], parts_k[i], 4 * Tolerances::kElementwise) << i;
+      ASSERT_EQ(v[i], parts_v[i]) << i;
+    }
+  }
+}
+
 TEST_P(BackendContractTest, SiluMulAtBothEnds) {
   const std::vector<float> gate = {-200, -3, -0.0f, 0.5, 3, 60, 88, 200, 1, 2, 3};
   const size_t width = gate.size();
@@ -315,11 +354,72 @@ TEST_P(BackendContractTest, QuantizesBFloat16ToNearestEven) {
   EXPECT_NEAR(back[3], 3e38f, 3e38 / 256);
 }
 
+TEST_P(BackendContractTest, QuantizesFloat8ToNearestEven) {
+  // A row of largest 448 has scale 1. In it: every number of the format, every middle between two,
+  // and the float32 on either side of each.
+  std::vector<float> x = {448};
+  for (int code = 0; code < 0x7F; ++code) {
+    const double middle = (Float8Value(code) + Float8Value(std::min(code + 1, 0x7E))) / 2;
+    for (const double value : {Float8Value(code), middle}) {
+      const auto exact = static_cast<float>(value);
+      for (const float near : {exact, std::nextafter(exact, 0.0f), std::nextafter(exact, 448.0f)}) {
+        x.insert(x.end(), {near, -near});
+      }
+    }
+  }
+  const auto width = static_cast<int64_t>(x.size());
+  GuardedBuffer<uint8_t> codes(width);
+  GuardedBuffer<float> scale(1);
+  backend_->Quantize(x.data(), 1, width, DType::kFloat8, codes.data(), scale.data());
+  EXPECT_EQ(scale[0], 1.0f);
+  for (int64_t i = 0; i < width; ++i) EXPECT_EQ(codes[i], NearestFloat8(x[i])) << x[i];
+}
+
+TEST_P(BackendContractTest, QuantizesFloat8ByARowsScale) {
+  for (const int64_t width : {1, 5, 64, 131}) {
+    std::vector<float> x = RandomFloats(3 * width, 40 + width);
+    std::fill_n(x.begin() + width, width, 0.0f);
+    x[2 * width] = 1e4f;  // the others of its row fall among the smallest steps
+    GuardedBuffer<uint8_t> codes(3 * width);
+    GuardedBuffer<float> scales(3);
+    GuardedBuffer<float> back(3 * width);
+    backend_->Quantize(x.data(), 3, width, DType::kFloat8, codes.data(), scales.data());
+    backend_->Dequantize(codes.data(), scales.data(), 3, width, DType::kFloat8, back.data());
+    EXPECT_EQ(scales[1], 0.0f);
+    for (int64_t i = 0; i < 3 * width; ++i) {
+      const float scale = scales[i / width];
+      EXPECT_LE(std::fabs(x[i]), scale * 448.001f);
+      EXPECT_EQ(codes[i], scale == 0 ? 0 : NearestFloat8(x[i] / scale)) << x[i];
+      EXPECT_EQ(back[i], static_cast<float>(Float8Value(codes[i]) * scale));
+    }
+  }
+}
+
+TEST_P(BackendContractTest, Float8SaturatesWhereTheScaleVanishes) {
+  const std::vector<float> x = {1e-44f, 0.0f, -1e-44f};
+  GuardedBuffer<uint8_t> codes(3);
+  GuardedBuffer<float> scale(1);
+  backend_->Quantize(x.data(), 1, 3, DType::kFloat8, codes.data(), scale.data());
+  EXPECT_THAT(codes.span(), ElementsAre(0x7E, 0, 0xFE));
+  EXPECT_EQ(scale[0], 0.0f);
+}
+
+TEST_P(BackendContractTest, ReadsEveryFloat8) {
+  std::vector<uint8_t> codes;
+  for (int code = 0; code < 256; ++code) {
+    if ((code & 0x7F) != 0x7F) codes.push_back(static_cast<uint8_t>(code));
+  }
+  const float scale = 0.25f;
+  GuardedBuffer<float> back(254);
+  backend_->Dequantize(codes.data(), &scale, 1, 254, DType::kFloat8, back.data());
+  for (int i = 0; i < 254; ++i) EXPECT_EQ(back[i], Float8Value(codes[i]) / 4) << int{codes[i]};
+}
+
 TEST_P(BackendContractTest, ARowWithNanReadsBackAsNan) {
   std::vector<float> x(20, 1.0f);
   x[3] = kNan;   // in a whole vector of up to 8 lanes
   x[19] = kNan;  // in a tail
-  for (const DType dtype : {DType::kBFloat16, DType::kInt8}) {
+  for (const DType dtype : {DType::kBFloat16, DType::kInt8, DType::kFloat8}) {
     std::vector<uint8_t> stored(40);
     std::vector<float> scales(2);
     std::vector<float> back(20);

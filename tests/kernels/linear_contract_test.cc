@@ -1,5 +1,6 @@
 // The contract of PackLinear and Linear: every weight format and row count against the oracle on
 // the rounded weights, and the rounding itself against the format's definition.
+#include <algorithm>
 #include <cmath>
 #include <vector>
 
@@ -111,6 +112,127 @@ TEST_P(LinearContractTest, GroupsOfZerosStayZero) {
   EXPECT_NEAR(y[1], 3.0f, 1e-6);
 }
 
+// What FusedLinear stands for, by its parts on the processor, in double precision but for the
+// products.
+class FusedLinearTest : public LinearContractTest {
+ protected:
+  static constexpr int64_t kIn = 64;
+  static constexpr int64_t kOut = 96;
+  static constexpr float kEps = 1e-5f;
+
+  Doubles Expected(int64_t rows, bool norm, LinearThen then, WeightFormat format) const {
+    const Doubles w = Rounded(w_, kIn, format);
+    Doubles product(rows * kOut);
+    for (int64_t r = 0; r < rows; ++r) {
+      double squares = 0;
+      for (int64_t i = 0; i < kIn; ++i) squares += double{x_[r * kIn + i]} * x_[r * kIn + i];
+      const double factor = norm ? 1 / std::sqrt(squares / kIn + kEps) : 1.0;
+      for (int64_t o = 0; o < kOut; ++o) {
+        double& sum = product[r * kOut + o];
+        for (int64_t i = 0; i < kIn; ++i) {
+          sum += x_[r * kIn + i] * factor * (norm ? norm_[i] : 1.0f) * w[o * kIn + i];
+        }
+        sum += bias_[o] + (then == LinearThen::kAdd ? y_[r * kOut + o] : 0.0);
+      }
+    }
+    if (then != LinearThen::kSiluMul) return product;
+    Doubles gated(rows * kOut / 2);
+    for (int64_t i = 0; i < rows * kOut / 2; ++i) {
+      const int64_t at = i / (kOut / 2) * kOut + i % (kOut / 2);
+      gated[i] = product[at] / (1 + std::exp(-product[at])) * product[at + kOut / 2];
+    }
+    return gated;
+  }
+
+  static constexpr int64_t kMostRows = 20;
+  const std::vector<float> w_ = RandomFloats(kOut * kIn, 1, 1.0 / 8);
+  const std::vector<float> x_ = RandomFloats(kMostRows * kIn, 2);
+  const std::vector<float> norm_ = RandomFloats(kIn, 3);
+  const std::vector<float> bias_ = RandomFloats(kOut, 4);
+  const std::vector<float> y_ = RandomFloats(kMostRows * kOut, 5);
+};
+
+TEST_P(FusedLinearTest, NormsAddsAndGates) {
+  for (const WeightFormat format : kFormats) {
+    const auto packed = backend_->PackLinear(w_.data(), kOut, kIn, format);
+    ASSERT_TRUE(packed.ok());
+    EXPECT_EQ((*packed)->rounds_activations(), backend_->rounds_activations(format));
+    for (const LinearThen then : {LinearThen::kStore, LinearThen::kAdd, LinearThen::kSiluMul}) {
+      for (const int64_t rows : {int64_t{1}, int64_t{3}, int64_t{8}, int64_t{9}, kMostRows}) {
+        for (const bool norm : {false, true}) {
+          SCOPED_TRACE(::testing::Message()
+                       << "rows " << rows << " norm " << norm << " then " << static_cast<int>(then)
+                       << " format " << static_cast<int>(format));
+          const int64_t width = then == LinearThen::kSiluMul ? kOut / 2 : kOut;
+          GuardedBuffer<float> y(rows * width), normed(rows * kIn), product(rows * kOut);
+          std::copy_n(y_.data(), rows * width, y.data());
+          LinearArgs args;
+          args.x = x_.data();
+          args.rows = rows;
+          args.norm = norm ? norm_.data() : nullptr;
+          args.eps = kEps;
+          args.bias = bias_.data();
+          args.then = then;
+          args.y = y.data();
+          args.normed = normed.data();
+          args.keep_normed = norm && rows % 2 == 1;
+          args.product = product.data();
+          backend_->FusedLinear(**packed, args);
+          const Doubles expected = Expected(rows, norm, then, format);
+          const bool rounds = (*packed)->rounds_activations();
+          for (int64_t i = 0; i < rows * width; ++i) {
+            const double tolerance = rounds ? Tolerances::kHalfDot : 1e-5;
+            ASSERT_NEAR(y.data()[i], expected[i], tolerance * (1 + std::abs(expected[i]))) << i;
+          }
+          if (!args.keep_normed) continue;
+          std::vector<float> normal(rows * kIn);
+          backend_->RmsNorm(x_.data(), norm_.data(), rows, kIn, kEps, normal.data());
+          for (int64_t i = 0; i < rows * kIn; ++i) ASSERT_EQ(normed.data()[i], normal[i]) << i;
+        }
+      }
+    }
+  }
+}
+
+// A gated result in bfloat16, and a product that takes it so, where the backend rounds anyway.
+TEST_P(FusedLinearTest, PassesRoundedActivationsOn) {
+  const auto packed = backend_->PackLinear(w_.data(), kOut, kIn, WeightFormat::kBFloat16);
+  ASSERT_TRUE(packed.ok());
+  if (!(*packed)->rounds_activations()) return;  // they stay float32 there
+  for (const int64_t rows : {int64_t{2}, kMostRows}) {
+    std::vector<float> wide(rows * kOut / 2), product(rows * kOut), from_wide(rows * kOut),
+        from_half(rows * kOut);
+    std::vector<BFloat16> half(rows * kOut / 2);
+    LinearArgs args;
+    args.x = x_.data();
+    args.rows = rows;
+    args.then = LinearThen::kSiluMul;
+    args.product = product.data();
+    args.y = wide.data();
+    backend_->FusedLinear(**packed, args);
+    args.y = half.data();
+    args.y_dtype = DType::kBFloat16;
+    backend_->FusedLinear(**packed, args);
+    for (size_t i = 0; i < half.size(); ++i) {
+      ASSERT_EQ(half[i].bits, ToBFloat16(wide[i]).bits) << i;
+    }
+    // 32 columns of what was gated are enough for a product.
+    const int64_t in = 32;
+    const auto second = backend_->PackLinear(w_.data(), kOut, in, WeightFormat::kBFloat16);
+    ASSERT_TRUE(second.ok());
+    LinearArgs next;
+    next.rows = rows;
+    next.x = wide.data();
+    next.y = from_wide.data();
+    backend_->FusedLinear(**second, next);
+    next.x = half.data();
+    next.x_dtype = DType::kBFloat16;
+    next.y = from_half.data();
+    backend_->FusedLinear(**second, next);
+    EXPECT_EQ(from_wide, from_half);
+  }
+}
+
 TEST_P(LinearContractTest, NoRowsWritesNothing) {
   const std::vector<float> w(4, 1.0f);
   const auto packed = backend_->PackLinear(w.data(), 2, 2, WeightFormat::kFloat32);
@@ -120,6 +242,26 @@ TEST_P(LinearContractTest, NoRowsWritesNothing) {
 }
 
 MSA_ON_EVERY_BACKEND(LinearContractTest);
+MSA_ON_EVERY_BACKEND(FusedLinearTest);
+
+// What a document is encoded to, or a prompt read as, must not depend on what shares its batch.
+TEST(CpuLinearTest, BitsOfARowDoNotDependOnItsCompany) {
+  constexpr int64_t kMany = 401, kIn = 160, kOut = 230;
+  const auto backend = *MakeBackend("cpu", 2);
+  const std::vector<float> w = RandomFloats(kOut * kIn, 1);
+  const std::vector<float> x = RandomFloats(kMany * kIn, 2);
+  for (const WeightFormat format : kFormats) {
+    const auto packed = *backend->PackLinear(w.data(), kOut, kIn, format);
+    std::vector<float> all(kMany * kOut);
+    backend->Linear(*packed, x.data(), kMany, nullptr, all.data());
+    for (const int64_t rows : {17, 18, 20, 64, 127, 256, 385}) {
+      const int64_t first = kMany - rows;
+      std::vector<float> some(rows * kOut);
+      backend->Linear(*packed, x.data() + first * kIn, rows, nullptr, some.data());
+      EXPECT_TRUE(std::equal(some.begin(), some.end(), all.begin() + first * kOut)) << rows;
+    }
+  }
+}
 
 }  // namespace
 }  // namespace msa::kernels

@@ -32,14 +32,37 @@ struct Matrix {
   std::vector<float> f32;
   std::vector<BFloat16> bf16;
   std::vector<int8_t> int8;
-  std::vector<float> scales;  // [rows], kInt8
+  std::vector<uint8_t> fp8;
+  std::vector<float> scales;  // [rows], kInt8 and kFloat8
   Doubles values;             // [rows, width]
 
   const void* data() const {
     if (dtype == DType::kFloat32) return f32.data();
-    return dtype == DType::kBFloat16 ? static_cast<const void*>(bf16.data()) : int8.data();
+    if (dtype == DType::kBFloat16) return bf16.data();
+    return dtype == DType::kInt8 ? static_cast<const void*>(int8.data()) : fp8.data();
   }
 };
+
+// What a code of e4m3 stands for, by its definition; NaN for 0x7F and 0xFF.
+inline double Float8Value(int code) {
+  const int exponent = (code >> 3) & 0xF;
+  const int mantissa = code & 7;
+  if ((code & 0x7F) == 0x7F) return std::nan("");
+  const double size =
+      exponent == 0 ? std::ldexp(mantissa, -9) : std::ldexp(8 + mantissa, exponent - 10);
+  return code & 0x80 ? -size : size;
+}
+
+// The code of the number nearest to x, of two as near the even one; the largest beyond the largest.
+inline uint8_t NearestFloat8(double x) {
+  int best = 0;
+  for (int code = 1; code < 0x7F; ++code) {
+    const double better =
+        std::abs(std::abs(x) - Float8Value(best)) - std::abs(std::abs(x) - Float8Value(code));
+    if (better > 0 || (better == 0 && code % 2 == 0)) best = code;
+  }
+  return static_cast<uint8_t>(best | (std::signbit(x) ? 0x80 : 0));
+}
 
 inline Matrix RandomMatrix(int64_t rows, int64_t width, DType dtype, uint32_t seed, double size) {
   Matrix matrix;
@@ -49,13 +72,20 @@ inline Matrix RandomMatrix(int64_t rows, int64_t width, DType dtype, uint32_t se
     if (dtype == DType::kFloat32) {
       matrix.f32.push_back(x[i]);
       matrix.values.push_back(x[i]);
-    } else if (dtype == DType::kBFloat16) {
+      continue;
+    }
+    if (dtype == DType::kBFloat16) {
       matrix.bf16.push_back(ToBFloat16(x[i]));
       matrix.values.push_back(ToFloat(matrix.bf16.back()));
+      continue;
+    }
+    if (i % width == 0) {
+      matrix.scales.push_back(static_cast<float>(size / 40 * (1 + i / width % 3)));
+    }
+    if (dtype == DType::kFloat8) {
+      matrix.fp8.push_back(NearestFloat8(double{x[i]} / matrix.scales.back()));
+      matrix.values.push_back(Float8Value(matrix.fp8.back()) * matrix.scales.back());
     } else {
-      if (i % width == 0) {
-        matrix.scales.push_back(static_cast<float>(size / 40 * (1 + i / width % 3)));
-      }
       const double steps = std::clamp(std::round(double{x[i]} / matrix.scales.back()), -127., 127.);
       matrix.int8.push_back(static_cast<int8_t>(steps));
       matrix.values.push_back(steps * matrix.scales.back());

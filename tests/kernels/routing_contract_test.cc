@@ -121,13 +121,14 @@ RoutingCase OnePart(const RoutingCase& c, int64_t begin, int64_t end) {
   cut(one.keys.f32, width);
   cut(one.keys.bf16, width);
   cut(one.keys.int8, width);
+  cut(one.keys.fp8, width);
   cut(one.keys.scales, 1);
   cut(one.keys.values, width);
   one.part_begin = {0, end - begin};
   return one;
 }
 
-constexpr DType kPrecisions[] = {DType::kFloat32, DType::kBFloat16, DType::kInt8};
+constexpr DType kPrecisions[] = {DType::kFloat32, DType::kBFloat16, DType::kInt8, DType::kFloat8};
 
 class RoutingContractTest : public BackendTest {};
 

@@ -1,6 +1,6 @@
-// Stores of released versions are read for ever: golden_records/v1 is every key and value that
-// version 1 wrote for a known story, one hex line "table key value" each. To write the folder of a
-// new version, run with MSA_WRITE_GOLDEN_RECORDS naming a file.
+// Stores of released versions are read for ever: golden_records/ has every key and value that a
+// version wrote for a known story, one hex line "table key value" each. To write the files of a new
+// version, run with MSA_WRITE_GOLDEN_RECORDS naming a folder.
 #include <cstdlib>
 #include <fstream>
 #include <sstream>
@@ -16,15 +16,22 @@
 namespace msa::memory_node {
 namespace {
 
-const rpc::BankSpec kBank = testing::TestBank(DType::kInt8, DType::kBFloat16);
+struct Golden {
+  std::string name;
+  rpc::BankSpec bank;
 
-rpc::EncodedDocument Kept() {
-  return testing::MakeDocument(kBank, {.id = "kept",
-                                       .first_reference = 3,
-                                       .part_tokens = {20, 5},
-                                       .seed = 5,
-                                       .title = "Title",
-                                       .text = "first, second"});
+  std::string path() const {
+    return std::string(MSA_SOURCE_DIR) + "/tests/memory_node/golden_records/" + name + ".txt";
+  }
+};
+
+rpc::EncodedDocument Kept(const rpc::BankSpec& bank) {
+  return testing::MakeDocument(bank, {.id = "kept",
+                                      .first_reference = 3,
+                                      .part_tokens = {20, 5},
+                                      .seed = 5,
+                                      .title = "Title",
+                                      .text = "first, second"});
 }
 
 ShardOptions Options() {
@@ -35,14 +42,14 @@ ShardOptions Options() {
 }
 
 // The story: "kept" at revision 2, its revision 1 not yet swept; "gone" deleted.
-void Tell(LocalShard& shard) {
-  ASSERT_TRUE(shard.CreateBank({}, kBank).ok());
-  ASSERT_TRUE(shard.PutDocument({}, testing::MakeDocument(kBank, {.id = "kept"})).ok());
+void Tell(const rpc::BankSpec& bank, LocalShard& shard) {
+  ASSERT_TRUE(shard.CreateBank({}, bank).ok());
+  ASSERT_TRUE(shard.PutDocument({}, testing::MakeDocument(bank, {.id = "kept"})).ok());
   ASSERT_TRUE(
-      shard.PutDocument({}, testing::MakeDocument(kBank, {.id = "gone", .first_reference = 9}))
+      shard.PutDocument({}, testing::MakeDocument(bank, {.id = "gone", .first_reference = 9}))
           .ok());
-  ASSERT_TRUE(shard.PutDocument({}, Kept()).ok());
-  ASSERT_TRUE(shard.DeleteDocument({}, kBank.name, "gone").ok());
+  ASSERT_TRUE(shard.PutDocument({}, Kept(bank)).ok());
+  ASSERT_TRUE(shard.DeleteDocument({}, bank.name, "gone").ok());
 }
 
 std::string Hex(std::string_view bytes) { return absl::BytesToHexString(ToAbsl(bytes)); }
@@ -73,40 +80,40 @@ std::unique_ptr<DocumentStore> Load(const std::string& path) {
   return store;
 }
 
-const std::string kVersion1 =
-    std::string(MSA_SOURCE_DIR) + "/tests/memory_node/golden_records/v1.txt";
+class GoldenRecords : public ::testing::TestWithParam<Golden> {};
 
-TEST(GoldenRecords, Version1IsReadAsItWasWritten) {
+TEST_P(GoldenRecords, AreReadAsTheyWereWritten) {
+  const rpc::BankSpec& bank = GetParam().bank;
   testing::TinyBackend backend;
-  auto shard = LocalShard::Open(Load(kVersion1), &backend, Options());
+  auto shard = LocalShard::Open(Load(GetParam().path()), &backend, Options());
   ASSERT_TRUE(shard.ok()) << shard.status();
   auto banks = (*shard)->ListBanks({});
   ASSERT_EQ(banks->size(), 1u);
-  EXPECT_EQ((*banks)[0].spec, kBank);
+  EXPECT_EQ((*banks)[0].spec, bank);
   EXPECT_EQ((*banks)[0].next_reference, 10);
-  EXPECT_TRUE(absl::IsNotFound((*shard)->GetDocument({}, kBank.name, "gone").status()));
-  auto kept = (*shard)->GetDocument({}, kBank.name, "kept");
+  EXPECT_TRUE(absl::IsNotFound((*shard)->GetDocument({}, bank.name, "gone").status()));
+  auto kept = (*shard)->GetDocument({}, bank.name, "kept");
   ASSERT_TRUE(kept.ok()) << kept.status();
   EXPECT_EQ(kept->full_text, "Title\nfirst, second");
   EXPECT_EQ(kept->info.revision, 2u);
   EXPECT_EQ(kept->info.metadata, "{\"seed\":5}");
   EXPECT_EQ(kept->info.added_unix_micros, 1'700'000'000'000'000);
-  const uint64_t snapshot = (*shard)->OpenSnapshot({}, kBank.name, absl::Minutes(1))->id;
-  const auto document = Kept();
-  const auto queries = testing::MakeQueries(kBank, 2, 8);
-  auto routed = (*shard)->Route({}, {kBank.name, snapshot, 0, 5, 10, queries});
+  const uint64_t snapshot = (*shard)->OpenSnapshot({}, bank.name, absl::Minutes(1))->id;
+  const auto document = Kept(bank);
+  const auto queries = testing::MakeQueries(bank, 2, 8);
+  auto routed = (*shard)->Route({}, {bank.name, snapshot, 0, 5, 10, queries});
   ASSERT_TRUE(routed.ok() && routed->size() == 2);
   for (const auto& part : *routed) {
     EXPECT_EQ(part.scored.score,
-              testing::OracleScore(kBank, document.parts[part.scored.reference - 3], 2, queries));
+              testing::OracleScore(bank, document.parts[part.scored.reference - 3], 2, queries));
   }
   int blocks = 0;
   ASSERT_TRUE((*shard)
-                  ->FetchBlocks({}, {kBank.name, snapshot, {3, 4}, {2, 3, 5}},
+                  ->FetchBlocks({}, {bank.name, snapshot, {3, 4}, {2, 3, 5}},
                                 [&](rpc::FetchedBlock block) {
                                   const auto& part = document.parts[block.reference - 3];
                                   std::string error;
-                                  EXPECT_EQ(testing::ContentPayload(kBank, part, 2, block.layer,
+                                  EXPECT_EQ(testing::ContentPayload(bank, part, 2, block.layer,
                                                                     block.record.view(), &error),
                                             part.layers[blocks++ % 3].content.view())
                                       << error;
@@ -115,23 +122,31 @@ TEST(GoldenRecords, Version1IsReadAsItWasWritten) {
                   .ok());
   EXPECT_EQ(blocks, 6);
   EXPECT_EQ((*(*shard)->PutDocument(
-                 {}, testing::MakeDocument(kBank, {.id = "gone", .first_reference = 20})))
+                 {}, testing::MakeDocument(bank, {.id = "gone", .first_reference = 20})))
                 .revision,
             2u);
 }
 
 // Fails when what is written changes: then the format version must, too.
-TEST(GoldenRecords, TodayWritesVersion1) {
+TEST_P(GoldenRecords, AreWhatIsWrittenToday) {
   testing::TinyBackend backend;
   const auto store = MakeMemoryStore();
   auto shard = LocalShard::Open(std::make_unique<BorrowedStore>(store.get()), &backend, Options());
   ASSERT_TRUE(shard.ok());
-  Tell(**shard);
+  Tell(GetParam().bank, **shard);
   const std::string written = Dump(*store);
-  if (const char* path = std::getenv("MSA_WRITE_GOLDEN_RECORDS")) std::ofstream(path) << written;
-  std::ifstream file(kVersion1);
+  if (const char* folder = std::getenv("MSA_WRITE_GOLDEN_RECORDS")) {
+    std::ofstream(StrCat(folder, "/", GetParam().name, ".txt")) << written;
+  }
+  std::ifstream file(GetParam().path());
   EXPECT_EQ(written, std::string(std::istreambuf_iterator<char>(file), {}));
 }
+
+INSTANTIATE_TEST_SUITE_P(
+    Versions, GoldenRecords,
+    ::testing::Values(Golden{"v1", testing::TestBank(DType::kInt8, DType::kBFloat16)},
+                      Golden{"v2_fp8", testing::TestBank(DType::kFloat8, DType::kFloat8)}),
+    [](const auto& info) { return info.param.name; });
 
 }  // namespace
 }  // namespace msa::memory_node

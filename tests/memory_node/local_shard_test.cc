@@ -1,7 +1,9 @@
 // The contract of rpc/memory_shard.h on the local shard, over both stores and both backends.
 #include <utility>
+#include <vector>
 
 #include "kernels/backend.h"
+#include "kernels/group_backend.h"
 #include "memory_node/shard.h"
 #include "tests/memory_node/borrowed_store.h"
 #include "tests/memory_node/temp_folder.h"
@@ -12,8 +14,14 @@ namespace {
 
 class LocalUnderTest : public testing::ShardUnderTest {
  public:
-  explicit LocalUnderTest(const char* backend)
-      : backend_(*kernels::MakeBackend(backend, /*num_threads=*/2)) {
+  // `members` backends of the name as one.
+  explicit LocalUnderTest(const char* backend, int members = 1) {
+    std::vector<const kernels::Backend*> borrowed;
+    for (int i = 0; i < members; ++i) {
+      backends_.push_back(*kernels::MakeBackend(backend, /*num_threads=*/2));
+      borrowed.push_back(backends_.back().get());
+    }
+    if (members > 1) backends_.push_back(kernels::MakeGroupBackend(borrowed, nullptr));
     options_.background = false;
   }
 
@@ -31,12 +39,12 @@ class LocalUnderTest : public testing::ShardUnderTest {
   void Start(std::unique_ptr<DocumentStore> store) {
     options_.now = [this] { return now_; };
     options_.index.min_segment_chunks = 32;  // small: many segments, much to compact
-    auto shard = LocalShard::Open(std::move(store), backend_.get(), options_);
+    auto shard = LocalShard::Open(std::move(store), backends_.back().get(), options_);
     ASSERT_TRUE(shard.ok()) << shard.status();
     shard_ = *std::move(shard);
   }
 
-  const std::unique_ptr<kernels::Backend> backend_;
+  std::vector<std::unique_ptr<kernels::Backend>> backends_;  // the last is the shard's
   absl::Time now_ = absl::FromUnixSeconds(1'700'000'000);
   ShardOptions options_;
   std::unique_ptr<LocalShard> shard_;
@@ -58,7 +66,7 @@ class OverMemory : public LocalUnderTest {
 
 class OverRocksDb : public LocalUnderTest {
  public:
-  OverRocksDb() : LocalUnderTest("cpu") { StartOnFolder(); }
+  explicit OverRocksDb(int members = 1) : LocalUnderTest("cpu", members) { StartOnFolder(); }
   bool Restart() override {
     shard_.reset();
     StartOnFolder();
@@ -83,7 +91,9 @@ INSTANTIATE_TEST_SUITE_P(
     Local, MemoryShardContract,
     ::testing::Values(
         NamedShardFactory{"memory", [] { return std::make_unique<memory_node::OverMemory>(); }},
-        NamedShardFactory{"rocksdb", [] { return std::make_unique<memory_node::OverRocksDb>(); }}),
+        NamedShardFactory{"rocksdb", [] { return std::make_unique<memory_node::OverRocksDb>(); }},
+        NamedShardFactory{"rocksdb_group_of_three",
+                          [] { return std::make_unique<memory_node::OverRocksDb>(3); }}),
     FactoryName);
 
 }  // namespace msa::testing

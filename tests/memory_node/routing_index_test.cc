@@ -5,11 +5,16 @@
 #include <algorithm>
 #include <map>
 #include <random>
+#include <set>
 #include <thread>
 
 #include "absl/synchronization/notification.h"
+#include "common/strings.h"
 #include "gtest/gtest.h"
+#include "kernels/group_backend.h"
+#include "memory_node/rank_sums.h"
 #include "memory_node/scan_sharing.h"
+#include "memory_node/selection.h"
 #include "tests/support/encoded_documents.h"
 #include "tests/support/tiny_backend.h"
 
@@ -27,12 +32,43 @@ SegmentShape ShapeOf(const rpc::BankSpec& bank) {
           static_cast<int>(bank.router_layers.size())};
 }
 
+// Where the keys lie, and how much the backend's scans round.
+struct Place {
+  const char* name;
+  int members;
+  bool device;
+  float error;
+};
+constexpr Place kPlaces[] = {{"host", 1, false, 0},        {"device", 1, true, 0},
+                             {"rounding", 1, true, 2},     {"rounding_away", 1, true, 1000},
+                             {"two_devices", 2, true, 0},  {"four_devices", 4, true, 0},
+                             {"two_rounding", 2, true, 2}, {"three_rounding_away", 3, true, 1000}};
+
+// A backend, or several as one.
+class Members {
+ public:
+  explicit Members(const Place& place) {
+    std::vector<const kernels::Backend*> borrowed;
+    for (int i = 0; i < place.members; ++i) {
+      members_.push_back(std::make_unique<testing::TinyBackend>(place.device, place.error));
+      borrowed.push_back(members_.back().get());
+    }
+    if (place.members > 1) group_ = kernels::MakeGroupBackend(borrowed, nullptr);
+  }
+  const kernels::Backend& all() const { return group_ == nullptr ? *members_[0] : *group_; }
+
+ private:
+  std::vector<std::unique_ptr<kernels::Backend>> members_;
+  std::unique_ptr<kernels::Backend> group_;
+};
+
 // The definition: each part with the sequence numbers between which it is seen.
 class IndexStory {
  public:
-  IndexStory(DType dtype, bool device, uint64_t seed)
+  IndexStory(DType dtype, const Place& place, uint64_t seed)
       : bank_(testing::TestBank(dtype, dtype)),
-        backend_(device),
+        members_(place),
+        backend_(members_.all()),
         index_(
             backend_, ShapeOf(bank_),
             {.min_segment_chunks = 16,
@@ -58,10 +94,12 @@ class IndexStory {
         while (index_.CompactOnce(Oldest())) {
         }
         return;
-      default:
-        return Check(random_() % 2 == 0 || snapshots_.empty()
-                         ? index_.sequence()
-                         : snapshots_[random_() % snapshots_.size()]);
+      default: {
+        const uint64_t sequence = random_() % 2 == 0 || snapshots_.empty()
+                                      ? index_.sequence()
+                                      : snapshots_[random_() % snapshots_.size()];
+        return random_() % 3 == 0 ? CheckRank(sequence) : Check(sequence);
+      }
     }
   }
 
@@ -71,7 +109,9 @@ class IndexStory {
     const int top_k = 1 + static_cast<int>(random_() % 20);
     auto scores = sharer_.Score({}, index_, bank_.routing, layer, queries);
     ASSERT_TRUE(scores.ok());
-    const auto routed = SelectBest(backend_, *scores, sequence, top_k);
+    const auto selected = SelectBest(backend_, *scores, sequence, top_k, counts_);
+    ASSERT_TRUE(selected.ok());
+    const auto& routed = *selected;
     std::vector<ScoredPart> expected;
     for (const auto& [reference, part] : parts_) {
       EXPECT_EQ(index_.Visible(reference, sequence), part.Visible(sequence)) << reference;
@@ -88,6 +128,53 @@ class IndexStory {
       ASSERT_EQ(routed[i].content_chunks, parts_[expected[i].reference].encoded.content_chunks);
     }
   }
+
+  // Means over all layers; now and then a document comes between two of them.
+  void CheckRank(uint64_t sequence) {
+    const auto queries = testing::MakeQueries(bank_, 1 + random_() % 3, random_());
+    RankSums sums;
+    ASSERT_TRUE(sums.Begin(0).ok());
+    for (const int layer : {1, 0, 2}) {
+      auto scores = sharer_.Score({}, index_, bank_.routing, layer, queries);
+      ASSERT_TRUE(scores.ok());
+      sums.Add(*scores, index_.num_slots());
+      if (random_() % 8 == 0) Add(nullptr, true);
+    }
+    RankOptions options{.limit = 1 + static_cast<int>(random_() % 20),
+                        .one_per_document = random_() % 2 == 0};
+    std::vector<int64_t> exclude;
+    for (const Document& document : live_) {
+      if (random_() % 4 == 0) exclude.push_back(document.front());
+    }
+    options.exclude = exclude;
+    const auto ranked = sums.Rank(backend_, 0, index_.View(), sequence, options, counts_);
+    ASSERT_TRUE(ranked.ok());
+    std::vector<ScoredPart> expected;
+    for (const auto& [reference, part] : parts_) {
+      if (!part.Visible(sequence)) continue;
+      if (std::find(exclude.begin(), exclude.end(), reference) != exclude.end()) continue;
+      double sum = 0;
+      for (const int layer : {0, 1, 2}) {
+        sum += testing::OracleScore(bank_, part.encoded, layer, queries);
+      }
+      expected.push_back({static_cast<float>(sum / 3), reference});
+    }
+    std::sort(expected.begin(), expected.end(), Precedes);
+    if (options.one_per_document) {  // references of a document are next to each other
+      std::set<int64_t> seen;
+      std::erase_if(expected, [&](const ScoredPart& part) {
+        return !seen.insert(part.reference / 5).second;
+      });
+    }
+    expected.resize(std::min<size_t>(expected.size(), options.limit));
+    ASSERT_EQ(ranked->size(), expected.size());
+    for (size_t i = 0; i < expected.size(); ++i) {
+      ASSERT_EQ((*ranked)[i].reference, expected[i].reference);
+      ASSERT_EQ((*ranked)[i].score, expected[i].score);
+    }
+  }
+
+  const SelectionCounts& counts() const { return counts_; }
 
   // After everything is deleted and compacted nothing is left.
   void End() {
@@ -153,9 +240,11 @@ class IndexStory {
   }
 
   const rpc::BankSpec bank_;
-  testing::TinyBackend backend_;
+  const Members members_;
+  const kernels::Backend& backend_;
   RoutingIndex index_;
   ScanSharer sharer_;
+  SelectionCounts counts_;
   std::mt19937_64 random_;
   std::map<int64_t, Part> parts_;
   std::vector<Document> live_;
@@ -163,28 +252,108 @@ class IndexStory {
   int64_t next_ = 0;
 };
 
-class RoutingIndexTest : public ::testing::TestWithParam<std::tuple<DType, bool>> {};
+class RoutingIndexTest : public ::testing::TestWithParam<std::tuple<DType, Place>> {};
 
 TEST_P(RoutingIndexTest, AnswersAsAListWould) {
+  const auto& [dtype, place] = GetParam();
+  int64_t rounded = 0;
   for (uint64_t seed = 0; seed < 12; ++seed) {
     SCOPED_TRACE(seed);
-    IndexStory story(std::get<0>(GetParam()), std::get<1>(GetParam()), seed);
+    IndexStory story(dtype, place, seed);
     for (int step = 0; step < 400; ++step) {
       story.Step();
       if (::testing::Test::HasFailure()) return;
     }
     story.End();
+    rounded += story.counts().rounded;
   }
+  EXPECT_EQ(rounded > 0, place.error > 0);
 }
 
 INSTANTIATE_TEST_SUITE_P(Precisions, RoutingIndexTest,
                          ::testing::Combine(::testing::Values(DType::kFloat32, DType::kBFloat16,
                                                               DType::kInt8),
-                                            ::testing::Bool()),
+                                            ::testing::ValuesIn(kPlaces)),
                          [](const auto& info) {
-                           return std::string(DTypeName(std::get<0>(info.param))) +
-                                  (std::get<1>(info.param) ? "_device" : "_host");
+                           return StrCat(DTypeName(std::get<0>(info.param)), "_",
+                                         std::get<1>(info.param).name);
                          });
+
+// A thousand parts of nearly one score: what is listed cannot tell, an exact pass does.
+TEST(RoutingIndexLimits, NearTiesAreTakenFromAnExactPass) {
+  const auto bank = testing::TestBank(DType::kBFloat16, DType::kBFloat16);
+  const testing::TinyBackend backend(true, 1e6f);
+  RoutingIndex index(backend, ShapeOf(bank), {});
+  std::vector<rpc::EncodedDocument> documents;
+  constexpr int64_t kParts = 1500;
+  for (int64_t i = 0; i < kParts; ++i) {
+    documents.push_back(testing::MakeDocument(
+        bank, {.id = "d", .first_reference = i, .seed = static_cast<uint64_t>(i)}));
+    ASSERT_TRUE(index.Append({PartOf(documents.back().parts[0])}).ok());
+    index.Publish({i}, {});
+  }
+  ScanSharer sharer(&backend, {});
+  const auto queries = testing::MakeQueries(bank, 2, 5);
+  SelectionCounts counts;
+  RankSums sums;
+  ASSERT_TRUE(sums.Begin(0).ok());
+  auto scores = sharer.Score({}, index, bank.routing, 1, queries);
+  ASSERT_TRUE(scores.ok());
+  sums.Add(*scores, index.num_slots());
+  const auto selected = SelectBest(backend, *scores, index.sequence(), 16, counts);
+  const auto ranked = sums.Rank(backend, 0, index.View(), index.sequence(), {.limit = 16}, counts);
+  ASSERT_TRUE(selected.ok() && ranked.ok());
+  EXPECT_EQ(counts.rescanned, 2);
+  EXPECT_EQ(counts.rounded, 0);
+  std::vector<ScoredPart> expected;
+  for (int64_t i = 0; i < kParts; ++i) {
+    expected.push_back({testing::OracleScore(bank, documents[i].parts[0], 1, queries), i});
+  }
+  std::sort(expected.begin(), expected.end(), Precedes);
+  for (int i = 0; i < 16; ++i) {
+    EXPECT_EQ((*selected)[i].scored.reference, expected[i].reference);
+    EXPECT_EQ((*ranked)[i].reference, expected[i].reference);
+  }
+}
+
+// What a member holds, and how much it may.
+class CountingBackend : public testing::TinyBackend {
+ public:
+  explicit CountingBackend(int64_t limit) : testing::TinyBackend(/*device=*/true), limit_(limit) {}
+
+  absl::StatusOr<kernels::Buffer> Allocate(size_t bytes, Purpose purpose) const override {
+    if (free_bytes() < static_cast<int64_t>(bytes)) return absl::ResourceExhaustedError("full");
+    auto memory = std::make_shared<kernels::Buffer>(kernels::AllocateHost(bytes));
+    held_ += static_cast<int64_t>(bytes);
+    return kernels::Buffer(memory->data(), bytes,
+                           [this, memory, bytes](void*) { held_ -= static_cast<int64_t>(bytes); });
+  }
+  int64_t free_bytes() const override { return limit_ - held_; }
+  int64_t held() const { return held_; }
+
+ private:
+  const int64_t limit_;
+  mutable std::atomic<int64_t> held_{0};
+};
+
+TEST(RoutingIndexOfAGroup, MembersHoldAboutTheSameAndTheFullOnesNoMore) {
+  const auto bank = testing::TestBank(DType::kFloat32, DType::kFloat32);
+  const int64_t chunk = static_cast<int64_t>(ShapeOf(bank).ChunkBytes());
+  // Marks of parts take memory, too: the last has room for some 60 chunks.
+  const CountingBackend a(1 << 30), b(1 << 30), small(80 * chunk);
+  const auto group = kernels::MakeGroupBackend({&a, &b, &small}, nullptr);
+  RoutingIndex index(*group, ShapeOf(bank),
+                     {.min_segment_chunks = 16, .max_segment_bytes_per_layer = 1});
+  for (int64_t i = 0; i < 400; ++i) {
+    const auto document = testing::MakeDocument(bank, {.id = "d", .first_reference = i});
+    ASSERT_TRUE(index.Append({PartOf(document.parts[0])}).ok());
+    index.Publish({i}, {});
+  }
+  EXPECT_GT(small.held(), 40 * chunk);
+  EXPECT_LE(small.held(), 80 * chunk);
+  EXPECT_GT(a.held(), 150 * chunk);
+  EXPECT_NEAR(a.held(), b.held(), 20 * chunk);
+}
 
 TEST(RoutingIndexLimits, MemoryAndReferencesAreRefusedWithoutATrace) {
   const auto bank = testing::TestBank(DType::kFloat32, DType::kFloat32);
@@ -238,7 +407,10 @@ TEST(ScanSharing, QuestionsThatWaitShareAPassAndGetTheirOwnAnswers) {
     ++begun;
     auto scores = sharer.Score({}, index, bank.routing, i % 2, queries[i]);
     ASSERT_TRUE(scores.ok());
-    for (const auto& part : SelectBest(backend, *scores, index.sequence(), 20)) {
+    SelectionCounts counts;
+    const auto selected = SelectBest(backend, *scores, index.sequence(), 20, counts);
+    ASSERT_TRUE(selected.ok());
+    for (const auto& part : *selected) {
       EXPECT_EQ(
           part.scored.score,
           testing::OracleScore(bank, documents[part.scored.reference].parts[0], i % 2, queries[i]));

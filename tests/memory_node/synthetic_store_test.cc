@@ -1,10 +1,12 @@
 // A made-up bank: what a node reads of it is whole, in order, and the same every time.
 #include "memory_node/synthetic_store.h"
 
+#include <set>
 #include <string>
 #include <vector>
 
 #include "gtest/gtest.h"
+#include "kernels/group_backend.h"
 #include "memory_node/record_format.h"
 #include "memory_node/shard.h"
 #include "tests/support/encoded_documents.h"
@@ -66,8 +68,69 @@ TEST_P(SyntheticStoreTest, ANodeServesItAsAnyBank) {
   EXPECT_NE(first.front(), first.back());
 }
 
+// Scores of equal chunks would be equal, and the best of a bank a matter of ties.
+TEST_P(SyntheticStoreTest, NoTwoChunksAreAlike) {
+  rpc::BankSpec wide = bank_;
+  wide.routing.head_dim = 64;
+  const auto store = MakeSyntheticStore({wide, 2000, tokens_});
+  const size_t row = wide.routing.key_width() * DTypeBytes(wide.routing_dtype);
+  std::set<std::string> rows;
+  const auto cursor = store->NewCursor(Table::kRouting, true);
+  int64_t chunks = 0;
+  for (; cursor->Valid(); cursor->Next()) {
+    const std::string_view payload = DecodeRecord(cursor->value())->payload;
+    for (int i = 0; i < 3; ++i, ++chunks) rows.insert(std::string(payload.substr(i * row, row)));
+  }
+  EXPECT_EQ(chunks, 2000 * 3 * static_cast<int64_t>(wide.router_layers.size()));
+  EXPECT_EQ(static_cast<int64_t>(rows.size()), chunks);
+}
+
+// A segment a unit of work, on as many threads as there are cores, over one backend or three.
+TEST_P(SyntheticStoreTest, KeysLoadedInManyPiecesAnswerAsInOne) {
+  const testing::TinyBackend one, b, c;
+  const auto group = kernels::MakeGroupBackend({&one, &b, &c}, nullptr);
+  std::vector<std::vector<rpc::RoutedPart>> answers;
+  for (const kernels::Backend* backend :
+       {static_cast<const kernels::Backend*>(&one), group.get()}) {
+    for (const int64_t segment_bytes : {1 << 20, 1}) {
+      ShardOptions options;
+      options.background = false;
+      options.index.min_segment_chunks = 4;
+      options.index.max_segment_bytes_per_layer = segment_bytes;
+      const auto shard =
+          LocalShard::Open(MakeSyntheticStore({bank_, kCount, tokens_}), backend, options);
+      ASSERT_TRUE(shard.ok()) << shard.status();
+      EXPECT_EQ((*shard)->Stats({}, bank_.name)->num_segments, segment_bytes == 1 ? kCount : 1);
+      const auto snapshot = (*shard)->OpenSnapshot({}, bank_.name, absl::Minutes(1));
+      rpc::RouteRequest request;
+      request.bank = bank_.name;
+      request.snapshot_id = snapshot->id;
+      request.layer = bank_.router_layers.back();
+      request.queries = testing::MakeQueries(bank_, 3, 7);
+      request.top_k = 20;
+      answers.push_back(*(*shard)->Route({}, request));
+      // One document each: told apart by what each was added at.
+      const auto ranked = (*shard)->Rank({}, {.bank = bank_.name,
+                                              .snapshot_id = snapshot->id,
+                                              .round = request.round,
+                                              .limit = 64,
+                                              .one_per_document = true});
+      ASSERT_TRUE(ranked.ok()) << ranked.status();
+      EXPECT_EQ(static_cast<int64_t>(ranked->size()), kCount);
+    }
+  }
+  for (const auto& answer : answers) {
+    ASSERT_EQ(answer.size(), 20u);
+    for (size_t i = 0; i < answer.size(); ++i) {
+      EXPECT_EQ(answer[i].scored.reference, answers[0][i].scored.reference);
+      EXPECT_EQ(answer[i].scored.score, answers[0][i].scored.score);
+    }
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Precisions, SyntheticStoreTest,
-                         ::testing::Values(DType::kFloat32, DType::kBFloat16, DType::kInt8),
+                         ::testing::Values(DType::kFloat32, DType::kBFloat16, DType::kInt8,
+                                           DType::kFloat8),
                          [](const auto& info) { return std::string(DTypeName(info.param)); });
 
 }  // namespace

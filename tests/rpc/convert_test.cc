@@ -21,7 +21,7 @@ BankSpec FullSpec() {
   spec.routing_chunk_tokens = 16;
   spec.content_chunk_tokens = 64;
   spec.routing_dtype = DType::kInt8;
-  spec.content_dtype = DType::kFloat16;
+  spec.content_dtype = DType::kFloat8;
   spec.part_tokens = 512;
   spec.parse_special_tokens = true;
   return spec;
@@ -38,6 +38,7 @@ TEST(Convert, EnumNumbersAreTheStoredOnes) {
   EXPECT_EQ(static_cast<int>(DType::kBFloat16), pb::DTYPE_BFLOAT16);
   EXPECT_EQ(static_cast<int>(DType::kInt8), pb::DTYPE_INT8);
   EXPECT_EQ(static_cast<int>(DType::kFloat16), pb::DTYPE_FLOAT16);
+  EXPECT_EQ(static_cast<int>(DType::kFloat8), pb::DTYPE_FLOAT8);
   EXPECT_EQ(static_cast<int>(Reduce::kMean), pb::REDUCE_MEAN);
   EXPECT_EQ(static_cast<int>(Reduce::kMax), pb::REDUCE_MAX);
   EXPECT_EQ(static_cast<int>(Reduce::kLast), pb::REDUCE_LAST);
@@ -116,11 +117,11 @@ TEST(Convert, EventsRoundTrip) {
 
 TEST(Convert, ShardStatsRoundTrip) {
   pb::ShardStats message;
-  ToProto(ShardStats{FullSpec(), 1, 2, 3, 4, 5, 6, 7, 8, 9, 10}, &message);
+  ToProto(ShardStats{FullSpec(), 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12}, &message);
   pb::ShardStats again;
   ToProto(*FromProto(message), &again);
   EXPECT_EQ(message.DebugString(), again.DebugString());
-  EXPECT_EQ(again.corrupt_records(), 10);
+  EXPECT_EQ(again.rescanned_selections(), 12);
 }
 
 TEST(Wire, StatusesKeepCodeAndMessage) {

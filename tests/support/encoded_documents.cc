@@ -24,6 +24,8 @@ void AppendNumber(int value, DType dtype, std::string* out) {
       return append(static_cast<float>(value));
     case DType::kBFloat16:
       return append(ToBFloat16(static_cast<float>(value)).bits);
+    case DType::kFloat8:
+      return append(ToFloat8(static_cast<float>(value)).bits);
     default:
       return append(static_cast<int8_t>(value));
   }
@@ -48,7 +50,7 @@ std::string RandomScales(int64_t count, Random& random) {
 std::string RoutingBlock(const rpc::BankSpec& bank, int32_t chunks, Random& random) {
   std::string block =
       RandomNumbers(int64_t{chunks} * bank.routing.key_width(), bank.routing_dtype, random);
-  if (bank.routing_dtype == DType::kInt8) block += RandomScales(chunks, random);
+  if (HasScales(bank.routing_dtype)) block += RandomScales(chunks, random);
   return block;
 }
 
@@ -56,7 +58,7 @@ std::string ContentBlock(const rpc::BankSpec& bank, int32_t chunks, Random& rand
   const int64_t numbers = int64_t{chunks} * bank.routing.key_width();
   std::string block = RandomNumbers(numbers, bank.content_dtype, random);
   block += RandomNumbers(numbers, bank.content_dtype, random);
-  if (bank.content_dtype == DType::kInt8) {
+  if (HasScales(bank.content_dtype)) {
     block += RandomScales(2 * int64_t{chunks} * bank.routing.num_kv_heads, random);
   }
   return block;
@@ -68,6 +70,7 @@ int32_t Chunks(int32_t tokens, int32_t chunk_tokens) {
 
 double KeyElement(std::string_view block, DType dtype, int64_t index) {
   if (dtype == DType::kInt8) return static_cast<int8_t>(block[index]);
+  if (dtype == DType::kFloat8) return ToFloat(Float8{static_cast<uint8_t>(block[index])});
   if (dtype == DType::kFloat32) {
     float value;
     std::memcpy(&value, block.data() + 4 * index, 4);
@@ -142,7 +145,7 @@ float OracleScore(const rpc::BankSpec& bank, const rpc::EncodedPart& part, int l
   double best = -1e300;
   for (int32_t chunk = 0; chunk < part.routing_chunks; ++chunk) {
     const double scale =
-        bank.routing_dtype == DType::kInt8
+        HasScales(bank.routing_dtype)
             ? KeyElement(block.substr(layout.scales_offset), DType::kFloat32, chunk)
             : 1.0;
     for (size_t row = 0; row < queries.size() / width; ++row) {

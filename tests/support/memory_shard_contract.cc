@@ -215,6 +215,23 @@ TEST_P(MemoryShardContract, DocumentsThatDoNotFitAreRefusedAndLeaveNothing) {
   EXPECT_EQ(story.Put({.id = "a", .part_tokens = {10, 20}}).revision, 1u);
 }
 
+TEST_P(MemoryShardContract, AnFp8StepThatIsNoNumberIsRefused) {
+  const rpc::BankSpec bank = TestBank(DType::kFloat8, DType::kFloat8, "fp8", 79);
+  ASSERT_TRUE(shard().CreateBank(ctx_, bank).ok());
+  for (const char step : {'\x7f', '\xff'}) {
+    for (const bool content : {false, true}) {
+      rpc::EncodedDocument document = MakeDocument(bank, {.id = "a"});
+      rpc::EncodedLayer& layer = document.parts[0].layers[1];
+      std::string bytes((content ? layer.content : layer.routing).view());
+      bytes[5] = step;
+      (content ? layer.content_crc32c : layer.routing_crc32c) = Crc32c(bytes);
+      (content ? layer.content : layer.routing) = rpc::Payload(std::move(bytes));
+      ASSERT_CODE(shard().PutDocument(ctx_, document).status(), kInvalidArgument);
+    }
+  }
+  EXPECT_TRUE(shard().PutDocument(ctx_, MakeDocument(bank, {.id = "a"})).ok());
+}
+
 TEST_P(MemoryShardContract, DocumentsAreListedInPages) {
   Story story(shard());
   std::vector<std::string> ids;

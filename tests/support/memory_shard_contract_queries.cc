@@ -15,7 +15,7 @@ using ::testing::ElementsAre;
 
 TEST_P(MemoryShardContract, RoutesToTheBestPartsInEveryPrecision) {
   uint64_t uid = 100;
-  for (DType dtype : {DType::kFloat32, DType::kBFloat16, DType::kInt8}) {
+  for (DType dtype : {DType::kFloat32, DType::kBFloat16, DType::kInt8, DType::kFloat8}) {
     const std::string name = StrCat("bank", ++uid);
     Story story(shard(), TestBank(dtype, dtype, name, uid));
     std::vector<int64_t> all;
@@ -225,7 +225,7 @@ TEST_P(MemoryShardContract, RankSumsForgetTheRoundBeforeAndNotTheOrderOfLayers) 
 
 TEST_P(MemoryShardContract, BlocksComeAsTheyWerePut) {
   uint64_t uid = 200;
-  for (DType dtype : {DType::kFloat32, DType::kBFloat16, DType::kInt8}) {
+  for (DType dtype : {DType::kFloat32, DType::kBFloat16, DType::kInt8, DType::kFloat8}) {
     ++uid;
     const rpc::BankSpec bank = TestBank(DType::kBFloat16, dtype, StrCat("b", uid), uid);
     Story story(shard(), bank);

@@ -18,8 +18,9 @@ namespace msa::testing {
 
 class TinyBackend : public kernels::Backend {
  public:
-  // `device`: callers must treat its memory as if the processor could not read it.
-  explicit TinyBackend(bool device = false) : device_(device) {}
+  // `device`: callers must treat its memory as if the processor could not read it. `error`: scores
+  // of bounded scans are off by up to so much.
+  explicit TinyBackend(bool device = false, float error = 0) : device_(device), error_(error) {}
 
   std::string_view name() const override { return "tiny"; }
   bool memory_is_host() const override { return !device_; }
@@ -42,6 +43,20 @@ class TinyBackend : public kernels::Backend {
       }
     }
   }
+
+  void ScoreBank(const kernels::ScoreBankArgs& args) const override {
+    Backend::ScoreBank(args);
+    if (args.mode == kernels::ScanMode::kExact || error_ == 0) return;
+    int64_t parts = 0;
+    for (const kernels::KeySegment& segment : args.segments) parts += segment.num_parts();
+    const auto questions = static_cast<int64_t>(args.query_begin.size()) - 1;
+    for (int64_t i = 0; i < questions * parts; ++i) {
+      const auto noise = static_cast<float>(static_cast<uint64_t>(i + 1) * 2654435761u % 2001);
+      args.scores[i] += (noise / 1000 - 1) * error_ * 0.99f;
+    }
+    std::fill_n(args.errors, questions, error_);
+  }
+  void RaiseMaxNorm(const kernels::KeySegment&, int64_t, int64_t, float*) const override {}
 
   std::vector<ScoredPart> SelectTopK(absl::Span<const float> scores,
                                      absl::Span<const int64_t> references, const uint8_t* visible,
@@ -91,6 +106,8 @@ class TinyBackend : public kernels::Backend {
         return static_cast<const float*>(segment.keys)[index];
       case DType::kBFloat16:
         return ToFloat(static_cast<const BFloat16*>(segment.keys)[index]);
+      case DType::kFloat8:
+        return ToFloat(static_cast<const Float8*>(segment.keys)[index]);
       default:
         return static_cast<const int8_t*>(segment.keys)[index];
     }
@@ -103,10 +120,11 @@ class TinyBackend : public kernels::Backend {
       sum += Element(args.segment, chunk * width + i) *
              args.queries[static_cast<int64_t>(row) * width + i];
     }
-    return args.segment.dtype == DType::kInt8 ? args.segment.scales[chunk] * sum : sum;
+    return HasScales(args.segment.dtype) ? args.segment.scales[chunk] * sum : sum;
   }
 
   bool device_;
+  float error_;
 };
 
 }  // namespace msa::testing

@@ -121,7 +121,7 @@ class Client:
             raise MsaError(error.code(), error.details()) from None
 
     def create_bank(self, name: str, **options) -> common_pb2.BankSpec:
-        """`options`: fields of msa.v1.BankOptions."""
+        """`options`: fields of msa.v1.BankOptions, as routing_dtype=common_pb2.DTYPE_FLOAT8."""
         request = router_pb2.CreateBankRequest(name=name,
                                                options=router_pb2.BankOptions(**options))
         return self._call(self.stub.CreateBank, request).spec

@@ -132,6 +132,47 @@ TEST(TransformerTest, SequencesOfABatchDoNotSeeEachOther) {
   }
 }
 
+// Sequences that join, leave and change places; a cache that grows on the way.
+TEST(TransformerTest, StepsOfABatchAreWhatForwardGives) {
+  const auto backend = *kernels::MakeBackend("cpu", 2);
+  const auto model = Load("qwen3", *backend, kernels::WeightFormat::kFloat32);
+  const Vectors vectors = LoadVectors("qwen3");
+  const size_t vocab = model->config().vocab_size;
+  constexpr size_t kSequences = 3;
+  std::vector<KvCache> caches;
+  size_t fed[kSequences] = {5, 1, 12};
+  for (size_t i = 0; i < kSequences; ++i) {
+    caches.push_back(model->NewCache(1));
+    SequenceChunk prompt;
+    prompt.tokens = absl::MakeConstSpan(vectors.ids).first(fed[i]);
+    prompt.cache = &caches[i];
+    ASSERT_TRUE(model->Forward({&prompt, 1}, nullptr).ok());
+  }
+  const std::vector<std::vector<size_t>> batches = {{0}, {0, 1}, {1, 0}, {2, 0, 1}, {1, 2},
+                                                    {2}, {0, 2}, {0, 2}, {1}};
+  for (size_t b = 0; b < batches.size(); ++b) {
+    SCOPED_TRACE(b);
+    std::vector<SequenceChunk> steps;
+    for (size_t i : batches[b]) {
+      SequenceChunk& step = steps.emplace_back();
+      step.tokens = absl::MakeConstSpan(vectors.ids).subspan(fed[i], 1);
+      step.first_position = static_cast<int32_t>(fed[i]);
+      step.cache = &caches[i];
+    }
+    std::vector<float> logits;
+    const auto tokens = model->NextTokens(steps, b % 2 == 0 ? &logits : nullptr);
+    ASSERT_TRUE(tokens.ok()) << tokens.status();
+    for (size_t s = 0; s < steps.size(); ++s) {
+      const size_t row = fed[batches[b][s]]++;
+      const auto expected = vectors.logits.begin() + row * vocab;
+      EXPECT_EQ((*tokens)[s], std::max_element(expected, expected + vocab) - expected);
+      if (b % 2 != 0) continue;
+      const std::vector<float> one(logits.begin() + s * vocab, logits.begin() + (s + 1) * vocab);
+      EXPECT_LE(MaxError(one, vectors.logits, row), kLogitTolerance) << "sequence " << s;
+    }
+  }
+}
+
 TEST(TransformerTest, HookEndsAPassEarly) {
   class Stop : public ForwardHook {
    public:

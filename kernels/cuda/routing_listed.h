@@ -1,0 +1,36 @@
+// Exact scores of parts that are named, not scanned: for each question its own list. A score is the
+// scan's, to the bit. Conventions: kernels/cuda/routing.h.
+#ifndef MSA_KERNELS_CUDA_ROUTING_LISTED_H_
+#define MSA_KERNELS_CUDA_ROUTING_LISTED_H_
+
+#include <cuda_runtime_api.h>
+
+#include <cstddef>
+#include <cstdint>
+
+#include "kernels/cuda/routing.h"
+
+namespace msa::kernels::cuda {
+
+struct ListedArgs {
+  // The scan whose scores are wanted; its `scores` is not used. Segments lie in the order of their
+  // first_part. Not kThroughput.
+  RoutingArgs scan;
+  const int32_t* columns = nullptr;  // [num_questions, num_listed] of the scan's scores; -1: none
+  int num_listed = 0;
+  float* scores = nullptr;  // out [num_questions, num_listed]; kNoScore for none
+};
+
+// Whether ScoreListed can: the scan takes its fast path.
+bool CanScoreListed(const RoutingArgs& scan);
+
+// 256-byte aligned; 132 KiB for every 64 rows of questions at a width of 1,024.
+size_t ListedWorkspaceBytes(const RoutingArgs& scan);
+
+// Cost: the keys of the parts listed are read once for every 8 rows, from the cache but for the
+// first.
+cudaError_t ScoreListed(const ListedArgs& args, void* workspace, cudaStream_t stream);
+
+}  // namespace msa::kernels::cuda
+
+#endif  // MSA_KERNELS_CUDA_ROUTING_LISTED_H_

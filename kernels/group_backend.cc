@@ -1,0 +1,384 @@
+#include "kernels/group_backend.h"
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+#include <utility>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
+#include "common/check.h"
+#include "common/status_macros.h"
+#include "common/thread_pool.h"
+#include "kernels/forwarding_backend.h"
+
+namespace msa::kernels {
+namespace {
+
+// Consecutive columns of the scores that are consecutive with a member, too.
+struct Run {
+  int64_t column = 0;  // of the whole row
+  int64_t parts = 0;
+};
+
+// A member's columns of what one pass scored.
+struct Piece {
+  std::vector<Run> runs;  // in the order of columns
+  int64_t num_parts = 0;  // of all runs
+  Buffer memory;          // [num_questions, num_parts], then errors [num_questions]; the member's
+
+  float* row(int64_t question) const { return memory.as<float>() + question * num_parts; }
+  // The column of the whole row.
+  int64_t Column(int64_t part) const {
+    auto run = runs.begin();
+    for (; part >= run->parts; ++run) part -= run->parts;
+    return run->column + part;
+  }
+  // The other way round; -1 when it is another member's.
+  int64_t PartOf(int64_t column) const {
+    int64_t part = 0;
+    for (const Run& run : runs) {
+      if (column >= run.column && column < run.column + run.parts) {
+        return part + column - run.column;
+      }
+      part += run.parts;
+    }
+    return -1;
+  }
+  void Add(int64_t column, int64_t parts) {
+    num_parts += parts;
+    if (!runs.empty() && runs.back().column + runs.back().parts == column) {
+      runs.back().parts += parts;
+    } else {
+      runs.push_back({column, parts});
+    }
+  }
+};
+
+// The segments of a member, and where their columns are.
+std::vector<KeySegment> SegmentsOf(int m, absl::Span<const KeySegment> all, Piece* piece) {
+  std::vector<KeySegment> segments;
+  int64_t column = 0;
+  for (const KeySegment& segment : all) {
+    const int64_t parts = segment.num_parts();
+    if (segment.member == m && parts > 0) {
+      segments.push_back(segment);
+      piece->Add(column, parts);
+    }
+    column += parts;
+  }
+  return segments;
+}
+
+// What a pass scored, with those who scored it.
+struct Pass {
+  int64_t num_questions = 0;
+  int64_t num_parts = 0;
+  std::vector<Piece> pieces;  // one a member
+};
+
+// What memory of the group stands for: scores [num_questions, num_parts], or errors
+// [num_questions], of a pass.
+struct Ticket {
+  std::shared_ptr<const Pass> pass;
+  bool errors = false;
+
+  int64_t row_floats() const { return errors ? 1 : pass->num_parts; }
+};
+
+class GroupBackend : public ForwardingBackend {
+ public:
+  GroupBackend(std::vector<const Backend*> members, std::unique_ptr<Collective> collective)
+      : ForwardingBackend(*members.front()),
+        members_(std::move(members)),
+        collective_(std::move(collective)),
+        threads_(static_cast<int>(members_.size())) {}
+
+  int num_members() const override { return static_cast<int>(members_.size()); }
+  const Backend& member(int index) const override { return *members_[index]; }
+  bool memory_is_host() const override { return false; }
+  int64_t free_bytes() const override {
+    int64_t most = 0;
+    for (const Backend* member : members_) most = std::max(most, member->free_bytes());
+    return most;
+  }
+  absl::Status Health() const override {
+    {
+      absl::MutexLock lock(&mutex_);
+      MSA_RETURN_IF_ERROR(error_);
+    }
+    for (const Backend* member : members_) MSA_RETURN_IF_ERROR(member->Health());
+    return collective_ == nullptr ? absl::OkStatus() : collective_->Health();
+  }
+
+  absl::StatusOr<Buffer> Allocate(size_t bytes, Purpose) const override;
+  void Copy(void* to, const void* from, size_t bytes) const override;
+  void ScoreParts(const ScoreArgs& args) const override {
+    ScoreBank({args.shape, {&args.segment, 1}, args.queries, args.query_begin, args.scores});
+  }
+  void ScoreBank(const ScoreBankArgs& args) const override;
+  void ScoreListed(const ScoreListedArgs& args) const override;
+  void MeanOfScores(absl::Span<const float* const> scores, int64_t n, float* mean) const override;
+  std::vector<IndexedScore> TopIndices(const float* scores, int64_t n, int k) const override;
+  void TopIndicesInto(const float* scores, int64_t n, int k, void* out) const override {
+    Backend::TopIndicesInto(scores, n, k, out);
+  }
+
+ private:
+  // body(m) for every member, at once.
+  void ForEachMember(absl::FunctionRef<void(int)> body) const {
+    threads_.ParallelFor(0, num_members(), 1, [&](int64_t begin, int64_t end) {
+      for (int64_t m = begin; m < end; ++m) body(static_cast<int>(m));
+    });
+  }
+  void Fail(const absl::Status& status) const {
+    absl::MutexLock lock(&mutex_);
+    error_.Update(status);
+  }
+  // The ticket of the row at `data`, and which row; one without a pass when there is none.
+  Ticket Find(const void* data, int64_t* row) const;
+  void Keep(float* data, Ticket ticket) const;
+  void Release(void* data, size_t bytes) const;
+  // Room for a piece's scores and errors. False when there is none, and the group has failed.
+  bool Allocate(int m, int64_t num_questions, Piece* piece) const;
+  void ScoreOn(int m, const ScoreBankArgs& args, Piece* piece) const;
+  void CopyScores(const Pass& pass, int64_t question, float* to) const;
+  float MaxError(const Pass& pass, int64_t question) const;
+  absl::Status Gather(absl::Span<const Buffer> found, size_t bytes, char* out) const;
+
+  const std::vector<const Backend*> members_;
+  const std::unique_ptr<Collective> collective_;
+  mutable ThreadPool threads_;
+  mutable absl::Mutex mutex_;
+  mutable std::map<const float*, Ticket> tickets_ ABSL_GUARDED_BY(mutex_);  // by their memory
+  mutable absl::Status error_ ABSL_GUARDED_BY(mutex_);
+};
+
+absl::StatusOr<Buffer> GroupBackend::Allocate(size_t bytes, Purpose purpose) const {
+  // Pages that nobody writes take no memory: a ticket's cost is its address.
+  auto host = std::make_shared<Buffer>(AllocateHost(bytes));
+  if (host->data() == nullptr) {
+    return absl::ResourceExhaustedError("no address space for scores");
+  }
+  return Buffer(host->data(), bytes, [this, host, bytes](void* data) { Release(data, bytes); });
+}
+
+void GroupBackend::Release(void* data, size_t bytes) const {
+  const auto* begin = static_cast<const float*>(data);
+  std::vector<Ticket> ended;  // destroyed without the lock
+  absl::MutexLock lock(&mutex_);
+  auto it = tickets_.lower_bound(begin);
+  while (it != tickets_.end() && it->first < begin + bytes / sizeof(float)) {
+    ended.push_back(std::move(it->second));
+    it = tickets_.erase(it);
+  }
+}
+
+Ticket GroupBackend::Find(const void* data, int64_t* row) const {
+  const auto* floats = static_cast<const float*>(data);
+  absl::MutexLock lock(&mutex_);
+  auto it = tickets_.upper_bound(floats);
+  if (it == tickets_.begin()) return {};
+  --it;
+  const Ticket& ticket = it->second;
+  const int64_t at = floats - it->first;
+  if (at >= ticket.pass->num_questions * ticket.row_floats()) return {};
+  MSA_CHECK(at % ticket.row_floats() == 0);
+  *row = at / ticket.row_floats();
+  return ticket;
+}
+
+void GroupBackend::Keep(float* data, Ticket ticket) const {
+  absl::MutexLock lock(&mutex_);
+  std::swap(tickets_[data], ticket);
+}
+
+bool GroupBackend::Allocate(int m, int64_t num_questions, Piece* piece) const {
+  // kResident: a pass whose scores do not fit must not fail for good.
+  auto memory = members_[m]->Allocate(num_questions * (piece->num_parts + 1) * sizeof(float),
+                                      Purpose::kResident);
+  if (memory.ok()) {
+    piece->memory = *std::move(memory);
+  } else {
+    Fail(memory.status());
+    *piece = Piece();
+  }
+  return piece->num_parts > 0;
+}
+
+void GroupBackend::ScoreOn(int m, const ScoreBankArgs& args, Piece* piece) const {
+  const std::vector<KeySegment> segments = SegmentsOf(m, args.segments, piece);
+  const int64_t num_questions = static_cast<int64_t>(args.query_begin.size()) - 1;
+  if (segments.empty() || !Allocate(m, num_questions, piece)) return;
+  ScoreBankArgs of_member = args;
+  of_member.segments = segments;
+  of_member.scores = piece->row(0);
+  if (args.errors != nullptr) of_member.errors = piece->row(num_questions);
+  members_[m]->ScoreBank(of_member);
+}
+
+void GroupBackend::ScoreBank(const ScoreBankArgs& args) const {
+  auto pass = std::make_shared<Pass>();
+  pass->num_questions = static_cast<int64_t>(args.query_begin.size()) - 1;
+  for (const KeySegment& segment : args.segments) pass->num_parts += segment.num_parts();
+  pass->pieces.resize(members_.size());
+  if (pass->num_parts > 0) {
+    ForEachMember([&](int m) { ScoreOn(m, args, &pass->pieces[m]); });
+    Keep(args.scores, {pass});
+  }
+  if (args.errors != nullptr) Keep(args.errors, {std::move(pass), /*errors=*/true});
+}
+
+void GroupBackend::ScoreListed(const ScoreListedArgs& args) const {
+  ForEachMember([&](int m) {
+    Piece piece;
+    const std::vector<KeySegment> segments = SegmentsOf(m, args.segments, &piece);
+    std::vector<int32_t> parts;
+    std::vector<size_t> places;
+    for (size_t i = 0; i < args.parts.size(); ++i) {
+      const int64_t part = piece.PartOf(args.parts[i]);
+      if (part < 0) continue;
+      parts.push_back(static_cast<int32_t>(part));
+      places.push_back(i);
+    }
+    if (parts.empty()) return;
+    std::vector<float> scores(parts.size());
+    ScoreListedArgs of_member = args;
+    of_member.segments = segments;
+    of_member.parts = parts;
+    of_member.scores = scores.data();
+    members_[m]->ScoreListed(of_member);
+    for (size_t i = 0; i < places.size(); ++i) args.scores[places[i]] = scores[i];
+  });
+}
+
+void GroupBackend::MeanOfScores(absl::Span<const float* const> scores, int64_t n,
+                                float* mean) const {
+  if (n == 0) return;  // such a row has no memory, and another's ticket may be where it would be
+  std::vector<std::pair<Ticket, int64_t>> rows;
+  for (const float* layer : scores) {
+    int64_t row = 0;
+    Ticket ticket = Find(layer, &row);
+    // Of the processor's memory: so are all.
+    if (ticket.pass == nullptr) return Backend::MeanOfScores(scores, n, mean);
+    MSA_CHECK(!ticket.errors && ticket.pass->num_parts == n);
+    rows.emplace_back(std::move(ticket), row);
+  }
+  auto pass = std::make_shared<Pass>();
+  pass->num_questions = 1;
+  pass->num_parts = n;
+  for (const Piece& piece : rows.front().first.pass->pieces) {
+    pass->pieces.push_back({piece.runs, piece.num_parts, {}});
+  }
+  ForEachMember([&](int m) {
+    Piece& piece = pass->pieces[m];
+    if (piece.num_parts == 0 || !Allocate(m, 1, &piece)) return;
+    std::vector<const float*> layers;
+    for (const auto& [ticket, row] : rows) layers.push_back(ticket.pass->pieces[m].row(row));
+    members_[m]->MeanOfScores(layers, piece.num_parts, piece.row(0));
+  });
+  Keep(mean, {std::move(pass)});
+}
+
+void GroupBackend::CopyScores(const Pass& pass, int64_t question, float* to) const {
+  ForEachMember([&](int m) {
+    const float* scores = pass.pieces[m].row(question);
+    for (const Run& run : pass.pieces[m].runs) {
+      members_[m]->Copy(to + run.column, scores, run.parts * sizeof(float));
+      scores += run.parts;
+    }
+  });
+}
+
+float GroupBackend::MaxError(const Pass& pass, int64_t question) const {
+  std::vector<float> errors(members_.size());
+  ForEachMember([&](int m) {
+    const Piece& piece = pass.pieces[m];
+    if (piece.num_parts == 0) return;
+    members_[m]->Copy(&errors[m], piece.row(pass.num_questions) + question, sizeof(float));
+  });
+  float largest = 0;
+  for (const float error : errors) {
+    if (std::isnan(error)) return error;
+    largest = std::max(largest, error);
+  }
+  return largest;
+}
+
+void GroupBackend::Copy(void* to, const void* from, size_t bytes) const {
+  int64_t row = 0;
+  const Ticket ticket = bytes == 0 ? Ticket() : Find(from, &row);
+  if (ticket.pass == nullptr) return Backend::Copy(to, from, bytes);
+  const int64_t row_bytes = ticket.row_floats() * static_cast<int64_t>(sizeof(float));
+  MSA_CHECK(static_cast<int64_t>(bytes) % row_bytes == 0);
+  auto* floats = static_cast<float*>(to);
+  for (const int64_t end = row + static_cast<int64_t>(bytes) / row_bytes; row < end; ++row) {
+    if (ticket.errors) {
+      *floats = MaxError(*ticket.pass, row);
+    } else {
+      CopyScores(*ticket.pass, row, floats);
+    }
+    floats += ticket.row_floats();
+  }
+}
+
+absl::Status GroupBackend::Gather(absl::Span<const Buffer> found, size_t bytes, char* out) const {
+  std::vector<const void*> from;
+  for (const Buffer& buffer : found) from.push_back(buffer.data());
+  if (collective_ != nullptr) return collective_->AllGather(from, bytes, out);
+  for (size_t m = 0; m < from.size(); ++m) members_[m]->Copy(out + m * bytes, from[m], bytes);
+  return absl::OkStatus();
+}
+
+std::vector<Backend::IndexedScore> GroupBackend::TopIndices(const float* scores, int64_t n,
+                                                            int k) const {
+  int64_t question = 0;
+  const Ticket ticket = n == 0 ? Ticket() : Find(scores, &question);
+  if (ticket.pass == nullptr) return Backend::TopIndices(scores, n, k);
+  const Pass& pass = *ticket.pass;
+  MSA_CHECK(!ticket.errors && n == pass.num_parts);
+  const size_t bytes = TopIndicesBytes(k);
+  std::vector<Buffer> found;
+  for (size_t m = 0; m < members_.size(); ++m) {
+    const Piece& piece = pass.pieces[m];
+    auto buffer = members_[m]->Allocate(bytes);
+    if (!buffer.ok()) {
+      Fail(buffer.status());
+      return {};
+    }
+    // One that holds nothing gives an empty list: all take part in a gather.
+    members_[m]->TopIndicesInto(piece.num_parts == 0 ? nullptr : piece.row(question),
+                                piece.num_parts, k, buffer->data());
+    found.push_back(*std::move(buffer));
+  }
+  // Of a failed member nothing comes, and the others would wait for it.
+  std::vector<char> gathered(members_.size() * bytes);
+  if (!Health().ok()) return {};
+  if (absl::Status status = Gather(found, bytes, gathered.data()); !status.ok()) {
+    Fail(status);
+    return {};
+  }
+  std::vector<IndexedScore> best;
+  for (size_t m = 0; m < members_.size(); ++m) {
+    for (IndexedScore scored : ParseTopIndices(gathered.data() + m * bytes, k)) {
+      best.push_back({scored.score, pass.pieces[m].Column(scored.index)});
+    }
+  }
+  const size_t count = std::min(best.size(), static_cast<size_t>(k));
+  std::partial_sort(best.begin(), best.begin() + count, best.end(),
+                    [](const IndexedScore& a, const IndexedScore& b) {
+                      return a.score != b.score ? a.score > b.score : a.index < b.index;
+                    });
+  best.resize(count);
+  return best;
+}
+
+}  // namespace
+
+std::unique_ptr<Backend> MakeGroupBackend(std::vector<const Backend*> members,
+                                          std::unique_ptr<Collective> collective) {
+  MSA_CHECK(!members.empty());
+  return std::make_unique<GroupBackend>(std::move(members), std::move(collective));
+}
+
+}  // namespace msa::kernels

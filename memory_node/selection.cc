@@ -1,0 +1,163 @@
+#include "memory_node/selection.h"
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/container/flat_hash_set.h"
+#include "common/status_macros.h"
+
+namespace msa::memory_node {
+namespace {
+
+constexpr int kMaxListed = 1024;  // of Backend::TopIndices
+// Parts listed at first: enough that those nobody may see rarely use them up.
+constexpr int kSpare = 16;
+constexpr int kListedOfRounded = 128;
+
+Candidate CandidateAt(const IndexView& view, const kernels::Backend::IndexedScore& scored) {
+  int64_t part = scored.index;
+  auto segment = view.begin();
+  for (; part >= segment->num_parts; ++segment) part -= segment->num_parts;
+  return {scored.score, static_cast<int32_t>(scored.index), segment->segment.get(), part};
+}
+
+// From `listed` of the best scores. Nullopt when these do not tell.
+std::optional<std::vector<Candidate>> ShortlistFrom(const kernels::Backend& backend,
+                                                    const IndexView& view,
+                                                    absl::Span<const float> scores,
+                                                    const ShortlistArgs& args, int listed) {
+  const auto best = backend.TopIndices(scores.data(), static_cast<int64_t>(scores.size()), listed);
+  const bool all = static_cast<int>(best.size()) < listed;
+  float error = args.error;
+  if (!best.empty() && args.relative_error != 0) {
+    error += args.relative_error * std::max(std::abs(best.front().score),
+                                            std::abs(best.back().score));
+  }
+  std::vector<Candidate> candidates;
+  absl::flat_hash_set<uint64_t> documents;
+  int places = 0;
+  float least = kNoScore;  // the exact score of the last place is at least this
+  for (const auto& scored : best) {
+    const Candidate candidate = CandidateAt(view, scored);
+    if (!args.eligible(candidate)) continue;
+    if (places == args.count && !(candidate.score >= least - error)) break;
+    candidates.push_back(candidate);
+    const bool counts = !args.one_per_document || documents.insert(candidate.document()).second;
+    if (places == args.count || !counts) continue;
+    if (++places == args.count) least = candidate.score - error;
+  }
+  if (all && std::isfinite(error)) return candidates;
+  // What is not listed has an exact score of at most the last one's and the error.
+  if (places == args.count && best.back().score + error < least) return candidates;
+  return std::nullopt;
+}
+
+void KeepBest(int top_k, std::vector<rpc::RoutedPart>* routed) {
+  const size_t count = std::min(routed->size(), static_cast<size_t>(top_k));
+  std::partial_sort(routed->begin(), routed->begin() + count, routed->end(),
+                    [](const auto& a, const auto& b) { return Precedes(a.scored, b.scored); });
+  routed->resize(count);
+}
+
+std::vector<rpc::RoutedPart> ToRouted(const kernels::Backend& backend, const PartScores& scores,
+                                      const std::vector<Candidate>& candidates) {
+  std::vector<float> exact(candidates.size());
+  std::vector<int32_t> columns;
+  for (size_t i = 0; i < candidates.size(); ++i) {
+    exact[i] = candidates[i].score;
+    columns.push_back(candidates[i].column);
+  }
+  if (scores.error != 0) ScoreColumns(backend, scores, columns, exact.data());
+  std::vector<rpc::RoutedPart> routed;
+  for (size_t i = 0; i < candidates.size(); ++i) {
+    routed.push_back({.scored = {exact[i], candidates[i].reference()},
+                      .shard = 0,
+                      .content_chunks = candidates[i].segment->content_chunks(candidates[i].part)});
+  }
+  return routed;
+}
+
+// The best of one segment. SelectTopK gives references; their parts are those with a score no worse
+// than the last chosen, so that few need a look.
+void AppendBest(const kernels::Backend& backend, const SegmentView& view,
+                absl::Span<const float> scores, uint64_t sequence, int top_k,
+                std::vector<rpc::RoutedPart>* routed) {
+  std::vector<uint8_t> visible(view.num_parts);
+  for (int64_t part = 0; part < view.num_parts; ++part) {
+    visible[part] = view.segment->Visible(part, sequence);
+  }
+  const auto references = view.segment->references(view.num_parts);
+  const auto best = backend.SelectTopK(scores, references, visible.data(), top_k);
+  if (best.empty()) return;
+  absl::flat_hash_map<int64_t, size_t> chosen;
+  for (const ScoredPart& part : best) {
+    chosen[part.reference] = routed->size();
+    routed->push_back({.scored = part, .shard = 0, .content_chunks = 0});
+  }
+  const float least = best.back().score;
+  for (int64_t part = 0; part < view.num_parts; ++part) {
+    if (!visible[part] || !(scores[part] >= least)) continue;
+    const auto it = chosen.find(references[part]);
+    if (it != chosen.end()) {
+      (*routed)[it->second].content_chunks = view.segment->content_chunks(part);
+    }
+  }
+}
+
+// From exact scores of every part.
+std::vector<rpc::RoutedPart> SelectFromAll(const kernels::Backend& backend,
+                                           const PartScores& scores, uint64_t sequence,
+                                           int top_k) {
+  const std::vector<float> host = ToHost(backend, scores);
+  absl::Span<const float> left = host;
+  std::vector<rpc::RoutedPart> routed;
+  for (const SegmentView& view : scores.view) {
+    AppendBest(backend, view, left.first(view.num_parts), sequence, top_k, &routed);
+    left.remove_prefix(view.num_parts);
+  }
+  return routed;
+}
+
+}  // namespace
+
+std::optional<std::vector<Candidate>> Shortlist(const kernels::Backend& backend,
+                                                const IndexView& view,
+                                                absl::Span<const float> scores,
+                                                const ShortlistArgs& args) {
+  const int first = std::max(2 * args.count + kSpare, args.error != 0 ? kListedOfRounded : 0);
+  if (first < kMaxListed) {
+    auto shortlist = ShortlistFrom(backend, view, scores, args, first);
+    if (shortlist.has_value()) return shortlist;
+  }
+  if (args.count > kMaxListed) return std::nullopt;
+  return ShortlistFrom(backend, view, scores, args, kMaxListed);
+}
+
+absl::StatusOr<std::vector<rpc::RoutedPart>> SelectBest(const kernels::Backend& backend,
+                                                        const PartScores& scores,
+                                                        uint64_t sequence, int top_k,
+                                                        SelectionCounts& counts) {
+  ShortlistArgs args;
+  args.count = top_k;
+  args.error = scores.error;
+  args.eligible = [sequence](const Candidate& candidate) {
+    return candidate.segment->Visible(candidate.part, sequence);
+  };
+  const auto shortlist = Shortlist(backend, scores.view, scores.scores, args);
+  std::vector<rpc::RoutedPart> routed;
+  if (shortlist.has_value()) {
+    routed = ToRouted(backend, scores, *shortlist);
+    if (scores.error != 0) ++counts.rounded;
+  } else {
+    MSA_ASSIGN_OR_RETURN(const PartScores exact, MakeExact(backend, scores));
+    routed = SelectFromAll(backend, exact, sequence, top_k);
+    if (scores.error != 0) ++counts.rescanned;
+  }
+  KeepBest(top_k, &routed);
+  MSA_RETURN_IF_ERROR(backend.Health());
+  return routed;
+}
+
+}  // namespace msa::memory_node

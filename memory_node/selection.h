@@ -1,0 +1,64 @@
+// The best parts from scores that may be rounded: exact scores, proven order. Parts whose rounded
+// scores lie within twice the error of the last place are scored again; where a backend lists too
+// few to tell, all are.
+#ifndef MSA_MEMORY_NODE_SELECTION_H_
+#define MSA_MEMORY_NODE_SELECTION_H_
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "kernels/backend.h"
+#include "memory_node/part_scores.h"
+#include "memory_node/routing_index.h"
+#include "rpc/types.h"
+
+namespace msa::memory_node {
+
+// How answers were found, since start. Thread-safe.
+struct SelectionCounts {
+  std::atomic<int64_t> rounded{0};    // from rounded scores, proven
+  std::atomic<int64_t> rescanned{0};  // rounded scores could not tell: another pass, exact
+};
+
+// A part of a view.
+struct Candidate {
+  float score = 0;     // as listed: may be rounded
+  int32_t column = 0;  // of the scores
+  const Segment* segment = nullptr;
+  int64_t part = 0;
+
+  int64_t reference() const { return segment->references(part + 1)[part]; }
+  uint64_t document() const { return segment->added(part); }  // parts of one have one mark
+};
+
+struct ShortlistArgs {
+  int count = 0;                  // the best so many are wanted
+  bool one_per_document = false;  // a document counts once
+  float error = 0;                // no score is further from the exact one than this
+  float relative_error = 0;       // and this share of the largest listed
+  std::function<bool(const Candidate&)> eligible;
+};
+
+// Every eligible part that can be among the best, by the scores [parts of the view] in memory of
+// the backend; best first. Nullopt when the 1,024 that a backend lists do not tell.
+std::optional<std::vector<Candidate>> Shortlist(const kernels::Backend& backend,
+                                                const IndexView& view,
+                                                absl::Span<const float> scores,
+                                                const ShortlistArgs& args);
+
+// The best `top_k` that are visible at `sequence`, best first by Precedes; independent of how parts
+// lie in segments. content_chunks is filled in, shard is 0. RESOURCE_EXHAUSTED as MakeExact;
+// UNAVAILABLE when the backend failed.
+absl::StatusOr<std::vector<rpc::RoutedPart>> SelectBest(const kernels::Backend& backend,
+                                                        const PartScores& scores,
+                                                        uint64_t sequence, int top_k,
+                                                        SelectionCounts& counts);
+
+}  // namespace msa::memory_node
+
+#endif  // MSA_MEMORY_NODE_SELECTION_H_
