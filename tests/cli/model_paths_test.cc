@@ -1,5 +1,6 @@
 #include "cli/model_paths.h"
 
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 
@@ -14,8 +15,9 @@ class ModelPathsTest : public ::testing::Test {
  protected:
   void SetUp() override {
     // Where the temporary folder is itself reached by a link, paths are compared as they lead.
-    root_ = fs::canonical(::testing::TempDir()) / "model_paths_test";
-    fs::remove_all(root_);
+    std::string folder = (fs::canonical(::testing::TempDir()) / "model_paths_XXXXXX").string();
+    ASSERT_NE(mkdtemp(folder.data()), nullptr);
+    root_ = folder;
     fs::create_directories(root_ / "store" / "m");
     fs::create_directories(root_ / "models");
     fs::create_directory_symlink(root_ / "store" / "m", root_ / "models" / "link");
