@@ -101,7 +101,7 @@ class Maker {
             std::string* payload) const {
     const auto [pool, pool_bytes] = Pool(dtype);
     const size_t row_bytes = d_.bank.routing.key_width() * DTypeBytes(dtype);
-    // Mixed: counted on, a row would be the next layer's row before.
+    // Mixed: rows count on from here, and must not come to where the next layer's begin.
     uint64_t state = Mix((static_cast<uint64_t>(document) * 64 + layer) * 0x9E3779B97F4A7C15u);
     for (size_t done = 0; done < bytes; done += row_bytes) {
       state += 0x9E3779B97F4A7C15u;

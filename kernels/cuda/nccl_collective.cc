@@ -89,6 +89,9 @@ class NcclCollective : public Collective {
     if (error_.ok()) {
       for (ncclComm_t comm : comms_) nccl_.CommDestroy(comm);
     }
+    // What an abort works on goes with the devices.
+    const absl::Time until = absl::Now() + kAbortTimeout;
+    for (const auto& done : aborts_) done->WaitForNotificationWithDeadline(until);
     devices_[0]->Activate();
     for (const Arrival& arrival : free_) {
       cudaEventDestroy(arrival.event);
@@ -213,7 +216,8 @@ class NcclCollective : public Collective {
     return absl::OkStatus();
   }
 
-  // Ends what the GPUs wait for, for good. A GPU that hangs may keep its abort waiting, too.
+  // Ends what the GPUs wait for, for good. A GPU that hangs keeps its abort waiting, too: nobody
+  // waits for that but the destructor.
   absl::Status Break(std::string_view why) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     if (!error_.ok()) return error_;
     error_ = absl::UnavailableError(
@@ -226,8 +230,6 @@ class NcclCollective : public Collective {
         done->Notify();
       }).detach();
     }
-    const absl::Time until = absl::Now() + kAbortTimeout;
-    for (const auto& done : aborts_) done->WaitForNotificationWithDeadline(until);
     return error_;
   }
 
