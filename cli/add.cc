@@ -36,7 +36,8 @@ class AddVerb : public ClientVerb {
     }
     DocumentAdder adder(reader, io, json());
     const absl::Status status = adder.Run(service, NewCall(), bank());
-    if (!json()) io.err << "added " << adder.Summary() << "\n";
+    const bool nothing_tried = adder.totals().added + adder.totals().failed == 0;
+    if (!json() && (status.ok() || !nothing_tried)) io.err << "added " << adder.Summary() << "\n";
     return status;
   }
 

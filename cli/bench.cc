@@ -106,7 +106,7 @@ class BenchVerb : public ClientVerb {
     if (questions_.empty()) {
       return absl::InvalidArgumentError(StrCat(questions_path_, " holds no question"));
     }
-    return Measure(io, [&](size_t i, Sample* sample) {
+    return Measure(service, io, [&](size_t i, Sample* sample) {
       const std::string& question = questions_[i % questions_.size()].text;
       return operation_ == "ask" ? Ask(service, question, sample) : Retrieve(service, question);
     });
@@ -157,7 +157,9 @@ class BenchVerb : public ClientVerb {
     MSA_ASSIGN_OR_RETURN(const rpc::BankSpec made,
                          service.CreateBank(NewCall(), bank_, rpc::BankOptions()));
     absl::Status status =
-        Measure(io, [&](size_t i, Sample* sample) { return Add(service, documents[i], sample); });
+        Measure(service, io, [&](size_t i, Sample* sample) {
+          return Add(service, documents[i], sample);
+        });
     status.Update(service.DeleteBank(NewCall(), bank_));
     return status;
   }
@@ -208,7 +210,7 @@ class BenchVerb : public ClientVerb {
     return stream.ok() ? refused : stream;
   }
 
-  absl::Status Measure(Io& io, const Operation& operation) {
+  absl::Status Measure(rpc::MemoryService& service, Io& io, const Operation& operation) {
     std::vector<Sample> samples(static_cast<size_t>(std::max(requests_, 1)));
     absl::Mutex mu;
     Progress progress(io.err, io.err_is_terminal);
@@ -222,9 +224,25 @@ class BenchVerb : public ClientVerb {
       progress.Update(++done, samples.size(), StrCat(done, " requests"));
       return absl::OkStatus();
     }));
+    const double seconds = absl::ToDoubleSeconds(absl::Now() - start);
     progress.Clear();
-    Print(Report(samples, absl::ToDoubleSeconds(absl::Now() - start)), io.out);
+    Json report = Report(samples, seconds);
+    if (operation_ != "add") AddSelections(service, report);
+    Print(report, io.out);
     return absl::OkStatus();
+  }
+
+  // How often rounded scores told the best parts, since the server's start (ShardStats).
+  void AddSelections(rpc::MemoryService& service, Json& report) const {
+    const auto stats = service.Stats(NewCall(), bank_);
+    if (!stats.ok()) return;
+    int64_t rounded = 0, rescanned = 0;
+    for (const rpc::ShardStatsEntry& shard : stats->shards) {
+      rounded += shard.stats.rounded_selections;
+      rescanned += shard.stats.rescanned_selections;
+    }
+    if (rounded + rescanned == 0) return;
+    report["selections"] = {{"rounded", rounded}, {"rescanned", rescanned}};
   }
 
   Json Report(const std::vector<Sample>& samples, double seconds) const {

@@ -37,6 +37,27 @@ void PrintError(std::ostream& err, std::string_view verb, const absl::Status& st
       << status.message() << "\n";
 }
 
+// What a command line that cannot be parsed is answered: the fault, and the usage of the verb that
+// was meant, or the verbs there are.
+std::string Usage(const CLI::App* app, const CLI::Error& error) {
+  const CLI::App* meant = app;
+  for (auto parsed = app->get_subcommands(); !parsed.empty(); parsed = meant->get_subcommands()) {
+    meant = parsed.front();
+  }
+  std::string command;
+  for (const CLI::App* at = meant; at != nullptr; at = at->get_parent()) {
+    command = at->get_name() + (command.empty() ? "" : " ") + command;
+  }
+  std::string text = StrCat(command, ": ", std::string(error.what()), "\n");
+  const auto verbs = meant->get_subcommands([](const CLI::App*) { return true; });
+  if (!verbs.empty()) {
+    text += "Verbs:";
+    for (const CLI::App* verb : verbs) text += " " + verb->get_name();
+    text += "\n";
+  }
+  return text + "More: " + command + " --help\n";
+}
+
 }  // namespace
 
 std::vector<std::unique_ptr<Verb>> ClientVerbs(const Connector& connect,
@@ -56,6 +77,7 @@ int RunCommandLine(const std::vector<std::unique_ptr<Verb>>& verbs, int argc,
   CLI::App app("msa: a memory service for Memory Sparse Attention models", "msa");
   app.set_version_flag("--version", "msa " MSA_VERSION);
   app.require_subcommand(1);
+  app.failure_message(Usage);
   app.footer(std::string(ExitCodeHelp()));
   std::map<const CLI::App*, Verb*> by_command;
   for (const std::unique_ptr<Verb>& verb : verbs) {

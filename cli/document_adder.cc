@@ -25,6 +25,7 @@ absl::Status DocumentAdder::Run(rpc::MemoryService& service, rpc::CallContext ct
       [this](const rpc::AddResult& result) { return Done(result); });
   absl::MutexLock lock(&mu_);
   progress_.Clear();
+  if (!stream.ok() && totals_.added == 0) return stream;
   if (!stream.ok()) {
     return absl::Status(stream.code(), StrCat(stream.message(), " (", totals_.added,
                                               " documents were added before)"));

@@ -1,6 +1,7 @@
 // msa ls: a bank's documents by id.
 #include <algorithm>
 #include <ostream>
+#include <utility>
 
 #include "absl/strings/str_format.h"
 #include "cli/client_verbs.h"
@@ -24,11 +25,9 @@ class LsVerb : public ClientVerb {
   }
 
   absl::Status RunWith(rpc::MemoryService& service, Io& io) override {
-    if (!json())
-      io.out << absl::StrFormat("%-40s %8s %8s %7s %5s  %s\n", "ID", "REVISION", "TOKENS", "CHUNKS",
-                                "PARTS", "TITLE");
     std::string page_token;
     int64_t listed = 0;
+    bool first = true;
     do {
       const int64_t wanted = limit_ > 0 ? limit_ - listed : kMaxPageSize;
       if (wanted <= 0) break;
@@ -37,6 +36,10 @@ class LsVerb : public ClientVerb {
           service.ListDocuments(NewCall(), bank(),
                                 static_cast<int32_t>(std::min<int64_t>(wanted, kMaxPageSize)),
                                 page_token));
+      if (std::exchange(first, false) && !json()) {
+        io.out << absl::StrFormat("%-40s %8s %8s %7s %5s  %s\n", "ID", "REVISION", "TOKENS",
+                                  "CHUNKS", "PARTS", "TITLE");
+      }
       for (const rpc::DocumentInfo& info : page.documents) Print(info, io);
       listed += static_cast<int64_t>(page.documents.size());
       page_token = page.next_page_token;

@@ -51,10 +51,16 @@ absl::StatusOr<std::string> FindModel(const std::string& given) {
 
 std::string FindAdapter(const std::string& model_dir) {
   std::error_code error;
-  const fs::path model = fs::weakly_canonical(model_dir, error);
-  if (error) return "";
-  const fs::path adapter = model.parent_path() / (model.filename().string() + "-msa");
-  return fs::exists(adapter / "adapter_config.json", error) ? adapter.string() : "";
+  // As it was named, and where it leads when that is a link.
+  for (fs::path model : {fs::absolute(model_dir, error).lexically_normal(),
+                         fs::weakly_canonical(model_dir, error)}) {
+    if (error) return "";
+    if (!model.has_filename()) model = model.parent_path();  // "models/m/"
+    const fs::path adapter = model.parent_path() / (model.filename().string() + "-msa");
+    if (fs::exists(adapter / "adapter_config.json", error)) return adapter.string();
+    error.clear();
+  }
+  return "";
 }
 
 }  // namespace msa::cli

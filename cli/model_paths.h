@@ -12,8 +12,8 @@ namespace msa::cli {
 // holds this program. NOT_FOUND saying how to get one.
 absl::StatusOr<std::string> FindModel(const std::string& given);
 
-// The folder beside `model_dir` called as it with "-msa" after it, when it holds an adapter; else
-// empty.
+// The folder beside `model_dir` called as it with "-msa" after it, when it holds an adapter; where
+// `model_dir` is a link, beside the link first, then beside what it leads to. Else empty.
 std::string FindAdapter(const std::string& model_dir);
 
 }  // namespace msa::cli

@@ -45,7 +45,7 @@ struct Connection {
   // Whether anything answers at its address: tells a server that is not there from one that misses
   // another.
   std::function<bool()> reachable;
-  std::string about;  // what the service stands on, in words; empty for one elsewhere
+  std::string about = {};  // what the service stands on, in words; empty for one elsewhere
 };
 // Gives the service at `host:port`. Does not need to reach it yet.
 using Connector = std::function<absl::StatusOr<Connection>(const std::string& server)>;

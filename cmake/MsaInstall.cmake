@@ -10,6 +10,13 @@ install(RUNTIME_DEPENDENCY_SET msa_libraries
   # What glibc is made of, and the driver's own, come from the machine it runs on.
   PRE_EXCLUDE_REGEXES "^ld-linux" "^lib(c|m|dl|rt|pthread|resolv)\\.so" "^libcuda\\.so"
   LIBRARY DESTINATION lib COMPONENT msa)
+# Opened at run time, by who names several GPUs; linked by nothing.
+if(MSA_CUDA)
+  find_library(MSA_NCCL_LIBRARY NAMES libnccl.so.2 HINTS ${CUDAToolkit_LIBRARY_DIR} /usr/local/cuda/lib)
+  if(MSA_NCCL_LIBRARY)
+    install(FILES ${MSA_NCCL_LIBRARY} DESTINATION lib COMPONENT msa)
+  endif()
+endif()
 install(DIRECTORY ${CMAKE_SOURCE_DIR}/models/smollm2-135m-instruct-msa DESTINATION models COMPONENT msa)
 install(FILES ${CMAKE_SOURCE_DIR}/README.md ${CMAKE_SOURCE_DIR}/CHANGELOG.md DESTINATION . COMPONENT msa)
 install(DIRECTORY ${CMAKE_SOURCE_DIR}/docs DESTINATION . COMPONENT msa)

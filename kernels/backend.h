@@ -24,6 +24,7 @@
 #include "absl/types/span.h"
 #include "kernels/buffer.h"
 #include "kernels/handles.h"
+#include "kernels/make_backend.h"
 #include "kernels/types.h"
 
 namespace msa::kernels {
@@ -187,23 +188,6 @@ std::vector<Backend::IndexedScore> ParseTopIndices(const void* found, int k);
 
 // The bytes in memory of the backend.
 absl::StatusOr<Buffer> CopyToBackend(const Backend& backend, const void* data, size_t bytes);
-
-struct BackendOptions {
-  int num_threads = 0;  // of `cpu`; 0 = one a core
-  int gpu = 0;          // of `cuda`: the device's number
-  // Of `cuda`: what Allocate may take. 0: nearly all of the GPU; no limit on pinned memory.
-  int64_t gpu_memory_bytes = 0;
-  int64_t host_memory_bytes = 0;
-};
-
-// `name` is "reference", "cpu" or "cuda"; INVALID_ARGUMENT for another, FAILED_PRECONDITION for a
-// backend that was not built or finds no device. The only place that knows which were built.
-absl::StatusOr<std::unique_ptr<Backend>> MakeBackend(std::string_view name,
-                                                     const BackendOptions& options);
-inline absl::StatusOr<std::unique_ptr<Backend>> MakeBackend(std::string_view name,
-                                                            int num_threads) {
-  return MakeBackend(name, BackendOptions{.num_threads = num_threads});
-}
 
 }  // namespace msa::kernels
 

@@ -55,4 +55,8 @@ absl::StatusOr<BackendSet> BackendSet::Make(std::string_view name, const Backend
 #endif
 }
 
+absl::StatusOr<std::unique_ptr<Backend>> MakeBackend(std::string_view name, int num_threads) {
+  return MakeBackend(name, BackendOptions{.num_threads = num_threads});
+}
+
 }  // namespace msa::kernels

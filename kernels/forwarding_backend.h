@@ -2,11 +2,14 @@
 #ifndef MSA_KERNELS_FORWARDING_BACKEND_H_
 #define MSA_KERNELS_FORWARDING_BACKEND_H_
 
+#include <functional>
 #include <memory>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "kernels/backend.h"
+#include "kernels/decode_steps.h"
 
 namespace msa::kernels {
 
@@ -23,6 +26,10 @@ class ForwardingBackend : public Backend {
   void Copy(void* to, const void* from, size_t bytes) const override { to_.Copy(to, from, bytes); }
   bool memory_is_host() const override { return to_.memory_is_host(); }
   absl::Status Health() const override { return to_.Health(); }
+  std::unique_ptr<Recording> Record(std::function<void()> operations) const override {
+    return to_.Record(std::move(operations));
+  }
+  DType KvDType(int head_dim) const override { return to_.KvDType(head_dim); }
   void CopyColumns(const float* x, int64_t rows, int64_t stride, int64_t begin, int64_t width,
                    float* out) const override {
     to_.CopyColumns(x, rows, stride, begin, width, out);
@@ -39,6 +46,7 @@ class ForwardingBackend : public Backend {
                   float* out) const override {
     to_.PoolChunks(x, num_tokens, width, chunk_tokens, out);
   }
+  void PoolPacked(const PoolPackedArgs& args) const override { to_.PoolPacked(args); }
   void L2Normalize(float* x, int64_t rows, int64_t head_dim) const override {
     to_.L2Normalize(x, rows, head_dim);
   }
@@ -76,6 +84,10 @@ class ForwardingBackend : public Backend {
     return to_.SelectTopK(scores, references, visible, k);
   }
   void Attend(absl::Span<const AttentionArgs> sequences) const override { to_.Attend(sequences); }
+  absl::StatusOr<std::unique_ptr<DecodeSteps>> MakeDecodeSteps(const DecodeShape& shape,
+                                                               int max_sequences) const override {
+    return to_.MakeDecodeSteps(shape, max_sequences);
+  }
   void Embed(const void* table, DType dtype, int64_t width, absl::Span<const int32_t> ids,
              float* out) const override {
     to_.Embed(table, dtype, width, ids, out);
@@ -91,6 +103,9 @@ class ForwardingBackend : public Backend {
   void Linear(const LinearWeights& w, const float* x, int64_t rows, const float* bias,
               float* y) const override {
     to_.Linear(w, x, rows, bias, y);
+  }
+  void FusedLinear(const LinearWeights& w, const LinearArgs& args) const override {
+    to_.FusedLinear(w, args);
   }
   void RmsNorm(const float* x, const float* weight, int64_t rows, int64_t width, float eps,
                float* out) const override {

@@ -254,6 +254,7 @@ void GroupBackend::ScoreListed(const ScoreListedArgs& args) const {
 
 void GroupBackend::MeanOfScores(absl::Span<const float* const> scores, int64_t n,
                                 float* mean) const {
+  if (n == 0) return;  // such a row has no memory, and another's ticket may be where it would be
   std::vector<std::pair<Ticket, int64_t>> rows;
   for (const float* layer : scores) {
     int64_t row = 0;

@@ -133,7 +133,7 @@ struct PoolPackedArgs {
   bool normalize = false;
   DType dtype = DType::kFloat32;
   void* out = nullptr;  // [num_chunks, num_heads · head_dim] of dtype
-  // kInt8 only: one scale a chunk and head, [num_chunks, num_heads], or one a chunk.
+  // Scaled types only: one scale a chunk and head, [num_chunks, num_heads], or one a chunk.
   float* scales = nullptr;
   bool scale_per_head = false;
 };

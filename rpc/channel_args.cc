@@ -17,7 +17,8 @@ ChannelArgs Common() {
       {GRPC_ARG_TCP_MAX_READ_CHUNK_SIZE, 4 << 20},
       {GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0},
       {GRPC_ARG_KEEPALIVE_TIME_MS, 20000},
-      {GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 10000},
+      // A peer that is starved of processor answers late; deadlines end calls to one that is gone.
+      {GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 20000},
   };
 }
 

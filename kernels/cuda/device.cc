@@ -133,7 +133,7 @@ absl::StatusOr<Buffer> Device::Allocate(size_t bytes, Backend::Purpose purpose) 
     void* data = nullptr;
     const cudaError_t error = cudaMallocAsync(&data, size, stream_);
     if (error == cudaSuccess) return Register(data, bytes, true);
-    cudaGetLastError();  // out of memory is no failure of the device
+    MSA_RETURN_IF_ERROR(UnlessFull(error));
   }
   if (purpose == Backend::Purpose::kWork) {
     return absl::ResourceExhaustedError(StrCat(
@@ -162,12 +162,20 @@ absl::StatusOr<Buffer> Device::Allocate(size_t bytes, Backend::Purpose purpose) 
   return buffer;
 }
 
+absl::Status Device::UnlessFull(cudaError_t error) {
+  cudaGetLastError();
+  if (error == cudaErrorMemoryAllocation) return absl::OkStatus();
+  Check(error, "an allocation");
+  return health();
+}
+
 absl::StatusOr<Buffer> Device::AllocateScratch(size_t bytes) {
   MSA_RETURN_IF_ERROR(health());
   Activate();
   void* data = nullptr;
   if (cudaError_t error = cudaMallocAsync(&data, bytes == 0 ? 1 : bytes, stream_);
       error != cudaSuccess) {
+    MSA_RETURN_IF_ERROR(UnlessFull(error));
     return absl::ResourceExhaustedError(cudaGetErrorString(error));
   }
   return Register(data, bytes, true);

@@ -58,6 +58,9 @@ class Device {
   // Waits for all work asked for.
   void Wait();
 
+  // OK for an allocation that failed for want of memory, which is no failure of the device; any
+  // other error is one that came before and shows only now: remembered and returned.
+  absl::Status UnlessFull(cudaError_t error);
   // Remembers the first error.
   void Check(cudaError_t error, const char* what);
   absl::Status health() const;

@@ -11,6 +11,7 @@
 #include <cstdint>
 
 #include "kernels/cuda/element_type.h"
+#include "kernels/cuda/kv_slots.h"
 
 namespace msa::kernels::cuda {
 
@@ -27,13 +28,6 @@ cudaError_t RmsNorm(const float* x, const float* weight, int64_t rows, int64_t w
 // x += y in place, then RmsNorm of the sum. out.f32 must not be x.
 cudaError_t AddRmsNorm(float* x, const float* y, const float* weight, int64_t rows, int64_t width,
                        float eps, FloatOutputs out, cudaStream_t stream);
-
-// Where a row's K and V go besides `k` and `v`: the first token's slot of its sequence's cache,
-// [capacity, num_kv_heads, head_dim] of QkvArgs::cache_type.
-struct KvSlots {
-  void* k = nullptr;
-  void* v = nullptr;
-};
 
 struct QkvArgs {
   const float* qkv = nullptr;  // [rows, (num_q_heads + 2 · num_kv_heads) · head_dim]: q, k, v

@@ -102,6 +102,14 @@ class NcclCollective : public Collective {
   }
 
   absl::Status AllGather(absl::Span<const void* const> from, size_t bytes, void* out) override {
+    const absl::Status status = Gather(from, bytes, out);
+    if (!absl::IsUnavailable(status)) return status;
+    absl::MutexLock lock(&mutex_);
+    return Break(std::string(status.message()));  // a GPU that failed answers nobody any more
+  }
+
+ private:
+  absl::Status Gather(absl::Span<const void* const> from, size_t bytes, void* out) {
     const size_t all_bytes = bytes * devices_.size();
     MSA_ASSIGN_OR_RETURN(Arrival arrival, TakeArrival(all_bytes));
     std::vector<Buffer> to;
@@ -118,7 +126,6 @@ class NcclCollective : public Collective {
     return absl::OkStatus();
   }
 
- private:
   // Arrivals of gathers that failed are not given back: a copy may still be on its way.
   absl::StatusOr<Arrival> TakeArrival(size_t bytes) {
     {
@@ -133,8 +140,12 @@ class NcclCollective : public Collective {
     Arrival arrival;
     arrival.bytes = bytes;
     devices_[0]->Activate();
-    if (cudaHostAlloc(&arrival.host, bytes, cudaHostAllocDefault) != cudaSuccess ||
-        cudaEventCreateWithFlags(&arrival.event, cudaEventDisableTiming) != cudaSuccess) {
+    cudaError_t error = cudaHostAlloc(&arrival.host, bytes, cudaHostAllocDefault);
+    if (error == cudaSuccess) {
+      error = cudaEventCreateWithFlags(&arrival.event, cudaEventDisableTiming);
+    }
+    if (error != cudaSuccess) {
+      MSA_RETURN_IF_ERROR(devices_[0]->UnlessFull(error));
       return absl::ResourceExhaustedError("no pinned memory for what several GPUs found");
     }
     return arrival;
@@ -178,10 +189,7 @@ class NcclCollective : public Collective {
         look_next = now + kLookEvery;
         status = Look();
       }
-      if (!status.ok()) {
-        absl::MutexLock lock(&mutex_);
-        return Break(std::string(status.message()));
-      }
+      MSA_RETURN_IF_ERROR(status);
       std::this_thread::yield();
     }
   }

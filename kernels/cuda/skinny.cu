@@ -156,8 +156,9 @@ __global__ void __launch_bounds__(kThreads, 3) SkinnyKernel(SkinnyArgs args) {
       const uint4 h = weights.high[u];
       MmaBFloat16(sums, {l.x, h.x, l.y, h.y}, {b[u].x, b[u].y});
       MmaBFloat16(odd, {l.z, h.z, l.w, h.w}, {b[u].z, b[u].w});
-      weights.Load(u, step + (kDepth + u) * kWarps);  // at once: memory never waits for a round
     }
+#pragma unroll
+    for (int u = 0; u < kDepth; ++u) weights.Load(u, step + (kDepth + u) * kWarps);
   }
 #pragma unroll
   for (int i = 0; i < 4; ++i) {

@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "kernels/cuda/attention_plan.h"
-#include "kernels/cuda/fused.h"
+#include "kernels/cuda/kv_slots.h"
 
 namespace msa::kernels::cuda {
 

@@ -18,6 +18,16 @@ constexpr char kTwoLines[] =
     "airports\",\"metadata\":{\"y\":1}}\n"
     "{\"id\":\"no\",\"title\":\"Norway\",\"text\":\"Norway has 98 airports\"}\n";
 
+TEST_F(CliTest, ACommandLineThatCannotBeReadIsAnsweredWithWhatThereIs) {
+  EXPECT_EQ(Msa({}), 2);
+  EXPECT_THAT(err_, HasSubstr("Verbs: add rm ls"));
+  EXPECT_EQ(Msa({"bank"}), 2);
+  EXPECT_THAT(err_, HasSubstr("Verbs: create ls rm"));
+  EXPECT_EQ(Msa({"ask"}), 2);
+  EXPECT_THAT(err_, HasSubstr("msa ask: question is required"));
+  EXPECT_THAT(err_, HasSubstr("More: msa ask --help"));
+}
+
 TEST_F(CliTest, AddPrintsAnObjectALineAsEachIsAcknowledged) {
   ASSERT_EQ(Msa({"add", "--json", Write("d.jsonl", kTwoLines)}), 0) << err_;
   const std::vector<Json> lines = OutLines();
@@ -66,6 +76,7 @@ TEST_F(CliTest, AddReadsStandardInput) {
 
 TEST_F(CliTest, AddToAnUnknownBankIsNotFound) {
   EXPECT_EQ(Msa({"add", "--bank", "nope", "-"}, kTwoLines), 3);
+  EXPECT_THAT(err_, Not(HasSubstr("added 0")));
   EXPECT_THAT(err_, HasSubstr("no bank 'nope'"));
 }
 

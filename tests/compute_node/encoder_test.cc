@@ -107,29 +107,9 @@ TEST_F(EncodedPassTest, ContentHasItsOwnChunkSizeAndAScaleAHead) {
   }
 }
 
-TEST_F(EncodedPassTest, AnFp8BankHasScalesOfKeysAndContent) {
-  const rpc::BankSpec bank = Bank(DType::kFloat8);
-  const std::vector<float> rows(5 * kWidth, 2.0f);
-  const auto pass = Pass(bank, /*cosine=*/false, {5}, rows, rows, rows);
-  const std::string keys = pass->Routing(0, 0);
-  const RoutingBlockLayout routing(DType::kFloat8, 2, kWidth);
-  const std::string block = pass->Content(0, 0);
-  const ContentBlockLayout content(DType::kFloat8, 3, kHeads, kDim);
-  ASSERT_EQ(keys.size(), routing.size);
-  ASSERT_EQ(block.size(), content.size);
-  const auto scale = [](const std::string& bytes, size_t at) {
-    float value;
-    std::memcpy(&value, bytes.data() + at, sizeof(value));
-    return value;
-  };
-  EXPECT_EQ(keys[0], 0x7E);  // the largest step
-  EXPECT_FLOAT_EQ(scale(keys, routing.scales_offset + 4), 2.0f / 448);
-  EXPECT_FLOAT_EQ(scale(block, content.k_scales_offset), 2.0f / 448);
-  EXPECT_FLOAT_EQ(scale(block, content.size - 4), 2.0f / 448);
-}
-
 TEST_F(EncodedPassTest, DocumentsOfAPassAreWhatEachWouldBeAlone) {
-  for (const DType dtype : {DType::kFloat32, DType::kBFloat16, DType::kInt8, DType::kFloat8}) {
+  for (const DType dtype :
+       {DType::kFloat32, DType::kBFloat16, DType::kInt8, DType::kFloat8}) {
     const rpc::BankSpec bank = Bank(dtype);
     const std::vector<float> rows = Random(9 + 1 + 6);
     const std::vector<int64_t> part_tokens = {9, 1, 6};

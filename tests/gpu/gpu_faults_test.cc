@@ -125,7 +125,7 @@ INSTANTIATE_TEST_SUITE_P(Sizes, OnGpus, ::testing::Values(1, 2, 4));
 // Keys beyond both tiers: the add is refused, what was there is still found.
 TEST(GpuFaults, ABankLargerThanEveryTierIsRefusedAndServed) {
   kernels::BackendOptions options;
-  options.gpu_memory_bytes = 1 << 20;
+  options.gpu_memory_bytes = 33 << 20;  // cuBLAS takes 32
   options.host_memory_bytes = 1 << 20;
   const auto set = BackendSet::Make("cuda", options, {0});
   if (!set.ok()) GTEST_SKIP() << set.status();

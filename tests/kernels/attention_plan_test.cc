@@ -204,6 +204,20 @@ TEST(AttentionPlanTest, ViewsKnowWhereTheirTypeEnds) {
   EXPECT_EQ(plan.launch.decode_element_bytes, 2);
 }
 
+TEST(AttentionPlanTest, DecodeHasRoomForItsWidestElementsOnly) {
+  const auto f32 = ElementType::kFloat32, int8 = ElementType::kInt8;
+  const auto room = [](std::vector<AttentionKv> blocks, AttentionKv local) {
+    const AttentionInput input = Input(1, blocks, local);
+    return PlanAttention(Shape(AttentionPrecision::kBFloat16), {&input, 1})
+        .launch.decode_element_bytes;
+  };
+  EXPECT_EQ(room({Kv(9, int8)}, Kv(70, int8)), 1);
+  EXPECT_EQ(room({Kv(9, int8)}, Kv(70)), 2);
+  EXPECT_EQ(room({Kv(3, f32), Kv(9, int8)}, Kv(70, int8)), 2);  // a template's few
+  EXPECT_EQ(room({Kv(3, f32)}, Kv(7)), 4);
+  EXPECT_EQ(room({}, Kv(70, f32)), 4);
+}
+
 TEST(AttentionPlanTest, FallsBackToFloat32WhereTensorCoresDoNotServe) {
   AttentionShape shape = Shape(AttentionPrecision::kBFloat16);
   AttentionInput input = Input(1, {}, Kv(10));

@@ -90,8 +90,8 @@ TEST_P(SyntheticStoreTest, KeysLoadedInManyPiecesAnswerAsInOne) {
   const testing::TinyBackend one, b, c;
   const auto group = kernels::MakeGroupBackend({&one, &b, &c}, nullptr);
   std::vector<std::vector<rpc::RoutedPart>> answers;
-  for (const kernels::Backend* backend :
-       {static_cast<const kernels::Backend*>(&one), group.get()}) {
+  const std::vector<const kernels::Backend*> backends = {&one, group.get()};
+  for (const kernels::Backend* backend : backends) {
     for (const int64_t segment_bytes : {1 << 20, 1}) {
       ShardOptions options;
       options.background = false;
@@ -114,7 +114,8 @@ TEST_P(SyntheticStoreTest, KeysLoadedInManyPiecesAnswerAsInOne) {
                                               .snapshot_id = snapshot->id,
                                               .round = request.round,
                                               .limit = 64,
-                                              .one_per_document = true});
+                                              .one_per_document = true,
+                                              .exclude = {}});
       ASSERT_TRUE(ranked.ok()) << ranked.status();
       EXPECT_EQ(static_cast<int64_t>(ranked->size()), kCount);
     }
