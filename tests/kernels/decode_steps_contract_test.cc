@@ -30,9 +30,10 @@ constexpr int kMaxSequences = 3;
 
 class DecodeStepsTest : public BackendTest {
  protected:
-  // A sequence's memory: rows of its own before the first step and, in layer 1, a block.
+  // A sequence's memory: rows of its own before the first step and, in layer 1, blocks.
   struct Sequence {
-    Buffer k[2], v[2], block_k, block_v;
+    Buffer k[2], v[2];
+    std::vector<Buffer> block_parts;
     std::vector<KvView> blocks[2];
     std::vector<DecodeLayer> layers;
     int64_t num_tokens = 0;
@@ -70,6 +71,24 @@ class DecodeStepsTest : public BackendTest {
     return buffer;
   }
 
+  // Rows of a document in the backend's memory, as a bank of this precision holds them.
+  KvView Block(DType dtype, int64_t tokens, uint32_t seed, Sequence& s) {
+    const int64_t heads = tokens * kShape.num_kv_heads;
+    KvView view = {.dtype = dtype, .num_tokens = tokens};
+    for (const bool is_k : {true, false}) {
+      const std::vector<float> x = RandomFloats(tokens * kKeyWidth, seed + is_k);
+      std::vector<char> stored(x.size() * DTypeBytes(dtype));
+      std::vector<float> scales(heads);
+      backend_->Quantize(x.data(), heads, kShape.head_dim, dtype, stored.data(), scales.data());
+      s.block_parts.push_back(*CopyToBackend(*backend_, stored.data(), stored.size()));
+      (is_k ? view.k : view.v) = s.block_parts.back().data();
+      if (!HasScales(dtype)) continue;
+      s.block_parts.push_back(*CopyToBackend(*backend_, scales.data(), heads * sizeof(float)));
+      (is_k ? view.k_scales : view.v_scales) = s.block_parts.back().as<float>();
+    }
+    return view;
+  }
+
   std::unique_ptr<Sequence> NewSequence(int64_t num_tokens, int64_t block_tokens, uint32_t seed) {
     auto s = std::make_unique<Sequence>();
     s->num_tokens = num_tokens;
@@ -78,14 +97,9 @@ class DecodeStepsTest : public BackendTest {
       s->v[layer] = Rows(num_tokens, kCapacity, seed + 20 + layer);
     }
     if (block_tokens > 0) {
-      s->block_k = Rows(block_tokens, block_tokens, seed + 30);
-      s->block_v = Rows(block_tokens, block_tokens, seed + 31);
-      KvView view;
-      view.k = s->block_k.data();
-      view.v = s->block_v.data();
-      view.dtype = kv_type();
-      view.num_tokens = block_tokens;
-      s->blocks[1] = {view};
+      for (const DType dtype : {kv_type(), DType::kInt8, DType::kFloat8}) {
+        s->blocks[1].push_back(Block(dtype, block_tokens, seed + 30, *s));
+      }
     }
     for (int layer = 0; layer < 2; ++layer) {
       s->layers.push_back({s->blocks[layer], s->k[layer].data(), s->v[layer].data()});

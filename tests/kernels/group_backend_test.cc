@@ -311,7 +311,7 @@ TEST_P(GroupOfGpus, AnswersAsOneOfThem) {
   std::vector<const Backend*> members;
   for (int i = 0; i < set->size(); ++i) members.push_back(&set->member(i));
   const auto by_processor = MakeGroupBackend(members, nullptr);
-  for (const DType dtype : {DType::kFloat32, DType::kBFloat16, DType::kInt8}) {
+  for (const DType dtype : {DType::kFloat32, DType::kBFloat16, DType::kInt8, DType::kFloat8}) {
     for (uint32_t seed = 0; seed < 3; ++seed) {
       ExpectSameAnswers(set->member(0), set->memory(), dtype, seed);
       ExpectSameAnswers(set->member(0), *by_processor, dtype, seed);
