@@ -91,7 +91,11 @@ absl::StatusOr<Written> Decoder::Decode(const rpc::CallContext& ctx, Prefill& st
   Tokenizer::StreamDecoder stream(tokenizer_, /*skip_special=*/false);
   Written written;
   NextToken next;
-  if (sampler_.greedy()) {
+  if (options.first.has_value()) {
+    next.logits = transformer_.Logits(state.last_hidden);
+    next.logits[options.first->token] += options.first->added;
+    next.likeliest = ArgMax(next.logits);
+  } else if (sampler_.greedy()) {
     MSA_ASSIGN_OR_RETURN(const auto tokens, transformer_.LikeliestTokens(state.last_hidden));
     next.likeliest = tokens.front();
   } else {

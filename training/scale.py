@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from training import batches, frames
-from training.adapter_io import load_adapter, read_config
+from training.adapter_io import load_adapter, read_config, read_msa
 from training.corpus import normal, read_xz
 from training.evaluate import DOC_TOKENS, join_memory, rank, read_all, recall, spread
 from training.model import MsaModel
@@ -119,7 +119,7 @@ def load(path: str) -> tuple[dict, list[list[int]]]:
     return head, [tokens[e - n:e].tolist() for e, n in zip(ends, head["lengths"])]
 
 
-def measure(model, layers, tokenizer, bank: Growing, head: dict, read_limit: int) -> dict:
+def measure(model, layers, tokenizer, bank: Growing, head: dict, read_limit: int, bias: float, raw: dict) -> dict:
     started, questions = time.time(), head["questions"]
     places = {name: place for place, name in enumerate(head["ids"])}
     golds = [[places[i] for i in q["supporting_titles_or_ids"]] for q in questions]
@@ -129,7 +129,8 @@ def measure(model, layers, tokenizer, bank: Growing, head: dict, read_limit: int
     order = scores.topk(min(20, bank.count), -1).indices.tolist()
     out = {"documents": bank.count, "tokens": bank.tokens, "questions": len(questions), "one_round": recall(order, golds)}
     if read_limit:
-        out["reading"] = read_all(model, layers, tokenizer, bank, questions, {"retrieved_3": (order, 3)}, read_limit)
+        out["reading"] = read_all(model, layers, tokenizer, bank, questions, {"retrieved_3": (order, 3)}, read_limit,
+                                  bias, raw)
     return out | {"seconds": round(time.time() - started, 1)}
 
 
@@ -144,11 +145,13 @@ def run(args) -> None:
     head, sequences = load(args.corpus)
     head["questions"] = spread(head["questions"], args.limit)
     bank, report = Growing(model, layers, tokenizer, sequences), {"device": torch.cuda.get_device_name() if cuda else "cpu"}
+    bias, raw = read_msa(args.adapter).get("refusal_bias", 0.0), {}
     for size in args.sizes:
         bank.grow(size)
-        report[str(size)] = measure(model, layers, tokenizer, bank, head, args.read_limit)
+        report[str(size)] = measure(model, layers, tokenizer, bank, head, args.read_limit, bias, raw.setdefault(str(size), {}))
         print(size, json.dumps(report[str(size)]), flush=True)
         Path(args.out).write_text(json.dumps(report, indent=1) + "\n")
+        Path(args.out).with_suffix(".raw.json").write_text(json.dumps(raw) + "\n")
 
 
 def main() -> None:
