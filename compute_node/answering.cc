@@ -95,7 +95,6 @@ class Answering {
                                                    std::vector<int64_t> references);
   absl::StatusOr<Written> WriteRound(Prefill& state);
   absl::StatusOr<Written> WriteAnswer(Prefill& state, std::optional<TokenBias> first = {});
-  absl::StatusOr<std::optional<TokenBias>> RefusalBias() const;
   absl::Status FinalAnswer(MemorySession& session, const Dialogue& dialogue, Prefill& state,
                            std::string finish_reason);
   absl::StatusOr<Prefill> PlainPrefill(absl::Span<const int32_t> ids);
@@ -186,14 +185,6 @@ absl::StatusOr<Written> Answering::WriteRound(Prefill& state) {
   return written;
 }
 
-absl::StatusOr<std::optional<TokenBias>> Answering::RefusalBias() const {
-  const MemoryConfig& config = memory_config();
-  if (config.refusal.empty() || config.refusal_bias == 0) return std::nullopt;
-  MSA_ASSIGN_OR_RETURN(const auto ids, parts_.tokenizer.EncodeLiteral(config.refusal));
-  if (ids.empty()) return std::nullopt;
-  return TokenBias{ids.front(), config.refusal_bias};
-}
-
 absl::StatusOr<Written> Answering::WriteAnswer(Prefill& state, std::optional<TokenBias> first) {
   const absl::Time start = absl::Now();
   DecodeOptions options;
@@ -275,7 +266,7 @@ absl::Status Answering::RouterMode(MemorySession& session, const Frames& frames)
   MSA_ASSIGN_OR_RETURN(const auto ids,
                        Timed([&] { return frames.Reader(texts, request_.question); }));
   MSA_ASSIGN_OR_RETURN(Prefill state, PlainPrefill(ids));
-  MSA_ASSIGN_OR_RETURN(const auto first, RefusalBias());
+  MSA_ASSIGN_OR_RETURN(const auto first, RefusalBias(memory_config(), parts_.tokenizer));
   MSA_ASSIGN_OR_RETURN(const Written written, WriteAnswer(state, first));
   return Finish(&session, Dialogue::Answer(written.text), written.hit_limit ? "length" : "stop");
 }

@@ -13,6 +13,14 @@ int32_t ArgMax(absl::Span<const float> logits) {
   return static_cast<int32_t>(std::max_element(logits.begin(), logits.end()) - logits.begin());
 }
 
+absl::StatusOr<std::optional<TokenBias>> RefusalBias(const MemoryConfig& config,
+                                                     const Tokenizer& tokenizer) {
+  if (config.refusal.empty() || config.refusal_bias == 0) return std::nullopt;
+  MSA_ASSIGN_OR_RETURN(const auto ids, tokenizer.EncodeLiteral(config.refusal));
+  if (ids.empty()) return std::nullopt;
+  return TokenBias{ids.front(), config.refusal_bias};
+}
+
 int32_t Sampler::Sample(const NextToken& next) {
   if (greedy()) return next.likeliest;
   const std::vector<float>& logits = next.logits;

@@ -83,6 +83,11 @@ struct TokenBias {
   float added = 0;
 };
 
+// What a checkpoint adds to its refusal's first token where a reader's answer begins; nothing where
+// its config says none.
+absl::StatusOr<std::optional<TokenBias>> RefusalBias(const MemoryConfig& config,
+                                                     const Tokenizer& tokenizer);
+
 struct DecodeOptions {
   int32_t max_new_tokens = 256;
   std::optional<TokenBias> first;  // when the first token is chosen

@@ -1,28 +1,28 @@
 """Chooses a checkpoint's thresholds on training questions: `python -m training.calibrate --base B --adapter A --bundle D --out F`.
 
-Questions: SQuAD's of the articles that the run kept back (`held_articles`), answerable and not, and the training questions of
-2Wiki and Hotpot; one memory of all those sets' training documents. Chosen, by rules fixed before looking at any evaluation:
+Questions: SQuAD's of the articles that the run kept back (`held_articles`), answerable and not, over a memory of the training
+documents of SQuAD, 2Wiki and Hotpot. Chosen, by rules fixed before looking at any evaluation:
 - `refusal_bias`: the largest that wrongly refuses at most WRONG of the answerable questions over their own paragraph;
-- `round_min_score`: what a second round's best new document must score. The threshold with the largest mean of: SQuAD
-  questions whose paragraph was among the first three and to which nothing is added, and multi-hop questions that lack a document after three
-  and are given it among the next three.
-Writes every measured value to F, and the thresholds into the adapter's configuration with --write.
+- `round_min_score`: what a second round's new document must score; the least that leaves STOPPED of these questions, which need one
+  paragraph, as they were after the first round. Multi-hop training questions are no help: a model that was trained on
+  them finds both documents in the first round.
+Writes every measured value to F, and with --write the thresholds into the adapter's configuration.
 """
 from __future__ import annotations
 
 import argparse
 import json
+import math
 from pathlib import Path
 
 import torch
 
-from training import frames
+from training import evaluate, frames
 from training.adapter_io import load_adapter, read_config
 from training.corpus import calibration_articles, read_xz
-from training.evaluate import Bank, rank, reading, second_round, spread
 from training.model import MsaModel
 
-WRONG = 0.08
+WRONG, STOPPED = 0.08, 0.95
 
 
 def refusal_bias(answerable: list[float], wrong: float) -> float:
@@ -31,12 +31,50 @@ def refusal_bias(answerable: list[float], wrong: float) -> float:
     return round(-ordered[min(len(ordered) - 1, int(wrong * len(ordered)))], 3)
 
 
-def round_threshold(single: list[float], multi: list[tuple[float, bool]]) -> tuple[float, float, float]:
-    """(threshold, share of `single` below it, share of `multi` found at or above it); values are best new scores."""
-    best = max(sorted({*single, *(s for s, _ in multi)}), key=lambda t: sum(s < t for s in single) / max(1, len(single))
-               + sum(s >= t and found for s, found in multi) / max(1, len(multi)))
-    return (round(best, 4), sum(s < best for s in single) / max(1, len(single)),
-            sum(s >= best and found for s, found in multi) / max(1, len(multi)))
+def round_min_score(single: list[float], stopped: float) -> float:
+    """The least score that a share of at least `stopped` of the values stays below."""
+    ordered = sorted(single)
+    place = min(len(ordered) - 1, math.ceil(stopped * len(ordered)) - 1)
+    return round(ordered[place] + 1e-4, 4)
+
+
+def thresholds(model: MsaModel, layers, tokenizer, bundle: Path, held_articles: int, limit: int,
+               documents: int = 1 << 30) -> tuple[dict, dict]:
+    """(the chosen values with what they do to the questions that they were chosen on, every measured value)."""
+    docs = read_xz(bundle / "docs.jsonl.xz")
+    held = calibration_articles(docs, held_articles)
+    asked = {"squad": [], "refused": []}
+    for q in read_xz(bundle / "questions.jsonl.xz"):
+        if q["s"] == "squad" and docs[q["p"][0]]["g"] in held:
+            asked["refused" if "u" in q else "squad"].append(q)
+    asked = {name: evaluate.spread(qs, limit) for name, qs in asked.items()}
+    needed = {n for qs in asked.values() for q in qs for n in q["p"]}
+    more = [i for i, d in enumerate(docs) if d["s"] in ("squad", "2wiki", "hotpot") and i not in needed]
+    corpus = [{"id": i, "title": docs[i]["t"], "text": docs[i]["x"]} for i in sorted(needed) + more[:documents]]
+    head, raw = frames.encode(tokenizer, frames.HEAD), {}
+    bank = evaluate.Bank(model, layers, tokenizer, corpus)
+    for name, questions in asked.items():
+        some = [{"question": q["q"], "answers": [] if "u" in q else q["a"]} for q in questions]
+        own = [[bank.ids[n] for n in q["p"]] for q in questions]
+        evaluate.reading(model, layers, tokenizer, bank, some, own, None, 0.0, raw, name)
+    texts, golds = [q["q"] for q in asked["squad"]], [q["p"][0] for q in asked["squad"]]
+    scores, _ = evaluate.rank(model, layers, bank, [frames.routing_prompt(tokenizer, t) for t in texts], head)
+    order = scores.topk(min(20, len(corpus)), -1).indices.tolist()
+    later, _ = evaluate.second_round(model, layers, bank, tokenizer, head, texts, order, 3)
+    raw["second"] = [s[0] for s, o, g in zip(later, order, golds) if bank.ids[g] in o[:3]] or [s[0] for s in later]
+    bias = refusal_bias([row[0] for row in raw["squad"]], WRONG)
+    chosen = {"refusal_bias": bias, "round_min_score": round_min_score(raw["second"], STOPPED),
+              "documents": len(corpus), "held_articles": sorted(held),
+              "refused": evaluate.at_bias(raw["refused"], bias)["refused"], "answered": evaluate.at_bias(raw["squad"], bias)}
+    return chosen, raw
+
+
+def write(adapter: str, chosen: dict) -> None:
+    path = Path(adapter) / "adapter_config.json"
+    config = json.loads(path.read_text())
+    config["msa_config"] |= {"refusal": frames.REFUSAL, "refusal_bias": chosen["refusal_bias"],
+                             "round_min_score": chosen["round_min_score"]}
+    path.write_text(json.dumps(config, indent=1) + "\n")
 
 
 @torch.no_grad()
@@ -46,58 +84,19 @@ def main() -> None:
         parser.add_argument("--" + name, required=True)
     parser.add_argument("--held-articles", type=int, default=4)
     parser.add_argument("--limit", type=int, default=400, help="questions of a kind")
-    parser.add_argument("--documents", type=int, default=1 << 30, help="in memory, for a quick look")
+    parser.add_argument("--documents", type=int, default=1 << 30, help="in memory beside the questions', for a quick look")
     parser.add_argument("--write", action="store_true")
     args = parser.parse_args()
     cuda = torch.cuda.is_available()
     torch.backends.cuda.matmul.allow_tf32 = True
-    root = Path(args.bundle)
-    docs = read_xz(root / "docs.jsonl.xz")
-    held = calibration_articles(docs, args.held_articles)
-    asked = {"squad": [], "refused": [], "2wiki": [], "hotpot": []}
-    for q in read_xz(root / "questions.jsonl.xz"):
-        if q["s"] == "squad" and docs[q["p"][0]]["g"] in held:
-            asked["refused" if "u" in q else "squad"].append(q)
-        elif q["s"] in ("2wiki", "hotpot"):
-            asked[q["s"]].append(q)
-    asked = {name: spread(qs, args.limit) for name, qs in asked.items()}
-    needed = {n for qs in asked.values() for q in qs for n in q["p"]}
-    more = [i for i, d in enumerate(docs) if d["s"] in ("squad", "2wiki", "hotpot") and i not in needed]
-    corpus = [{"id": i, "title": docs[i]["t"], "text": docs[i]["x"]} for i in sorted(needed) + more[: args.documents]]
     model = MsaModel(args.base, read_config(args.adapter), torch.bfloat16 if cuda else torch.float32)
     load_adapter(model, args.adapter)
     model, tokenizer = model.to("cuda" if cuda else "cpu"), frames.load_tokenizer(f"{args.base}/tokenizer.json")
-    layers, head, raw = model.merged(), frames.encode(tokenizer, frames.HEAD), {}
-    bank = Bank(model, layers, tokenizer, corpus)
-    report = {"documents": len(corpus), "tokens": bank.tokens, "held_articles": sorted(held)}
-    for name, questions in asked.items():
-        texts, golds = [q["q"] for q in questions], [[bank.ids[n] for n in q["p"]] for q in questions]
-        scores, _ = rank(model, layers, bank, [frames.routing_prompt(tokenizer, t) for t in texts], head)
-        order = scores.topk(min(20, len(corpus)), -1).indices.tolist()
-        later, found = second_round(model, layers, bank, tokenizer, head, texts, order, 3)
-        raw[name] = {"second": [[s[:3], [d in g for d in more[:3]], [d in g for d in o[:3]]]
-                                for s, more, o, g in zip(later, found, order, golds)]}
-        some = [{"question": q["q"], "answers": [] if "u" in q else q["a"]} for q in questions]
-        ways = {"own": (golds, None), "routed_3": (order, 3)}
-        if name == "squad":
-            ways["gold_removed_3"] = ([[d for d in o if d not in g] for o, g in zip(order, golds)], 3)
-        report[name] = {way: reading(model, layers, tokenizer, bank, some, orders, n, 0.0, raw[name], way)
-                        for way, (orders, n) in ways.items()}
-        print(name, json.dumps(report[name]), flush=True)
-    bias = refusal_bias([row[0] for row in raw["squad"]["own"]], WRONG)
-    single = [s[0] for s, _, had in raw["squad"]["second"] if any(had)]
-    multi = [(s[0], any(new)) for name in ("2wiki", "hotpot") for s, new, had in raw[name]["second"]
-             if sum(had) < 2]
-    least, kept, given = round_threshold(single, multi)
-    report |= {"refusal_bias": bias, "round_min_score": least, "single_left_alone": round(kept, 3), "multi_found": round(given, 3),
-               "refused_at_bias": round(sum(row[0] > -bias for row in raw["refused"]["own"]) / len(raw["refused"]["own"]), 3)}
-    print(json.dumps(report), flush=True)
-    Path(args.out).write_text(json.dumps(report | {"raw": raw}) + "\n")
+    chosen, raw = thresholds(model, model.merged(), tokenizer, Path(args.bundle), args.held_articles, args.limit, args.documents)
+    print(json.dumps(chosen), flush=True)
+    Path(args.out).write_text(json.dumps(chosen | {"raw": raw}) + "\n")
     if args.write:
-        path = Path(args.adapter) / "adapter_config.json"
-        config = json.loads(path.read_text())
-        config["msa_config"] |= {"refusal": frames.REFUSAL, "refusal_bias": bias, "round_min_score": least}
-        path.write_text(json.dumps(config, indent=1) + "\n")
+        write(args.adapter, chosen)
 
 
 if __name__ == "__main__":

@@ -88,15 +88,22 @@ class TrainingSet(ReadingSamples, Dataset):
         self._tokenizer = None
 
     def _prepare_made(self, folder: str | None) -> None:
-        """Written questions about one passage, about two, and by article; for reading those that were answered alike."""
-        files = sorted(Path(folder).glob("made.*.jsonl")) if folder else []
-        made = [m for path in files for m in read_lines(path, ("q", "a", "p", "n", "r"))]
+        """Written questions about one passage, about two, and by article; for reading those that were answered alike.
+
+        Files mined.*.jsonl beside them (see mine.py) give passages that the model confuses with a question's own."""
+        lines = lambda name, fields: [m for path in (sorted(Path(folder).glob(name)) if folder else [])
+                                      for m in read_lines(path, fields)]
+        made = lines("made.*.jsonl", ("q", "a", "p", "n", "r"))
+        hard = {(m["q"], m["p"][0]): m["h"] for m in lines("mined.*.jsonl", ("q", "p", "h"))}
         self.single = [m for m in made if len(m["p"]) == 1]
         self.linked = [m for m in made if len(m["p"]) == 2]
+        self.readable = {"made": [m for m in self.single if m["r"]], "linked": [m for m in self.linked if m["r"]]}
+        self.hard = {id(m): hard[m["q"], m["p"][0]] for m in self.single if (m["q"], m["p"][0]) in hard}
+        if self.hard:       # routing learns from these alone
+            self.single = [m for m in self.single if id(m) in self.hard]
         self.made_about = defaultdict(list)
         for m in self.single:
             self.made_about[self.docs[m["p"][0]]["g"]].append(m)
-        self.readable = {"made": [m for m in self.single if m["r"]], "linked": [m for m in self.linked if m["r"]]}
         kinds = dict(self.stage["mix"])
         if not self.single:
             kinds.pop("made", None)
@@ -219,7 +226,7 @@ class TrainingSet(ReadingSamples, Dataset):
             about = self.made_about[self.docs[rng.choice(self.single)["p"][0]]["g"]]
             chosen = rng.sample(about, min(len(about), 5))
             for m in chosen:
-                hard = m.get("h", [])
+                hard = self.hard.get(id(m), [])
                 for number in m["p"] + rng.sample(hard, min(2, len(hard))) + rng.sample(m["n"], min(2 if not hard else 1, len(m["n"]))):
                     self._put(draft, number)
             siblings = {n for m in chosen for n in m["p"]}

@@ -239,6 +239,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=0, help="questions a set, 0 = all")
     parser.add_argument("--read-limit", type=int, default=0, help="questions read a set, evenly spaced, 0 = all")
     parser.add_argument("--full", action="store_true", help="reading and the baselines too")
+    parser.add_argument("--calibrate", type=int, default=0, help="choose thresholds first, on this many questions (calibrate.py)")
     parser.add_argument("--ways", nargs="*", default=[], help="of choosing documents to read; all if none is named")
     parser.add_argument("--minilm", default="", help="rankings that minilm.py wrote")
     args = parser.parse_args()
@@ -253,6 +254,12 @@ def main() -> None:
     msa = read_msa(args.adapter)
     with torch.no_grad():
         layers = model.merged()
+        if args.calibrate:
+            from training import calibrate      # which needs this module
+            chosen, raw["calibration"] = calibrate.thresholds(model, layers, tokenizer, Path(args.bundle), 4, args.calibrate)
+            report["calibration"] = chosen
+            msa |= {k: chosen[k] for k in ("refusal_bias", "round_min_score")}
+            print(json.dumps(chosen), flush=True)
         for name in args.sets:
             raw[name] = {}
             report[name] = evaluate_set(model, layers, tokenizer, Path(args.bundle), name, args, others, msa, raw[name])

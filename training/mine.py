@@ -1,14 +1,15 @@
 """Passages that the model itself confuses with a question's own, as hard negatives of the written questions.
 
-`python -m training.mine --base B --adapter A --bundle D --made FOLDER --out FOLDER [--until T]`, on a GPU. Ranks all encyclopedia
-passages for each written question about one passage, by a few router layers' scores without attention to memory (close to
-the engine's ranking, and far cheaper), and puts the best that do not hold the answer before the question's other negatives.
-Writes OUT/made.0.jsonl with every question; those not reached in time keep their negatives.
+`python -m training.mine --base B --adapter A --bundle D --made FOLDER [--shard i/n] [--until T]`, on a GPU. Ranks all encyclopedia
+passages for written questions about one passage, by a few router layers' scores without attention to memory (close to
+the engine's ranking, and far cheaper), and keeps the best that do not hold the answer. Writes FOLDER/mined.<i>.jsonl:
+{"q", "p", "h": [passages]} of the questions reached in time, every n-th of a shuffled order.
 """
 from __future__ import annotations
 
 import argparse
 import json
+import random
 import time
 from pathlib import Path
 
@@ -87,31 +88,34 @@ def mine(args) -> None:
     texts = [frames.document_text(docs[i]["t"], docs[i]["x"]) for i in numbers]
     keys, begun = Keys(model, layers, tokenizer, texts, list(model.msa.router_layers)[-args.layers:]), time.time()
     print(f"{len(texts)} passages encoded", flush=True)
+    shard, of = map(int, args.shard.split("/"))
     single = [m for m in made if len(m["p"]) == 1]
-    done = hard = 0
+    random.Random(5).shuffle(single)
+    lines, hard = [], 0
+    single = single[shard::of][: args.limit]
     for begin in range(0, len(single), args.rows):
         some = single[begin:begin + args.rows]
         prompts = [frames.routing_prompt(tokenizer, " ".join(m["q"].split()[:30])) for m in some]
         for m, found in zip(some, best(model, layers, keys, prompts, head, min(KEPT + 6, len(texts)))):
             answer, others = m["a"][0].lower(), [numbers[i] for i in found]
             fresh = [n for n in others if n not in m["p"] and answer not in docs[n]["x"].lower()][:KEPT]
-            hard += bool(fresh) and others[0] not in m["p"]
-            m["h"] = fresh
-        done += len(some)
+            hard += others[0] not in m["p"]
+            lines.append({"q": m["q"], "p": m["p"], "h": fresh})
         if time.time() > args.until:
             break
-    Path(args.out).mkdir(parents=True, exist_ok=True)
-    with (Path(args.out) / "made.0.jsonl").open("w") as file:
-        file.writelines(json.dumps(m, ensure_ascii=False) + "\n" for m in made)
-    print(f"mined for {done} of {len(single)} questions in {time.time() - begun:.0f} s; "
-          f"own passage not first for {100 * hard / max(1, done):.0f} %", flush=True)
+    with (Path(args.made) / f"mined.{shard}.jsonl").open("w") as file:
+        file.writelines(json.dumps(m, ensure_ascii=False) + "\n" for m in lines)
+    print(f"mined for {len(lines)} of {len(single)} questions in {time.time() - begun:.0f} s; "
+          f"own passage not first for {100 * hard / max(1, len(lines)):.0f} %", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    for name in ("base", "adapter", "bundle", "made", "out"):
+    for name in ("base", "adapter", "bundle", "made"):
         parser.add_argument("--" + name, required=True)
     parser.add_argument("--until", type=float, default=float("inf"), help="wall time (since 1970) when mining ends")
+    parser.add_argument("--shard", default="0/1", help="i/n")
+    parser.add_argument("--limit", type=int, default=1 << 30, help="questions")
     parser.add_argument("--rows", type=int, default=128, help="questions at once")
     parser.add_argument("--layers", type=int, default=4, help="of the last router layers")
     parser.add_argument("--passages", type=int, default=1 << 30)

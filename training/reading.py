@@ -116,7 +116,8 @@ class ReadingSamples:
         if not self.readable[kind]:
             return self._read_wiki(rng)
         q = rng.choice(self.readable[kind])
-        return self._read_question(rng, q, q["a"][0])
+        near = self.hard.get(id(q), [])[:3] + q["n"]
+        return self._read_question(rng, {**q, "n": near}, q["a"][0])
 
     def _read_linked(self, rng):
         return self._read_made(rng, "linked")

@@ -41,7 +41,7 @@ struct MemoryConfig {
   float round_min_score = -std::numeric_limits<float>::infinity();
   std::string refusal;     // what the model says where the texts hold no answer; empty: nothing set
   float refusal_bias = 0;  // added to the logit of the refusal's first token where an answer begins
-  int32_t part_tokens = 512;           // longer documents are split
+  int32_t part_tokens = 512;  // longer documents are split
 };
 
 struct RopeConfig {

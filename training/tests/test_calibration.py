@@ -7,11 +7,12 @@ import torch
 
 from training import batches, frames, losses
 from training.adapter_io import load_adapter, save_adapter
-from training.calibrate import refusal_bias, round_threshold
+from training.calibrate import refusal_bias, round_min_score
 from training.evaluate import after_two, at_bias
 from training.mine import Keys, best
 from training.model import MsaConfig, MsaModel
 from training.refusal import first_token, say
+from training.soup import mean_pair
 from training.tests import toy
 
 torch.set_num_threads(1)
@@ -24,11 +25,10 @@ class ThresholdTest(unittest.TestCase):
         self.assertEqual(sum(m + bias > 0 for m in margins), 2)
         self.assertEqual(bias, -2.0)
 
-    def test_round_threshold_separates(self):
-        level, kept, found = round_threshold([0.1, 0.2, 0.3], [(0.4, True), (0.5, True), (0.25, False)])
-        self.assertTrue(0.3 < level <= 0.4)
-        self.assertEqual(kept, 1.0)
-        self.assertAlmostEqual(found, 2 / 3)
+    def test_round_threshold_leaves_the_share_alone(self):
+        scores = [i / 20 for i in range(20)]
+        level = round_min_score(scores, 0.9)
+        self.assertEqual(sum(s < level for s in scores), 18)
 
     def test_a_round_that_adds_nothing_leaves_the_ranking(self):
         first, more = [4, 2, 9, 7, 1], [7, 8, 3]
@@ -56,6 +56,21 @@ class StopLossTest(unittest.TestCase):
         nothing = torch.zeros(2, 3, dtype=torch.bool)
         losses.stop_loss(score, nothing, nothing, 0.02, 0.5).backward()
         self.assertTrue(torch.isfinite(score.grad).all())
+
+
+class SoupTest(unittest.TestCase):
+    def test_equal_pairs_keep_their_product(self):
+        a, b = torch.randn(4, 10), torch.randn(7, 4)
+        first, second = mean_pair([(a, b), (2 * a, b / 2)])
+        torch.testing.assert_close(second @ first, b @ a, atol=1e-4, rtol=1e-4)
+
+    def test_the_mean_is_approximated_best(self):
+        """Two pairs of rank 1 whose mean has singular values 2 and 1: rank 1 keeps the first."""
+        e = torch.eye(3)
+        one = (e[:1], 4 * e[:, :1])
+        two = (e[1:2], 2 * e[:, 1:2])
+        a, b = mean_pair([one, two])
+        torch.testing.assert_close(b @ a, torch.diag(torch.tensor([2.0, 0.0, 0.0])), atol=1e-5, rtol=0)
 
 
 class ToyModelTest(unittest.TestCase):
