@@ -32,8 +32,8 @@ std::optional<std::vector<Candidate>> ShortlistFrom(const kernels::Backend& back
   const bool all = static_cast<int>(best.size()) < listed;
   float error = args.error;
   if (!best.empty() && args.relative_error != 0) {
-    error += args.relative_error * std::max(std::abs(best.front().score),
-                                            std::abs(best.back().score));
+    error +=
+        args.relative_error * std::max(std::abs(best.front().score), std::abs(best.back().score));
   }
   std::vector<Candidate> candidates;
   absl::flat_hash_set<uint64_t> documents;
@@ -108,8 +108,7 @@ void AppendBest(const kernels::Backend& backend, const SegmentView& view,
 
 // From exact scores of every part.
 std::vector<rpc::RoutedPart> SelectFromAll(const kernels::Backend& backend,
-                                           const PartScores& scores, uint64_t sequence,
-                                           int top_k) {
+                                           const PartScores& scores, uint64_t sequence, int top_k) {
   const std::vector<float> host = ToHost(backend, scores);
   absl::Span<const float> left = host;
   std::vector<rpc::RoutedPart> routed;
@@ -136,12 +135,12 @@ std::optional<std::vector<Candidate>> Shortlist(const kernels::Backend& backend,
 }
 
 absl::StatusOr<std::vector<rpc::RoutedPart>> SelectBest(const kernels::Backend& backend,
-                                                        const PartScores& scores,
-                                                        uint64_t sequence, int top_k,
-                                                        SelectionCounts& counts) {
+                                                        const PartScores& scores, uint64_t sequence,
+                                                        int top_k, SelectionCounts& counts) {
   ShortlistArgs args;
-  args.count = top_k;
-  args.error = scores.error;
+  const bool coarse = scores.candidates > 0;
+  args.count = std::max(top_k, scores.candidates);
+  args.error = coarse ? 0 : scores.error;
   args.eligible = [sequence](const Candidate& candidate) {
     return candidate.segment->Visible(candidate.part, sequence);
   };
@@ -149,7 +148,7 @@ absl::StatusOr<std::vector<rpc::RoutedPart>> SelectBest(const kernels::Backend& 
   std::vector<rpc::RoutedPart> routed;
   if (shortlist.has_value()) {
     routed = ToRouted(backend, scores, *shortlist);
-    if (scores.error != 0) ++counts.rounded;
+    if (scores.error != 0) ++(coarse ? counts.coarse : counts.rounded);
   } else {
     MSA_ASSIGN_OR_RETURN(const PartScores exact, MakeExact(backend, scores));
     routed = SelectFromAll(backend, exact, sequence, top_k);

@@ -9,8 +9,11 @@
 #include <thread>
 
 #include "absl/synchronization/notification.h"
+#include "common/block_layout.h"
+#include "common/limits.h"
 #include "common/strings.h"
 #include "gtest/gtest.h"
+#include "kernels/coarse_codes.h"
 #include "kernels/group_backend.h"
 #include "memory_node/rank_sums.h"
 #include "memory_node/scan_sharing.h"
@@ -62,11 +65,44 @@ class Members {
   std::unique_ptr<kernels::Backend> group_;
 };
 
+// Keys of 64 numbers, which can have codes.
+rpc::BankSpec CodedBank(DType dtype) {
+  rpc::BankSpec bank = testing::TestBank(dtype, dtype);
+  bank.routing.head_dim = 32;
+  return bank;
+}
+
+// A part's score by the codes of its keys, in TinyBackend's order.
+float CoarseScore(const rpc::BankSpec& bank, const rpc::EncodedPart& part, int layer,
+                  const std::vector<float>& queries) {
+  const int width = bank.routing.key_width();
+  const auto block = part.layers[layer].routing.view();
+  const RoutingBlockLayout layout(bank.routing_dtype, part.routing_chunks, width);
+  const auto* scales = reinterpret_cast<const float*>(block.data() + layout.scales_offset);
+  std::vector<float> keys(part.routing_chunks * width);
+  testing::TinyBackend().Dequantize(block.data(), scales, part.routing_chunks, width,
+                                    bank.routing_dtype, keys.data());
+  float best = kNoScore;
+  for (auto key = keys.begin(); key != keys.end(); key += width) {
+    std::vector<uint8_t> codes(kernels::CodeBytes(width));
+    std::vector<float> decoded(width);
+    float scale = 0;
+    kernels::EncodeKey(&*key, width, codes.data(), &scale);
+    kernels::DecodeKey(codes.data(), scale, width, decoded.data());
+    for (auto query = queries.begin(); query != queries.end(); query += width) {
+      float sum = 0;
+      for (int i = 0; i < width; ++i) sum += decoded[i] * query[i];
+      best = std::max(best, sum);
+    }
+  }
+  return best * bank.routing.scale;
+}
+
 // The definition: each part with the sequence numbers between which it is seen.
 class IndexStory {
  public:
   IndexStory(DType dtype, const Place& place, uint64_t seed)
-      : bank_(testing::TestBank(dtype, dtype)),
+      : bank_(CodedBank(dtype)),
         members_(place),
         backend_(members_.all()),
         index_(
@@ -77,6 +113,10 @@ class IndexStory {
         random_(seed) {}
 
   void Step() {
+    if (random_() % 16 == 0) {
+      keeps_codes_ = !keeps_codes_;
+      ASSERT_TRUE(index_.KeepCodes(keeps_codes_).ok());
+    }
     switch (random_() % 8) {
       case 0:
       case 1:
@@ -107,8 +147,10 @@ class IndexStory {
     const auto queries = testing::MakeQueries(bank_, 1 + random_() % 3, random_());
     const int layer = static_cast<int>(random_() % 3);
     const int top_k = 1 + static_cast<int>(random_() % 20);
-    auto scores = sharer_.Score({}, index_, bank_.routing, layer, queries);
+    const int32_t candidates = Candidates();
+    auto scores = sharer_.Score({}, index_, bank_.routing, layer, queries, candidates);
     ASSERT_TRUE(scores.ok());
+    ASSERT_EQ(scores->candidates, keeps_codes_ ? candidates : 0);
     const auto selected = SelectBest(backend_, *scores, sequence, top_k, counts_);
     ASSERT_TRUE(selected.ok());
     const auto& routed = *selected;
@@ -119,6 +161,9 @@ class IndexStory {
       expected.push_back({testing::OracleScore(bank_, part.encoded, layer, queries), reference});
     }
     EXPECT_EQ(index_.CountVisible(sequence), static_cast<int64_t>(expected.size()));
+    if (scores->candidates > 0) {
+      KeepCandidates(std::max(top_k, candidates), layer, queries, &expected);
+    }
     std::sort(expected.begin(), expected.end(), Precedes);
     expected.resize(std::min<size_t>(expected.size(), top_k));
     ASSERT_EQ(routed.size(), expected.size());
@@ -129,13 +174,31 @@ class IndexStory {
     }
   }
 
+  // Those whose codes score best, and all as good as the last of them.
+  void KeepCandidates(int count, int layer, const std::vector<float>& queries,
+                      std::vector<ScoredPart>* parts) {
+    if (static_cast<int>(parts->size()) <= count) return;
+    std::map<int64_t, float> coarse;
+    std::vector<float> ordered;
+    for (const ScoredPart& part : *parts) {
+      const float score = CoarseScore(bank_, parts_[part.reference].encoded, layer, queries);
+      coarse[part.reference] = score;
+      ordered.push_back(score);
+    }
+    std::sort(ordered.rbegin(), ordered.rend());
+    std::erase_if(*parts, [&](const ScoredPart& part) {
+      return coarse[part.reference] < ordered[count - 1];
+    });
+  }
+
   // Means over all layers; now and then a document comes between two of them.
   void CheckRank(uint64_t sequence) {
     const auto queries = testing::MakeQueries(bank_, 1 + random_() % 3, random_());
     RankSums sums;
     ASSERT_TRUE(sums.Begin(0).ok());
+    const int32_t candidates = random_() % 2 == 0 ? 0 : kMaxCandidates;  // of all parts there are
     for (const int layer : {1, 0, 2}) {
-      auto scores = sharer_.Score({}, index_, bank_.routing, layer, queries);
+      auto scores = sharer_.Score({}, index_, bank_.routing, layer, queries, candidates);
       ASSERT_TRUE(scores.ok());
       sums.Add(*scores, index_.num_slots());
       if (random_() % 8 == 0) Add(nullptr, true);
@@ -185,10 +248,16 @@ class IndexStory {
     const IndexStats stats = index_.Stats(Oldest());
     EXPECT_EQ(stats.dead_parts, 0);
     EXPECT_EQ(stats.key_bytes, 0);
+    EXPECT_EQ(stats.code_bytes, 0);
     EXPECT_EQ(stats.num_segments, 0);
   }
 
  private:
+  int32_t Candidates() {
+    const int32_t choices[] = {0, 1, 5, kMaxCandidates};
+    return choices[random_() % 4];
+  }
+
   struct Part {
     rpc::EncodedPart encoded;
     uint64_t added = kNever;
@@ -250,13 +319,14 @@ class IndexStory {
   std::vector<Document> live_;
   std::vector<uint64_t> snapshots_;
   int64_t next_ = 0;
+  bool keeps_codes_ = false;
 };
 
 class RoutingIndexTest : public ::testing::TestWithParam<std::tuple<DType, Place>> {};
 
 TEST_P(RoutingIndexTest, AnswersAsAListWould) {
   const auto& [dtype, place] = GetParam();
-  int64_t rounded = 0;
+  int64_t rounded = 0, coarse = 0;
   for (uint64_t seed = 0; seed < 12; ++seed) {
     SCOPED_TRACE(seed);
     IndexStory story(dtype, place, seed);
@@ -266,7 +336,9 @@ TEST_P(RoutingIndexTest, AnswersAsAListWould) {
     }
     story.End();
     rounded += story.counts().rounded;
+    coarse += story.counts().coarse;
   }
+  EXPECT_GT(coarse, 0);
   EXPECT_EQ(rounded > 0, place.error > 0);
 }
 
@@ -314,6 +386,21 @@ TEST(RoutingIndexLimits, NearTiesAreTakenFromAnExactPass) {
     EXPECT_EQ((*selected)[i].scored.reference, expected[i].reference);
     EXPECT_EQ((*ranked)[i].reference, expected[i].reference);
   }
+}
+
+TEST(RoutingIndexLimits, CodesThatDoNotFitAreGivenUpAndKeysStay) {
+  const auto bank = CodedBank(DType::kBFloat16);
+  const testing::TinyBackend backend;
+  const auto document =
+      testing::MakeDocument(bank, {.id = "d", .first_reference = 0, .part_tokens = {64}});
+  const SegmentShape shape = ShapeOf(bank);
+  const auto keys = static_cast<int64_t>(document.parts[0].routing_chunks * shape.ChunkBytes());
+  RoutingIndex index(backend, shape, {.min_segment_chunks = 64, .max_key_bytes = keys + 1});
+  ASSERT_TRUE(index.Append({PartOf(document.parts[0])}).ok());
+  EXPECT_EQ(index.KeepCodes(true).code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(index.Stats(1).code_bytes, 0);
+  EXPECT_EQ(index.View()[0].codes, nullptr);
+  EXPECT_EQ(index.Stats(1).key_bytes, keys);
 }
 
 // What a member holds, and how much it may.
