@@ -13,8 +13,8 @@ namespace {
 
 constexpr int kGroup = 64;  // elements in 32 bytes
 constexpr int kMaxWidth = 4096;
-constexpr int kSteps = 12;                  // scales tried
-constexpr double kTooSmall = 1e-30;         // a key without larger elements is one of zeros
+constexpr int kSteps = 12;                   // scales tried
+constexpr double kTooSmall = 1e-30;          // a key without larger elements is one of zeros
 constexpr int64_t kDecodedFloats = 1 << 20;  // keys decoded at a time
 
 int Code(double x) { return static_cast<int>(std::clamp(std::floor(x) + 8, 0.0, 15.0)); }
@@ -57,8 +57,8 @@ void ScorePartsOfCodes(const Backend& backend, const ScoreBankArgs& args, const 
 
 bool CanHaveCodes(const RoutingShape& shape) {
   const int width = shape.key_width();
-  return shape.folded() && shape.chunk == Reduce::kMax && shape.scale >= 0 &&
-         width % kGroup == 0 && width <= kMaxWidth;
+  return shape.folded() && shape.chunk == Reduce::kMax && shape.scale >= 0 && width % kGroup == 0 &&
+         width <= kMaxWidth;
 }
 
 void EncodeKey(const float* key, int64_t width, uint8_t* codes, float* scale) {

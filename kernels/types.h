@@ -44,8 +44,8 @@ struct ScoreArgs {
 
 // How near the scores of a pass have to be. kExact: what is said of ScoreArgs. kBounded: a backend
 // may save time by rounding what it multiplies, and says in `errors` how far a score can be off:
-// enough to prove which parts are best, whose exact scores ScoreListed gives. kCoarse: the scores of
-// the segments' codes, for questions rounded to 8 bits or better; `errors` say that nothing is
+// enough to prove which parts are best, whose exact scores ScoreListed gives. kCoarse: the scores
+// of the segments' codes, for questions rounded to 8 bits or better; `errors` say that nothing is
 // known. Like exact scores, a question's do not depend on its company or on where a chunk lies.
 enum class ScanMode : uint8_t { kExact = 1, kBounded = 2, kCoarse = 3 };
 

@@ -33,8 +33,7 @@ int64_t NumChunks(const KeySegment& segment) {
   return segment.num_chunks >= 0 ? segment.num_chunks : segment.part_begin.back();
 }
 
-RoutingSegment Staged(const KeySegment& segment, int64_t key_width, bool coarse,
-                      Staging& staging) {
+RoutingSegment Staged(const KeySegment& segment, int64_t key_width, bool coarse, Staging& staging) {
   RoutingSegment staged;
   staged.num_parts = segment.num_parts();
   staged.num_chunks = NumChunks(segment);
@@ -93,8 +92,8 @@ void ChoosePrecision(const std::vector<RoutingSegment>& table, RoutingArgs& args
   if (CanBoundErrors(rounded)) args.precision = rounded.precision;
 }
 
-// What the errors of a scan say: its bounds where it rounded, 0 where it is exact, NaN where nothing
-// is known.
+// What the errors of a scan say: its bounds where it rounded, 0 where it is exact, NaN where
+// nothing is known.
 void WriteErrors(Device& device, const RoutingArgs& args, ScanMode mode, const int32_t* query_begin,
                  float* errors) {
   if (errors == nullptr) return;
@@ -103,9 +102,8 @@ void WriteErrors(Device& device, const RoutingArgs& args, ScanMode mode, const i
     return;
   }
   const int fill = mode == ScanMode::kCoarse ? 0xff : 0;
-  device.Check(
-      cudaMemsetAsync(errors, fill, args.num_questions * sizeof(float), device.stream()),
-      "filling errors");
+  device.Check(cudaMemsetAsync(errors, fill, args.num_questions * sizeof(float), device.stream()),
+               "filling errors");
 }
 
 }  // namespace
@@ -123,8 +121,7 @@ void ScoreBankOn(Device& device, const ScoreBankArgs& bank) {
   args.scores = staging.Out(bank.scores, num_questions * args.num_parts);
   if (args.num_parts > 0 && bank.mode == ScanMode::kBounded) ChoosePrecision(table, args);
   void* workspace = args.num_parts > 0 ? staging.Room(RoutingWorkspaceBytes(args)) : nullptr;
-  const bool bounds =
-      bank.mode == ScanMode::kBounded && args.precision != QueryPrecision::kSplit;
+  const bool bounds = bank.mode == ScanMode::kBounded && args.precision != QueryPrecision::kSplit;
   const int32_t* query_begin =
       bounds ? staging.In(bank.query_begin.data(), bank.query_begin.size()) : nullptr;
   if (staging.failed()) return;
@@ -180,8 +177,8 @@ void EncodeCoarseOn(Device& device, const KeySegment& segment, int64_t key_width
       static_cast<const char*>(segment.keys) + first_chunk * key_bytes, num_chunks * key_bytes);
   const float* key_scales =
       HasScales(segment.dtype) ? staging.In(segment.scales + first_chunk, num_chunks) : nullptr;
-  uint8_t* to = staging.Out(codes + first_chunk * CodeBytes(key_width),
-                            num_chunks * CodeBytes(key_width));
+  uint8_t* to =
+      staging.Out(codes + first_chunk * CodeBytes(key_width), num_chunks * CodeBytes(key_width));
   float* to_scales = staging.Out(scales + first_chunk, num_chunks);
   if (staging.failed()) return;
   device.Check(EncodeCoarse(keys, FormatOf(segment.dtype), key_scales, num_chunks,

@@ -192,8 +192,7 @@ class CudaBackend : public Backend {
                     uint8_t* codes, float* scales) const override {
     EncodeCoarseOn(*device_, segment, key_width, first_chunk, codes, scales);
   }
-  void MeanOfScores(absl::Span<const float* const> scores, int64_t n,
-                    float* mean) const override {
+  void MeanOfScores(absl::Span<const float* const> scores, int64_t n, float* mean) const override {
     MeanOfScoresOn(*device_, scores, n, mean);
   }
   std::vector<IndexedScore> TopIndices(const float* scores, int64_t n, int k) const override {

@@ -143,8 +143,9 @@ Bank MakeBank(const RoutingShape& shape, DType dtype, uint32_t seed) {
     bank.part_begin.push_back(begin);
     bank.codes.emplace_back(chunks * width / 2);
     bank.scales.emplace_back(chunks);
-    (*reference)->EncodeCoarse(SegmentOf(bank.keys.back(), begin), width, 0,
-                               bank.codes.back().data(), bank.scales.back().data());
+    (*reference)
+        ->EncodeCoarse(SegmentOf(bank.keys.back(), begin), width, 0, bank.codes.back().data(),
+                       bank.scales.back().data());
   }
   return bank;
 }
