@@ -1,14 +1,12 @@
 // The index against a list of what should be visible, through random sequences of everything that
-// can happen; and scan sharing.
+// can happen.
 #include "memory_node/routing_index.h"
 
 #include <algorithm>
 #include <map>
 #include <random>
 #include <set>
-#include <thread>
 
-#include "absl/synchronization/notification.h"
 #include "common/block_layout.h"
 #include "common/limits.h"
 #include "common/strings.h"
@@ -18,22 +16,12 @@
 #include "memory_node/rank_sums.h"
 #include "memory_node/scan_sharing.h"
 #include "memory_node/selection.h"
+#include "tests/memory_node/index_parts.h"
 #include "tests/support/encoded_documents.h"
 #include "tests/support/tiny_backend.h"
 
 namespace msa::memory_node {
 namespace {
-
-IndexPart PartOf(const rpc::EncodedPart& part) {
-  IndexPart added{part.reference, part.routing_chunks, part.content_chunks, {}};
-  for (const auto& layer : part.layers) added.layers.push_back(layer.routing.view());
-  return added;
-}
-
-SegmentShape ShapeOf(const rpc::BankSpec& bank) {
-  return {bank.routing_dtype, bank.routing.key_width(),
-          static_cast<int>(bank.router_layers.size())};
-}
 
 // Where the keys lie, and how much the backend's scans round.
 struct Place {
@@ -105,10 +93,10 @@ class IndexStory {
       : bank_(CodedBank(dtype)),
         members_(place),
         backend_(members_.all()),
-        index_(
-            backend_, ShapeOf(bank_),
-            {.min_segment_chunks = 16,
-             .max_segment_bytes_per_layer = static_cast<int64_t>(100 * ShapeOf(bank_).KeyBytes())}),
+        index_(backend_, KeyShapeOf(bank_),
+               {.min_segment_chunks = 16,
+                .max_segment_bytes_per_layer =
+                    static_cast<int64_t>(100 * KeyShapeOf(bank_).KeyBytes())}),
         sharer_(&backend_, {}),
         random_(seed) {}
 
@@ -355,7 +343,7 @@ INSTANTIATE_TEST_SUITE_P(Precisions, RoutingIndexTest,
 TEST(RoutingIndexLimits, NearTiesAreTakenFromAnExactPass) {
   const auto bank = testing::TestBank(DType::kBFloat16, DType::kBFloat16);
   const testing::TinyBackend backend(true, 1e6f);
-  RoutingIndex index(backend, ShapeOf(bank), {});
+  RoutingIndex index(backend, KeyShapeOf(bank), {});
   std::vector<rpc::EncodedDocument> documents;
   constexpr int64_t kParts = 1500;
   for (int64_t i = 0; i < kParts; ++i) {
@@ -393,7 +381,7 @@ TEST(RoutingIndexLimits, CodesThatDoNotFitAreGivenUpAndKeysStay) {
   const testing::TinyBackend backend;
   const auto document =
       testing::MakeDocument(bank, {.id = "d", .first_reference = 0, .part_tokens = {64}});
-  const SegmentShape shape = ShapeOf(bank);
+  const SegmentShape shape = KeyShapeOf(bank);
   const auto keys = static_cast<int64_t>(document.parts[0].routing_chunks * shape.ChunkBytes());
   RoutingIndex index(backend, shape, {.min_segment_chunks = 64, .max_key_bytes = keys + 1});
   ASSERT_TRUE(index.Append({PartOf(document.parts[0])}).ok());
@@ -425,11 +413,11 @@ class CountingBackend : public testing::TinyBackend {
 
 TEST(RoutingIndexOfAGroup, MembersHoldAboutTheSameAndTheFullOnesNoMore) {
   const auto bank = testing::TestBank(DType::kFloat32, DType::kFloat32);
-  const int64_t chunk = static_cast<int64_t>(ShapeOf(bank).ChunkBytes());
+  const int64_t chunk = static_cast<int64_t>(KeyShapeOf(bank).ChunkBytes());
   // Marks of parts take memory, too: the last has room for some 60 chunks.
   const CountingBackend a(1 << 30), b(1 << 30), small(80 * chunk);
   const auto group = kernels::MakeGroupBackend({&a, &b, &small}, nullptr);
-  RoutingIndex index(*group, ShapeOf(bank),
+  RoutingIndex index(*group, KeyShapeOf(bank),
                      {.min_segment_chunks = 16, .max_segment_bytes_per_layer = 1});
   for (int64_t i = 0; i < 400; ++i) {
     const auto document = testing::MakeDocument(bank, {.id = "d", .first_reference = i});
@@ -444,9 +432,9 @@ TEST(RoutingIndexOfAGroup, MembersHoldAboutTheSameAndTheFullOnesNoMore) {
 
 TEST(RoutingIndexLimits, MemoryAndReferencesAreRefusedWithoutATrace) {
   const auto bank = testing::TestBank(DType::kFloat32, DType::kFloat32);
-  const int64_t chunk = static_cast<int64_t>(ShapeOf(bank).ChunkBytes());
+  const int64_t chunk = static_cast<int64_t>(KeyShapeOf(bank).ChunkBytes());
   const testing::TinyBackend backend;
-  RoutingIndex index(backend, ShapeOf(bank), {.max_key_bytes = 5 * chunk});
+  RoutingIndex index(backend, KeyShapeOf(bank), {.max_key_bytes = 5 * chunk});
   const auto three =
       testing::MakeDocument(bank, {.id = "a", .first_reference = 1, .part_tokens = {8, 4}});
   ASSERT_TRUE(index.Append({PartOf(three.parts[0]), PartOf(three.parts[1])}).ok());
@@ -460,83 +448,6 @@ TEST(RoutingIndexLimits, MemoryAndReferencesAreRefusedWithoutATrace) {
   while (index.CompactOnce(index.sequence())) {
   }
   EXPECT_TRUE(index.Append({parts[0]}).ok());  // what was begun of it is free again
-}
-
-// Holds every pass until released.
-class GatedBackend : public testing::TinyBackend {
- public:
-  void ScoreParts(const kernels::ScoreArgs& args) const override {
-    if (!entered.HasBeenNotified()) entered.Notify();
-    release.WaitForNotification();
-    testing::TinyBackend::ScoreParts(args);
-  }
-  mutable absl::Notification entered;
-  absl::Notification release;
-};
-
-TEST(ScanSharing, QuestionsThatWaitShareAPassAndGetTheirOwnAnswers) {
-  const auto bank = testing::TestBank(DType::kFloat32, DType::kFloat32);
-  GatedBackend backend;
-  RoutingIndex index(backend, ShapeOf(bank), {.min_segment_chunks = 16});
-  std::vector<rpc::EncodedDocument> documents;
-  for (int64_t i = 0; i < 20; ++i) {
-    documents.push_back(testing::MakeDocument(bank, {.id = "d", .first_reference = i}));
-    ASSERT_TRUE(index.Append({PartOf(documents.back().parts[0])}).ok());
-    index.Publish({i}, {});
-  }
-  ScanSharer sharer(&backend, {});
-  constexpr int kQuestions = 6;
-  std::atomic<int> begun{0};
-  std::vector<std::thread> threads;
-  std::vector<std::vector<float>> queries;
-  for (int i = 0; i <= kQuestions; ++i) queries.push_back(testing::MakeQueries(bank, 1 + i, i));
-  const auto ask = [&](int i) {
-    ++begun;
-    auto scores = sharer.Score({}, index, bank.routing, i % 2, queries[i]);
-    ASSERT_TRUE(scores.ok());
-    SelectionCounts counts;
-    const auto selected = SelectBest(backend, *scores, index.sequence(), 20, counts);
-    ASSERT_TRUE(selected.ok());
-    for (const auto& part : *selected) {
-      EXPECT_EQ(
-          part.scored.score,
-          testing::OracleScore(bank, documents[part.scored.reference].parts[0], i % 2, queries[i]));
-    }
-  };
-  threads.emplace_back(ask, 0);
-  backend.entered.WaitForNotification();
-  for (int i = 1; i <= kQuestions; ++i) threads.emplace_back(ask, i);
-  while (sharer.waiting() < kQuestions) std::this_thread::yield();
-  backend.release.Notify();
-  for (std::thread& thread : threads) thread.join();
-  EXPECT_EQ(sharer.questions(), kQuestions + 1);
-  EXPECT_EQ(sharer.passes(), 3);  // the first alone, then one a layer
-}
-
-TEST(ScanSharing, WaitingIsLimitedAndEndsAtTheDeadline) {
-  const auto bank = testing::TestBank(DType::kFloat32, DType::kFloat32);
-  GatedBackend backend;
-  RoutingIndex index(backend, ShapeOf(bank), {});
-  const auto document = testing::MakeDocument(bank, {.id = "d"});
-  ASSERT_TRUE(index.Append({PartOf(document.parts[0])}).ok());
-  ScanSharer sharer(&backend, {.max_waiting = 1});
-  const auto queries = testing::MakeQueries(bank, 1, 1);
-  std::thread first([&] { EXPECT_TRUE(sharer.Score({}, index, bank.routing, 0, queries).ok()); });
-  backend.entered.WaitForNotification();
-  rpc::CallContext late;
-  late.deadline = absl::Now() + absl::Milliseconds(20);
-  EXPECT_TRUE(
-      absl::IsDeadlineExceeded(sharer.Score(late, index, bank.routing, 0, queries).status()));
-  rpc::CallContext gone;
-  gone.cancelled = [] { return true; };
-  EXPECT_TRUE(absl::IsCancelled(sharer.Score(gone, index, bank.routing, 0, queries).status()));
-  std::thread second([&] { EXPECT_TRUE(sharer.Score({}, index, bank.routing, 0, queries).ok()); });
-  while (sharer.waiting() < 1) std::this_thread::yield();
-  EXPECT_TRUE(
-      absl::IsResourceExhausted(sharer.Score({}, index, bank.routing, 0, queries).status()));
-  backend.release.Notify();
-  first.join();
-  second.join();
 }
 
 }  // namespace
