@@ -210,13 +210,13 @@ rpc::CoarseState ReadCoarse(DocumentStore& store, Bank& bank) {
   const rpc::BankSpec& spec = bank.spec();
   const auto value = store.Get(Table::kSystem, CoarseKey(spec.uid));
   if (absl::IsNotFound(value.status())) return {};
-  absl::StatusOr<rpc::CoarseState> state = value.status();
   if (value.ok()) {
     const auto payload =
         VerifyRecord(value->view(), PlainIdentity(spec, RecordKind::kCoarse, 0, 0));
-    state = payload.ok() ? DecodeCoarsePayload(*payload) : payload.status();
+    const auto state = payload.ok() ? DecodeCoarsePayload(*payload)
+                                    : absl::StatusOr<rpc::CoarseState>(payload.status());
+    if (state.ok() && ValidateCoarse(spec, *state).ok()) return *state;
   }
-  if (state.ok() && ValidateCoarse(spec, *state).ok()) return *state;
   bank.AddCorruptRecord();
   spdlog::error(
       "the coarse scans' record of bank '{}' is damaged: scans are exact till it is "

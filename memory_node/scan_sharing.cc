@@ -1,6 +1,7 @@
 #include "memory_node/scan_sharing.h"
 
 #include <algorithm>
+#include <limits>
 #include <utility>
 
 #include "common/status_macros.h"
@@ -58,8 +59,13 @@ absl::StatusOr<PartScores> ScanSharer::Score(const rpc::CallContext& ctx, const 
                                              const std::vector<float>& queries,
                                              int32_t candidates) {
   Question question{&index, &shape, layer_index, &queries, candidates};
+  if (question.rows() > options_.max_coarse_rows) question.candidates = 0;
   MSA_RETURN_IF_ERROR(Answer(ctx, &question));
-  backend_->Copy(&question.result.error, question.error, sizeof(float));  // waits for the pass
+  if (question.result.candidates > 0) {
+    question.result.error = std::numeric_limits<float>::quiet_NaN();  // no need to wait for it
+  } else {
+    backend_->Copy(&question.result.error, question.error, sizeof(float));  // waits for the pass
+  }
   MSA_RETURN_IF_ERROR(backend_->Health());
   return std::move(question.result);
 }

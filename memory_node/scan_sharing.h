@@ -27,6 +27,9 @@ struct ScanOptions {
   int max_passes = 1;       // a backend spreads a pass over all cores
   int max_waiting = 1024;   // questions
   int max_pass_rows = 512;  // query rows in a pass of more than one question
+  // Questions of more rows are scanned in full: codes are read once for every 64 rows, bf16 keys
+  // once for 256 (docs/decisions/0013).
+  int max_coarse_rows = 128;
 };
 
 class ScanSharer {
@@ -36,7 +39,7 @@ class ScanSharer {
 
   // queries [rows, query_width], borrowed till the return. The view is taken after the call began.
   // Scores may be rounded, as their `error` says. With `candidates` above 0 they are coarse, where
-  // the index keeps codes.
+  // the index keeps codes and the question is not too long for them to be of use.
   // DEADLINE_EXCEEDED, CANCELLED while waiting; RESOURCE_EXHAUSTED when too many wait or there is
   // no memory for the scores; UNAVAILABLE when the backend failed.
   absl::StatusOr<PartScores> Score(const rpc::CallContext& ctx, const RoutingIndex& index,

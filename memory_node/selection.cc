@@ -12,7 +12,8 @@ namespace msa::memory_node {
 namespace {
 
 constexpr int kMaxListed = 1024;  // of Backend::TopIndices
-// Parts listed at first: enough that those nobody may see rarely use them up.
+// Parts listed at first beyond those wanted, and up to twice as many more: enough that those nobody
+// may see rarely use them up.
 constexpr int kSpare = 16;
 constexpr int kListedOfRounded = 128;
 
@@ -125,7 +126,8 @@ std::optional<std::vector<Candidate>> Shortlist(const kernels::Backend& backend,
                                                 const IndexView& view,
                                                 absl::Span<const float> scores,
                                                 const ShortlistArgs& args) {
-  const int first = std::max(2 * args.count + kSpare, args.error != 0 ? kListedOfRounded : 0);
+  const int spare = std::min(args.count, 2 * kSpare) + kSpare;
+  const int first = std::max(args.count + spare, args.error != 0 ? kListedOfRounded : 0);
   if (first < kMaxListed) {
     auto shortlist = ShortlistFrom(backend, view, scores, args, first);
     if (shortlist.has_value()) return shortlist;

@@ -17,7 +17,7 @@ struct SessionOptions {
   bool allow_partial = false;
   Scan scan = Scan::kDefault;
   // Not empty: every Route is exact, and compared with coarse ones of so many candidates each.
-  std::vector<int32_t> compare_candidates;
+  std::vector<int32_t> compare_candidates = {};
 };
 
 struct SessionInfo {

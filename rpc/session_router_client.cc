@@ -57,6 +57,7 @@ class RemoteSessionRouter final : public SessionRouter {
     MSA_RETURN_IF_ERROR(ReadReplies<pb::RouteReply>(&call, [&](const auto& reply) {
       selection.parts = FromRepeated(reply.parts());
       selection.missing_shards = ToVector<std::string>(reply.missing_shards());
+      selection.comparisons = FromRepeated(reply.comparisons());
     }));
     return selection;
   }

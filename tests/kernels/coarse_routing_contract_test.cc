@@ -82,7 +82,8 @@ TEST_P(CoarseRoutingTest, CodesAreAsNearToTheKeysAsTheyCanBe) {
                              Decoded(codes.data() + c * width / 2, scales.data()[c], i);
           error += off * off;
         }
-        EXPECT_LE(error, 1.001 * LeastError(&keys.values[c * width], width))
+        // An element on the border of two codes may go to either: keys of few values have many.
+        EXPECT_LE(error, 1.05 * LeastError(&keys.values[c * width], width))
             << DTypeName(dtype) << " " << width;
       }
     }

@@ -90,7 +90,8 @@ float CoarseScore(const rpc::BankSpec& bank, const rpc::EncodedPart& part, int l
 class IndexStory {
  public:
   IndexStory(DType dtype, const Place& place, uint64_t seed)
-      : bank_(CodedBank(dtype)),
+      : bank_(seed % 4 == 0 ? CodedBank(dtype) : testing::TestBank(dtype, dtype)),
+        can_have_codes_(seed % 4 == 0),
         members_(place),
         backend_(members_.all()),
         index_(backend_, KeyShapeOf(bank_),
@@ -101,7 +102,7 @@ class IndexStory {
         random_(seed) {}
 
   void Step() {
-    if (random_() % 16 == 0) {
+    if (can_have_codes_ && random_() % 16 == 0) {
       keeps_codes_ = !keeps_codes_;
       ASSERT_TRUE(index_.KeepCodes(keeps_codes_).ok());
     }
@@ -138,7 +139,7 @@ class IndexStory {
     const int32_t candidates = Candidates();
     auto scores = sharer_.Score({}, index_, bank_.routing, layer, queries, candidates);
     ASSERT_TRUE(scores.ok());
-    ASSERT_EQ(scores->candidates, keeps_codes_ ? candidates : 0);
+    ASSERT_EQ(scores->candidates, keeps_codes_ || scores->view.empty() ? candidates : 0);
     const auto selected = SelectBest(backend_, *scores, sequence, top_k, counts_);
     ASSERT_TRUE(selected.ok());
     const auto& routed = *selected;
@@ -184,7 +185,8 @@ class IndexStory {
     const auto queries = testing::MakeQueries(bank_, 1 + random_() % 3, random_());
     RankSums sums;
     ASSERT_TRUE(sums.Begin(0).ok());
-    const int32_t candidates = random_() % 2 == 0 ? 0 : kMaxCandidates;  // of all parts there are
+    // Of all parts there are.
+    const int32_t candidates = can_have_codes_ && random_() % 2 == 0 ? kMaxCandidates : 0;
     for (const int layer : {1, 0, 2}) {
       auto scores = sharer_.Score({}, index_, bank_.routing, layer, queries, candidates);
       ASSERT_TRUE(scores.ok());
@@ -242,6 +244,7 @@ class IndexStory {
 
  private:
   int32_t Candidates() {
+    if (!can_have_codes_) return 0;
     const int32_t choices[] = {0, 1, 5, kMaxCandidates};
     return choices[random_() % 4];
   }
@@ -297,6 +300,7 @@ class IndexStory {
   }
 
   const rpc::BankSpec bank_;
+  const bool can_have_codes_;
   const Members members_;
   const kernels::Backend& backend_;
   RoutingIndex index_;

@@ -25,7 +25,8 @@ constexpr rpc::CoarseState kCodes = {.codes = true, .candidates = 40};
 TEST_P(MemoryShardContract, CoarseScansSelectWhatExactOnesDoAmongTheCandidates) {
   uint64_t uid = 500;
   for (DType dtype : {DType::kFloat32, DType::kBFloat16, DType::kInt8, DType::kFloat8}) {
-    const rpc::BankSpec bank = CodedBank(dtype, StrCat("coded", ++uid), uid);
+    const rpc::BankSpec bank = CodedBank(dtype, StrCat("coded", uid), uid);
+    ++uid;
     Story story(shard(), bank);
     std::vector<int64_t> all;
     const auto put = [&](int64_t i) {
