@@ -326,8 +326,9 @@ void BenchPeersAndThroughput(char* keys) {
   BenchPeer(handle, keys, memory, true);
   cudaFree(memory);
   cublasDestroy(handle);
-  BenchThroughput(KeyFormat::kBFloat16, keys, rate);
-  BenchThroughput(KeyFormat::kFloat8, keys, rate);
+  for (const KeyFormat format : {KeyFormat::kBFloat16, KeyFormat::kInt8, KeyFormat::kFloat8}) {
+    BenchThroughput(format, keys, rate);
+  }
 }
 
 void BenchTopK() {

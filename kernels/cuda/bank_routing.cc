@@ -75,10 +75,10 @@ void ChoosePrecision(const std::vector<RoutingSegment>& table, RoutingArgs& args
     if (segment.max_norm == nullptr) return;
   }
   RoutingArgs rounded = args;
-  // Up to 64 columns the memory-bound pass is the faster one.
-  rounded.precision = args.format == KeyFormat::kBFloat16 && tiles > 2 * kExactTiles
-                          ? QueryPrecision::kThroughput
-                          : QueryPrecision::kSingle;
+  // Up to 64 columns the memory-bound pass is the faster one over keys of 16 bits.
+  const bool wide = args.format == KeyFormat::kInt8 ||
+                    (args.format == KeyFormat::kBFloat16 && tiles > 2 * kExactTiles);
+  rounded.precision = wide ? QueryPrecision::kThroughput : QueryPrecision::kSingle;
   if (CanBoundErrors(rounded)) args.precision = rounded.precision;
 }
 
