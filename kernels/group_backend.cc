@@ -291,14 +291,14 @@ void GroupBackend::CopyScores(const Pass& pass, int64_t question, float* to) con
 }
 
 float GroupBackend::MaxError(const Pass& pass, int64_t question) const {
-  std::vector<float> errors(members_.size());
-  ForEachMember([&](int m) {
-    const Piece& piece = pass.pieces[m];
-    if (piece.num_parts == 0) return;
-    members_[m]->Copy(&errors[m], piece.row(pass.num_questions) + question, sizeof(float));
-  });
   float largest = 0;
-  for (const float error : errors) {
+  // One after the other: the passes run at the same time, and a thread wakes up later than a few
+  // bytes come.
+  for (size_t m = 0; m < members_.size(); ++m) {
+    const Piece& piece = pass.pieces[m];
+    if (piece.num_parts == 0) continue;
+    float error = 0;
+    members_[m]->Copy(&error, piece.row(pass.num_questions) + question, sizeof(float));
     if (std::isnan(error)) return error;
     largest = std::max(largest, error);
   }

@@ -268,6 +268,10 @@ struct Stream {
   KeyChunks<Shape> keys;
   ValueChunks<Shape> values;
 
+  // Where there is room for single bytes only, the few units of wider elements are read when their
+  // turn has come.
+  __device__ __forceinline__ bool Fits() const { return Shape::kBytes > 1 || BytesOf(type) == 1; }
+
   // The walk's next unit.
   __device__ __forceinline__ void StartKeys(Walk& walk, const AttentionTables& tables, int kv_head,
                                             int lane) {
@@ -275,10 +279,11 @@ struct Stream {
     if (unit.count == 0) return;
     type = walk.cursor.view.type;
     rows = Locate(walk, unit, tables.num_kv_heads, kv_head, Shape::kDim, BytesOf(type), lane);
+    if (!Fits()) return;
     LoadChunks<Shape::kBytes, 2, Shape::kKeyChunks, 32>(rows.k, 8 * (lane % 4), type, keys);
   }
   __device__ __forceinline__ void StartValues(int lane) {
-    if (unit.count == 0) return;
+    if (unit.count == 0 || !Fits()) return;
     LoadChunks<Shape::kBytes, 4, Shape::kValueChunks, 64>(rows.v, 8 * (lane / 4), type, values);
   }
 };
@@ -297,7 +302,11 @@ __device__ __forceinline__ void Attend(const AttentionTables& tables, int kv_hea
   float scores[Shape::kHeadTiles][4] = {};
   if constexpr (Shape::kBytes == 1) {
     WideKeys<Shape> keys;
-    WidenChunks(type, stream.keys, keys);
+    if (stream.Fits()) {
+      WidenChunks(type, stream.keys, keys);
+    } else {
+      LoadChunks<2, 2, Shape::kKeyChunks, 32>(stream.rows.k, 8 * (lane % 4), type, keys);
+    }
     Score(state, keys, scores);
   } else {
     WidenChunks(type, stream.keys);
@@ -305,7 +314,13 @@ __device__ __forceinline__ void Attend(const AttentionTables& tables, int kv_hea
   }
   // Values of single bytes are widened before their registers take the next unit's.
   WideValues<Shape> wide;
-  if constexpr (Shape::kBytes == 1) WidenChunks(type, stream.values, wide);
+  if constexpr (Shape::kBytes == 1) {
+    if (stream.Fits()) {
+      WidenChunks(type, stream.values, wide);
+    } else {
+      LoadChunks<2, 4, Shape::kValueChunks, 64>(stream.rows.v, 8 * (lane / 4), type, wide);
+    }
+  }
   stream.StartKeys(walk, tables, kv_head, lane);
   if constexpr (Shape::kBytes == 1) stream.StartValues(lane);
 #pragma unroll

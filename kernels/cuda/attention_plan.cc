@@ -131,21 +131,20 @@ class Planner {
            input.num_queries * shape_.group() <= kDecodeRows;
   }
 
-  // Room for an element in the decode kernel: 1 where all are single bytes, else 2; 4 for float32,
-  // but a template's few float32 rows do not make the kernel hold every row as if it were that
-  // wide.
+  // Room for an element in the decode kernel: 1 for single bytes, 4 for float32, else 2. A
+  // template's few wider rows do not make the kernel hold every row as if it were that wide.
   static int ElementRoom(const AttentionInput& input) {
     if (input.local.type == ElementType::kFloat32) return 4;
     int64_t tokens = input.local.num_tokens;
     int64_t wide = 0;
-    bool bytes = IsScaled(input.local.type);
+    int64_t wider_than_bytes = IsScaled(input.local.type) ? 0 : tokens;
     for (const AttentionKv& kv : input.blocks) {
       tokens += kv.num_tokens;
       if (kv.type == ElementType::kFloat32) wide += kv.num_tokens;
-      bytes = bytes && (kv.num_tokens == 0 || IsScaled(kv.type));
+      if (!IsScaled(kv.type)) wider_than_bytes += kv.num_tokens;
     }
     if (8 * wide > tokens) return 4;
-    return bytes ? 1 : 2;
+    return 8 * wider_than_bytes > tokens ? 2 : 1;
   }
 
   void AddDecode(TableSequence& s, const AttentionInput& input) {

@@ -1,6 +1,7 @@
 #include "kernels/cuda/device.h"
 
 #include <algorithm>
+#include <cstring>
 #include <utility>
 
 #include "common/log.h"
@@ -15,6 +16,8 @@ constexpr int64_t kReservedBytes = int64_t{1} << 30;
 constexpr int kMinComputeMajor = 8;
 // Of the budget, what keys do not get: a full bank must still be asked. At most a 16th.
 constexpr int64_t kWorkBytes = int64_t{2} << 30;
+// Up to here the driver takes what it copies from the processor at once.
+constexpr size_t kTakenAtOnce = size_t{64} << 10;
 
 // What this thread records, if anything.
 thread_local Device::RecordingScope* recording = nullptr;
@@ -77,6 +80,7 @@ absl::Status Device::Init(const DeviceOptions& options) {
                           : static_cast<int64_t>(free_bytes) - kReservedBytes;
   max_resident_bytes_ = max_device_bytes_ - std::min(kWorkBytes, max_device_bytes_ / 16);
   max_host_bytes_ = options.max_host_bytes > 0 ? options.max_host_bytes : INT64_MAX;
+  slots_.Init();
   return absl::OkStatus();
 }
 
@@ -193,8 +197,34 @@ bool Device::Reaches(const void* pointer) const {
 void Device::Copy(void* to, const void* from, size_t bytes) {
   if (bytes == 0) return;
   Activate();
+  const bool to_device = Reaches(to);
+  if (bytes <= PinnedSlots::kSlotBytes && Reaches(from) != to_device) {
+    if (to_device ? CopyIn(to, from, bytes) : CopyOut(to, from, bytes)) return;
+  }
   Check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, stream_), "a copy");
-  if (!Reaches(to)) Wait();
+  if (!to_device) Wait();
+}
+
+bool Device::CopyIn(void* to, const void* from, size_t bytes) {
+  PinnedSlots::Slot* slot = bytes > kTakenAtOnce ? slots_.Take() : nullptr;
+  if (slot == nullptr) return false;
+  std::memcpy(slot->data, from, bytes);
+  Check(cudaMemcpyAsync(to, slot->data, bytes, cudaMemcpyDefault, stream_), "a copy");
+  Check(cudaEventRecord(slot->done, stream_), "recording an event");
+  slots_.Give(slot);
+  return true;
+}
+
+bool Device::CopyOut(void* to, const void* from, size_t bytes) {
+  PinnedSlots::Slot* slot = slots_.Take();
+  if (slot == nullptr) return false;
+  Check(cudaMemcpyAsync(slot->data, from, bytes, cudaMemcpyDefault, stream_), "a copy");
+  Check(cudaEventRecord(slot->done, stream_), "recording an event");
+  const cudaError_t copied = cudaEventSynchronize(slot->done);
+  Check(copied, "waiting for the GPU");
+  if (copied == cudaSuccess) std::memcpy(to, slot->data, bytes);
+  slots_.Give(slot);
+  return true;
 }
 
 void Device::Wait() { Check(cudaStreamSynchronize(stream_), "waiting for the GPU"); }

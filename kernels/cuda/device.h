@@ -16,6 +16,7 @@
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
 #include "kernels/backend.h"
+#include "kernels/cuda/pinned_slots.h"
 
 namespace msa::kernels::cuda {
 
@@ -91,11 +92,15 @@ class Device {
   absl::Status Init(const DeviceOptions& options);
   Buffer Register(void* data, size_t bytes, bool on_device);
   void Release(void* data, bool on_device);
+  // By way of pinned memory; false, and nothing done, when that does not serve.
+  bool CopyIn(void* to, const void* from, size_t bytes);
+  bool CopyOut(void* to, const void* from, size_t bytes);
 
   int ordinal_ = 0;
   int compute_major_ = 0;
   std::string name_;
   cudaStream_t stream_ = nullptr;
+  PinnedSlots slots_;
   int64_t max_device_bytes_ = 0;
   int64_t max_resident_bytes_ = 0;  // of the same, while kResident is asked for
   int64_t max_host_bytes_ = 0;
