@@ -20,9 +20,17 @@ struct DecodeShape {
   static constexpr int kValueTiles = kDim / 16;
   static constexpr int kWideBytes = kBytes == 1 ? 2 : kBytes;
   // Units under way in a warp: of single bytes two, or there are too few bytes under way.
-  static constexpr int kStreams = kBytes == 1 ? 2 : 1;
+#ifndef MSA_BYTE_STREAMS
+#define MSA_BYTE_STREAMS 2
+#endif
+#ifndef MSA_BYTE_BLOCKS
+#define MSA_BYTE_BLOCKS 2
+#endif
+  static constexpr int kStreams = kBytes == 1 ? MSA_BYTE_STREAMS : 1;
   // Blocks a multiprocessor that leave the registers to hold a unit without spilling.
-  static constexpr int kBlocks = kWideBytes * kDim * kHeadTiles <= 128 ? 4
+  static constexpr int kBlocks = kBytes == 1 && kDim * kHeadTiles > 64 ? MSA_BYTE_BLOCKS
+                                 : kBytes == 1                         ? 3
+                                 : kWideBytes * kDim * kHeadTiles <= 128 ? 4
                                  : kWideBytes * kHeadTiles == 2        ? 3
                                                                        : 2;
 };
