@@ -36,12 +36,12 @@ RoutingSegment Staged(const KeySegment& segment, int64_t key_width, Staging& sta
   staged.num_parts = segment.num_parts();
   staged.num_chunks = NumChunks(segment);
   staged.keys =
-      staging.InBytes(segment.keys, staged.num_chunks * key_width * DTypeBytes(segment.dtype));
+      staging.InBytesKept(segment.keys, staged.num_chunks * key_width * DTypeBytes(segment.dtype));
   if (HasScales(segment.dtype)) {
-    staged.scales = staging.In(segment.scales, staged.num_chunks);
+    staged.scales = staging.InKept(segment.scales, staged.num_chunks);
   }
-  staged.part_begin = staging.In(segment.part_begin.data(), segment.part_begin.size());
-  staged.max_norm = staging.In(segment.max_norm, 1);
+  staged.part_begin = staging.InKept(segment.part_begin.data(), segment.part_begin.size());
+  staged.max_norm = staging.InKept(segment.max_norm, 1);
   return staged;
 }
 
