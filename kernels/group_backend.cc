@@ -15,6 +15,10 @@
 namespace msa::kernels {
 namespace {
 
+// About a millisecond: what lies between two layers of a question. A thread that sleeps wakes up
+// later than its GPU needs for a small bank.
+constexpr int kSpins = 32 * ThreadPool::kSpins;
+
 // Consecutive columns of the scores that are consecutive with a member, too.
 struct Run {
   int64_t column = 0;  // of the whole row
@@ -92,7 +96,7 @@ class GroupBackend : public ForwardingBackend {
       : ForwardingBackend(*members.front()),
         members_(std::move(members)),
         collective_(std::move(collective)),
-        threads_(static_cast<int>(members_.size())) {}
+        threads_(static_cast<int>(members_.size()), kSpins) {}
 
   int num_members() const override { return static_cast<int>(members_.size()); }
   const Backend& member(int index) const override { return *members_[index]; }

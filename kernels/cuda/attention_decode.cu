@@ -363,17 +363,27 @@ __global__ void __launch_bounds__(kThreads, Shape::kBlocks) DecodeKernel(Attenti
   if (item.sequence < 0) return;  // a table with room for more
   const TableSequence s = tables.sequences[item.sequence];
   const TableView* views = FetchViews(tables, item);
-  WaitForPrerequisites();
-  const TokenRange range = RangeOf(s, item.split, LimitOf(s, 0), item.num_splits);
+  const int limit = LimitOf(s, 0);
+  const TokenRange range = RangeOf(s, item.split, limit, item.num_splits);
   const int first = range.begin + warp * kUnitTokens;
   Walk walk = {
       ViewCursor(views), views + item.num_views, first, kWarps * kUnitTokens, range.end, first};
   Stream<Shape> streams[Shape::kStreams];
+  bool waited = false;
 #pragma unroll
   for (Stream<Shape>& stream : streams) {
+    // The kernel before this one writes the newest token's rows and no others.
+#ifndef MSA_LATE
+#define MSA_LATE 0
+#endif
+    if (!waited && (MSA_LATE || walk.token + kUnitTokens >= limit)) {
+      WaitForPrerequisites();
+      waited = true;
+    }
     stream.StartKeys(walk, tables, kv_head, lane);
     stream.StartValues(lane);
   }
+  if (!waited) WaitForPrerequisites();
   bool second = false;  // whose turn it is
   State<Shape> state;
   LoadQueries(s.q + QueryOffset(tables, 0, kv_head), tables.group, lane, state);
