@@ -18,21 +18,10 @@ struct DecodeShape {
   static constexpr int kKeyChunks = kDim / 32;
   static constexpr int kValueChunks = kDim / 64;
   static constexpr int kValueTiles = kDim / 16;
-  static constexpr int kWideBytes = kBytes == 1 ? 2 : kBytes;
-  // Units under way in a warp: of single bytes two, or there are too few bytes under way.
-#ifndef MSA_BYTE_STREAMS
-#define MSA_BYTE_STREAMS 2
-#endif
-#ifndef MSA_BYTE_BLOCKS
-#define MSA_BYTE_BLOCKS 2
-#endif
-  static constexpr int kStreams = kBytes == 1 ? MSA_BYTE_STREAMS : 1;
   // Blocks a multiprocessor that leave the registers to hold a unit without spilling.
-  static constexpr int kBlocks = kBytes == 1 && kDim * kHeadTiles > 64 ? MSA_BYTE_BLOCKS
-                                 : kBytes == 1                         ? 3
-                                 : kWideBytes * kDim * kHeadTiles <= 128 ? 4
-                                 : kWideBytes * kHeadTiles == 2        ? 3
-                                                                       : 2;
+  static constexpr int kBlocks = kBytes * kDim * kHeadTiles <= 128 ? 4
+                                 : kBytes * kHeadTiles == 2        ? 3
+                                                                   : 2;
 };
 
 // What a lane keeps: of q the columns that it reads of K; sums of dimensions 64i+8g+2e and the next

@@ -86,7 +86,8 @@ __global__ void __launch_bounds__(kSkinnyThreads, 3) SkinnyKernel(SkinnyArgs arg
   constexpr int kOuts = kTileRows / kRowsOfOutput<kThen>;
   const int64_t first = int64_t{blockIdx.x} * kOuts;
   const int64_t left = args.out_features / kRowsOfOutput<kThen> - first;
-  FinishTile<kThen>(args, first, static_cast<int>(left < kOuts ? left : kOuts), shares, of_squares);
+  const int count = static_cast<int>(left < kOuts ? left : kOuts);
+  FinishTile<kThen>(args, first, count, LoadBefore<kThen>(args, first, count), shares, of_squares);
 }
 
 template <SkinnyThen kThen, SkinnyInput kInput>

@@ -76,11 +76,23 @@ __device__ __forceinline__ void StoreSquares(float squares, int warp, int lane,
 template <SkinnyThen kThen>
 inline constexpr int kRowsOfOutput = kThen == SkinnyThen::kSiluMul ? 2 : 1;
 
+// What a thread is to add to: output first + row of row n of y; 0 where there is nothing.
+template <SkinnyThen kThen>
+__device__ __forceinline__ float LoadBefore(const SkinnyArgs& args, int64_t first, int count) {
+  if constexpr (kThen != SkinnyThen::kAdd) return 0.0f;
+  const int row = threadIdx.x % kTileRows;
+  const int n = threadIdx.x / kTileRows;
+  if (n >= args.rows || row >= count) return 0.0f;
+  return static_cast<const float*>(args.y)[n * args.out_features + first + row];
+}
+
 // Outputs first … first + count - 1 from the warps' sums of a tile, whose row r is output r, or
-// r % 8 of the gates and then of what they gate. The block's first 128 threads.
+// r % 8 of the gates and then of what they gate. `before`: LoadBefore. The block's first 128
+// threads.
 template <SkinnyThen kThen>
 __device__ __forceinline__ void FinishTile(const SkinnyArgs& args, int64_t first, int count,
-                                           const SkinnySums& sums, const SkinnySquares& squares) {
+                                           float before, const SkinnySums& sums,
+                                           const SkinnySquares& squares) {
   constexpr bool kPairs = kThen == SkinnyThen::kSiluMul;
   constexpr int kOuts = kTileRows / kRowsOfOutput<kThen>;
   const int row = threadIdx.x % kOuts;
@@ -112,7 +124,7 @@ __device__ __forceinline__ void FinishTile(const SkinnyArgs& args, int64_t first
       static_cast<float*>(args.y)[at] = gated;
     }
   } else if constexpr (kThen == SkinnyThen::kAdd) {
-    static_cast<float*>(args.y)[at] += value(row, column);
+    static_cast<float*>(args.y)[at] = before + value(row, column);
   } else {
     static_cast<float*>(args.y)[at] = value(row, column);
   }

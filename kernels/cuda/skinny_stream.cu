@@ -13,11 +13,14 @@ namespace {
 #ifndef MSA_SKINNY_SLICE
 #define MSA_SKINNY_SLICE 1024
 #endif
-#ifndef MSA_SKINNY_AHEAD
-#define MSA_SKINNY_AHEAD 4
+#ifndef MSA_RING_BIG
+#define MSA_RING_BIG 105600
 #endif
-#ifndef MSA_SKINNY_RING
-#define MSA_SKINNY_RING 105600
+#ifndef MSA_TRIGGER
+#define MSA_TRIGGER 0
+#endif
+#ifndef MSA_RING_SMALL
+#define MSA_RING_SMALL MSA_RING_BIG
 #endif
 
 constexpr int kThreads = kSkinnyThreads + kWarp;
@@ -26,18 +29,11 @@ constexpr int kSliceSteps = kSliceColumns / kStepColumns;
 constexpr int kWarpSteps = kSliceSteps / kSkinnyWarps;  // of a slice, a warp's
 // The quarters of a warp that read together then fall into different banks.
 constexpr int kSlotRowBytes = kSliceColumns * 2 + 64;
-constexpr int kRingBytes = MSA_SKINNY_RING;
-constexpr int kMaxStages = 8;
-// Slices that are brought into the L2 cache while the ring is full and nobody takes from it yet.
-constexpr int kSlicesAhead = MSA_SKINNY_AHEAD;
+template <SkinnyThen kThen>
+constexpr int kRingBytes = kThen == SkinnyThen::kAdd ? MSA_RING_SMALL : MSA_RING_BIG;
+constexpr int kMaxStages = 12;
 // Steps of x that a warp keeps in registers; a wider x is read again for every tile.
 constexpr int kMostHeld = 16;
-
-__device__ __forceinline__ void PrefetchL2(const void* from, uint32_t bytes) {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(bytes) : "memory");
-#endif
-}
 
 // The block's outputs, in tiles of about the same size.
 template <SkinnyThen kThen>
@@ -51,7 +47,7 @@ struct Tiles {
     count = (outs * kPart + kTileRows - 1) / kTileRows;
     num_slices = static_cast<int>((args.in_features + kSliceColumns - 1) / kSliceColumns);
     slot_bytes = (outs + count - 1) / count * kPart * kSlotRowBytes;
-    stages = min(kRingBytes / slot_bytes, kMaxStages);
+    stages = min(kRingBytes<kThen> / slot_bytes, kMaxStages);
   }
   __device__ int First(int tile) const { return outs * tile / count; }
   __device__ int Outs(int tile) const { return First(tile + 1) - First(tile); }
@@ -113,17 +109,13 @@ __device__ void Produce(const SkinnyArgs& args, const Tiles<kThen>& tiles, int l
   };
   int index = 0;
   for (; index < min(tiles.stages, slices); ++index) copy(index, index);
-  for (int ahead = index; ahead < index + kSlicesAhead; ++ahead) {
-    const uint8_t* from = nullptr;
-    const uint32_t bytes = FindRow(args, tiles, ahead, lane, &from);
-    if (bytes != 0) PrefetchL2(from, bytes);
-  }
   Place place;
   for (; index < slices; ++index) {
     BarrierWait(SharedAddress(&ring.empty[place.stage]), place.phase);
     copy(index, place.stage);
     place.Advance(tiles.stages);
   }
+  if (MSA_TRIGGER == 1) AllowDependents();
 }
 
 // x of one warp and lane: its steps, of the row that the lane stands for.
@@ -169,7 +161,12 @@ __device__ void Consume(const SkinnyArgs& args, const Tiles<kThen>& tiles, const
   const int warp = threadIdx.x / kWarp;
   const int lane = threadIdx.x % kWarp;
   constexpr int kSlicesHeld = kHeld / kWarpSteps;
-  AllowDependents();
+  if (MSA_TRIGGER == 0) AllowDependents();
+  if (kInput == SkinnyInput::kNormedFloat32) {
+    for (int i = threadIdx.x * 8; i < args.in_features; i += kSkinnyThreads * 8) {
+      asm volatile("prefetch.global.L2 [%0];" ::"l"(args.norm + i));
+    }
+  }
   WaitForPrerequisites();
   const XRow<kInput> row(args, lane);
   float squares = 0.0f;
@@ -188,6 +185,9 @@ __device__ void Consume(const SkinnyArgs& args, const Tiles<kThen>& tiles, const
     const int low_row = min(g, outs - 1);
     const int high_row = Tiles<kThen>::kPart == 2 ? outs + low_row : min(g + 8, outs - 1);
     const int within = (warp * kStepColumns + 8 * (lane % 4)) * 2;
+    const int64_t first = tiles.begin + tiles.First(tile);
+    const bool finishes = threadIdx.x < kTileRows * kSkinnyRows;
+    const float before = finishes ? LoadBefore<kThen>(args, first, outs) : 0.0f;
     float sums[4] = {};
     float odd[4] = {};
     const auto multiply = [&](int slice, const uint4 (&x)[kWarpSteps]) {
@@ -225,9 +225,7 @@ __device__ void Consume(const SkinnyArgs& args, const Tiles<kThen>& tiles, const
       StoreSquares(squares, warp, lane, squares_of);
     }
     NamedBarrier(1, kSkinnyThreads);
-    if (threadIdx.x < kTileRows * kSkinnyRows) {
-      FinishTile<kThen>(args, tiles.begin + tiles.First(tile), outs, sums_of[tile % 2], squares_of);
-    }
+    if (finishes) FinishTile<kThen>(args, first, outs, before, sums_of[tile % 2], squares_of);
   }
 }
 
@@ -257,7 +255,8 @@ template <SkinnyThen kThen, SkinnyInput kInput, int kHeld>
 cudaError_t Launch(const SkinnyArgs& args, cudaStream_t stream) {
   const auto kernel = StreamKernel<kThen, kInput, kHeld>;
   cudaError_t error =
-      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kRingBytes);
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                           kRingBytes<kThen>);
   int device = 0;
   int multiprocessors = 0;
   if (error == cudaSuccess) error = cudaGetDevice(&device);
@@ -267,7 +266,7 @@ cudaError_t Launch(const SkinnyArgs& args, cudaStream_t stream) {
   if (error != cudaSuccess) return error;
   const int64_t outs = args.out_features / kRowsOfOutput<kThen>;
   const auto blocks = static_cast<unsigned>(std::min<int64_t>(multiprocessors, outs));
-  return LaunchDependentWith(kRingBytes, kernel, dim3(blocks), dim3(kThreads), stream, args);
+  return LaunchDependentWith(kRingBytes<kThen>, kernel, dim3(blocks), dim3(kThreads), stream, args);
 }
 
 template <SkinnyThen kThen, SkinnyInput kInput>
