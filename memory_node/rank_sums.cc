@@ -106,6 +106,11 @@ absl::StatusOr<std::optional<std::vector<ScoredPart>>> RankSums::RankListed(
     return candidate.segment->Visible(candidate.part, sequence) &&
            !exclude.contains(candidate.reference()) && std::isfinite(candidate.score);
   };
+  if (args.error != 0) {
+    args.exact = [&](const std::vector<Candidate>& candidates) {
+      return ExactMeans(backend, candidates);
+    };
+  }
   const auto shortlist = Shortlist(backend, view, {means.as<float>(), num_parts}, args);
   if (!shortlist.has_value()) return std::nullopt;
   const std::vector<float> exact = ExactMeans(backend, *shortlist);

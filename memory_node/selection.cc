@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <utility>
 
 #include "absl/container/flat_hash_map.h"
@@ -22,6 +23,21 @@ Candidate CandidateAt(const IndexView& view, const kernels::Backend::IndexedScor
   auto segment = view.begin();
   for (; part >= segment->num_parts; ++segment) part -= segment->num_parts;
   return {scored.score, static_cast<int32_t>(scored.index), segment->segment.get(), part};
+}
+
+// The exact score of the last of the best `args.count` of candidates; kNoScore when they are fewer.
+float LastPlace(const ShortlistArgs& args, const std::vector<Candidate>& candidates) {
+  const std::vector<float> exact = args.exact(candidates);
+  std::vector<size_t> order(candidates.size());
+  std::iota(order.begin(), order.end(), size_t{0});
+  std::sort(order.begin(), order.end(), [&](size_t a, size_t b) { return exact[a] > exact[b]; });
+  absl::flat_hash_set<uint64_t> documents;
+  int places = 0;
+  for (const size_t i : order) {
+    if (args.one_per_document && !documents.insert(candidates[i].document()).second) continue;
+    if (++places == args.count) return exact[i];
+  }
+  return kNoScore;
 }
 
 // From `listed` of the best scores. Nullopt when these do not tell.
@@ -51,8 +67,13 @@ std::optional<std::vector<Candidate>> ShortlistFrom(const kernels::Backend& back
   }
   if (all && std::isfinite(error)) return candidates;
   // What is not listed has an exact score of at most the last one's and the error.
-  if (places == args.count && best.back().score + error < least) return candidates;
-  return std::nullopt;
+  if (places < args.count) return std::nullopt;
+  const float most = best.back().score + error;
+  if (most < least) return candidates;
+  // The error was taken from both sides: exact scores of what is listed leave one.
+  const bool tells =
+      listed == kMaxListed && args.exact != nullptr && most < LastPlace(args, candidates);
+  return tells ? std::make_optional(std::move(candidates)) : std::nullopt;
 }
 
 void KeepBest(int top_k, std::vector<rpc::RoutedPart>* routed) {
@@ -62,8 +83,8 @@ void KeepBest(int top_k, std::vector<rpc::RoutedPart>* routed) {
   routed->resize(count);
 }
 
-std::vector<rpc::RoutedPart> ToRouted(const kernels::Backend& backend, const PartScores& scores,
-                                      const std::vector<Candidate>& candidates) {
+std::vector<float> ExactScores(const kernels::Backend& backend, const PartScores& scores,
+                               const std::vector<Candidate>& candidates) {
   std::vector<float> exact(candidates.size());
   std::vector<int32_t> columns;
   for (size_t i = 0; i < candidates.size(); ++i) {
@@ -71,6 +92,12 @@ std::vector<rpc::RoutedPart> ToRouted(const kernels::Backend& backend, const Par
     columns.push_back(candidates[i].column);
   }
   if (scores.error != 0) ScoreColumns(backend, scores, columns, exact.data());
+  return exact;
+}
+
+std::vector<rpc::RoutedPart> ToRouted(const kernels::Backend& backend, const PartScores& scores,
+                                      const std::vector<Candidate>& candidates) {
+  const std::vector<float> exact = ExactScores(backend, scores, candidates);
   std::vector<rpc::RoutedPart> routed;
   for (size_t i = 0; i < candidates.size(); ++i) {
     routed.push_back({.scored = {exact[i], candidates[i].reference()},
@@ -146,6 +173,11 @@ absl::StatusOr<std::vector<rpc::RoutedPart>> SelectBest(const kernels::Backend& 
   args.eligible = [sequence](const Candidate& candidate) {
     return candidate.segment->Visible(candidate.part, sequence);
   };
+  if (scores.error != 0) {
+    args.exact = [&](const std::vector<Candidate>& candidates) {
+      return ExactScores(backend, scores, candidates);
+    };
+  }
   const auto shortlist = Shortlist(backend, scores.view, scores.scores, args);
   std::vector<rpc::RoutedPart> routed;
   if (shortlist.has_value()) {

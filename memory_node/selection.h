@@ -44,6 +44,9 @@ struct ShortlistArgs {
   float error = 0;                // no score is further from the exact one than this
   float relative_error = 0;       // and this share of the largest listed
   std::function<bool(const Candidate&)> eligible;
+  // Exact scores of candidates, for when scores that may be off by the error do not tell; may be
+  // null.
+  std::function<std::vector<float>(const std::vector<Candidate>&)> exact;
 };
 
 // Every eligible part that can be among the best, by the scores [parts of the view] in memory of

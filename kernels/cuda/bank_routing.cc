@@ -38,17 +38,15 @@ RoutingSegment Staged(const KeySegment& segment, int64_t key_width, bool coarse,
   staged.num_parts = segment.num_parts();
   staged.num_chunks = NumChunks(segment);
   if (coarse) {
-    staged.keys = staging.InBytes(segment.codes, staged.num_chunks * CodeBytes(key_width));
-    staged.scales = staging.In(segment.code_scales, staged.num_chunks);
+    staged.keys = staging.InBytesKept(segment.codes, staged.num_chunks * CodeBytes(key_width));
+    staged.scales = staging.InKept(segment.code_scales, staged.num_chunks);
   } else {
     staged.keys =
-        staging.InBytes(segment.keys, staged.num_chunks * key_width * DTypeBytes(segment.dtype));
-    if (HasScales(segment.dtype)) {
-      staged.scales = staging.In(segment.scales, staged.num_chunks);
-    }
+        staging.InBytesKept(segment.keys, staged.num_chunks * key_width * DTypeBytes(segment.dtype));
+    if (HasScales(segment.dtype)) staged.scales = staging.InKept(segment.scales, staged.num_chunks);
   }
-  staged.part_begin = staging.In(segment.part_begin.data(), segment.part_begin.size());
-  staged.max_norm = staging.In(segment.max_norm, 1);
+  staged.part_begin = staging.InKept(segment.part_begin.data(), segment.part_begin.size());
+  staged.max_norm = staging.InKept(segment.max_norm, 1);
   return staged;
 }
 
@@ -85,10 +83,10 @@ void ChoosePrecision(const std::vector<RoutingSegment>& table, RoutingArgs& args
     if (segment.max_norm == nullptr) return;
   }
   RoutingArgs rounded = args;
-  // Up to 64 columns the memory-bound pass is the faster one.
-  rounded.precision = args.format == KeyFormat::kBFloat16 && tiles > 2 * kExactTiles
-                          ? QueryPrecision::kThroughput
-                          : QueryPrecision::kSingle;
+  // Up to 64 columns the memory-bound pass is the faster one over keys of 16 bits.
+  const bool wide = args.format == KeyFormat::kInt8 ||
+                    (args.format == KeyFormat::kBFloat16 && tiles > 2 * kExactTiles);
+  rounded.precision = wide ? QueryPrecision::kThroughput : QueryPrecision::kSingle;
   if (CanBoundErrors(rounded)) args.precision = rounded.precision;
 }
 
