@@ -90,8 +90,8 @@ float CoarseScore(const rpc::BankSpec& bank, const rpc::EncodedPart& part, int l
 class IndexStory {
  public:
   IndexStory(DType dtype, const Place& place, uint64_t seed)
-      : bank_(seed % 4 == 0 ? CodedBank(dtype) : testing::TestBank(dtype, dtype)),
-        can_have_codes_(seed % 4 == 0),
+      : bank_(seed % 6 == 0 ? CodedBank(dtype) : testing::TestBank(dtype, dtype)),
+        can_have_codes_(seed % 6 == 0),
         members_(place),
         backend_(members_.all()),
         index_(backend_, KeyShapeOf(bank_),
