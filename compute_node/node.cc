@@ -77,9 +77,11 @@ absl::StatusOr<std::unique_ptr<Node>> Node::Make(const NodeOptions& options, std
   return node;
 }
 
-void Node::Attach(rpc::SessionRouter* router, std::vector<rpc::MemoryShard*> shards) {
+void Node::Attach(rpc::SessionRouter* router, std::vector<rpc::MemoryShard*> shards,
+                  std::vector<std::string> shard_names) {
   memory_.router = router;
   memory_.shards = std::move(shards);
+  memory_.shard_names = std::move(shard_names);
   memory_.cache = &cache_;
   memory_.prefetch_layers = options_.prefetch_layers;
 }
