@@ -44,6 +44,7 @@ absl::Status ClientVerb::Run(Io& io) {
   if (const absl::Status form = rpc::CheckAddress("--server", server_); !form.ok()) {
     return UsageError(std::string(form.message()));
   }
+  if (!(timeout_s_ > 0)) return UsageError("--timeout must be more than 0 seconds");
   absl::StatusOr<Connection> connection = connect_(server_);
   if (!connection.ok()) return connection.status();
   const absl::Status status = RunWith(*connection->service, io);

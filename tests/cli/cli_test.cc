@@ -47,10 +47,14 @@ TEST_F(CliTest, ASlipIsAnsweredWithWhatWasMeant) {
   EXPECT_THAT(err_, HasSubstr("'words' is one argument too many"));
 }
 
-TEST_F(CliTest, AnAddressThatIsNoneIsAUsageError) {
+TEST_F(CliTest, AnAddressOrATimeThatIsNoneIsAUsageError) {
   for (const char* address : {"127.0.0.1", "127.0.0.1:99999", "not an address", ""}) {
     EXPECT_EQ(Msa({"ls", "--server", address}), 2) << address;
     EXPECT_THAT(err_, HasSubstr("use host:port"));
+  }
+  for (const char* timeout : {"0", "-5", "nan"}) {
+    EXPECT_EQ(Msa({"ls", "--timeout", timeout}), 2) << timeout;
+    EXPECT_THAT(err_, HasSubstr("--timeout must be more than 0"));
   }
   EXPECT_EQ(server_, "") << "nobody was asked";
 }
