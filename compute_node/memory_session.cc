@@ -119,7 +119,7 @@ absl::StatusOr<std::unique_ptr<MemorySession>> MemorySession::Open(
     const MemoryAccess& memory, const std::string& bank, const rpc::SessionOptions& options) {
   MSA_ASSIGN_OR_RETURN(rpc::SessionInfo info, memory.router->OpenSession(ctx, bank, options));
   std::unique_ptr<MemorySession> session(
-      new MemorySession(transformer, prefix, memory, std::move(info), allow_partial));
+      new MemorySession(transformer, prefix, memory, std::move(info), options.allow_partial));
   if (session->bank().model_fingerprint != transformer.fingerprint()) {
     return absl::FailedPreconditionError(
         StrCat("bank '", bank, "' was made by model ", session->bank().model_name, " (",
