@@ -26,11 +26,7 @@ namespace {
 class CudaBackend : public Backend {
  public:
   static absl::StatusOr<std::unique_ptr<CudaBackend>> Make(const BackendOptions& options) {
-    DeviceOptions device_options;
-    device_options.ordinal = options.gpu;
-    device_options.max_device_bytes = options.gpu_memory_bytes;
-    device_options.max_host_bytes = options.host_memory_bytes;
-    MSA_ASSIGN_OR_RETURN(auto device, Device::Open(device_options));
+    MSA_ASSIGN_OR_RETURN(auto device, Device::Open(options));
     MSA_ASSIGN_OR_RETURN(auto products, Products::Make(*device));
     return std::unique_ptr<CudaBackend>(new CudaBackend(std::move(device), std::move(products)));
   }

@@ -40,22 +40,22 @@ absl::Status CheckArchitecture(const std::string& name, int compute_major, int c
              "; the cuda backend needs 8.0 or later: use --backend cpu"));
 }
 
-absl::StatusOr<std::unique_ptr<Device>> Device::Open(const DeviceOptions& options) {
+absl::StatusOr<std::unique_ptr<Device>> Device::Open(const BackendOptions& options) {
   std::unique_ptr<Device> device(new Device());
   MSA_RETURN_IF_ERROR(device->Init(options));
   return device;
 }
 
-absl::Status Device::Init(const DeviceOptions& options) {
+absl::Status Device::Init(const BackendOptions& options) {
   int count = 0;
   if (cudaError_t error = cudaGetDeviceCount(&count); error != cudaSuccess || count == 0) {
     return Missing(error, "no NVIDIA driver or no GPU was found");
   }
-  if (options.ordinal >= count) {
-    return absl::FailedPreconditionError(StrCat("there is no GPU ", options.ordinal,
+  if (options.gpu >= count) {
+    return absl::FailedPreconditionError(StrCat("there is no GPU ", options.gpu,
                                                 ": this machine has ", count, ", numbered from 0"));
   }
-  ordinal_ = options.ordinal;
+  ordinal_ = options.gpu;
   cudaDeviceProp properties;
   if (cudaError_t error = cudaGetDeviceProperties(&properties, ordinal_); error != cudaSuccess) {
     return Missing(error, "the GPU does not answer");
@@ -78,11 +78,11 @@ absl::Status Device::Init(const DeviceOptions& options) {
   if (cudaError_t error = cudaMemGetInfo(&free_bytes, &total_bytes); error != cudaSuccess) {
     return Missing(error, "the GPU's memory cannot be asked for");
   }
-  max_device_bytes_ = options.max_device_bytes > 0
-                          ? options.max_device_bytes
+  max_device_bytes_ = options.gpu_memory_bytes > 0
+                          ? options.gpu_memory_bytes
                           : static_cast<int64_t>(free_bytes) - kReservedBytes;
   max_resident_bytes_ = max_device_bytes_ - std::min(kWorkBytes, max_device_bytes_ / 16);
-  max_host_bytes_ = options.max_host_bytes > 0 ? options.max_host_bytes : INT64_MAX;
+  max_host_bytes_ = options.host_memory_bytes > 0 ? options.host_memory_bytes : INT64_MAX;
   slots_.Init();
   kept_ = std::vector<std::atomic<uintptr_t>>(kKeptPointers);
   return absl::OkStatus();

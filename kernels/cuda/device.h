@@ -23,22 +23,15 @@
 
 namespace msa::kernels::cuda {
 
-struct DeviceOptions {
-  int ordinal = 0;
-  // Bytes that Allocate may have out at once; beyond them kWork is refused and kResident goes to
-  // pinned memory of the processor. 0: all the device has, less what its libraries need.
-  int64_t max_device_bytes = 0;
-  int64_t max_host_bytes = 0;  // of pinned memory; 0: no limit of its own
-};
-
 // FAILED_PRECONDITION for a GPU older than this project's kernels: compute capability 8.0.
 absl::Status CheckArchitecture(const std::string& name, int compute_major, int compute_minor);
 
 class Device {
  public:
   // FAILED_PRECONDITION naming what is missing: no driver, no such device, one older than compute
-  // capability 8.0.
-  static absl::StatusOr<std::unique_ptr<Device>> Open(const DeviceOptions& options);
+  // capability 8.0. Of gpu_memory_bytes kWork may have all, kResident somewhat less and then pinned
+  // memory of the processor, up to host_memory_bytes.
+  static absl::StatusOr<std::unique_ptr<Device>> Open(const BackendOptions& options);
   ~Device();
   Device(const Device&) = delete;
   Device& operator=(const Device&) = delete;
@@ -95,7 +88,7 @@ class Device {
 
  private:
   Device() = default;
-  absl::Status Init(const DeviceOptions& options);
+  absl::Status Init(const BackendOptions& options);
   Buffer Register(void* data, size_t bytes, bool on_device);
   void Release(void* data, bool on_device);
   void ReleaseScratch(void* data, int size_class);
