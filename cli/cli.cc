@@ -63,9 +63,9 @@ std::string Usage(const CLI::App* app, const CLI::Error& error) {
 std::vector<std::unique_ptr<Verb>> ClientVerbs(const Connector& connect,
                                                const SyntheticServer& synthetic) {
   std::vector<std::unique_ptr<Verb>> verbs;
-  for (auto make :
-       {MakeAddVerb, MakeRmVerb, MakeLsVerb, MakeGetVerb, MakeAskVerb, MakeRetrieveVerb,
-        MakeStatsVerb, MakeEvalVerb, MakeBankCreateVerb, MakeBankLsVerb, MakeBankRmVerb}) {
+  for (auto make : {MakeAddVerb, MakeRmVerb, MakeLsVerb, MakeGetVerb, MakeAskVerb, MakeRetrieveVerb,
+                    MakeStatsVerb, MakeEvalVerb, MakeBankCreateVerb, MakeBankLsVerb, MakeBankRmVerb,
+                    MakeBankCalibrateVerb}) {
     verbs.push_back(make(connect));
   }
   verbs.push_back(MakeBenchVerb(connect, synthetic));

@@ -56,6 +56,7 @@ class MemorySession::RoutingHook : public ForwardHook {
                                                           session_.round_, layer, top_k_, queries));
     }
     session_.NoteMissing(selection.missing_shards);
+    rpc::AddComparisons(selection.comparisons, &session_.comparisons_);
     rpc::LayerSelection& chosen = prefill_.selections.emplace_back();
     chosen.layer = layer;
     for (const rpc::RoutedPart& part : selection.parts) chosen.parts.push_back(part.scored);
@@ -110,8 +111,8 @@ MemorySession::MemorySession(const Transformer& transformer, const TemplatePrefi
 
 absl::StatusOr<std::unique_ptr<MemorySession>> MemorySession::Open(
     const rpc::CallContext& ctx, const Transformer& transformer, const TemplatePrefix& prefix,
-    const MemoryAccess& memory, const std::string& bank, bool allow_partial) {
-  MSA_ASSIGN_OR_RETURN(rpc::SessionInfo info, memory.router->OpenSession(ctx, bank, allow_partial));
+    const MemoryAccess& memory, const std::string& bank, const rpc::SessionOptions& options) {
+  MSA_ASSIGN_OR_RETURN(rpc::SessionInfo info, memory.router->OpenSession(ctx, bank, options));
   std::unique_ptr<MemorySession> session(
       new MemorySession(transformer, prefix, memory, std::move(info)));
   if (session->bank().model_fingerprint != transformer.fingerprint()) {

@@ -53,7 +53,7 @@ class MemorySession {
  public:
   static absl::StatusOr<std::unique_ptr<MemorySession>> Open(
       const rpc::CallContext& ctx, const Transformer& transformer, const TemplatePrefix& prefix,
-      const MemoryAccess& memory, const std::string& bank, bool allow_partial);
+      const MemoryAccess& memory, const std::string& bank, const rpc::SessionOptions& options);
   ~MemorySession();
   MemorySession(const MemorySession&) = delete;
   MemorySession& operator=(const MemorySession&) = delete;
@@ -75,6 +75,8 @@ class MemorySession {
   int32_t round() const { return round_; }
   // Names of shards that gave no answer, each once; only with allow_partial.
   const std::vector<std::string>& missing_shards() const { return missing_; }
+  // Of all layers routed so far, where the session compares scans.
+  const std::vector<rpc::ScanComparison>& comparisons() const { return comparisons_; }
   rpc::Usage& usage() { return usage_; }
   rpc::Timings& timings() { return timings_; }
 
@@ -97,6 +99,7 @@ class MemorySession {
   rpc::SessionInfo info_;
   int32_t round_ = 0;
   std::vector<std::string> missing_;
+  std::vector<rpc::ScanComparison> comparisons_;
   rpc::Usage usage_;
   rpc::Timings timings_;
   // Blocks of this session by (reference, layer): the cache may drop one before its layer comes.

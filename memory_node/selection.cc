@@ -13,7 +13,8 @@ namespace msa::memory_node {
 namespace {
 
 constexpr int kMaxListed = 1024;  // of Backend::TopIndices
-// Parts listed at first: enough that those nobody may see rarely use them up.
+// Parts listed at first beyond those wanted, and up to twice as many more: enough that those nobody
+// may see rarely use them up.
 constexpr int kSpare = 16;
 constexpr int kListedOfRounded = 128;
 
@@ -48,8 +49,8 @@ std::optional<std::vector<Candidate>> ShortlistFrom(const kernels::Backend& back
   const bool all = static_cast<int>(best.size()) < listed;
   float error = args.error;
   if (!best.empty() && args.relative_error != 0) {
-    error += args.relative_error * std::max(std::abs(best.front().score),
-                                            std::abs(best.back().score));
+    error +=
+        args.relative_error * std::max(std::abs(best.front().score), std::abs(best.back().score));
   }
   std::vector<Candidate> candidates;
   absl::flat_hash_set<uint64_t> documents;
@@ -135,8 +136,7 @@ void AppendBest(const kernels::Backend& backend, const SegmentView& view,
 
 // From exact scores of every part.
 std::vector<rpc::RoutedPart> SelectFromAll(const kernels::Backend& backend,
-                                           const PartScores& scores, uint64_t sequence,
-                                           int top_k) {
+                                           const PartScores& scores, uint64_t sequence, int top_k) {
   const std::vector<float> host = ToHost(backend, scores);
   absl::Span<const float> left = host;
   std::vector<rpc::RoutedPart> routed;
@@ -153,7 +153,8 @@ std::optional<std::vector<Candidate>> Shortlist(const kernels::Backend& backend,
                                                 const IndexView& view,
                                                 absl::Span<const float> scores,
                                                 const ShortlistArgs& args) {
-  const int first = std::max(2 * args.count + kSpare, args.error != 0 ? kListedOfRounded : 0);
+  const int spare = std::min(args.count, 2 * kSpare) + kSpare;
+  const int first = std::max(args.count + spare, args.error != 0 ? kListedOfRounded : 0);
   if (first < kMaxListed) {
     auto shortlist = ShortlistFrom(backend, view, scores, args, first);
     if (shortlist.has_value()) return shortlist;
@@ -163,16 +164,16 @@ std::optional<std::vector<Candidate>> Shortlist(const kernels::Backend& backend,
 }
 
 absl::StatusOr<std::vector<rpc::RoutedPart>> SelectBest(const kernels::Backend& backend,
-                                                        const PartScores& scores,
-                                                        uint64_t sequence, int top_k,
-                                                        SelectionCounts& counts) {
+                                                        const PartScores& scores, uint64_t sequence,
+                                                        int top_k, SelectionCounts& counts) {
   ShortlistArgs args;
-  args.count = top_k;
-  args.error = scores.error;
+  const bool coarse = scores.candidates > 0;
+  args.count = std::max(top_k, scores.candidates);
+  args.error = coarse ? 0 : scores.error;
   args.eligible = [sequence](const Candidate& candidate) {
     return candidate.segment->Visible(candidate.part, sequence);
   };
-  if (scores.error != 0) {
+  if (args.error != 0) {
     args.exact = [&](const std::vector<Candidate>& candidates) {
       return ExactScores(backend, scores, candidates);
     };
@@ -181,7 +182,7 @@ absl::StatusOr<std::vector<rpc::RoutedPart>> SelectBest(const kernels::Backend& 
   std::vector<rpc::RoutedPart> routed;
   if (shortlist.has_value()) {
     routed = ToRouted(backend, scores, *shortlist);
-    if (scores.error != 0) ++counts.rounded;
+    if (scores.error != 0) ++(coarse ? counts.coarse : counts.rounded);
   } else {
     MSA_ASSIGN_OR_RETURN(const PartScores exact, MakeExact(backend, scores));
     routed = SelectFromAll(backend, exact, sequence, top_k);

@@ -184,8 +184,11 @@ class CudaBackend : public Backend {
                     float* max_norm) const override {
     RaiseMaxNormOn(*device_, segment, key_width, first_chunk, max_norm);
   }
-  void MeanOfScores(absl::Span<const float* const> scores, int64_t n,
-                    float* mean) const override {
+  void EncodeCoarse(const KeySegment& segment, int64_t key_width, int64_t first_chunk,
+                    uint8_t* codes, float* scales) const override {
+    EncodeCoarseOn(*device_, segment, key_width, first_chunk, codes, scales);
+  }
+  void MeanOfScores(absl::Span<const float* const> scores, int64_t n, float* mean) const override {
     MeanOfScoresOn(*device_, scores, n, mean);
   }
   std::vector<IndexedScore> TopIndices(const float* scores, int64_t n, int k) const override {
