@@ -173,7 +173,7 @@ absl::StatusOr<std::vector<rpc::RoutedPart>> SelectBest(const kernels::Backend& 
   args.eligible = [sequence](const Candidate& candidate) {
     return candidate.segment->Visible(candidate.part, sequence);
   };
-  if (scores.error != 0) {
+  if (args.error != 0) {
     args.exact = [&](const std::vector<Candidate>& candidates) {
       return ExactScores(backend, scores, candidates);
     };

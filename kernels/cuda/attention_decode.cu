@@ -335,11 +335,8 @@ __global__ void __launch_bounds__(kThreads, Shape::kBlocks) DecodeKernel(Attenti
   Stream<Shape> stream;
   // A batch that fills the chip leaves no room to the next kernel's blocks but in odd places.
   if (item.num_splits == 1) AllowDependents();
-#ifndef MSA_LATE
-#define MSA_LATE 0
-#endif
   // The kernel before this one writes the newest token's rows and no others.
-  const bool early = !MSA_LATE && walk.token + kUnitTokens < limit;
+  const bool early = walk.token + kUnitTokens < limit;
   if (!early) WaitForPrerequisites();
   stream.StartKeys(walk, tables, kv_head, lane);
   stream.StartValues(lane);

@@ -13,12 +13,9 @@ namespace {
 constexpr int64_t kWantedBlocks = 264;
 constexpr int64_t kLeastPrefillSplit = 512;
 constexpr int64_t kLeastDecodeSplit = 256;
-#ifndef MSA_SHORT_SPLIT
-#define MSA_SHORT_SPLIT 256
-#endif
 // Of a short context, whose few splits would leave most of the chip idle.
 constexpr int64_t kShortContext = 1024;
-constexpr int64_t kLeastShortSplit = MSA_SHORT_SPLIT;
+constexpr int64_t kLeastShortSplit = 128;
 constexpr int64_t kFarthest = int64_t{1} << 30;
 constexpr size_t kWorkspaceAlign = 256;
 

@@ -43,7 +43,9 @@ RoutingSegment Staged(const KeySegment& segment, int64_t key_width, bool coarse,
   } else {
     staged.keys =
         staging.InBytesKept(segment.keys, staged.num_chunks * key_width * DTypeBytes(segment.dtype));
-    if (HasScales(segment.dtype)) staged.scales = staging.InKept(segment.scales, staged.num_chunks);
+    if (HasScales(segment.dtype)) {
+      staged.scales = staging.InKept(segment.scales, staged.num_chunks);
+    }
   }
   staged.part_begin = staging.InKept(segment.part_begin.data(), segment.part_begin.size());
   staged.max_norm = staging.InKept(segment.max_norm, 1);

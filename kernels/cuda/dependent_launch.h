@@ -20,8 +20,7 @@ inline int ComputeMajor() {
   return major;
 }
 
-// shared_bytes: of dynamic shared memory. All of these kernels want the same split of a
-// multiprocessor's memory: two that do not would have to wait for each other's end after all.
+// shared_bytes: of dynamic shared memory.
 template <class... Parameters, class... Arguments>
 cudaError_t LaunchDependentWith(size_t shared_bytes, void (*kernel)(Parameters...), dim3 grid,
                                 dim3 block, cudaStream_t stream, const Arguments&... arguments) {
@@ -35,14 +34,6 @@ cudaError_t LaunchDependentWith(size_t shared_bytes, void (*kernel)(Parameters..
   config.stream = stream;
   config.attrs = &attribute;
   config.numAttrs = ComputeMajor() >= 9 ? 1 : 0;
-#ifndef MSA_NO_CARVEOUT
-  if (config.numAttrs > 0) {
-    const cudaError_t error =
-        cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
-                             cudaSharedmemCarveoutMaxShared);
-    if (error != cudaSuccess) return error;
-  }
-#endif
   return cudaLaunchKernelEx(&config, kernel, arguments...);
 }
 

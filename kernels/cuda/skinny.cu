@@ -118,9 +118,7 @@ bool ServesSkinny(const SkinnyArgs& args) {
 cudaError_t SkinnyLinear(const SkinnyArgs& args, cudaStream_t stream) {
   if (args.rows == 0 || args.out_features == 0) return cudaSuccess;
   if (!ServesSkinny(args)) return cudaErrorInvalidValue;
-#ifndef MSA_SKINNY_OLD
   if (ComputeMajor() == 9) return SkinnyStream(args, stream);
-#endif
   switch (args.then) {
     case SkinnyThen::kStore:
       return LaunchThen<SkinnyThen::kStore>(args, stream);

@@ -1,7 +1,7 @@
 // Hopper's kernel of products of a few rows: one block a multiprocessor takes a run of weight rows,
 // which lie together, and a warp that does nothing else keeps a ring of slices of them full, from
-// before the kernel ahead in the stream has ended. The rings of two kernels fit a multiprocessor
-// at once, so that memory stays busy from one product to the next.
+// before the kernel ahead in the stream has ended. It lets the next kernel's blocks come when it
+// has asked for its last slice: earlier, they would crowd on the multiprocessors that are free.
 #include <algorithm>
 
 #include "kernels/cuda/dependent_launch.h"
@@ -10,27 +10,14 @@
 namespace msa::kernels::cuda {
 namespace {
 
-#ifndef MSA_SKINNY_SLICE
-#define MSA_SKINNY_SLICE 1024
-#endif
-#ifndef MSA_RING_BIG
-#define MSA_RING_BIG 105600
-#endif
-#ifndef MSA_TRIGGER
-#define MSA_TRIGGER 0
-#endif
-#ifndef MSA_RING_SMALL
-#define MSA_RING_SMALL MSA_RING_BIG
-#endif
-
 constexpr int kThreads = kSkinnyThreads + kWarp;
-constexpr int kSliceColumns = MSA_SKINNY_SLICE;
+constexpr int kSliceColumns = 1024;
 constexpr int kSliceSteps = kSliceColumns / kStepColumns;
 constexpr int kWarpSteps = kSliceSteps / kSkinnyWarps;  // of a slice, a warp's
 // The quarters of a warp that read together then fall into different banks.
 constexpr int kSlotRowBytes = kSliceColumns * 2 + 64;
-template <SkinnyThen kThen>
-constexpr int kRingBytes = kThen == SkinnyThen::kAdd ? MSA_RING_SMALL : MSA_RING_BIG;
+// One block a multiprocessor, and room beside it for attention's.
+constexpr int kRingBytes = 120'000;
 constexpr int kMaxStages = 12;
 // Steps of x that a warp keeps in registers; a wider x is read again for every tile.
 constexpr int kMostHeld = 16;
@@ -47,7 +34,7 @@ struct Tiles {
     count = (outs * kPart + kTileRows - 1) / kTileRows;
     num_slices = static_cast<int>((args.in_features + kSliceColumns - 1) / kSliceColumns);
     slot_bytes = (outs + count - 1) / count * kPart * kSlotRowBytes;
-    stages = min(kRingBytes<kThen> / slot_bytes, kMaxStages);
+    stages = min(kRingBytes / slot_bytes, kMaxStages);
   }
   __device__ int First(int tile) const { return outs * tile / count; }
   __device__ int Outs(int tile) const { return First(tile + 1) - First(tile); }
@@ -115,7 +102,7 @@ __device__ void Produce(const SkinnyArgs& args, const Tiles<kThen>& tiles, int l
     copy(index, place.stage);
     place.Advance(tiles.stages);
   }
-  if (MSA_TRIGGER == 1) AllowDependents();
+  AllowDependents();
 }
 
 // x of one warp and lane: its steps, of the row that the lane stands for.
@@ -161,7 +148,6 @@ __device__ void Consume(const SkinnyArgs& args, const Tiles<kThen>& tiles, const
   const int warp = threadIdx.x / kWarp;
   const int lane = threadIdx.x % kWarp;
   constexpr int kSlicesHeld = kHeld / kWarpSteps;
-  if (MSA_TRIGGER == 0) AllowDependents();
   if (kInput == SkinnyInput::kNormedFloat32) {
     for (int i = threadIdx.x * 8; i < args.in_features; i += kSkinnyThreads * 8) {
       asm volatile("prefetch.global.L2 [%0];" ::"l"(args.norm + i));
@@ -255,8 +241,7 @@ template <SkinnyThen kThen, SkinnyInput kInput, int kHeld>
 cudaError_t Launch(const SkinnyArgs& args, cudaStream_t stream) {
   const auto kernel = StreamKernel<kThen, kInput, kHeld>;
   cudaError_t error =
-      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                           kRingBytes<kThen>);
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kRingBytes);
   int device = 0;
   int multiprocessors = 0;
   if (error == cudaSuccess) error = cudaGetDevice(&device);
@@ -266,7 +251,7 @@ cudaError_t Launch(const SkinnyArgs& args, cudaStream_t stream) {
   if (error != cudaSuccess) return error;
   const int64_t outs = args.out_features / kRowsOfOutput<kThen>;
   const auto blocks = static_cast<unsigned>(std::min<int64_t>(multiprocessors, outs));
-  return LaunchDependentWith(kRingBytes<kThen>, kernel, dim3(blocks), dim3(kThreads), stream, args);
+  return LaunchDependentWith(kRingBytes, kernel, dim3(blocks), dim3(kThreads), stream, args);
 }
 
 template <SkinnyThen kThen, SkinnyInput kInput>
