@@ -343,41 +343,69 @@ INSTANTIATE_TEST_SUITE_P(Precisions, RoutingIndexTest,
                                          std::get<1>(info.param).name);
                          });
 
-// A thousand parts of nearly one score: what is listed cannot tell, an exact pass does.
-TEST(RoutingIndexLimits, NearTiesAreTakenFromAnExactPass) {
-  const auto bank = testing::TestBank(DType::kBFloat16, DType::kBFloat16);
-  const testing::TinyBackend backend(true, 1e6f);
-  RoutingIndex index(backend, KeyShapeOf(bank), {});
-  std::vector<rpc::EncodedDocument> documents;
-  constexpr int64_t kParts = 1500;
-  for (int64_t i = 0; i < kParts; ++i) {
-    documents.push_back(testing::MakeDocument(
-        bank, {.id = "d", .first_reference = i, .seed = static_cast<uint64_t>(i)}));
-    ASSERT_TRUE(index.Append({PartOf(documents.back().parts[0])}).ok());
-    index.Publish({i}, {});
+// 1,500 parts of one chunk or more, more than a backend lists, and the order they should come in.
+class ManyParts {
+ public:
+  ManyParts() {
+    for (int64_t i = 0; i < kParts; ++i) {
+      documents_.push_back(testing::MakeDocument(
+          bank_, {.id = "d", .first_reference = i, .seed = static_cast<uint64_t>(i)}));
+      expected_.push_back({testing::OracleScore(bank_, documents_[i].parts[0], 1, queries_), i});
+    }
+    std::sort(expected_.begin(), expected_.end(), Precedes);
   }
-  ScanSharer sharer(&backend, {});
-  const auto queries = testing::MakeQueries(bank, 2, 5);
+
+  // Selects and ranks on a backend that rounds by `error`.
+  void ExpectFound(float error, SelectionCounts& counts) const {
+    const testing::TinyBackend backend(true, error);
+    RoutingIndex index(backend, KeyShapeOf(bank_), {});
+    for (int64_t i = 0; i < kParts; ++i) {
+      ASSERT_TRUE(index.Append({PartOf(documents_[i].parts[0])}).ok());
+      index.Publish({i}, {});
+    }
+    ScanSharer sharer(&backend, {});
+    RankSums sums;
+    ASSERT_TRUE(sums.Begin(0).ok());
+    auto scores = sharer.Score({}, index, bank_.routing, 1, queries_);
+    ASSERT_TRUE(scores.ok());
+    sums.Add(*scores, index.num_slots());
+    const auto selected = SelectBest(backend, *scores, index.sequence(), kBest, counts);
+    const auto ranked =
+        sums.Rank(backend, 0, index.View(), index.sequence(), {.limit = kBest}, counts);
+    ASSERT_TRUE(selected.ok() && ranked.ok());
+    for (int i = 0; i < kBest; ++i) {
+      EXPECT_EQ((*selected)[i].scored.reference, expected_[i].reference);
+      EXPECT_EQ((*ranked)[i].reference, expected_[i].reference);
+    }
+  }
+  // How far the last of those listed is behind the last of the best.
+  float Gap() const { return expected_[kBest - 1].score - expected_[kListed - 1].score; }
+
+ private:
+  static constexpr int64_t kParts = 1500;
+  static constexpr int kListed = 1024;  // by a backend, at most
+  static constexpr int kBest = 16;
+  const rpc::BankSpec bank_ = testing::TestBank(DType::kBFloat16, DType::kBFloat16);
+  const std::vector<float> queries_ = testing::MakeQueries(bank_, 2, 5);
+  std::vector<rpc::EncodedDocument> documents_;
+  std::vector<ScoredPart> expected_;
+};
+
+// What is listed cannot tell, an exact pass does.
+TEST(RoutingIndexLimits, NearTiesAreTakenFromAnExactPass) {
   SelectionCounts counts;
-  RankSums sums;
-  ASSERT_TRUE(sums.Begin(0).ok());
-  auto scores = sharer.Score({}, index, bank.routing, 1, queries);
-  ASSERT_TRUE(scores.ok());
-  sums.Add(*scores, index.num_slots());
-  const auto selected = SelectBest(backend, *scores, index.sequence(), 16, counts);
-  const auto ranked = sums.Rank(backend, 0, index.View(), index.sequence(), {.limit = 16}, counts);
-  ASSERT_TRUE(selected.ok() && ranked.ok());
+  ManyParts().ExpectFound(1e6f, counts);
   EXPECT_EQ(counts.rescanned, 2);
   EXPECT_EQ(counts.rounded, 0);
-  std::vector<ScoredPart> expected;
-  for (int64_t i = 0; i < kParts; ++i) {
-    expected.push_back({testing::OracleScore(bank, documents[i].parts[0], 1, queries), i});
-  }
-  std::sort(expected.begin(), expected.end(), Precedes);
-  for (int i = 0; i < 16; ++i) {
-    EXPECT_EQ((*selected)[i].scored.reference, expected[i].reference);
-    EXPECT_EQ((*ranked)[i].reference, expected[i].reference);
-  }
+}
+
+// Twice the error reaches beyond what is listed, once does not.
+TEST(RoutingIndexLimits, ExactScoresOfWhatIsListedTellWhereRoundedOnesDoNot) {
+  const ManyParts parts;
+  SelectionCounts counts;
+  parts.ExpectFound(0.9f * parts.Gap(), counts);
+  EXPECT_EQ(counts.rescanned, 0);
+  EXPECT_EQ(counts.rounded, 2);
 }
 
 TEST(RoutingIndexLimits, CodesThatDoNotFitAreGivenUpAndKeysStay) {
