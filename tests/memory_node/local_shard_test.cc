@@ -88,9 +88,10 @@ TEST(CoarseRecords, ADamagedOneCostsTheCodesAndNoAnswer) {
   bank.routing.head_dim = 32;
   const auto backend = *kernels::MakeBackend("reference", 1);
   const auto store = MakeMemoryStore();
+  ShardOptions options;
+  options.background = false;
   const auto open = [&] {
-    return *LocalShard::Open(std::make_unique<BorrowedStore>(store.get()), backend.get(),
-                             {.background = false});
+    return *LocalShard::Open(std::make_unique<BorrowedStore>(store.get()), backend.get(), options);
   };
   {
     const auto shard = open();
