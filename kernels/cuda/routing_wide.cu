@@ -11,12 +11,11 @@
 
 #include <algorithm>
 #include <iterator>
-#include <type_traits>
 
 #include "kernels/cuda/ptx.cuh"
 #include "kernels/cuda/routing_cursor.cuh"
 #include "kernels/cuda/routing_wide.h"
-#include "kernels/cuda/wgmma_wide.cuh"
+#include "kernels/cuda/routing_wide_sums.cuh"
 
 namespace msa::kernels::cuda {
 namespace {
@@ -130,29 +129,6 @@ __device__ void ReleaseStage(Shared& shared, int stage) {
   __syncwarp();
   const uint32_t lane = threadIdx.x % 32;
   if (lane < kCluster) BarrierArriveAt(SharedAddress(&shared.empty[stage]), lane);
-}
-
-template <KeyFormat kFormat>
-using Sum = std::conditional_t<kFormat == KeyFormat::kInt8, int32_t, float>;
-
-template <KeyFormat kFormat, int kTiles>
-__device__ __forceinline__ void Multiply(Sum<kFormat> (&sums)[4 * kTiles], uint64_t a, uint64_t b,
-                                         bool add) {
-#ifdef __CUDA_ARCH_FEAT_SM90_ALL
-  if constexpr (kFormat == KeyFormat::kInt8) ProductInt8<kTiles>(sums, a, b, add);
-  if constexpr (kFormat == KeyFormat::kFloat8) ProductFloat8<kTiles>(sums, a, b, add);
-  if constexpr (kFormat == KeyFormat::kBFloat16) ProductBFloat16<kTiles>(sums, a, b, add);
-#endif
-}
-
-// Element i of tile j of rows, in units of its column's scale. Pieces lie in tiles side by side.
-template <KeyFormat kFormat, int kSums>
-__device__ __forceinline__ float Joined(const Sum<kFormat> (&sums)[kSums], int j, int i) {
-  if constexpr (kFormat == KeyFormat::kInt8) {
-    return static_cast<float>(sums[8 * j + i]) * 256.0f + static_cast<float>(sums[8 * j + 4 + i]);
-  } else {
-    return sums[4 * j + i];
-  }
 }
 
 // Best of every question's run of tiles. `sums` as wgmma_wide.cuh says.
