@@ -3,9 +3,10 @@ import tempfile
 import unittest
 from pathlib import Path
 
+import numpy as np
 import torch
 
-from training import batches, frames, losses
+from training import batches, frames, losses, scale
 from training.adapter_io import load_adapter, save_adapter
 from training.calibrate import refusal_bias, round_min_score
 from training.evaluate import after_two, at_bias
@@ -111,6 +112,42 @@ class ToyModelTest(unittest.TestCase):
             mean = torch.stack(list(out.scores[0].values())).mean(0)
         for row, order in zip(mean, found):
             torch.testing.assert_close(row[order], row.sort(descending=True).values, atol=5e-3, rtol=0)
+
+    def test_content_chunks_are_apart_from_the_keys(self):
+        """Two chunks of 2 average to the chunk of 4; keys and scores do not change; a whole document's tokens stay apart at 1."""
+        model = self.model(4)
+        tokens = [frames.document_ids(self.tokenizer, i, t) for i, t in enumerate(toy.documents()[:3])]
+        with torch.no_grad():
+            layers = model.merged()
+            four, two, one = (model.run(layers, batches.documents(tokens, 4, c)).memory for c in (None, 2, 1))
+        self.assertIsNone(four.content)
+        self.assertEqual(len(one.k[1]), sum(map(len, tokens)))
+        torch.testing.assert_close(four.keys[3], two.keys[3])
+        table, count = two.content
+        for document, row in enumerate(four.table):
+            whole = len(tokens[document]) // 4
+            for place in range(whole):
+                pair = two.k[1][table[document, 2 * place: 2 * place + 2]]
+                torch.testing.assert_close(four.k[1][row[place]], pair.mean(0), atol=1e-5, rtol=1e-4)
+            self.assertEqual(count[document], -(-len(tokens[document]) // 2))
+
+    def test_a_growing_memory_routes_as_one_made_at_once(self):
+        model = self.model(4)
+        tokens = [np.asarray(frames.document_ids(self.tokenizer, i, t), dtype="<u2") for i, t in enumerate(toy.documents())]
+        prompts = [frames.routing_prompt(self.tokenizer, q) for q, _ in toy.questions()[:3]]
+        head = frames.encode(self.tokenizer, frames.HEAD)
+        with torch.no_grad():
+            layers, rows = model.merged(), batches.queries(prompts, head, 2)
+            plain = model.run(layers, batches.documents(tokens, 4), groups=(rows,))
+            bank = scale.Growing(model, layers, self.tokenizer, tokens, 10_000)
+            for size in (60, 10_000):
+                bank.grow(size, block_tokens=50)
+            self.assertEqual(bank.count, len(tokens))
+            model.score, model._gather = scale.score_in_blocks, scale.gather_from_host
+            grown = model.run(layers, groups=(rows,), memory=bank.memory)
+        for layer in (1, 3):
+            torch.testing.assert_close(plain.scores[0][layer], grown.scores[0][layer], atol=1e-5, rtol=1e-5)
+        self.assertEqual(bank.texts[2], toy.documents()[2])
 
     def test_both_continuations(self):
         """The margin tells which of them plain greedy decoding writes."""
