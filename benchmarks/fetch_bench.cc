@@ -62,6 +62,10 @@ class BlockShard : public rpc::MemoryShard {
   absl::StatusOr<std::vector<rpc::BankState>> ListBanks(const rpc::CallContext&) override {
     return No();
   }
+  absl::Status SetCoarse(const rpc::CallContext&, const std::string&,
+                         const rpc::CoarseState&) override {
+    return No();
+  }
   absl::StatusOr<rpc::PutResult> PutDocument(const rpc::CallContext&,
                                              const rpc::EncodedDocument&) override {
     return No();

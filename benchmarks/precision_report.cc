@@ -282,9 +282,9 @@ class Report {
 
   absl::StatusOr<Outcome> RouteOne(compute_node::Node& node, const std::string& bank,
                                    const std::string& question) {
-    MSA_ASSIGN_OR_RETURN(auto session, compute_node::MemorySession::Open(
-                                           {}, node.transformer(), node.prefix(), node.memory(),
-                                           bank, /*allow_partial=*/false));
+    MSA_ASSIGN_OR_RETURN(auto session,
+                         compute_node::MemorySession::Open({}, node.transformer(), node.prefix(),
+                                                           node.memory(), bank, {}));
     const compute_node::Frames frames(node.tokenizer(), session->bank().parse_special_tokens);
     const compute_node::Dialogue dialogue(frames, question);
     MSA_ASSIGN_OR_RETURN(const auto prompt, dialogue.Prompt());

@@ -1,9 +1,10 @@
 // Routing as a memory node does it, over a made-up bank of MSA-4B's shapes: LocalShard::Route for
 // every layer, on one backend or on several GPUs, beside the rate at which they copy their memory.
 //   shard_routing_bench [--tokens N] [--keys bf16|int8|…] [--backend NAME] [--gpus 0,1]
-//                       [--rows 1,8,32] [--repeats N]
+//                       [--rows 1,8,32] [--repeats N] [--candidates 0,64,128]
 // Prints one JSON object. `answers` is a checksum of what was selected: the same for every number
-// of GPUs.
+// of GPUs. Candidates other than 0 are of coarse scans, over codes made after the bank was loaded;
+// `same` is the share of layer-questions that selected what the exact scan (0, first) did.
 #include <algorithm>
 #include <chrono>
 #include <cmath>
@@ -85,8 +86,9 @@ class Bench {
     snapshot_ = shard.OpenSnapshot({}, bank.name, absl::Hours(1))->id;
   }
 
-  // Milliseconds of each layer; what was selected goes into the checksum.
-  std::vector<double> Question(int rows, uint32_t seed, uint32_t* answers) {
+  // Milliseconds of each layer; a checksum of what each selected goes into `answers`.
+  std::vector<double> Question(int rows, int candidates, uint32_t seed,
+                               std::vector<uint32_t>* answers) {
     std::mt19937 random(seed);
     std::normal_distribution<float> normal(0, 1 / std::sqrt(128.0f));
     rpc::RouteRequest request;
@@ -94,6 +96,7 @@ class Bench {
     request.snapshot_id = snapshot_;
     request.round = ++round_;
     request.top_k = kTopK;
+    request.candidates = candidates;
     request.queries.resize(static_cast<size_t>(rows) * bank_.routing.query_width());
     std::vector<double> milliseconds;
     for (const int32_t layer : bank_.router_layers) {
@@ -106,10 +109,11 @@ class Bench {
         std::fprintf(stderr, "%s\n", routed.status().ToString().c_str());
         std::exit(1);
       }
+      answers->push_back(0);
       for (const rpc::RoutedPart& part : *routed) {
         const std::string line =
             std::to_string(part.scored.reference) + " " + std::to_string(part.scored.score);
-        *answers = *answers * 31 + Crc32c(line);
+        answers->back() = answers->back() * 31 + Crc32c(line);
       }
     }
     return milliseconds;
@@ -122,26 +126,49 @@ class Bench {
   int32_t round_ = 0;
 };
 
-Json RunRows(Bench& bench, int rows, int repeats, double floor_ms) {
-  uint32_t answers = 0;
+// `exact`: what the exact scan selected, a checksum a layer-question; filled in by that scan.
+Json RunRows(Bench& bench, int rows, int candidates, int repeats, double floor_ms,
+             std::vector<uint32_t>* exact) {
+  std::vector<uint32_t> answers;
   std::vector<double> layers, questions;
-  bench.Question(rows, 1, &answers);
-  answers = 0;
+  bench.Question(rows, candidates, 1, &answers);
+  answers.clear();
   for (int i = 0; i < repeats; ++i) {
-    const auto milliseconds = bench.Question(rows, 100 + i, &answers);
+    const auto milliseconds = bench.Question(rows, candidates, 100 + i, &answers);
     double sum = 0;
     for (double ms : milliseconds) sum += ms;
     questions.push_back(sum);
     layers.insert(layers.end(), milliseconds.begin(), milliseconds.end());
   }
+  if (candidates == 0) *exact = answers;
+  uint32_t checksum = 0;
+  int64_t same = 0;
+  for (size_t i = 0; i < answers.size(); ++i) {
+    checksum = checksum * 31 + answers[i];
+    same += i < exact->size() && answers[i] == (*exact)[i];
+  }
   const double median = Median(questions);
   return {{"rows", rows},
+          {"candidates", candidates},
           {"layer_ms", Median(layers)},
           {"all_layers_ms", median},
           {"all_layers_ms_min", *std::min_element(questions.begin(), questions.end())},
           {"all_layers_ms_max", *std::max_element(questions.begin(), questions.end())},
           {"of_one_read_of_the_keys", floor_ms > 0 ? median / floor_ms : 0},
-          {"answers", answers}};
+          {"selections", answers.size()},
+          {"same", static_cast<double>(same) / static_cast<double>(answers.size())},
+          {"answers", checksum}};
+}
+
+// Codes of all keys; the seconds that making them took.
+double MakeCodes(memory_node::LocalShard& shard, const rpc::BankSpec& bank) {
+  const auto start = Clock::now();
+  const absl::Status made = shard.SetCoarse({}, bank.name, {.codes = true, .candidates = 128});
+  if (!made.ok()) {
+    std::fprintf(stderr, "%s\n", made.ToString().c_str());
+    std::exit(1);
+  }
+  return Seconds(start);
 }
 
 int Main(std::map<std::string, std::string> flags) {
@@ -170,8 +197,15 @@ int Main(std::map<std::string, std::string> flags) {
   const double floor_ms = stats->resident_key_bytes / copy_rate * 1e3;
   Json rows = Json::array();
   Bench bench(**shard, bank);
+  const std::vector<int> candidates = Numbers(flags["--candidates"]);
+  const bool coarse = candidates.back() > 0;
+  const double codes_s = coarse ? MakeCodes(**shard, bank) : 0;
+  const int64_t code_bytes = (*shard)->Stats({}, bank.name)->code_bytes;
   for (const int count : Numbers(flags["--rows"])) {
-    rows.push_back(RunRows(bench, count, std::stoi(flags["--repeats"]), floor_ms));
+    std::vector<uint32_t> exact;
+    for (const int of : candidates) {
+      rows.push_back(RunRows(bench, count, of, std::stoi(flags["--repeats"]), floor_ms, &exact));
+    }
   }
   const Json report = {{"benchmark", "shard_routing"},
                        {"backend", flags["--backend"]},
@@ -179,6 +213,8 @@ int Main(std::map<std::string, std::string> flags) {
                        {"tokens", documents * kDocumentTokens},
                        {"keys", flags["--keys"]},
                        {"key_bytes", stats->resident_key_bytes},
+                       {"code_bytes", code_bytes},
+                       {"codes_asked_s", codes_s},
                        {"segments", stats->num_segments},
                        {"load_s", load_seconds},
                        {"load_gb_per_s", stats->resident_key_bytes / load_seconds / 1e9},
@@ -193,9 +229,9 @@ int Main(std::map<std::string, std::string> flags) {
 }  // namespace msa
 
 int main(int argc, char** argv) {
-  std::map<std::string, std::string> flags = {{"--tokens", "1000000"}, {"--keys", "bf16"},
-                                              {"--backend", "cpu"},    {"--gpus", "0"},
-                                              {"--rows", "1,8,32"},    {"--repeats", "5"}};
+  std::map<std::string, std::string> flags = {
+      {"--tokens", "1000000"}, {"--keys", "bf16"}, {"--backend", "cpu"}, {"--gpus", "0"},
+      {"--rows", "1,8,32"},    {"--repeats", "5"}, {"--candidates", "0"}};
   for (int i = 1; i + 1 < argc; i += 2) {
     if (!flags.contains(argv[i])) {
       std::fprintf(stderr, "unknown flag %s\n", argv[i]);

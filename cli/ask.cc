@@ -4,6 +4,7 @@
 
 #include "absl/strings/str_format.h"
 #include "cli/client_verbs.h"
+#include "cli/coarse.h"
 #include "cli/json.h"
 #include "cli/question.h"
 #include "common/status_macros.h"
@@ -103,10 +104,12 @@ class AskVerb : public ClientVerb {
     flags.Add("--no-memory", &no_memory_, "Ask the model alone, without documents");
     flags.Add("--allow-partial", &request_.allow_partial,
               "Answer from the shards that are there, naming the missing ones");
+    AddScanFlag(flags, &scan_);
   }
 
   absl::Status RunWith(rpc::MemoryService& service, Io& io) override {
     request_.bank = bank();
+    request_.scan = ParseScan(scan_);
     request_.use_memory = !no_memory_;
     request_.temperature = static_cast<float>(temperature_);
     MSA_ASSIGN_OR_RETURN(request_.question, ReadQuestion(question_, io.in));
@@ -133,6 +136,7 @@ class AskVerb : public ClientVerb {
   }
 
   std::string question_;
+  std::string scan_ = "default";
   rpc::GenerateRequest request_;
   double temperature_ = 0;
   bool no_memory_ = false;

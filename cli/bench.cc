@@ -12,6 +12,7 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
 #include "cli/bench_verb.h"
+#include "cli/coarse.h"
 #include "cli/document_reader.h"
 #include "cli/exit_code.h"
 #include "cli/json.h"
@@ -28,8 +29,9 @@ struct Sample {
   double total_ms = 0;
   double first_token_ms = 0;  // `ask` only
   int64_t tokens = 0;         // written (ask) or encoded (add)
-  rpc::Timings timings;       // the server's own account of it (ask)
+  rpc::Timings timings;       // the server's own account of it (ask, retrieve)
   int32_t prompt_tokens = 0;
+  std::vector<rpc::ScanComparison> comparisons;  // `retrieve` only
 };
 
 // Where the time to the first token went, by the server's clock; the medians of the requests.
@@ -78,6 +80,9 @@ class BenchVerb : public ClientVerb {
     flags.Add("--max-new-tokens", &max_new_tokens_, "Tokens of an answer at most (ask)");
     flags.Add("--max-rounds", &max_rounds_, "Rounds of retrieval at most (ask, retrieve)");
     flags.Add("--no-memory", &no_memory_, "Ask the model alone, without documents (ask)");
+    AddScanFlag(flags, &scan_);
+    flags.Add("--compare-candidates", &compare_candidates_,
+              "Compare coarse scans of so many candidates with exact ones (retrieve)");
     if (synthetic_ == nullptr) return;
     flags.Add("--synthetic-model", &made_.model,
               "Measure the service in this process, with random weights of these shapes: msa-4b, "
@@ -91,6 +96,7 @@ class BenchVerb : public ClientVerb {
                     "Precision of its weights");
     flags.AddChoice("--backend", &made_.backend, {"cpu", "cuda", "reference"},
                     "What it computes with");
+    flags.Add("--codes", &codes_, "Keep codes of its keys, for coarse scans of so many candidates");
     flags.Add("--gpus", &made_.gpus, "With --backend cuda: numbers of its GPUs, such as 0,1");
     flags.Add("--gpu-memory", &made_.gpu_memory_mb, "MB of each GPU it may take, 0 for nearly all");
     flags.Add("--host-memory", &made_.host_memory_mb,
@@ -106,9 +112,14 @@ class BenchVerb : public ClientVerb {
     if (questions_.empty()) {
       return absl::InvalidArgumentError(StrCat(questions_path_, " holds no question"));
     }
+    if (codes_ > 0) {
+      const rpc::CoarseState state{.codes = true, .candidates = codes_};
+      MSA_RETURN_IF_ERROR(service.SetCoarse(NewCall(), bank_, state).status());
+    }
     return Measure(service, io, [&](size_t i, Sample* sample) {
       const std::string& question = questions_[i % questions_.size()].text;
-      return operation_ == "ask" ? Ask(service, question, sample) : Retrieve(service, question);
+      return operation_ == "ask" ? Ask(service, question, sample)
+                                 : Retrieve(service, question, sample);
     });
   }
 
@@ -156,10 +167,8 @@ class BenchVerb : public ClientVerb {
     bank_ = UniqueBankName("bench-");
     MSA_ASSIGN_OR_RETURN(const rpc::BankSpec made,
                          service.CreateBank(NewCall(), bank_, rpc::BankOptions()));
-    absl::Status status =
-        Measure(service, io, [&](size_t i, Sample* sample) {
-          return Add(service, documents[i], sample);
-        });
+    absl::Status status = Measure(
+        service, io, [&](size_t i, Sample* sample) { return Add(service, documents[i], sample); });
     status.Update(service.DeleteBank(NewCall(), bank_));
     return status;
   }
@@ -171,6 +180,7 @@ class BenchVerb : public ClientVerb {
     request.max_new_tokens = max_new_tokens_;
     request.max_rounds = max_rounds_;
     request.use_memory = !no_memory_;
+    request.scan = ParseScan(scan_);
     const absl::Time start = absl::Now();
     return service.Generate(NewCall(), request, [&](const rpc::GenerateEvent& event) {
       if (std::holds_alternative<rpc::TextEvent>(event) && sample->first_token_ms == 0) {
@@ -184,13 +194,18 @@ class BenchVerb : public ClientVerb {
     });
   }
 
-  absl::Status Retrieve(rpc::MemoryService& service, const std::string& question) {
+  absl::Status Retrieve(rpc::MemoryService& service, const std::string& question, Sample* sample) {
     rpc::RetrieveRequest request;
     request.bank = bank_;
     request.question = question;
     request.limit = 16;
     request.max_rounds = max_rounds_;
-    return service.Retrieve(NewCall(), request).status();
+    request.scan = ParseScan(scan_);
+    request.compare_candidates = compare_candidates_;
+    MSA_ASSIGN_OR_RETURN(rpc::RetrieveReply reply, service.Retrieve(NewCall(), request));
+    sample->timings = reply.timings;
+    sample->comparisons = std::move(reply.comparisons);
+    return absl::OkStatus();
   }
 
   absl::Status Add(rpc::MemoryService& service, const rpc::NewDocument& document, Sample* sample) {
@@ -236,13 +251,14 @@ class BenchVerb : public ClientVerb {
   void AddSelections(rpc::MemoryService& service, Json& report) const {
     const auto stats = service.Stats(NewCall(), bank_);
     if (!stats.ok()) return;
-    int64_t rounded = 0, rescanned = 0;
+    int64_t rounded = 0, rescanned = 0, coarse = 0;
     for (const rpc::ShardStatsEntry& shard : stats->shards) {
       rounded += shard.stats.rounded_selections;
       rescanned += shard.stats.rescanned_selections;
+      coarse += shard.stats.coarse_selections;
     }
-    if (rounded + rescanned == 0) return;
-    report["selections"] = {{"rounded", rounded}, {"rescanned", rescanned}};
+    if (rounded + rescanned + coarse == 0) return;
+    report["selections"] = {{"rounded", rounded}, {"rescanned", rescanned}, {"coarse", coarse}};
   }
 
   Json Report(const std::vector<Sample>& samples, double seconds) const {
@@ -260,6 +276,7 @@ class BenchVerb : public ClientVerb {
                    {"requests_per_s", static_cast<double>(samples.size()) / seconds},
                    {"latency_ms", LatencyJson(total_ms)}};
     if (!about_.empty()) report["memory"] = about_;
+    AddCurve(samples, report);
     if (tokens > 0) report["tokens_per_s"] = static_cast<double>(tokens) / seconds;
     if (!first_token_ms.empty()) {
       report["first_token_ms"] = LatencyJson(first_token_ms);
@@ -269,6 +286,18 @@ class BenchVerb : public ClientVerb {
       report["mean_prompt_tokens"] = prompt_tokens / static_cast<int64_t>(samples.size());
     }
     return report;
+  }
+
+  // What coarse scans of each number of candidates selected and took, beside exact ones.
+  static void AddCurve(const std::vector<Sample>& samples, Json& report) {
+    std::vector<rpc::ScanComparison> curve;
+    std::vector<double> route_ms;
+    for (const Sample& sample : samples) {
+      rpc::AddComparisons(sample.comparisons, &curve);
+      route_ms.push_back(sample.timings.route);
+    }
+    if (report["operation"] == "retrieve") report["route_ms"] = LatencyJson(route_ms);
+    for (const rpc::ScanComparison& at : curve) report["comparisons"].push_back(ToJson(at));
   }
 
   // Medians; "other" is the rest of what the client waited: events, texts of citations, the wire.
@@ -327,6 +356,9 @@ class BenchVerb : public ClientVerb {
   int32_t max_new_tokens_ = 64;
   std::optional<int32_t> max_rounds_;
   bool no_memory_ = false;
+  std::string scan_ = "default";
+  std::vector<int32_t> compare_candidates_;
+  int32_t codes_ = 0;  // candidates; 0: none are kept
   std::string bank_;
   std::vector<Question> questions_;
 };

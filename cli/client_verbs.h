@@ -19,6 +19,7 @@ std::unique_ptr<Verb> MakeEvalVerb(const Connector& connect);
 std::unique_ptr<Verb> MakeBankCreateVerb(const Connector& connect);
 std::unique_ptr<Verb> MakeBankLsVerb(const Connector& connect);
 std::unique_ptr<Verb> MakeBankRmVerb(const Connector& connect);
+std::unique_ptr<Verb> MakeBankCalibrateVerb(const Connector& connect);
 
 }  // namespace msa::cli
 

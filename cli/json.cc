@@ -1,5 +1,6 @@
 #include "cli/json.h"
 
+#include <algorithm>
 #include <variant>
 
 #include "absl/strings/str_replace.h"
@@ -135,7 +136,26 @@ Json ToJson(const rpc::ShardStats& stats) {
           {"open_snapshots", stats.open_snapshots},
           {"corrupt_records", stats.corrupt_records},
           {"rounded_selections", stats.rounded_selections},
-          {"rescanned_selections", stats.rescanned_selections}};
+          {"rescanned_selections", stats.rescanned_selections},
+          {"coarse_selections", stats.coarse_selections},
+          {"code_bytes", stats.code_bytes},
+          {"coarse", ToJson(stats.coarse)}};
+}
+
+Json ToJson(const rpc::CoarseState& state) {
+  return {{"codes", state.codes},           {"on", state.on},
+          {"candidates", state.candidates}, {"top_k", state.top_k},
+          {"selections", state.selections}, {"same", state.same},
+          {"parts", state.num_parts}};
+}
+
+Json ToJson(const rpc::ScanComparison& comparison) {
+  const double count = std::max<double>(1, comparison.selections);
+  return {{"candidates", comparison.candidates},
+          {"selections", comparison.selections},
+          {"same", comparison.same},
+          {"exact_ms", comparison.exact_ms / count},
+          {"coarse_ms", comparison.coarse_ms / count}};
 }
 
 Json ToJson(const rpc::Usage& usage) {

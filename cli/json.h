@@ -21,6 +21,8 @@ Json ToJson(const rpc::RoutedDocument& document);
 Json ToJson(const rpc::DocumentInfo& info);
 Json ToJson(const rpc::BankSpec& spec);
 Json ToJson(const rpc::ShardStats& stats);
+Json ToJson(const rpc::CoarseState& state);
+Json ToJson(const rpc::ScanComparison& comparison);  // times are means of a selection
 Json ToJson(const rpc::Usage& usage);
 Json ToJson(const rpc::Timings& timings);
 // {"event":"routing"|"documents"|"text"|"done",…}

@@ -4,6 +4,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "cli/client_verbs.h"
+#include "cli/coarse.h"
 #include "cli/json.h"
 #include "cli/question.h"
 #include "common/status_macros.h"
@@ -30,10 +31,12 @@ class RetrieveVerb : public ClientVerb {
               "Rounds of retrieval at most (default: the model's)");
     flags.Add("--allow-partial", &request_.allow_partial,
               "Answer from the shards that are there, naming the missing ones");
+    AddScanFlag(flags, &scan_);
   }
 
   absl::Status RunWith(rpc::MemoryService& service, Io& io) override {
     request_.bank = bank();
+    request_.scan = ParseScan(scan_);
     MSA_ASSIGN_OR_RETURN(request_.question, ReadQuestion(question_, io.in));
     MSA_ASSIGN_OR_RETURN(const rpc::RetrieveReply reply, service.Retrieve(NewCall(), request_));
     if (json()) {
@@ -49,6 +52,7 @@ class RetrieveVerb : public ClientVerb {
 
  private:
   std::string question_;
+  std::string scan_ = "default";
   rpc::RetrieveRequest request_;
 };
 

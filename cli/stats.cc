@@ -1,8 +1,10 @@
 // msa stats: what a bank holds, shard by shard.
+#include <algorithm>
 #include <ostream>
 
 #include "absl/strings/str_format.h"
 #include "cli/client_verbs.h"
+#include "cli/coarse.h"
 #include "cli/json.h"
 #include "cli/progress.h"
 #include "common/status_macros.h"
@@ -33,6 +35,29 @@ void PrintShard(const rpc::ShardStatsEntry& entry, std::ostream& out) {
                          s.dead_parts, s.corrupt_records);
 }
 
+// Once for the bank: its shards have one state, unless a call that set it failed on some.
+void PrintCoarse(const rpc::BankStats& stats, std::ostream& out) {
+  const rpc::ShardStats* first = nullptr;
+  int64_t num_parts = 0, next_reference = 0, code_bytes = 0;
+  bool differ = false;
+  for (const rpc::ShardStatsEntry& entry : stats.shards) {
+    if (!entry.status.ok()) continue;
+    num_parts += entry.stats.num_parts;
+    code_bytes += entry.stats.code_bytes;
+    next_reference = std::max(next_reference, entry.stats.next_reference);
+    if (first == nullptr) first = &entry.stats;
+    differ = differ || !(entry.stats.coarse == first->coarse);
+  }
+  if (first == nullptr || (first->coarse == rpc::CoarseState() && !differ)) return;
+  out << Describe(first->coarse);
+  if (code_bytes > 0) out << absl::StrFormat("; codes take %.1f MB", code_bytes / 1e6);
+  if (first->coarse.selections > 0) {
+    out << absl::StrFormat("; %.0f %% of the parts were added since",
+                           100 * AddedSince(first->coarse, num_parts, next_reference));
+  }
+  out << (differ ? "; shards differ, calibrate again\n" : "\n");
+}
+
 class StatsVerb : public ClientVerb {
  public:
   using ClientVerb::ClientVerb;
@@ -59,6 +84,7 @@ class StatsVerb : public ClientVerb {
                               "PARTS", "TOKENS", "CHUNKS", "KEYS MB", "DISK MB", "SEGMENTS", "DEAD",
                               "CORRUPT");
     for (const rpc::ShardStatsEntry& entry : stats.shards) PrintShard(entry, io.out);
+    PrintCoarse(stats, io.out);
     return absl::OkStatus();
   }
 };

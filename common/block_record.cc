@@ -115,6 +115,8 @@ std::string_view RecordKindName(RecordKind kind) {
       return "bank";
     case RecordKind::kGarbage:
       return "garbage";
+    case RecordKind::kCoarse:
+      return "coarse";
   }
   return "unknown";
 }

@@ -30,6 +30,7 @@ enum class RecordKind : uint8_t {
   kTombstone = 5,  // in place of kDocument after a delete
   kBank = 6,       // a bank's specification
   kGarbage = 7,    // records to be removed when nobody reads them
+  kCoarse = 8,     // whether a bank keeps codes of its keys, and how it was calibrated
 };
 std::string_view RecordKindName(RecordKind kind);
 

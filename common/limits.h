@@ -14,6 +14,7 @@ inline constexpr size_t kMaxDocumentMetadataBytes = 64u << 10;
 inline constexpr size_t kMaxDocumentTitleBytes = 4u << 10;
 inline constexpr size_t kMaxQuestionBytes = 64u << 10;
 inline constexpr int32_t kMaxTopK = 1024;
+inline constexpr int32_t kMaxCandidates = 512;  // of a coarse scan
 inline constexpr int32_t kMaxRankLimit = 10000;
 inline constexpr int32_t kMaxPageSize = 1000;
 inline constexpr size_t kMaxIdsPerShardDelete = 256;  // a router splits longer lists

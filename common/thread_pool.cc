@@ -8,10 +8,6 @@
 namespace msa {
 namespace {
 
-// About 30 µs of pause instructions: longer than the serial stretch between two loops of a decoder
-// layer, far shorter than anything a person could measure as load.
-constexpr int kSpins = 1000;
-
 void Pause() {
 #if defined(__x86_64__)
   __builtin_ia32_pause();
@@ -22,7 +18,7 @@ void Pause() {
 
 }  // namespace
 
-ThreadPool::ThreadPool(int num_threads) {
+ThreadPool::ThreadPool(int num_threads, int spins) : spins_(spins) {
   if (num_threads <= 0) {
     num_threads = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
   }
@@ -69,7 +65,7 @@ void ThreadPool::ParallelFor(int64_t begin, int64_t end, int64_t grain,
   // A worker is inside its last range: spin outside the lock first, since it is nearly done.
   const int leaving = num_leaving_.load(std::memory_order_relaxed);
   lock.Release();
-  for (int i = 0; i < kSpins && num_leaving_.load(std::memory_order_relaxed) == leaving; ++i) {
+  for (int i = 0; i < spins_ && num_leaving_.load(std::memory_order_relaxed) == leaving; ++i) {
     Pause();
   }
   absl::MutexLock wait_lock(&mutex_);
@@ -98,7 +94,7 @@ ThreadPool::Job* ThreadPool::FindWork() {
 
 void ThreadPool::WorkerLoop() {
   while (true) {
-    for (int i = 0; i < kSpins && num_jobs_.load(std::memory_order_acquire) == 0; ++i) Pause();
+    for (int i = 0; i < spins_ && num_jobs_.load(std::memory_order_acquire) == 0; ++i) Pause();
     Job* job;
     {
       absl::MutexLock lock(&mutex_);

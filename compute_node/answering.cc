@@ -119,9 +119,10 @@ absl::Status Answering::WithMemory() {
   MSA_ASSIGN_OR_RETURN(const RetrievalMode mode,
                        ParseRetrievalMode(request_.mode.value_or(
                            std::string(RetrievalModeName(memory_config().retrieval_mode)))));
-  MSA_ASSIGN_OR_RETURN(auto session,
-                       MemorySession::Open(ctx_, parts_.transformer, parts_.prefix, parts_.memory,
-                                           request_.bank, request_.allow_partial));
+  MSA_ASSIGN_OR_RETURN(
+      auto session,
+      MemorySession::Open(ctx_, parts_.transformer, parts_.prefix, parts_.memory, request_.bank,
+                          {request_.allow_partial, request_.scan, {}}));
   const Frames frames(parts_.tokenizer, session->bank().parse_special_tokens);
   return mode == RetrievalMode::kGenerative ? Generative(*session, frames)
                                             : RouterMode(*session, frames);
@@ -342,9 +343,10 @@ absl::StatusOr<rpc::RetrieveReply> RetrieveDocuments(const rpc::CallContext& ctx
                                                      const rpc::RetrieveRequest& request) {
   const absl::Time start = absl::Now();
   const MemoryConfig& config = parts.transformer.config().memory;
-  MSA_ASSIGN_OR_RETURN(auto session,
-                       MemorySession::Open(ctx, parts.transformer, parts.prefix, parts.memory,
-                                           request.bank, request.allow_partial));
+  MSA_ASSIGN_OR_RETURN(
+      auto session,
+      MemorySession::Open(ctx, parts.transformer, parts.prefix, parts.memory, request.bank,
+                          {request.allow_partial, request.scan, request.compare_candidates}));
   const Frames frames(parts.tokenizer, session->bank().parse_special_tokens);
   Dialogue dialogue(frames, request.question);
   const int32_t max_rounds = request.max_rounds.value_or(config.router_rounds);
@@ -387,6 +389,7 @@ absl::StatusOr<rpc::RetrieveReply> RetrieveDocuments(const rpc::CallContext& ctx
     taken.insert(taken.end(), references.begin(), references.end());
   }
   reply.missing_shards = session->missing_shards();
+  reply.comparisons = session->comparisons();
   reply.timings = session->timings();
   reply.timings.total = absl::ToDoubleMilliseconds(absl::Now() - start);
   return reply;

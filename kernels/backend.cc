@@ -11,6 +11,7 @@
 
 #include "common/check.h"
 #include "common/strings.h"
+#include "kernels/coarse_codes.h"
 
 namespace msa::kernels {
 namespace {
@@ -151,6 +152,7 @@ void Backend::SplitQkv(const SplitQkvArgs& a) const {
 }
 
 void Backend::ScoreBank(const ScoreBankArgs& args) const {
+  if (args.mode == ScanMode::kCoarse) return ScoreCodes(*this, args);
   const auto num_questions = static_cast<int64_t>(args.query_begin.size()) - 1;
   int64_t num_parts = 0;
   for (const KeySegment& segment : args.segments) num_parts += segment.num_parts();
@@ -196,6 +198,20 @@ void Backend::RaiseMaxNorm(const KeySegment& segment, int64_t key_width, int64_t
     for (const float x : key) squares += double{x} * x;
     const auto norm = std::nextafter(static_cast<float>(std::sqrt(squares)), INFINITY);
     if (!std::isnan(*max_norm) && !(norm <= *max_norm)) *max_norm = norm;
+  }
+}
+
+void Backend::EncodeCoarse(const KeySegment& segment, int64_t key_width, int64_t first_chunk,
+                           uint8_t* codes, float* scales) const {
+  const int64_t num_chunks =
+      segment.num_chunks >= 0 ? segment.num_chunks : segment.part_begin.back();
+  const size_t key_bytes = key_width * DTypeBytes(segment.dtype);
+  std::vector<float> key(key_width);
+  for (int64_t chunk = first_chunk; chunk < num_chunks; ++chunk) {
+    Dequantize(static_cast<const char*>(segment.keys) + chunk * key_bytes,
+               HasScales(segment.dtype) ? segment.scales + chunk : nullptr, 1, key_width,
+               segment.dtype, key.data());
+    EncodeKey(key.data(), key_width, codes + chunk * CodeBytes(key_width), scales + chunk);
   }
 }
 

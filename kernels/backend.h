@@ -114,6 +114,11 @@ class Backend {
   // up. NaN when one of them is.
   virtual void RaiseMaxNorm(const KeySegment& segment, int64_t key_width, int64_t first_chunk,
                             float* max_norm) const;
+  // Codes and scales of the segment's keys from `first_chunk` on, into the arrays of the whole
+  // segment, `codes` [num_chunks, key_width / 2] and `scales` [num_chunks]
+  // (kernels/coarse_codes.h). key_width is a multiple of 64.
+  virtual void EncodeCoarse(const KeySegment& segment, int64_t key_width, int64_t first_chunk,
+                            uint8_t* codes, float* scales) const;
   // mean[i] = the sum of scores[j][i] over j, in double precision and this order, divided by their
   // number. scores[j] [n]; the array of pointers is in the processor's memory.
   virtual void MeanOfScores(absl::Span<const float* const> scores, int64_t n, float* mean) const;

@@ -69,6 +69,10 @@ class ForwardingBackend : public Backend {
                     float* max_norm) const override {
     to_.RaiseMaxNorm(segment, key_width, first_chunk, max_norm);
   }
+  void EncodeCoarse(const KeySegment& segment, int64_t key_width, int64_t first_chunk,
+                    uint8_t* codes, float* scales) const override {
+    to_.EncodeCoarse(segment, key_width, first_chunk, codes, scales);
+  }
   void MeanOfScores(absl::Span<const float* const> scores, int64_t n, float* mean) const override {
     to_.MeanOfScores(scores, n, mean);
   }

@@ -15,6 +15,10 @@
 namespace msa::kernels {
 namespace {
 
+// About a millisecond: what lies between two layers of a question. A thread that sleeps wakes up
+// later than its GPU needs for a small bank.
+constexpr int kSpins = 32 * ThreadPool::kSpins;
+
 // Consecutive columns of the scores that are consecutive with a member, too.
 struct Run {
   int64_t column = 0;  // of the whole row
@@ -92,7 +96,7 @@ class GroupBackend : public ForwardingBackend {
       : ForwardingBackend(*members.front()),
         members_(std::move(members)),
         collective_(std::move(collective)),
-        threads_(static_cast<int>(members_.size())) {}
+        threads_(static_cast<int>(members_.size()), kSpins) {}
 
   int num_members() const override { return static_cast<int>(members_.size()); }
   const Backend& member(int index) const override { return *members_[index]; }
@@ -291,14 +295,14 @@ void GroupBackend::CopyScores(const Pass& pass, int64_t question, float* to) con
 }
 
 float GroupBackend::MaxError(const Pass& pass, int64_t question) const {
-  std::vector<float> errors(members_.size());
-  ForEachMember([&](int m) {
-    const Piece& piece = pass.pieces[m];
-    if (piece.num_parts == 0) return;
-    members_[m]->Copy(&errors[m], piece.row(pass.num_questions) + question, sizeof(float));
-  });
   float largest = 0;
-  for (const float error : errors) {
+  // One after the other: the passes run at the same time, and a thread wakes up later than a few
+  // bytes come.
+  for (size_t m = 0; m < members_.size(); ++m) {
+    const Piece& piece = pass.pieces[m];
+    if (piece.num_parts == 0) continue;
+    float error = 0;
+    members_[m]->Copy(&error, piece.row(pass.num_questions) + question, sizeof(float));
     if (std::isnan(error)) return error;
     largest = std::max(largest, error);
   }

@@ -25,6 +25,9 @@ struct KeySegment {
   int member = 0;           // the backend of a group in whose memory it lies
   // No key's L2 norm, scale included, is larger than this (Backend::RaiseMaxNorm); null: unknown.
   const float* max_norm = nullptr;
+  // Codes of the keys (kernels/coarse_codes.h) for a coarse scan; null: none.
+  const uint8_t* codes = nullptr;      // [num_chunks, key_width / 2]
+  const float* code_scales = nullptr;  // [num_chunks]
 
   int64_t num_parts() const { return static_cast<int64_t>(part_begin.size()) - 1; }
 };
@@ -41,8 +44,10 @@ struct ScoreArgs {
 
 // How near the scores of a pass have to be. kExact: what is said of ScoreArgs. kBounded: a backend
 // may save time by rounding what it multiplies, and says in `errors` how far a score can be off:
-// enough to prove which parts are best, whose exact scores ScoreListed gives.
-enum class ScanMode : uint8_t { kExact = 1, kBounded = 2 };
+// enough to prove which parts are best, whose exact scores ScoreListed gives. kCoarse: the scores
+// of the segments' codes, for questions rounded to 8 bits or better; `errors` say that nothing is
+// known. Like exact scores, a question's do not depend on its company or on where a chunk lies.
+enum class ScanMode : uint8_t { kExact = 1, kBounded = 2, kCoarse = 3 };
 
 // The same over several segments of one precision.
 struct ScoreBankArgs {
@@ -51,8 +56,8 @@ struct ScoreBankArgs {
   const float* queries = nullptr;
   absl::Span<const int32_t> query_begin;
   float* scores = nullptr;  // out [num_questions, parts of all segments], in the segments' order
-  ScanMode mode = ScanMode::kExact;
-  // out [num_questions], may be null when kExact: no score of the question is further from the
+  ScanMode mode = ScanMode::kExact;  // kCoarse: every segment has codes
+  // out [num_questions], may be null unless kBounded: no score of the question is further from the
   // exact one than this. 0: they are exact, to the bit. NaN or infinite: nothing is known.
   float* errors = nullptr;
 };

@@ -127,6 +127,16 @@ Bank::Counts Bank::counts() const {
   return counts_;
 }
 
+rpc::CoarseState Bank::coarse() const {
+  absl::MutexLock lock(&mutex_);
+  return coarse_;
+}
+
+void Bank::set_coarse(const rpc::CoarseState& coarse) {
+  absl::MutexLock lock(&mutex_);
+  coarse_ = coarse;
+}
+
 void Bank::Count(const DocumentEntry& entry, int sign) {
   if (!entry.damage.empty()) return;
   counts_.documents += sign;

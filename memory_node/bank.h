@@ -98,6 +98,8 @@ class Bank {
   void AddCorruptRecord() { ++corrupt_records_; }
   int64_t corrupt_records() const { return corrupt_records_; }
   SelectionCounts& selections() { return selections_; }
+  rpc::CoarseState coarse() const;
+  void set_coarse(const rpc::CoarseState& coarse);
 
  private:
   void Count(const DocumentEntry& entry, int sign) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -116,6 +118,7 @@ class Bank {
   absl::flat_hash_map<int64_t, PartPlace> parts_ ABSL_GUARDED_BY(mutex_);
   absl::flat_hash_map<std::string, std::vector<Garbage>> garbage_ ABSL_GUARDED_BY(mutex_);
   Counts counts_ ABSL_GUARDED_BY(mutex_);
+  rpc::CoarseState coarse_ ABSL_GUARDED_BY(mutex_);
   int64_t next_reference_ ABSL_GUARDED_BY(mutex_) = 0;
 };
 

@@ -17,6 +17,7 @@ std::vector<kernels::KeySegment> KeysOf(const IndexView& view, int layer_index) 
   std::vector<kernels::KeySegment> keys;
   for (const SegmentView& segment : view) {
     keys.push_back(segment.segment->Keys(layer_index, segment.num_parts));
+    if (segment.codes != nullptr) segment.codes->AddTo(layer_index, &keys.back());
   }
   return keys;
 }
@@ -58,6 +59,7 @@ absl::StatusOr<PartScores> MakeExact(const kernels::Backend& backend, const Part
   PartScores exact = scores;
   exact.scores = {args.scores, num_parts};
   exact.error = 0;
+  exact.candidates = 0;
   exact.queries = nullptr;
   exact.memory = std::make_shared<const kernels::Buffer>(std::move(buffer));
   return exact;

@@ -24,11 +24,14 @@ struct PartScores {
   absl::Span<const float> scores;  // [parts of the view]
   const float* queries = nullptr;  // [num_rows, query_width]; null where scores are exact anyway
   int32_t num_rows = 0;
-  float error = 0;  // no score is further from the exact one; 0: all are exact
+  float error = 0;  // no score is further from the exact one; 0: all are exact; NaN: nothing known
+  // Above 0: scores are those of a coarse scan, and so many of the best have to be scored exactly.
+  int32_t candidates = 0;
   std::shared_ptr<const void> memory;
 };
 
 int64_t NumParts(const IndexView& view);
+// With codes where the view has them.
 std::vector<kernels::KeySegment> KeysOf(const IndexView& view, int layer_index);
 
 // The scores where the processor reads them.

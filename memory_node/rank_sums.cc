@@ -68,6 +68,14 @@ float RankSums::MeanError() const {
   return static_cast<float>(sum / static_cast<double>(layers_.size()) * (1 + 1e-6));
 }
 
+int32_t RankSums::Candidates() const {
+  int32_t candidates = 0;
+  for (const auto& [index, layer] : layers_) {
+    candidates = std::max(candidates, layer.scores.candidates);
+  }
+  return candidates;
+}
+
 bool RankSums::SameView() const {
   const IndexView& first = layers_.begin()->second.scores.view;
   return std::all_of(layers_.begin(), layers_.end(), [&](const auto& layer) {
@@ -90,14 +98,19 @@ absl::StatusOr<std::optional<std::vector<ScoredPart>>> RankSums::RankListed(
 
   const absl::flat_hash_set<int64_t> exclude(options.exclude.begin(), options.exclude.end());
   ShortlistArgs args;
-  args.count = options.limit;
+  args.count = std::max(options.limit, Candidates());
   args.one_per_document = options.one_per_document;
-  args.error = MeanError();
+  args.error = Candidates() > 0 ? 0 : MeanError();
   args.relative_error = args.error == 0 ? 0 : kMeanRounding;
   args.eligible = [&](const Candidate& candidate) {
     return candidate.segment->Visible(candidate.part, sequence) &&
            !exclude.contains(candidate.reference()) && std::isfinite(candidate.score);
   };
+  if (args.error != 0) {
+    args.exact = [&](const std::vector<Candidate>& candidates) {
+      return ExactMeans(backend, candidates);
+    };
+  }
   const auto shortlist = Shortlist(backend, view, {means.as<float>(), num_parts}, args);
   if (!shortlist.has_value()) return std::nullopt;
   const std::vector<float> exact = ExactMeans(backend, *shortlist);
@@ -133,8 +146,7 @@ std::vector<float> RankSums::ExactMeans(const kernels::Backend& backend,
 }
 
 absl::StatusOr<std::vector<ScoredPart>> RankSums::RankAll(const kernels::Backend& backend,
-                                                          const IndexView& view,
-                                                          uint64_t sequence,
+                                                          const IndexView& view, uint64_t sequence,
                                                           const RankOptions& options) const {
   uint32_t num_slots = 0;
   for (const auto& [index, layer] : layers_) num_slots = std::max(num_slots, layer.num_slots);
@@ -175,7 +187,10 @@ absl::StatusOr<std::vector<ScoredPart>> RankSums::Rank(const kernels::Backend& b
   if (SameView()) {
     MSA_ASSIGN_OR_RETURN(parts, RankListed(backend, sequence, options));
   }
-  if (MeanError() != 0) ++(parts.has_value() ? counts.rounded : counts.rescanned);
+  if (MeanError() != 0) {
+    auto& listed = Candidates() > 0 ? counts.coarse : counts.rounded;
+    ++(parts.has_value() ? listed : counts.rescanned);
+  }
   if (!parts.has_value()) {
     MSA_ASSIGN_OR_RETURN(parts, RankAll(backend, view, sequence, options));
   }

@@ -1,7 +1,8 @@
 // Ranks parts by the mean of their scores over the layers routed in one round of one snapshot, for
 // MemoryShard::Rank. Means are of sums in double precision, made in ascending layer order whatever
-// order the layers come in, so that neither the arrival nor the shard layout shows in a rank; and of
-// exact scores, whatever the passes rounded.
+// order the layers come in, so that neither the arrival nor the shard layout shows in a rank; and
+// of exact scores, whatever the passes rounded. After coarse scans the parts ranked are the
+// candidates with the best coarse means.
 //
 // Thread-safety: none; its snapshot guards it.
 #ifndef MSA_MEMORY_NODE_RANK_SUMS_H_
@@ -58,8 +59,9 @@ class RankSums {
   absl::StatusOr<std::vector<ScoredPart>> RankAll(const kernels::Backend& backend,
                                                   const IndexView& view, uint64_t sequence,
                                                   const RankOptions& options) const;
-  // Of means of the scores against means of exact ones.
+  // Of means of the scores against means of exact ones; NaN with a coarse layer among them.
   float MeanError() const;
+  int32_t Candidates() const;  // the most that a layer's scan asks for; 0: none was coarse
 
   int32_t round_ = -1;
   std::map<int, Layer> layers_;  // of this round, by index

@@ -176,6 +176,7 @@ std::string BlockKey(uint64_t bank_uid, int64_t reference, int32_t layer) {
 std::string BankKey(uint64_t bank_uid) { return SystemKey('b', bank_uid); }
 std::string NextReferenceKey(uint64_t bank_uid) { return SystemKey('n', bank_uid); }
 std::string DeletedBankKey(uint64_t bank_uid) { return SystemKey('x', bank_uid); }
+std::string CoarseKey(uint64_t bank_uid) { return SystemKey('c', bank_uid); }
 
 std::string GarbageKey(uint64_t bank_uid, int64_t first_reference) {
   std::string key = SystemKey('g', bank_uid);
@@ -308,6 +309,34 @@ absl::StatusOr<rpc::BankSpec> DecodeBankPayload(std::string_view bytes) {
   spec.parse_special_tokens = in.Number<uint8_t>() != 0;
   MSA_RETURN_IF_ERROR(in.Done("bank"));
   return spec;
+}
+
+std::string EncodeCoarsePayload(const rpc::CoarseState& state) {
+  Writer out;
+  out.Number(static_cast<uint8_t>(state.codes));
+  out.Number(static_cast<uint8_t>(state.on));
+  out.Number(state.candidates);
+  out.Number(state.top_k);
+  out.Number(state.selections);
+  out.Number(state.same);
+  out.Number(state.num_parts);
+  out.Number(state.next_reference);
+  return out.Take();
+}
+
+absl::StatusOr<rpc::CoarseState> DecodeCoarsePayload(std::string_view bytes) {
+  Reader in(bytes);
+  rpc::CoarseState state;
+  state.codes = in.Number<uint8_t>() != 0;
+  state.on = in.Number<uint8_t>() != 0;
+  state.candidates = in.Number<int32_t>();
+  state.top_k = in.Number<int32_t>();
+  state.selections = in.Number<int64_t>();
+  state.same = in.Number<int64_t>();
+  state.num_parts = in.Number<int64_t>();
+  state.next_reference = in.Number<int64_t>();
+  MSA_RETURN_IF_ERROR(in.Done("coarse"));
+  return state;
 }
 
 std::string EncodeNextReference(int64_t next_reference) {

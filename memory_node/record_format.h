@@ -23,6 +23,7 @@ std::string BankKey(uint64_t bank_uid);
 std::string NextReferenceKey(uint64_t bank_uid);
 std::string GarbageKey(uint64_t bank_uid, int64_t first_reference);
 std::string DeletedBankKey(uint64_t bank_uid);
+std::string CoarseKey(uint64_t bank_uid);
 // All keys of a bank in meta, text, routing and content begin with this.
 std::string BankPrefix(uint64_t bank_uid);
 // The first key after all that begin with `prefix`. REQUIRES: not all bytes 0xFF.
@@ -65,6 +66,9 @@ absl::StatusOr<GarbagePayload> DecodeGarbagePayload(std::string_view bytes);
 
 std::string EncodeBankPayload(const rpc::BankSpec& spec);
 absl::StatusOr<rpc::BankSpec> DecodeBankPayload(std::string_view bytes);
+
+std::string EncodeCoarsePayload(const rpc::CoarseState& state);
+absl::StatusOr<rpc::CoarseState> DecodeCoarsePayload(std::string_view bytes);
 
 std::string EncodeNextReference(int64_t next_reference);
 absl::StatusOr<int64_t> DecodeNextReference(std::string_view bytes);

@@ -10,6 +10,7 @@
 #include "common/status_macros.h"
 #include "common/strings.h"
 #include "memory_node/key_loading.h"
+#include "memory_node/validation.h"
 #include "spdlog/spdlog.h"
 
 namespace msa::memory_node {
@@ -204,6 +205,26 @@ absl::StatusOr<rpc::BankSpec> ReadBank(std::string_view key, std::string_view va
   return spec;
 }
 
+// Whether the bank keeps codes. A record that cannot be read costs them, never an answer.
+rpc::CoarseState ReadCoarse(DocumentStore& store, Bank& bank) {
+  const rpc::BankSpec& spec = bank.spec();
+  const auto value = store.Get(Table::kSystem, CoarseKey(spec.uid));
+  if (absl::IsNotFound(value.status())) return {};
+  if (value.ok()) {
+    const auto payload =
+        VerifyRecord(value->view(), PlainIdentity(spec, RecordKind::kCoarse, 0, 0));
+    const auto state = payload.ok() ? DecodeCoarsePayload(*payload)
+                                    : absl::StatusOr<rpc::CoarseState>(payload.status());
+    if (state.ok() && ValidateCoarse(spec, *state).ok()) return *state;
+    bank.AddCorruptRecord();  // where nothing can be read, perhaps there was none
+  }
+  spdlog::error(
+      "the coarse scans' record of bank '{}' is damaged: scans are exact till it is "
+      "calibrated again",
+      spec.name);
+  return {};
+}
+
 // The uids that `meta` has keys of, one Seek each.
 std::set<uint64_t> BanksInMeta(DocumentStore& store) {
   std::set<uint64_t> uids;
@@ -300,6 +321,7 @@ absl::Status SweepDeletedBank(DocumentStore& store, uint64_t bank_uid) {
   for (Table table : kTables) writes.DeleteRange(table, begin, end);
   writes.DeleteRange(Table::kSystem, GarbageKey(bank_uid, 0), PrefixEnd("g" + begin));
   writes.Delete(Table::kSystem, NextReferenceKey(bank_uid));
+  writes.Delete(Table::kSystem, CoarseKey(bank_uid));
   MSA_RETURN_IF_ERROR(store.Commit(writes, Priority::kUrgent));
   for (Table table : kTables) MSA_RETURN_IF_ERROR(store.Reclaim(table, begin, end));
   // The mark goes last: after a crash the work is begun again.
@@ -315,6 +337,8 @@ absl::StatusOr<RecoveredStore> Recover(DocumentStore& store, const kernels::Back
   for (const auto& [uid, spec] : specs) {
     MSA_RETURN_IF_ERROR(SweepBankGarbage(store, spec));
     auto bank = std::make_shared<Bank>(spec, backend, options);
+    bank->set_coarse(ReadCoarse(store, *bank));
+    MSA_RETURN_IF_ERROR(bank->index().KeepCodes(bank->coarse().codes));
     MSA_RETURN_IF_ERROR(BankLoader(store, bank).Load());
     recovered.banks.push_back(std::move(bank));
   }

@@ -82,7 +82,9 @@ absl::Status RoutingIndex::MakeRoom(int64_t chunks) {
 }
 
 absl::Status RoutingIndex::CheckRoom(int64_t chunks) const {
-  const int64_t bytes = (num_chunks_ + chunks) * static_cast<int64_t>(shape_.ChunkBytes());
+  const auto chunk_bytes =
+      static_cast<int64_t>(shape_.ChunkBytes() + (keeps_codes_ ? shape_.ChunkCodeBytes() : 0));
+  const int64_t bytes = (num_chunks_ + chunks) * chunk_bytes;
   if (bytes <= options_.max_key_bytes) return absl::OkStatus();
   return absl::ResourceExhaustedError(
       StrCat("routing keys would take ", bytes, " bytes of the ", options_.max_key_bytes,
@@ -97,12 +99,19 @@ uint32_t RoutingIndex::TakeSlot() {
 }
 
 absl::StatusOr<std::shared_ptr<Segment>> RoutingIndex::AddSegment(int64_t parts, int64_t chunks) {
-  auto made = Segment::Make(backend_, PickMember(chunks), shape_, parts, chunks);
+  auto made = MakeOn(PickMember(chunks), parts, chunks, keeps_codes_);
   if (!made.ok()) {
     return absl::ResourceExhaustedError(StrCat("routing keys of ", chunks * shape_.ChunkBytes(),
                                                " bytes: ", made.status().message()));
   }
   segments_.push_back(*made);
+  return made;
+}
+
+absl::StatusOr<std::shared_ptr<Segment>> RoutingIndex::MakeOn(int member, int64_t parts,
+                                                              int64_t chunks, bool codes) const {
+  MSA_ASSIGN_OR_RETURN(auto made, Segment::Make(backend_, member, shape_, parts, chunks));
+  MSA_RETURN_IF_ERROR(made->KeepCodes(codes));
   return made;
 }
 
@@ -141,6 +150,39 @@ int RoutingIndex::PickMember(int64_t capacity_chunks) const {
     if (free >= bytes && (lightest < 0 || held[m] < held[lightest])) lightest = m;
   }
   return lightest < 0 ? emptiest : lightest;
+}
+
+absl::Status RoutingIndex::KeepCodes(bool keep) {
+  absl::MutexLock compaction(&compaction_mutex_);
+  {
+    absl::MutexLock lock(&mutex_);
+    keeps_codes_ = keep;
+    if (absl::Status status = CheckRoom(0); !status.ok()) {
+      keeps_codes_ = false;
+      return status;
+    }
+  }
+  const absl::Status status = KeepCodesOfSegments(keep);
+  if (status.ok()) return status;
+  {
+    absl::MutexLock lock(&mutex_);
+    keeps_codes_ = false;
+  }
+  KeepCodesOfSegments(false).IgnoreError();  // giving up needs nothing
+  return status;
+}
+
+absl::Status RoutingIndex::KeepCodesOfSegments(bool keep) {
+  std::vector<std::shared_ptr<Segment>> segments;
+  {
+    absl::MutexLock lock(&mutex_);
+    segments = segments_;
+  }
+  for (const auto& segment : segments) {
+    absl::MutexLock lock(&mutex_);  // a segment at a time: a delete must not wait for all
+    MSA_RETURN_IF_ERROR(segment->KeepCodes(keep));
+  }
+  return absl::OkStatus();
 }
 
 uint64_t RoutingIndex::Publish(absl::Span<const int64_t> references,
@@ -208,7 +250,9 @@ IndexView RoutingIndex::View() const {
   absl::MutexLock lock(&mutex_);
   IndexView view;
   view.reserve(segments_.size());
-  for (const auto& segment : segments_) view.push_back({segment, segment->num_parts()});
+  for (const auto& segment : segments_) {
+    view.push_back({segment, segment->num_parts(), segment->codes()});
+  }
   return view;
 }
 
@@ -275,6 +319,11 @@ bool RoutingIndex::Rewrite(const std::vector<std::shared_ptr<Segment>>& victims,
   // Sealed segments take no appends: what lives now is all there is to copy. Marks may change
   // meanwhile and are taken over in Swap.
   int64_t parts = 0, chunks = 0;
+  bool codes = false;
+  {
+    absl::MutexLock lock(&mutex_);
+    codes = keeps_codes_;  // KeepCodes waits till the new segment is in its place
+  }
   for (const auto& victim : victims) {
     for (int64_t part = 0; part < victim->num_parts(); ++part) {
       if (IsDead(*victim, part, oldest)) continue;
@@ -282,7 +331,7 @@ bool RoutingIndex::Rewrite(const std::vector<std::shared_ptr<Segment>>& victims,
       chunks += victim->Entry(part).chunks;
     }
   }
-  auto made = Segment::Make(backend_, victims.front()->member(), shape_, parts, chunks);
+  auto made = MakeOn(victims.front()->member(), parts, chunks, codes);
   if (!made.ok()) return false;
   const std::shared_ptr<Segment> merged = *std::move(made);
   std::vector<KeySource> sources(shape_.num_layers);
@@ -344,7 +393,9 @@ IndexStats RoutingIndex::Stats(uint64_t oldest) const {
   IndexStats stats;
   for (const SegmentView& view : View()) {
     ++stats.num_segments;
-    stats.key_bytes += view.segment->num_chunks(view.num_parts) * shape_.ChunkBytes();
+    const int64_t chunks = view.segment->num_chunks(view.num_parts);
+    stats.key_bytes += chunks * shape_.ChunkBytes();
+    if (view.codes != nullptr) stats.code_bytes += chunks * shape_.ChunkCodeBytes();
     for (int64_t part = 0; part < view.num_parts; ++part) {
       stats.dead_parts += IsDead(*view.segment, part, oldest);
     }

@@ -45,12 +45,14 @@ struct IndexPart {
 struct SegmentView {
   std::shared_ptr<const Segment> segment;
   int64_t num_parts = 0;
+  std::shared_ptr<const SegmentCodes> codes = nullptr;  // null: none
 };
 using IndexView = std::vector<SegmentView>;
 
 struct IndexStats {
   int64_t num_segments = 0;
   int64_t key_bytes = 0;
+  int64_t code_bytes = 0;  // beside the keys, where codes are kept
   int64_t dead_parts = 0;  // masked, or replaced and seen by no snapshot from `oldest` on
 };
 
@@ -68,6 +70,10 @@ class RoutingIndex {
   // sequence number.
   uint64_t Publish(absl::Span<const int64_t> references, absl::Span<const int64_t> replaced);
   void Abandon(absl::Span<const int64_t> references);
+  // Keeps 4-bit codes of all keys, present and to come, or gives them up. Readers and writers go on
+  // meanwhile, a segment's encoding apart. RESOURCE_EXHAUSTED when there is no memory for them;
+  // then there are none. REQUIRES: kernels::CanHaveCodes of the bank's shape.
+  absl::Status KeepCodes(bool keep);
   // Hides from everybody, at once: no Select begun after the return takes one of them.
   void Mask(absl::Span<const int64_t> references);
 
@@ -103,6 +109,9 @@ class RoutingIndex {
 
   absl::Status AppendOne(const IndexPart& part) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status MakeRoom(int64_t chunks) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::Status KeepCodesOfSegments(bool keep) ABSL_EXCLUSIVE_LOCKS_REQUIRED(compaction_mutex_);
+  absl::StatusOr<std::shared_ptr<Segment>> MakeOn(int member, int64_t parts, int64_t chunks,
+                                                  bool codes) const;
   absl::Status CheckRoom(int64_t chunks) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   uint32_t TakeSlot() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::StatusOr<std::shared_ptr<Segment>> AddSegment(int64_t parts, int64_t chunks)
@@ -134,6 +143,7 @@ class RoutingIndex {
   std::vector<uint32_t> free_slots_ ABSL_GUARDED_BY(mutex_);
   uint32_t num_slots_ ABSL_GUARDED_BY(mutex_) = 0;
   int64_t num_chunks_ ABSL_GUARDED_BY(mutex_) = 0;
+  bool keeps_codes_ ABSL_GUARDED_BY(mutex_) = false;  // of segments made from now on
 };
 
 }  // namespace msa::memory_node

@@ -1,6 +1,7 @@
 #include "memory_node/scan_sharing.h"
 
 #include <algorithm>
+#include <limits>
 #include <utility>
 
 #include "common/status_macros.h"
@@ -19,16 +20,14 @@ struct PassMemory {
   kernels::Buffer queries;  // of all; empty where the processor's are read
 };
 
-absl::StatusOr<std::shared_ptr<const PassMemory>> MakePassMemory(const kernels::Backend& backend,
-                                                                 size_t num_questions,
-                                                                 size_t num_parts,
-                                                                 const std::vector<float>& queries) {
+absl::StatusOr<std::shared_ptr<const PassMemory>> MakePassMemory(
+    const kernels::Backend& backend, size_t num_questions, size_t num_parts, bool coarse,
+    const std::vector<float>& queries) {
   auto memory = std::make_shared<PassMemory>();
-  MSA_ASSIGN_OR_RETURN(memory->scores,
-                       backend.Allocate(num_questions * num_parts * sizeof(float)));
+  MSA_ASSIGN_OR_RETURN(memory->scores, backend.Allocate(num_questions * num_parts * sizeof(float)));
   MSA_ASSIGN_OR_RETURN(memory->errors, backend.Allocate(num_questions * sizeof(float)));
-  // On the processor scores are exact: nobody asks for the questions again.
-  if (backend.memory_is_host()) return memory;
+  // On the processor scores are exact unless coarse: nobody asks for the questions again.
+  if (backend.memory_is_host() && !coarse) return memory;
   const size_t bytes = queries.size() * sizeof(float);
   MSA_ASSIGN_OR_RETURN(memory->queries, backend.Allocate(bytes));
   backend.Copy(memory->queries.data(), queries.data(), bytes);
@@ -57,10 +56,16 @@ int64_t ScanSharer::waiting() const {
 
 absl::StatusOr<PartScores> ScanSharer::Score(const rpc::CallContext& ctx, const RoutingIndex& index,
                                              const RoutingShape& shape, int layer_index,
-                                             const std::vector<float>& queries) {
-  Question question{&index, &shape, layer_index, &queries};
+                                             const std::vector<float>& queries,
+                                             int32_t candidates) {
+  Question question{&index, &shape, layer_index, &queries, candidates};
+  if (question.rows() > options_.max_coarse_rows) question.candidates = 0;
   MSA_RETURN_IF_ERROR(Answer(ctx, &question));
-  backend_->Copy(&question.result.error, question.error, sizeof(float));  // waits for the pass
+  if (question.result.candidates > 0) {
+    question.result.error = std::numeric_limits<float>::quiet_NaN();  // no need to wait for it
+  } else {
+    backend_->Copy(&question.result.error, question.error, sizeof(float));  // waits for the pass
+  }
   MSA_RETURN_IF_ERROR(backend_->Health());
   return std::move(question.result);
 }
@@ -114,6 +119,7 @@ ScanSharer::Batch ScanSharer::TakeBatch() {
   int rows = 0;
   for (Question* question : waiting_) {
     if (question->index != head.index || question->layer_index != head.layer_index) continue;
+    if (question->coarse() != head.coarse()) continue;
     if (!batch.empty() && rows + question->rows() > options_.max_pass_rows) continue;
     rows += question->rows();
     question->taken = true;
@@ -126,6 +132,11 @@ ScanSharer::Batch ScanSharer::TakeBatch() {
 absl::Status ScanSharer::RunPass(const Batch& batch) const {
   const Question& first = *batch.front();
   const IndexView view = first.index->View();
+  // A bank that gave its codes up meanwhile is scanned in full.
+  const bool coarse =
+      first.coarse() && std::all_of(view.begin(), view.end(), [](const SegmentView& segment) {
+        return segment.codes != nullptr;
+      });
   const auto num_parts = static_cast<size_t>(NumParts(view));
   std::vector<int32_t> query_begin = {0};
   std::vector<float> joined;
@@ -137,10 +148,10 @@ absl::Status ScanSharer::RunPass(const Batch& batch) const {
   }
   const std::vector<float>& queries = batch.size() > 1 ? joined : *first.queries;
   MSA_ASSIGN_OR_RETURN(const auto memory,
-                       MakePassMemory(*backend_, batch.size(), num_parts, queries));
+                       MakePassMemory(*backend_, batch.size(), num_parts, coarse, queries));
   const bool kept = memory->queries.data() != nullptr;
   for (const SegmentView& segment : view) {
-    segment.segment->UpdateMaxNorm(first.layer_index, segment.num_parts);
+    if (!coarse) segment.segment->UpdateMaxNorm(first.layer_index, segment.num_parts);
   }
   const auto segments = KeysOf(view, first.layer_index);
   kernels::ScoreBankArgs args;
@@ -149,7 +160,7 @@ absl::Status ScanSharer::RunPass(const Batch& batch) const {
   args.queries = kept ? memory->queries.as<float>() : queries.data();
   args.query_begin = query_begin;
   args.scores = memory->scores.as<float>();
-  args.mode = kernels::ScanMode::kBounded;
+  args.mode = coarse ? kernels::ScanMode::kCoarse : kernels::ScanMode::kBounded;
   args.errors = memory->errors.as<float>();
   backend_->ScoreBank(args);
   for (size_t i = 0; i < batch.size(); ++i) {
@@ -160,6 +171,7 @@ absl::Status ScanSharer::RunPass(const Batch& batch) const {
     result.scores = {args.scores + i * num_parts, num_parts};
     if (kept) result.queries = args.queries + query_begin[i] * first.shape->query_width();
     result.num_rows = batch[i]->rows();
+    if (coarse) result.candidates = batch[i]->candidates;
     result.memory = memory;
     batch[i]->error = args.errors + i;
   }

@@ -27,6 +27,9 @@ struct ScanOptions {
   int max_passes = 1;       // a backend spreads a pass over all cores
   int max_waiting = 1024;   // questions
   int max_pass_rows = 512;  // query rows in a pass of more than one question
+  // Questions of more rows are scanned in full: codes are read once for every 64 rows, bf16 keys
+  // once for 256 (docs/decisions/0013).
+  int max_coarse_rows = 128;
 };
 
 class ScanSharer {
@@ -35,12 +38,13 @@ class ScanSharer {
   ScanSharer(const kernels::Backend* backend, const ScanOptions& options);
 
   // queries [rows, query_width], borrowed till the return. The view is taken after the call began.
-  // Scores may be rounded, as their `error` says.
+  // Scores may be rounded, as their `error` says. With `candidates` above 0 they are coarse, where
+  // the index keeps codes and the question is not too long for them to be of use.
   // DEADLINE_EXCEEDED, CANCELLED while waiting; RESOURCE_EXHAUSTED when too many wait or there is
   // no memory for the scores; UNAVAILABLE when the backend failed.
   absl::StatusOr<PartScores> Score(const rpc::CallContext& ctx, const RoutingIndex& index,
                                    const RoutingShape& shape, int layer_index,
-                                   const std::vector<float>& queries);
+                                   const std::vector<float>& queries, int32_t candidates = 0);
 
   int64_t passes() const;     // made since start
   int64_t questions() const;  // answered by them
@@ -52,12 +56,14 @@ class ScanSharer {
     const RoutingShape* shape;
     int layer_index;
     const std::vector<float>* queries;
+    int32_t candidates;
     bool taken = false;
     bool done = false;
     absl::Status status = absl::OkStatus();
     PartScores result = {};
     const float* error = nullptr;  // of the result, in memory of the backend
 
+    bool coarse() const { return candidates > 0; }
     int rows() const { return static_cast<int>(queries->size()) / shape->query_width(); }
   };
   using Batch = std::vector<Question*>;

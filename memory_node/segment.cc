@@ -105,11 +105,31 @@ int64_t Segment::AppendRun(absl::Span<const PartEntry> entries, absl::Span<const
   return first;
 }
 
+absl::Status Segment::KeepCodes(bool keep) {
+  if (keep == (codes_ != nullptr)) return absl::OkStatus();
+  if (!keep) {
+    codes_ = nullptr;
+    return absl::OkStatus();
+  }
+  MSA_ASSIGN_OR_RETURN(
+      codes_, SegmentCodes::Make(backend_, shape_.num_layers, shape_.key_width, capacity_chunks_));
+  EncodeCodes(0, num_parts());
+  return absl::OkStatus();
+}
+
+void Segment::EncodeCodes(int64_t first_part, int64_t num_parts) {
+  if (codes_ == nullptr) return;
+  for (int layer = 0; layer < shape_.num_layers; ++layer) {
+    codes_->Encode(layer, Keys(layer, num_parts), part_begin_[first_part]);
+  }
+}
+
 void Segment::Show(int64_t first, int64_t parts) {
   if (device_part_begin_.data() != nullptr) {
     backend_.Copy(device_part_begin_.as<int64_t>() + first + 1, &part_begin_[first + 1],
                   parts * sizeof(int64_t));
   }
+  EncodeCodes(first, first + parts);
   num_parts_.store(first + parts, std::memory_order_release);
 }
 

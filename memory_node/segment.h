@@ -4,8 +4,8 @@
 //
 // Keys lie in memory of the backend that scores them; marks and references in the processor's.
 //
-// Thread-safety: one writer at a time calls Append; everything else from any thread. A part's keys
-// never change; its marks do.
+// Thread-safety: one writer at a time calls Append, KeepCodes and codes(); everything else from any
+// thread. A part's keys never change; its marks do.
 #ifndef MSA_MEMORY_NODE_SEGMENT_H_
 #define MSA_MEMORY_NODE_SEGMENT_H_
 
@@ -18,6 +18,8 @@
 #include "absl/types/span.h"
 #include "common/dtype.h"
 #include "kernels/backend.h"
+#include "kernels/coarse_codes.h"
+#include "memory_node/segment_codes.h"
 
 namespace msa::memory_node {
 
@@ -34,6 +36,10 @@ struct SegmentShape {
   // Of one chunk, all layers, scales included.
   size_t ChunkBytes() const {
     return num_layers * (KeyBytes() + (HasScales(dtype) ? sizeof(float) : 0));
+  }
+  // The same of its codes, where the bank keeps them.
+  size_t ChunkCodeBytes() const {
+    return num_layers * (kernels::CodeBytes(key_width) + sizeof(float));
   }
 };
 
@@ -69,6 +75,11 @@ class Segment {
   int64_t AppendRun(absl::Span<const PartEntry> entries, absl::Span<const KeySource> layers,
                     absl::Span<const uint64_t> added);
 
+  // Makes codes of its keys, of those appended later too, or forgets them: readers that hold them
+  // go on. RESOURCE_EXHAUSTED when there is no memory for them.
+  absl::Status KeepCodes(bool keep);
+  std::shared_ptr<const SegmentCodes> codes() const { return codes_; }  // null: none
+
   // The backend of a group in whose memory it lies.
   int member() const { return member_; }
   int64_t capacity_bytes() const { return capacity_chunks_ * shape_.ChunkBytes(); }
@@ -79,7 +90,7 @@ class Segment {
 
   // Takes the norms of the keys that came since the last time, on a backend that rounds scores.
   void UpdateMaxNorm(int layer_index, int64_t num_parts) const;
-  // Of the first `num_parts` parts. Valid as long as the segment.
+  // Of the first `num_parts` parts, without codes. Valid as long as the segment.
   kernels::KeySegment Keys(int layer_index, int64_t num_parts) const;
   absl::Span<const int64_t> references(int64_t num_parts) const {
     return {references_.data(), static_cast<size_t>(num_parts)};
@@ -106,6 +117,7 @@ class Segment {
           int64_t capacity_parts, int64_t capacity_chunks);
   absl::Status AllocateKeys();
   void CopyKeys(int64_t first_chunk, int64_t chunks, absl::Span<const KeySource> layers);
+  void EncodeCodes(int64_t first_part, int64_t num_parts);
   void Enter(int64_t part, const PartEntry& entry, uint64_t added, uint64_t removed);
   void Show(int64_t first, int64_t parts);  // to readers
 
@@ -119,6 +131,7 @@ class Segment {
   kernels::Buffer device_part_begin_;    // the same where the backend cannot read the processor's
   kernels::Buffer max_norms_;            // [num_layers] where UpdateMaxNorm takes them
   mutable std::vector<std::atomic<int64_t>> normed_chunks_;  // [num_layers]: those in max_norms_
+  std::shared_ptr<SegmentCodes> codes_;
   std::vector<int64_t> references_;
   std::vector<uint32_t> slots_;
   std::vector<int32_t> content_chunks_;

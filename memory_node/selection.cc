@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <utility>
 
 #include "absl/container/flat_hash_map.h"
@@ -12,7 +13,8 @@ namespace msa::memory_node {
 namespace {
 
 constexpr int kMaxListed = 1024;  // of Backend::TopIndices
-// Parts listed at first: enough that those nobody may see rarely use them up.
+// Parts listed at first beyond those wanted, and up to twice as many more: enough that those nobody
+// may see rarely use them up.
 constexpr int kSpare = 16;
 constexpr int kListedOfRounded = 128;
 
@@ -21,6 +23,21 @@ Candidate CandidateAt(const IndexView& view, const kernels::Backend::IndexedScor
   auto segment = view.begin();
   for (; part >= segment->num_parts; ++segment) part -= segment->num_parts;
   return {scored.score, static_cast<int32_t>(scored.index), segment->segment.get(), part};
+}
+
+// The exact score of the last of the best `args.count` of candidates; kNoScore when they are fewer.
+float LastPlace(const ShortlistArgs& args, const std::vector<Candidate>& candidates) {
+  const std::vector<float> exact = args.exact(candidates);
+  std::vector<size_t> order(candidates.size());
+  std::iota(order.begin(), order.end(), size_t{0});
+  std::sort(order.begin(), order.end(), [&](size_t a, size_t b) { return exact[a] > exact[b]; });
+  absl::flat_hash_set<uint64_t> documents;
+  int places = 0;
+  for (const size_t i : order) {
+    if (args.one_per_document && !documents.insert(candidates[i].document()).second) continue;
+    if (++places == args.count) return exact[i];
+  }
+  return kNoScore;
 }
 
 // From `listed` of the best scores. Nullopt when these do not tell.
@@ -32,8 +49,8 @@ std::optional<std::vector<Candidate>> ShortlistFrom(const kernels::Backend& back
   const bool all = static_cast<int>(best.size()) < listed;
   float error = args.error;
   if (!best.empty() && args.relative_error != 0) {
-    error += args.relative_error * std::max(std::abs(best.front().score),
-                                            std::abs(best.back().score));
+    error +=
+        args.relative_error * std::max(std::abs(best.front().score), std::abs(best.back().score));
   }
   std::vector<Candidate> candidates;
   absl::flat_hash_set<uint64_t> documents;
@@ -50,8 +67,13 @@ std::optional<std::vector<Candidate>> ShortlistFrom(const kernels::Backend& back
   }
   if (all && std::isfinite(error)) return candidates;
   // What is not listed has an exact score of at most the last one's and the error.
-  if (places == args.count && best.back().score + error < least) return candidates;
-  return std::nullopt;
+  if (places < args.count) return std::nullopt;
+  const float most = best.back().score + error;
+  if (most < least) return candidates;
+  // The error was taken from both sides: exact scores of what is listed leave one.
+  const bool tells =
+      listed == kMaxListed && args.exact != nullptr && most < LastPlace(args, candidates);
+  return tells ? std::make_optional(std::move(candidates)) : std::nullopt;
 }
 
 void KeepBest(int top_k, std::vector<rpc::RoutedPart>* routed) {
@@ -61,8 +83,8 @@ void KeepBest(int top_k, std::vector<rpc::RoutedPart>* routed) {
   routed->resize(count);
 }
 
-std::vector<rpc::RoutedPart> ToRouted(const kernels::Backend& backend, const PartScores& scores,
-                                      const std::vector<Candidate>& candidates) {
+std::vector<float> ExactScores(const kernels::Backend& backend, const PartScores& scores,
+                               const std::vector<Candidate>& candidates) {
   std::vector<float> exact(candidates.size());
   std::vector<int32_t> columns;
   for (size_t i = 0; i < candidates.size(); ++i) {
@@ -70,6 +92,12 @@ std::vector<rpc::RoutedPart> ToRouted(const kernels::Backend& backend, const Par
     columns.push_back(candidates[i].column);
   }
   if (scores.error != 0) ScoreColumns(backend, scores, columns, exact.data());
+  return exact;
+}
+
+std::vector<rpc::RoutedPart> ToRouted(const kernels::Backend& backend, const PartScores& scores,
+                                      const std::vector<Candidate>& candidates) {
+  const std::vector<float> exact = ExactScores(backend, scores, candidates);
   std::vector<rpc::RoutedPart> routed;
   for (size_t i = 0; i < candidates.size(); ++i) {
     routed.push_back({.scored = {exact[i], candidates[i].reference()},
@@ -108,8 +136,7 @@ void AppendBest(const kernels::Backend& backend, const SegmentView& view,
 
 // From exact scores of every part.
 std::vector<rpc::RoutedPart> SelectFromAll(const kernels::Backend& backend,
-                                           const PartScores& scores, uint64_t sequence,
-                                           int top_k) {
+                                           const PartScores& scores, uint64_t sequence, int top_k) {
   const std::vector<float> host = ToHost(backend, scores);
   absl::Span<const float> left = host;
   std::vector<rpc::RoutedPart> routed;
@@ -126,7 +153,8 @@ std::optional<std::vector<Candidate>> Shortlist(const kernels::Backend& backend,
                                                 const IndexView& view,
                                                 absl::Span<const float> scores,
                                                 const ShortlistArgs& args) {
-  const int first = std::max(2 * args.count + kSpare, args.error != 0 ? kListedOfRounded : 0);
+  const int spare = std::min(args.count, 2 * kSpare) + kSpare;
+  const int first = std::max(args.count + spare, args.error != 0 ? kListedOfRounded : 0);
   if (first < kMaxListed) {
     auto shortlist = ShortlistFrom(backend, view, scores, args, first);
     if (shortlist.has_value()) return shortlist;
@@ -136,20 +164,25 @@ std::optional<std::vector<Candidate>> Shortlist(const kernels::Backend& backend,
 }
 
 absl::StatusOr<std::vector<rpc::RoutedPart>> SelectBest(const kernels::Backend& backend,
-                                                        const PartScores& scores,
-                                                        uint64_t sequence, int top_k,
-                                                        SelectionCounts& counts) {
+                                                        const PartScores& scores, uint64_t sequence,
+                                                        int top_k, SelectionCounts& counts) {
   ShortlistArgs args;
-  args.count = top_k;
-  args.error = scores.error;
+  const bool coarse = scores.candidates > 0;
+  args.count = std::max(top_k, scores.candidates);
+  args.error = coarse ? 0 : scores.error;
   args.eligible = [sequence](const Candidate& candidate) {
     return candidate.segment->Visible(candidate.part, sequence);
   };
+  if (args.error != 0) {
+    args.exact = [&](const std::vector<Candidate>& candidates) {
+      return ExactScores(backend, scores, candidates);
+    };
+  }
   const auto shortlist = Shortlist(backend, scores.view, scores.scores, args);
   std::vector<rpc::RoutedPart> routed;
   if (shortlist.has_value()) {
     routed = ToRouted(backend, scores, *shortlist);
-    if (scores.error != 0) ++counts.rounded;
+    if (scores.error != 0) ++(coarse ? counts.coarse : counts.rounded);
   } else {
     MSA_ASSIGN_OR_RETURN(const PartScores exact, MakeExact(backend, scores));
     routed = SelectFromAll(backend, exact, sequence, top_k);

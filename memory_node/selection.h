@@ -1,6 +1,7 @@
 // The best parts from scores that may be rounded: exact scores, proven order. Parts whose rounded
 // scores lie within twice the error of the last place are scored again; where a backend lists too
-// few to tell, all are.
+// few to tell, all are. Coarse scores prove nothing: as many of the best as the scan says are
+// scored again, equal ones with them, so that the answer does not depend on how parts lie.
 #ifndef MSA_MEMORY_NODE_SELECTION_H_
 #define MSA_MEMORY_NODE_SELECTION_H_
 
@@ -22,7 +23,8 @@ namespace msa::memory_node {
 // How answers were found, since start. Thread-safe.
 struct SelectionCounts {
   std::atomic<int64_t> rounded{0};    // from rounded scores, proven
-  std::atomic<int64_t> rescanned{0};  // rounded scores could not tell: another pass, exact
+  std::atomic<int64_t> rescanned{0};  // these, or coarse ones, could not tell: another pass, exact
+  std::atomic<int64_t> coarse{0};     // from coarse scores and exact ones of the candidates
 };
 
 // A part of a view.
@@ -42,6 +44,9 @@ struct ShortlistArgs {
   float error = 0;                // no score is further from the exact one than this
   float relative_error = 0;       // and this share of the largest listed
   std::function<bool(const Candidate&)> eligible;
+  // Exact scores of candidates, for when scores that may be off by the error do not tell; may be
+  // null.
+  std::function<std::vector<float>(const std::vector<Candidate>&)> exact;
 };
 
 // Every eligible part that can be among the best, by the scores [parts of the view] in memory of
@@ -55,9 +60,8 @@ std::optional<std::vector<Candidate>> Shortlist(const kernels::Backend& backend,
 // lie in segments. content_chunks is filled in, shard is 0. RESOURCE_EXHAUSTED as MakeExact;
 // UNAVAILABLE when the backend failed.
 absl::StatusOr<std::vector<rpc::RoutedPart>> SelectBest(const kernels::Backend& backend,
-                                                        const PartScores& scores,
-                                                        uint64_t sequence, int top_k,
-                                                        SelectionCounts& counts);
+                                                        const PartScores& scores, uint64_t sequence,
+                                                        int top_k, SelectionCounts& counts);
 
 }  // namespace msa::memory_node
 

@@ -66,7 +66,8 @@ absl::StatusOr<std::shared_ptr<Bank>> LocalShard::FindBank(const rpc::CallContex
   const auto it = banks_.find(name);
   if (it != banks_.end()) return it->second;
   return absl::NotFoundError(
-      StrCat("there is no bank '", name.substr(0, kMaxBankNameBytes), "'; create it first"));
+      StrCat("there is no bank '", name.substr(0, kMaxBankNameBytes),
+             "': create it first (msa bank create), or see which there are (msa bank ls)"));
 }
 
 std::vector<std::shared_ptr<Bank>> LocalShard::Banks() const {
@@ -134,8 +135,26 @@ absl::Status LocalShard::DeleteBank(const rpc::CallContext& ctx, const std::stri
 absl::StatusOr<std::vector<rpc::BankState>> LocalShard::ListBanks(const rpc::CallContext& ctx) {
   MSA_RETURN_IF_ERROR(CheckContext(ctx));
   std::vector<rpc::BankState> states;
-  for (const auto& bank : Banks()) states.push_back({bank->spec(), bank->next_reference()});
+  for (const auto& bank : Banks()) {
+    states.push_back({bank->spec(), bank->next_reference(), bank->coarse()});
+  }
   return states;
+}
+
+absl::Status LocalShard::SetCoarse(const rpc::CallContext& ctx, const std::string& name,
+                                   const rpc::CoarseState& state) {
+  absl::MutexLock registry(&registry_mutex_);  // one at a time, and no bank is deleted meanwhile
+  MSA_ASSIGN_OR_RETURN(const std::shared_ptr<Bank> bank, FindBank(ctx, name));
+  MSA_RETURN_IF_ERROR(ValidateCoarse(bank->spec(), state));
+  if (state.codes) MSA_RETURN_IF_ERROR(bank->index().KeepCodes(true));
+  WriteSet writes;
+  writes.Put(Table::kSystem, CoarseKey(bank->spec().uid),
+             EncodeRecord(PlainIdentity(bank->spec(), RecordKind::kCoarse, 0, 0),
+                          EncodeCoarsePayload(state)));
+  const absl::Status committed = store_->Commit(writes, Priority::kNormal);
+  if (committed.ok()) bank->set_coarse(state);
+  if (!bank->coarse().codes) bank->index().KeepCodes(false).IgnoreError();  // needs nothing
+  return committed;
 }
 
 // ---- Documents: writing
@@ -380,6 +399,10 @@ absl::StatusOr<rpc::ShardStats> LocalShard::Stats(const rpc::CallContext& ctx,
   stats.corrupt_records = bank->corrupt_records();
   stats.rounded_selections = bank->selections().rounded;
   stats.rescanned_selections = bank->selections().rescanned;
+  stats.coarse_selections = bank->selections().coarse;
+  stats.code_bytes = index.code_bytes;
+  stats.coarse = bank->coarse();
+  stats.next_reference = bank->next_reference();
   return stats;
 }
 

@@ -54,6 +54,8 @@ class LocalShard : public rpc::MemoryShard {
   absl::Status CreateBank(const rpc::CallContext& ctx, const rpc::BankSpec& spec) override;
   absl::Status DeleteBank(const rpc::CallContext& ctx, const std::string& bank) override;
   absl::StatusOr<std::vector<rpc::BankState>> ListBanks(const rpc::CallContext& ctx) override;
+  absl::Status SetCoarse(const rpc::CallContext& ctx, const std::string& bank,
+                         const rpc::CoarseState& state) override;
   // A repeat of the call that made the current revision (same references, same bytes) gives that
   // revision again; INVALID_ARGUMENT for references in use otherwise.
   absl::StatusOr<rpc::PutResult> PutDocument(const rpc::CallContext& ctx,

@@ -11,6 +11,14 @@
 #include "memory_node/validation.h"
 
 namespace msa::memory_node {
+namespace {
+
+absl::Status NoCodes(const rpc::BankSpec& spec) {
+  return absl::FailedPreconditionError(
+      StrCat("bank '", spec.name, "' keeps no codes for coarse scans; calibrate it first"));
+}
+
+}  // namespace
 
 absl::StatusOr<rpc::Snapshot> LocalShard::OpenSnapshot(const rpc::CallContext& ctx,
                                                        const std::string& bank_name,
@@ -45,10 +53,13 @@ absl::StatusOr<std::vector<rpc::RoutedPart>> LocalShard::Route(const rpc::CallCo
   if (layer_index < 0) return UnknownLayer(spec, request.layer);
   MSA_RETURN_IF_ERROR(CheckRange("top_k", request.top_k, 1, kMaxTopK));
   MSA_RETURN_IF_ERROR(CheckRange("round", request.round, 0, INT32_MAX));
+  MSA_RETURN_IF_ERROR(CheckRange("number of candidates", request.candidates, 0, kMaxCandidates));
+  if (request.candidates > 0 && !bank->coarse().codes) return NoCodes(spec);
   MSA_RETURN_IF_ERROR(ValidateQueries(spec, request.queries));
   MSA_ASSIGN_OR_RETURN(const auto snapshot, snapshots_.Use(request.snapshot_id, *bank));
-  MSA_ASSIGN_OR_RETURN(const PartScores scores, scans_.Score(ctx, bank->index(), spec.routing,
-                                                             layer_index, request.queries));
+  MSA_ASSIGN_OR_RETURN(const PartScores scores,
+                       scans_.Score(ctx, bank->index(), spec.routing, layer_index, request.queries,
+                                    request.candidates));
   {
     absl::MutexLock lock(&snapshot->mutex);
     MSA_RETURN_IF_ERROR(snapshot->sums.Begin(request.round));

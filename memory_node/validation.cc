@@ -14,6 +14,7 @@
 #include "common/status_macros.h"
 #include "common/strings.h"
 #include "common/utf8.h"
+#include "kernels/coarse_codes.h"
 
 namespace msa::memory_node {
 namespace {
@@ -245,6 +246,24 @@ absl::Status ValidateDocument(const rpc::BankSpec& bank, const rpc::EncodedDocum
     }
     previous = part.reference;
     MSA_RETURN_IF_ERROR(CheckPart(bank, part, text_bytes));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ValidateCoarse(const rpc::BankSpec& bank, const rpc::CoarseState& state) {
+  if (state.codes && !kernels::CanHaveCodes(bank.routing)) {
+    return absl::FailedPreconditionError(StrCat(
+        "keys of bank '", bank.name, "' cannot have codes: that takes scores of mean heads, ",
+        "the largest chunk's, and keys of a multiple of 64 numbers, which these are not (",
+        bank.routing.key_width(), " numbers)"));
+  }
+  if (state.on && !state.codes) return Invalid("coarse scans cannot be on without codes");
+  if (state.candidates < (state.codes ? 1 : 0) || state.candidates > kMaxCandidates) {
+    return Invalid("the number of candidates is ", state.candidates, "; 1 to ", kMaxCandidates,
+                   " are allowed");
+  }
+  if (state.same < 0 || state.same > state.selections) {
+    return Invalid(state.same, " of ", state.selections, " selections cannot have been the same");
   }
   return absl::OkStatus();
 }

@@ -17,6 +17,10 @@ absl::Status ValidateBank(const rpc::BankSpec& spec);
 // INVALID_ARGUMENT for the rest, not-finite keys and scales included. Reads every byte once.
 absl::Status ValidateDocument(const rpc::BankSpec& bank, const rpc::EncodedDocument& document);
 
+// FAILED_PRECONDITION for codes that keys of the bank cannot have; INVALID_ARGUMENT for a state
+// that contradicts itself.
+absl::Status ValidateCoarse(const rpc::BankSpec& bank, const rpc::CoarseState& state);
+
 // INVALID_ARGUMENT unless queries are [rows, query_width] of the bank, finite and within limits.
 absl::Status ValidateQueries(const rpc::BankSpec& bank, const std::vector<float>& queries);
 

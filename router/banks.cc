@@ -1,6 +1,7 @@
 #include "router/banks.h"
 
 #include <algorithm>
+#include <numeric>
 #include <random>
 #include <utility>
 
@@ -44,7 +45,8 @@ absl::Status UnknownBank(const std::string& name) {
   return absl::NotFoundError(StrCat("there is no bank '", name, "'",
                                     name == kDefaultBank
                                         ? ": it is made when the first document is added"
-                                        : ": create it first, or see which banks there are"));
+                                        : ": create it first (msa bank create), or see which "
+                                          "there are (msa bank ls)"));
 }
 
 absl::StatusOr<std::map<std::string, Banks::Found>> Banks::Survey(
@@ -175,6 +177,34 @@ absl::Status Banks::Delete(const rpc::CallContext& context, const std::string& n
     if (!status.ok() && !absl::IsNotFound(status)) return status;
   }
   return deleted ? absl::OkStatus() : UnknownBank(name);
+}
+
+absl::StatusOr<rpc::CoarseState> Banks::SetCoarse(const rpc::CallContext& context,
+                                                  const std::string& name,
+                                                  const rpc::CoarseState& state) {
+  MSA_ASSIGN_OR_RETURN(const Bank bank, Find(context, name));
+  rpc::CoarseState kept = state;
+  kept.num_parts = 0;
+  kept.next_reference = 0;
+  if (state.selections > 0) {
+    std::vector<int64_t> parts(shards_->size());
+    MSA_RETURN_IF_ERROR(FirstError(
+        shards_->AskEach(context, shards_->All(), /*all_or_nothing=*/true,
+                         [&](const rpc::CallContext& limited, int shard) -> absl::Status {
+                           MSA_ASSIGN_OR_RETURN(const rpc::ShardStats stats,
+                                                shards_->shard(shard).Stats(limited, name));
+                           parts[shard] = stats.num_parts;
+                           return absl::OkStatus();
+                         })));
+    kept.num_parts = std::accumulate(parts.begin(), parts.end(), int64_t{0});
+    kept.next_reference = bank.next_reference;
+  }
+  MSA_RETURN_IF_ERROR(FirstError(shards_->AskEach(context, shards_->All(), /*all_or_nothing=*/false,
+                                                  [&](const rpc::CallContext& limited, int shard) {
+                                                    return shards_->shard(shard).SetCoarse(
+                                                        limited, name, kept);
+                                                  })));
+  return kept;
 }
 
 absl::StatusOr<std::vector<rpc::BankSpec>> Banks::List(const rpc::CallContext& context) {

@@ -33,6 +33,10 @@ class Banks {
   absl::StatusOr<rpc::BankSpec> Create(const rpc::CallContext& context, const std::string& name,
                                        const rpc::BankOptions& options);
   absl::Status Delete(const rpc::CallContext& context, const std::string& name);
+  // MemoryService::SetCoarse, of a state whose calibration was checked.
+  absl::StatusOr<rpc::CoarseState> SetCoarse(const rpc::CallContext& context,
+                                             const std::string& name,
+                                             const rpc::CoarseState& state);
   // Names ascending. UNAVAILABLE when a shard does not answer.
   absl::StatusOr<std::vector<rpc::BankSpec>> List(const rpc::CallContext& context);
   // Asks every shard; makes the bank where it is missing. NOT_FOUND; FAILED_PRECONDITION when

@@ -10,6 +10,7 @@
 #include "common/limits.h"
 #include "common/status_macros.h"
 #include "common/strings.h"
+#include "router/scan_plan.h"
 #include "router/validate.h"
 
 namespace msa::router {
@@ -70,6 +71,13 @@ absl::Status Router::DeleteBank(const rpc::CallContext& ctx, const std::string& 
 
 absl::StatusOr<std::vector<rpc::BankSpec>> Router::ListBanks(const rpc::CallContext& ctx) {
   return banks_.List(ctx);
+}
+
+absl::StatusOr<rpc::CoarseState> Router::SetCoarse(const rpc::CallContext& ctx,
+                                                   const std::string& name,
+                                                   const rpc::CoarseState& state) {
+  MSA_RETURN_IF_ERROR(CheckCalibration(name, state));
+  return banks_.SetCoarse(ctx, name, state);
 }
 
 absl::Status Router::AddDocuments(const rpc::CallContext& ctx, const std::string& bank,

@@ -55,6 +55,8 @@ class Router final : public rpc::MemoryService, public rpc::SessionRouter {
                                            const rpc::BankOptions& options) override;
   absl::Status DeleteBank(const rpc::CallContext& ctx, const std::string& name) override;
   absl::StatusOr<std::vector<rpc::BankSpec>> ListBanks(const rpc::CallContext& ctx) override;
+  absl::StatusOr<rpc::CoarseState> SetCoarse(const rpc::CallContext& ctx, const std::string& name,
+                                             const rpc::CoarseState& state) override;
   absl::Status AddDocuments(const rpc::CallContext& ctx, const std::string& bank,
                             const std::function<std::optional<rpc::NewDocument>()>& next,
                             const std::function<bool(const rpc::AddResult&)>& done) override;
@@ -76,7 +78,7 @@ class Router final : public rpc::MemoryService, public rpc::SessionRouter {
 
   // rpc::SessionRouter
   absl::StatusOr<rpc::SessionInfo> OpenSession(const rpc::CallContext& ctx, const std::string& bank,
-                                               bool allow_partial) override;
+                                               const rpc::SessionOptions& options) override;
   absl::Status CloseSession(const rpc::CallContext& ctx, uint64_t session_id) override;
   absl::StatusOr<rpc::Selection> Route(const rpc::CallContext& ctx, uint64_t session_id,
                                        int32_t round, int32_t layer, int32_t top_k,
@@ -97,8 +99,17 @@ class Router final : public rpc::MemoryService, public rpc::SessionRouter {
   absl::Status AskSession(const rpc::CallContext& ctx, Session* session,
                           const ShardGroup::Call& call);
   std::vector<std::string> MissingNames(Session* session) const;
+  // Snapshots, and what the shards that answered say of the bank.
   absl::Status OpenSnapshots(const rpc::CallContext& ctx, const std::string& bank, Session* session,
-                             int64_t* num_parts);
+                             int64_t* num_parts, std::vector<rpc::BankState>* states);
+  // The best of all shards; `request` names neither bank nor snapshot.
+  absl::StatusOr<std::vector<rpc::RoutedPart>> RouteAll(const rpc::CallContext& ctx,
+                                                        Session* session,
+                                                        const rpc::RouteRequest& request);
+  // Coarse scans beside the exact one that found `exact` in `exact_ms`.
+  absl::StatusOr<std::vector<rpc::ScanComparison>> Compare(
+      const rpc::CallContext& ctx, Session* session, rpc::RouteRequest request,
+      const std::vector<rpc::RoutedPart>& exact, double exact_ms);
   void CloseSnapshots(const rpc::CallContext& ctx, const Session& session);
 
   ShardGroup shards_;

@@ -53,34 +53,36 @@ absl::Status Router::AskSession(const rpc::CallContext& ctx, Session* session,
 }
 
 absl::Status Router::OpenSnapshots(const rpc::CallContext& ctx, const std::string& bank,
-                                   Session* session, int64_t* num_parts) {
+                                   Session* session, int64_t* num_parts,
+                                   std::vector<rpc::BankState>* states) {
   const int count = shards_.size();
   std::vector<rpc::Snapshot> snapshots(count);
-  std::vector<std::optional<rpc::BankSpec>> specs(count);
+  std::vector<std::optional<rpc::BankState>> found(count);
   const absl::Status status =
       AskSession(ctx, session, [&](const rpc::CallContext& limited, int shard) -> absl::Status {
         rpc::MemoryShard& on = shards_.shard(shard);
         MSA_ASSIGN_OR_RETURN(snapshots[shard], on.OpenSnapshot(limited, bank, sessions_.ttl()));
         MSA_ASSIGN_OR_RETURN(const auto banks, on.ListBanks(limited));
         for (const rpc::BankState& state : banks) {
-          if (state.spec.name == bank) specs[shard] = state.spec;
+          if (state.spec.name == bank) found[shard] = state;
         }
-        return specs[shard] ? absl::OkStatus() : UnknownBank(bank);
+        return found[shard] ? absl::OkStatus() : UnknownBank(bank);
       });
   for (int shard = 0; shard < count; ++shard) {
     session->snapshots[shard] = snapshots[shard].id;
     *num_parts += snapshots[shard].num_parts;
   }
   MSA_RETURN_IF_ERROR(status);
-  bool first = true;
-  for (const std::optional<rpc::BankSpec>& spec : specs) {
-    if (!spec) continue;
-    if (!std::exchange(first, false) && !(session->bank == *spec)) {
+  states->clear();
+  for (std::optional<rpc::BankState>& state : found) {
+    if (!state) continue;
+    if (!states->empty() && !(states->front().spec == state->spec)) {
       return absl::FailedPreconditionError(
           StrCat("bank '", bank, "' is not the same on all shards: delete it and add again"));
     }
-    session->bank = *spec;
+    states->push_back(*std::move(state));
   }
+  if (!states->empty()) session->bank = states->front().spec;
   return absl::OkStatus();
 }
 
@@ -102,7 +104,8 @@ void Router::CloseSnapshots(const rpc::CallContext& ctx, const Session& session)
 }
 
 absl::StatusOr<rpc::SessionInfo> Router::OpenSession(const rpc::CallContext& ctx,
-                                                     const std::string& bank, bool allow_partial) {
+                                                     const std::string& bank,
+                                                     const rpc::SessionOptions& options) {
   MSA_RETURN_IF_ERROR(CheckBankName(bank));
   rpc::SessionInfo info;
   std::shared_ptr<Session> session;
@@ -110,14 +113,20 @@ absl::StatusOr<rpc::SessionInfo> Router::OpenSession(const rpc::CallContext& ctx
   // A second attempt where a crash left the bank on some shards only.
   for (int attempt = 0; attempt < 2; ++attempt) {
     session = std::make_shared<Session>();
-    session->allow_partial = allow_partial;
+    session->allow_partial = options.allow_partial;
     session->snapshots.resize(shards_.size());
     {
       absl::MutexLock lock(&session->mutex);
       session->missing.resize(shards_.size());
     }
     info.num_parts = 0;
-    status = OpenSnapshots(ctx, bank, session.get(), &info.num_parts);
+    std::vector<rpc::BankState> states;
+    status = OpenSnapshots(ctx, bank, session.get(), &info.num_parts, &states);
+    if (status.ok()) {
+      auto plan = PlanScan(states, info.num_parts, options);
+      status = plan.status();
+      if (plan.ok()) session->scan = *std::move(plan);
+    }
     if (status.ok()) break;
     CloseSnapshots(ctx, *session);
     if (!absl::IsNotFound(status)) return status;
@@ -155,19 +164,53 @@ absl::StatusOr<rpc::Selection> Router::Route(const rpc::CallContext& ctx, uint64
   }
   MSA_RETURN_IF_ERROR(
       CheckLimit("the number of query tokens", queries.size() / width, kMaxQueryTokens));
+  rpc::RouteRequest request{.bank = session->bank.name,
+                            .round = round,
+                            .layer = layer,
+                            .top_k = top_k,
+                            .queries = queries,
+                            .candidates = session->scan.CandidatesFor(top_k)};
+  rpc::Selection selection;
+  const absl::Time start = absl::Now();
+  MSA_ASSIGN_OR_RETURN(selection.parts, RouteAll(ctx, session.get(), request));
+  if (!session->scan.compare_candidates.empty()) {
+    const double exact_ms = absl::ToDoubleMilliseconds(absl::Now() - start);
+    MSA_ASSIGN_OR_RETURN(selection.comparisons, Compare(ctx, session.get(), std::move(request),
+                                                        selection.parts, exact_ms));
+  }
+  selection.missing_shards = MissingNames(session.get());
+  return selection;
+}
+
+absl::StatusOr<std::vector<rpc::RoutedPart>> Router::RouteAll(const rpc::CallContext& ctx,
+                                                              Session* session,
+                                                              const rpc::RouteRequest& request) {
   std::vector<std::vector<rpc::RoutedPart>> lists(shards_.size());
-  MSA_RETURN_IF_ERROR(AskSession(
-      ctx, session.get(), [&](const rpc::CallContext& limited, int shard) -> absl::Status {
-        const rpc::RouteRequest own{.bank = session->bank.name,
-                                    .snapshot_id = session->snapshots[shard],
-                                    .round = round,
-                                    .layer = layer,
-                                    .top_k = top_k,
-                                    .queries = queries};
+  MSA_RETURN_IF_ERROR(
+      AskSession(ctx, session, [&](const rpc::CallContext& limited, int shard) -> absl::Status {
+        rpc::RouteRequest own = request;
+        own.snapshot_id = session->snapshots[shard];
         MSA_ASSIGN_OR_RETURN(lists[shard], shards_.shard(shard).Route(limited, own));
         return absl::OkStatus();
       }));
-  return rpc::Selection{MergeTopK(std::move(lists), top_k), MissingNames(session.get())};
+  return MergeTopK(std::move(lists), request.top_k);
+}
+
+absl::StatusOr<std::vector<rpc::ScanComparison>> Router::Compare(
+    const rpc::CallContext& ctx, Session* session, rpc::RouteRequest request,
+    const std::vector<rpc::RoutedPart>& exact, double exact_ms) {
+  std::vector<rpc::ScanComparison> comparisons;
+  for (const int32_t candidates : session->scan.compare_candidates) {
+    request.candidates = candidates;
+    const absl::Time start = absl::Now();
+    MSA_ASSIGN_OR_RETURN(const auto coarse, RouteAll(ctx, session, request));
+    comparisons.push_back({.candidates = candidates,
+                           .selections = 1,
+                           .same = SameParts(exact, coarse),
+                           .exact_ms = exact_ms,
+                           .coarse_ms = absl::ToDoubleMilliseconds(absl::Now() - start)});
+  }
+  return comparisons;
 }
 
 absl::StatusOr<std::vector<rpc::RankedPart>> Router::Rank(const rpc::CallContext& ctx,

@@ -13,6 +13,7 @@
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
+#include "router/scan_plan.h"
 #include "rpc/types.h"
 
 namespace msa::router {
@@ -20,6 +21,7 @@ namespace msa::router {
 struct Session {
   rpc::BankSpec bank;
   bool allow_partial = false;
+  ScanPlan scan;
   std::vector<uint64_t> snapshots;  // a shard; 0: missing from the start
 
   // One call at a time within a session, but a client that breaks that must not break us.

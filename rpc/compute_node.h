@@ -46,6 +46,7 @@ struct GenerateRequest {
   bool allow_partial = false;
   float temperature = 0;  // 0 = greedy
   uint64_t seed = 0;
+  Scan scan = Scan::kDefault;
 };
 
 struct RoutedDocument {
@@ -108,11 +109,14 @@ struct RetrieveRequest {
   std::optional<int32_t> top_k;  // parts a layer attended to while routing [doc_top_k]
   std::optional<int32_t> max_rounds;
   bool allow_partial = false;
+  Scan scan = Scan::kDefault;
+  std::vector<int32_t> compare_candidates;  // as in SessionOptions
 };
 struct RetrieveReply {
   std::vector<RoutedDocument> documents;  // best first, each document once
   std::vector<std::string> missing_shards;
   Timings timings;
+  std::vector<ScanComparison> comparisons;  // one each of compare_candidates
 };
 
 class ComputeNode {

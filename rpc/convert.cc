@@ -207,6 +207,37 @@ absl::Status FromProto(const pb::ItemStatus& in) {
   return absl::Status(static_cast<absl::StatusCode>(in.code()), in.message());
 }
 
+void ToProto(const CoarseState& in, pb::CoarseState* out) {
+  out->set_codes(in.codes);
+  out->set_on(in.on);
+  out->set_candidates(in.candidates);
+  out->set_top_k(in.top_k);
+  out->set_selections(in.selections);
+  out->set_same(in.same);
+  out->set_num_parts(in.num_parts);
+  out->set_next_reference(in.next_reference);
+}
+CoarseState FromProto(const pb::CoarseState& in) {
+  return {in.codes(),      in.on(),   in.candidates(), in.top_k(),
+          in.selections(), in.same(), in.num_parts(),  in.next_reference()};
+}
+
+void ToProto(const ScanComparison& in, pb::ScanComparison* out) {
+  out->set_candidates(in.candidates);
+  out->set_selections(in.selections);
+  out->set_same(in.same);
+  out->set_exact_ms(in.exact_ms);
+  out->set_coarse_ms(in.coarse_ms);
+}
+ScanComparison FromProto(const pb::ScanComparison& in) {
+  return {in.candidates(), in.selections(), in.same(), in.exact_ms(), in.coarse_ms()};
+}
+
+pb::Scan ToProto(Scan in) { return static_cast<pb::Scan>(in); }
+Scan FromProto(pb::Scan in) {
+  return in == pb::SCAN_EXACT || in == pb::SCAN_COARSE ? static_cast<Scan>(in) : Scan::kDefault;
+}
+
 void ToProto(const ShardStats& in, pb::ShardStats* out) {
   ToProto(in.spec, out->mutable_spec());
   out->set_num_documents(in.num_documents);
@@ -221,6 +252,10 @@ void ToProto(const ShardStats& in, pb::ShardStats* out) {
   out->set_corrupt_records(in.corrupt_records);
   out->set_rounded_selections(in.rounded_selections);
   out->set_rescanned_selections(in.rescanned_selections);
+  out->set_coarse_selections(in.coarse_selections);
+  out->set_code_bytes(in.code_bytes);
+  ToProto(in.coarse, out->mutable_coarse());
+  out->set_next_reference(in.next_reference);
 }
 
 absl::StatusOr<ShardStats> FromProto(const pb::ShardStats& in) {
@@ -238,6 +273,10 @@ absl::StatusOr<ShardStats> FromProto(const pb::ShardStats& in) {
   out.corrupt_records = in.corrupt_records();
   out.rounded_selections = in.rounded_selections();
   out.rescanned_selections = in.rescanned_selections();
+  out.coarse_selections = in.coarse_selections();
+  out.code_bytes = in.code_bytes();
+  out.coarse = FromProto(in.coarse());
+  out.next_reference = in.next_reference();
   return out;
 }
 

@@ -47,6 +47,12 @@ PartText FromProto(const pb::PartText& in);
 // Leaves `out` empty for OK.
 void ToProto(const absl::Status& in, pb::ItemStatus* out);
 absl::Status FromProto(const pb::ItemStatus& in);
+void ToProto(const CoarseState& in, pb::CoarseState* out);
+CoarseState FromProto(const pb::CoarseState& in);
+void ToProto(const ScanComparison& in, pb::ScanComparison* out);
+ScanComparison FromProto(const pb::ScanComparison& in);
+pb::Scan ToProto(Scan in);
+Scan FromProto(pb::Scan in);  // kDefault for one that this version does not know
 void ToProto(const ShardStats& in, pb::ShardStats* out);
 absl::StatusOr<ShardStats> FromProto(const pb::ShardStats& in);
 void ToProto(const BankOptions& in, pb::BankOptions* out);

@@ -158,6 +158,7 @@ void ToProto(const GenerateRequest& in, pb::GenerateRequest* out) {
   out->set_allow_partial(in.allow_partial);
   out->set_temperature(in.temperature);
   out->set_seed(in.seed);
+  out->set_scan(ToProto(in.scan));
 }
 
 GenerateRequest FromProto(const pb::GenerateRequest& in) {
@@ -173,6 +174,7 @@ GenerateRequest FromProto(const pb::GenerateRequest& in) {
   out.allow_partial = in.allow_partial();
   out.temperature = in.temperature();
   out.seed = in.seed();
+  out.scan = FromProto(in.scan());
   return out;
 }
 
@@ -183,6 +185,9 @@ void ToProto(const RetrieveRequest& in, pb::RetrieveRequest* out) {
   if (in.top_k) out->set_top_k(*in.top_k);
   if (in.max_rounds) out->set_max_rounds(*in.max_rounds);
   out->set_allow_partial(in.allow_partial);
+  out->set_scan(ToProto(in.scan));
+  out->mutable_compare_candidates()->Assign(in.compare_candidates.begin(),
+                                            in.compare_candidates.end());
 }
 
 RetrieveRequest FromProto(const pb::RetrieveRequest& in) {
@@ -193,6 +198,8 @@ RetrieveRequest FromProto(const pb::RetrieveRequest& in) {
   if (in.has_top_k()) out.top_k = in.top_k();
   if (in.has_max_rounds()) out.max_rounds = in.max_rounds();
   out.allow_partial = in.allow_partial();
+  out.scan = FromProto(in.scan());
+  out.compare_candidates = ToVector<int32_t>(in.compare_candidates());
   return out;
 }
 
@@ -200,11 +207,12 @@ void ToProto(const RetrieveReply& in, pb::RetrieveReply* out) {
   AddDocuments(in.documents, out->mutable_documents());
   AddStrings(in.missing_shards, out->mutable_missing_shards());
   ToProto(in.timings, out->mutable_timings());
+  ToRepeated(in.comparisons, out->mutable_comparisons());
 }
 
 RetrieveReply FromProto(const pb::RetrieveReply& in) {
   return {TakeDocuments(in.documents()), ToVector<std::string>(in.missing_shards()),
-          FromProto(in.timings())};
+          FromProto(in.timings()), FromRepeated(in.comparisons())};
 }
 
 void ToProto(const GenerateEvent& in, pb::GenerateEvent* out) {

@@ -59,6 +59,12 @@ class MemoryService {
                                               const BankOptions& options) = 0;
   virtual absl::Status DeleteBank(const CallContext& ctx, const std::string& name) = 0;
   virtual absl::StatusOr<std::vector<BankSpec>> ListBanks(const CallContext& ctx) = 0;
+  // Has the bank keep codes of its keys, or give them up, on every shard; returns what is kept,
+  // with num_parts and next_reference filled in. FAILED_PRECONDITION for `on` without a calibration
+  // that passed, and for a bank whose keys cannot have codes; RESOURCE_EXHAUSTED. A shard that
+  // fails leaves the others as they then are.
+  virtual absl::StatusOr<CoarseState> SetCoarse(const CallContext& ctx, const std::string& bank,
+                                                const CoarseState& state) = 0;
 
   // Reads documents from `next` (nullopt = end) and reports each to `done` once it is durable or
   // refused. A document whose id was seen earlier in the stream is refused. The bank "default" is

@@ -54,6 +54,16 @@ class RemoteMemoryService final : public MemoryService {
     return CallUnary(&peer_, "DeleteBank", ctx, request, &reply);
   }
 
+  absl::StatusOr<CoarseState> SetCoarse(const CallContext& ctx, const std::string& bank,
+                                        const CoarseState& state) override {
+    pb::SetCoarseRequest request;
+    request.set_bank(bank);
+    ToProto(state, request.mutable_state());
+    pb::SetCoarseReply reply;
+    MSA_RETURN_IF_ERROR(CallUnary(&peer_, "SetCoarse", ctx, request, &reply));
+    return FromProto(reply.state());
+  }
+
   absl::StatusOr<std::vector<BankSpec>> ListBanks(const CallContext& ctx) override {
     pb::ListBanksReply reply;
     MSA_RETURN_IF_ERROR(CallUnary(&peer_, "ListBanks", ctx, pb::ListBanksRequest(), &reply));

@@ -90,6 +90,15 @@ void AddBankMethods(RawService* out, MemoryService* service, CallPools* pools) {
                   [service](const CallContext& context, const auto& request, auto*) {
                     return service->DeleteBank(context, request.name());
                   }));
+  out->Method("SetCoarse", &pools->lengthy,
+              Unary<pb::SetCoarseRequest, pb::SetCoarseReply>(
+                  [service](const CallContext& context, const auto& request, auto* reply) {
+                    MSA_ASSIGN_OR_RETURN(
+                        const CoarseState kept,
+                        service->SetCoarse(context, request.bank(), FromProto(request.state())));
+                    ToProto(kept, reply->mutable_state());
+                    return absl::OkStatus();
+                  }));
   out->Method("ListBanks", &pools->brief,
               Unary<pb::ListBanksRequest, pb::ListBanksReply>(
                   [service](const CallContext& context, const auto&, auto* reply) {

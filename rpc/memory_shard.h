@@ -20,6 +20,7 @@ namespace msa::rpc {
 struct BankState {
   BankSpec spec;
   int64_t next_reference = 0;  // one more than the largest ever stored here, deleted ones included
+  CoarseState coarse;
 };
 
 struct PutResult {
@@ -48,6 +49,9 @@ struct RouteRequest {
   int32_t layer = 0;  // decoder layer
   int32_t top_k = 0;
   std::vector<float> queries;  // [rows, RoutingShape::query_width()], finite
+  // 0: exact. Else the keys' codes are scanned, and the exact scores of so many of this shard's
+  // best parts decide.
+  int32_t candidates = 0;
 };
 
 struct RankRequest {
@@ -94,6 +98,10 @@ struct ShardStats {
   // exact pass because they could not tell.
   int64_t rounded_selections = 0;
   int64_t rescanned_selections = 0;
+  int64_t coarse_selections = 0;  // and ranks, from codes and the candidates' exact scores
+  int64_t code_bytes = 0;         // of codes held in memory beside the keys
+  CoarseState coarse;
+  int64_t next_reference = 0;  // as in BankState
 };
 
 class MemoryShard {
@@ -104,6 +112,11 @@ class MemoryShard {
   virtual absl::Status CreateBank(const CallContext& ctx, const BankSpec& spec) = 0;
   virtual absl::Status DeleteBank(const CallContext& ctx, const std::string& bank) = 0;
   virtual absl::StatusOr<std::vector<BankState>> ListBanks(const CallContext& ctx) = 0;
+  // Makes or gives up codes of the bank's keys, as `state` says, and keeps it: durable on return.
+  // FAILED_PRECONDITION for a bank whose scores cannot be scanned so (kernels/coarse_codes.h),
+  // RESOURCE_EXHAUSTED when memory does not suffice: the bank is as before then, without codes.
+  virtual absl::Status SetCoarse(const CallContext& ctx, const std::string& bank,
+                                 const CoarseState& state) = 0;
 
   // Adds or replaces, atomically and synced; routable when it returns. FAILED_PRECONDITION for
   // another model's blocks or a bank of another uid, INVALID_ARGUMENT for sizes that do not fit the
@@ -141,8 +154,9 @@ class MemoryShard {
                                                 absl::Duration ttl) = 0;
   virtual absl::Status CloseSnapshot(const CallContext& ctx, uint64_t snapshot_id) = 0;
 
-  // The shard's best top_k of one layer, best first. FAILED_PRECONDITION for an expired snapshot,
-  // INVALID_ARGUMENT for NaN or a size that does not fit.
+  // The shard's best top_k of one layer, best first. FAILED_PRECONDITION for an expired snapshot
+  // and for `candidates` of a bank without codes, INVALID_ARGUMENT for NaN or a size that does not
+  // fit.
   virtual absl::StatusOr<std::vector<RoutedPart>> Route(const CallContext& ctx,
                                                         const RouteRequest& request) = 0;
   // Best first, over every part the snapshot sees, by the mean of the layers routed in `round`.

@@ -13,6 +13,13 @@
 
 namespace msa::rpc {
 
+struct SessionOptions {
+  bool allow_partial = false;
+  Scan scan = Scan::kDefault;
+  // Not empty: every Route is exact, and compared with coarse ones of so many candidates each.
+  std::vector<int32_t> compare_candidates = {};
+};
+
 struct SessionInfo {
   uint64_t session_id = 0;
   BankSpec bank;
@@ -24,15 +31,17 @@ struct SessionInfo {
 struct Selection {
   std::vector<RoutedPart> parts;            // best first, at most top_k
   std::vector<std::string> missing_shards;  // only when allow_partial
+  std::vector<ScanComparison> comparisons;  // one each of compare_candidates
 };
 
 class SessionRouter {
  public:
   virtual ~SessionRouter() = default;
 
-  // UNAVAILABLE naming the shard that does not answer, unless `allow_partial`.
+  // UNAVAILABLE naming the shard that does not answer, unless `allow_partial`; FAILED_PRECONDITION
+  // for coarse scans or comparisons of a bank without codes.
   virtual absl::StatusOr<SessionInfo> OpenSession(const CallContext& ctx, const std::string& bank,
-                                                  bool allow_partial) = 0;
+                                                  const SessionOptions& options) = 0;
   virtual absl::Status CloseSession(const CallContext& ctx, uint64_t session_id) = 0;
   // Top-k of all shards, merged by Precedes. queries [rows, query_width].
   virtual absl::StatusOr<Selection> Route(const CallContext& ctx, uint64_t session_id,

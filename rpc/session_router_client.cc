@@ -18,10 +18,13 @@ class RemoteSessionRouter final : public SessionRouter {
       : peer_(std::move(options), kRoutingServiceName) {}
 
   absl::StatusOr<SessionInfo> OpenSession(const CallContext& ctx, const std::string& bank,
-                                          bool allow_partial) override {
+                                          const SessionOptions& options) override {
     pb::OpenSessionRequest request;
     request.set_bank(bank);
-    request.set_allow_partial(allow_partial);
+    request.set_allow_partial(options.allow_partial);
+    request.set_scan(ToProto(options.scan));
+    request.mutable_compare_candidates()->Assign(options.compare_candidates.begin(),
+                                                 options.compare_candidates.end());
     pb::OpenSessionReply reply;
     MSA_RETURN_IF_ERROR(CallUnary(&peer_, "OpenSession", ctx, request, &reply));
     SessionInfo session;
@@ -54,6 +57,7 @@ class RemoteSessionRouter final : public SessionRouter {
     MSA_RETURN_IF_ERROR(ReadReplies<pb::RouteReply>(&call, [&](const auto& reply) {
       selection.parts = FromRepeated(reply.parts());
       selection.missing_shards = ToVector<std::string>(reply.missing_shards());
+      selection.comparisons = FromRepeated(reply.comparisons());
     }));
     return selection;
   }

@@ -27,6 +27,7 @@ absl::Status Route(SessionRouter* router, ServerCall& call) {
   pb::RouteReply reply;
   ToRepeated(selection.parts, reply.mutable_parts());
   for (const std::string& shard : selection.missing_shards) reply.add_missing_shards(shard);
+  ToRepeated(selection.comparisons, reply.mutable_comparisons());
   call.Write(ToBuffer(reply));
   return absl::OkStatus();
 }
@@ -38,9 +39,11 @@ std::unique_ptr<RawService> MakeService(SessionRouter* router, CallPools* pools)
   service->Method("OpenSession", &pools->brief,
                   Unary<pb::OpenSessionRequest, pb::OpenSessionReply>(
                       [router](const CallContext& context, const auto& request, auto* reply) {
-                        MSA_ASSIGN_OR_RETURN(
-                            const SessionInfo session,
-                            router->OpenSession(context, request.bank(), request.allow_partial()));
+                        const SessionOptions options{
+                            request.allow_partial(), FromProto(request.scan()),
+                            ToVector<int32_t>(request.compare_candidates())};
+                        MSA_ASSIGN_OR_RETURN(const SessionInfo session,
+                                             router->OpenSession(context, request.bank(), options));
                         ToReply(session, reply);
                         return absl::OkStatus();
                       }));

@@ -71,9 +71,18 @@ class RemoteMemoryShard final : public MemoryShard {
     std::vector<BankState> banks;
     for (const pb::BankState& bank : reply.banks()) {
       MSA_ASSIGN_OR_RETURN(BankSpec spec, FromProto(bank.spec()));
-      banks.push_back({std::move(spec), bank.next_reference()});
+      banks.push_back({std::move(spec), bank.next_reference(), FromProto(bank.coarse())});
     }
     return banks;
+  }
+
+  absl::Status SetCoarse(const CallContext& ctx, const std::string& bank,
+                         const CoarseState& state) override {
+    pb::ShardSetCoarseRequest request;
+    request.set_bank(bank);
+    ToProto(state, request.mutable_state());
+    pb::ShardSetCoarseReply reply;
+    return CallUnary(&peer_, "SetCoarse", ctx, request, &reply);
   }
 
   absl::StatusOr<PutResult> PutDocument(const CallContext& ctx,
@@ -184,6 +193,7 @@ class RemoteMemoryShard final : public MemoryShard {
     message.set_round(request.round);
     message.set_layer(request.layer);
     message.set_top_k(request.top_k);
+    message.set_candidates(request.candidates);
     ClientCall call(&peer_, Peer::Kind::kBrief, "Route", ctx);
     SendQueries(&call, std::move(message), request.queries);
     std::vector<RoutedPart> parts;

@@ -87,6 +87,7 @@ absl::Status Route(MemoryShard* shard, ServerCall& call) {
   request.round = message.round();
   request.layer = message.layer();
   request.top_k = message.top_k();
+  request.candidates = message.candidates();
   MSA_ASSIGN_OR_RETURN(const auto parts, shard->Route(call.context(), request));
   pb::ShardRouteReply reply;
   ToRepeated(parts, reply.mutable_parts());
@@ -138,8 +139,15 @@ void AddBankMethods(RawService* service, MemoryShard* shard, CallPools* pools) {
                           pb::BankState* to = reply->add_banks();
                           ToProto(bank.spec, to->mutable_spec());
                           to->set_next_reference(bank.next_reference);
+                          ToProto(bank.coarse, to->mutable_coarse());
                         }
                         return absl::OkStatus();
+                      }));
+  service->Method("SetCoarse", &pools->lengthy,
+                  Unary<pb::ShardSetCoarseRequest, pb::ShardSetCoarseReply>(
+                      [shard](const CallContext& context, const auto& request, auto*) {
+                        return shard->SetCoarse(context, request.bank(),
+                                                FromProto(request.state()));
                       }));
   service->Method("Stats", &pools->brief,
                   Unary<pb::ShardStatsRequest, pb::ShardStatsReply>(

@@ -72,6 +72,42 @@ struct BankSpec {
   bool operator==(const BankSpec&) const = default;
 };
 
+// How a question's routing reads a bank's keys (docs/decisions/0013): as the bank says, every key,
+// or 4-bit codes of them and then the keys of what looked best.
+enum class Scan : uint8_t { kDefault = 0, kExact = 1, kCoarse = 2 };
+
+// Coarse scans of a bank: the same on all of its shards. What is measured is 0 before a
+// calibration.
+struct CoarseState {
+  bool codes = false;          // kept, in memory beside the keys
+  bool on = false;             // for requests that do not say: only after a calibration
+  int32_t candidates = 0;      // parts that each shard scores exactly, 1 … kMaxCandidates
+  int32_t top_k = 0;           // parts a layer that were compared
+  int64_t selections = 0;      // layer-questions compared
+  int64_t same = 0;            // of them, those with the full scan's parts in its order
+  int64_t num_parts = 0;       // in the bank then, all shards
+  int64_t next_reference = 0;  // of the bank then: parts from here on were added since
+
+  bool operator==(const CoarseState&) const = default;
+
+  // Whether the calibration allows `on`: 999 of 1,000 selections the same, of 1,000 or more.
+  bool Passed() const {
+    return top_k > 0 && selections >= kLeastCompared && 1000 * same >= 999 * selections;
+  }
+  static constexpr int64_t kLeastCompared = 1000;
+};
+
+// Coarse scans with one number of candidates beside exact ones, over the same questions.
+struct ScanComparison {
+  int32_t candidates = 0;
+  int64_t selections = 0;  // layer-questions
+  int64_t same = 0;        // with the same parts in the same order
+  double exact_ms = 0;     // of all of them together
+  double coarse_ms = 0;
+};
+// Adds what `more` compared, candidates by candidates in the same order; to nothing: `more`.
+void AddComparisons(const std::vector<ScanComparison>& more, std::vector<ScanComparison>* sums);
+
 struct ByteSpan {
   uint64_t begin = 0;
   uint64_t end = 0;

@@ -1,6 +1,6 @@
 // Times of the routing pass at MSA-4B's shapes against the device's copy bandwidth and matrix rate,
 // measured in the same run, and of what a library's products make of the same question. One JSON
-// line a measurement. Usage: routing_bench [formats, as bf16,int8,fp8,f32].
+// line a measurement. Usage: routing_bench [formats, as bf16,int8,fp8,f32 | wide].
 #include <cublas_v2.h>
 #include <cuda_bf16.h>
 #include <cuda_runtime.h>
@@ -314,7 +314,7 @@ void BenchThroughput(KeyFormat format, char* keys, double matrix_tflops) {
   }
 }
 
-void BenchPeersAndThroughput(char* keys) {
+void BenchPeersAndThroughput(char* keys, bool peers) {
   cublasHandle_t handle;
   CUBLAS_OK(cublasCreate(&handle));
   const int64_t key_bytes = kMaxTokens / kTokensOfChunk * kWidth * 2;
@@ -322,12 +322,13 @@ void BenchPeersAndThroughput(char* keys) {
   const double rate = MatrixRate(handle, memory);
   std::printf("{\"what\":\"bf16 matrix rate\",\"tflops\":%.0f}\n", rate);
   FillKeys<<<2048, 256>>>(reinterpret_cast<uint32_t*>(keys), key_bytes / 4, KeyFormat::kBFloat16);
-  BenchPeer(handle, keys, memory, false);
-  BenchPeer(handle, keys, memory, true);
+  if (peers) BenchPeer(handle, keys, memory, false);
+  if (peers) BenchPeer(handle, keys, memory, true);
   cudaFree(memory);
   cublasDestroy(handle);
-  BenchThroughput(KeyFormat::kBFloat16, keys, rate);
-  BenchThroughput(KeyFormat::kFloat8, keys, rate);
+  for (const KeyFormat format : {KeyFormat::kBFloat16, KeyFormat::kInt8, KeyFormat::kFloat8}) {
+    BenchThroughput(format, keys, rate);
+  }
 }
 
 void BenchTopK() {
@@ -372,10 +373,9 @@ int Run(int argc, char** argv) {
     if (argc > 1 && std::string(argv[1]).find(FormatName(format)) == std::string::npos) continue;
     BenchFormat(format, keys, copy_gbps);
   }
-  if (argc <= 1) {
-    BenchTopK();
-    BenchPeersAndThroughput(keys);
-  }
+  const bool wide = argc > 1 && std::string(argv[1]) == "wide";
+  if (argc <= 1) BenchTopK();
+  if (argc <= 1 || wide) BenchPeersAndThroughput(keys, !wide);
   return 0;
 }
 

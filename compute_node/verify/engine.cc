@@ -53,8 +53,8 @@ std::vector<ReferencedText> GoldenCase::Documents() const {
 
 absl::StatusOr<rpc::SessionInfo> TracingRouter::OpenSession(const rpc::CallContext& ctx,
                                                             const std::string& bank,
-                                                            bool allow_partial) {
-  MSA_ASSIGN_OR_RETURN(rpc::SessionInfo info, inner_.OpenSession(ctx, bank, allow_partial));
+                                                            const rpc::SessionOptions& options) {
+  MSA_ASSIGN_OR_RETURN(rpc::SessionInfo info, inner_.OpenSession(ctx, bank, options));
   num_parts_ = info.num_parts;
   return info;
 }
@@ -135,8 +135,7 @@ absl::Status CaseEngine::AddDocuments(const std::vector<ReferencedText>& documen
 }
 
 absl::StatusOr<std::unique_ptr<MemorySession>> CaseEngine::OpenSession() {
-  return MemorySession::Open({}, node_->transformer(), node_->prefix(), node_->memory(), kBank,
-                             /*allow_partial=*/false);
+  return MemorySession::Open({}, node_->transformer(), node_->prefix(), node_->memory(), kBank, {});
 }
 
 absl::Status CaseEngine::CompareBlocks(absl::Span<const int32_t> layers,

@@ -63,7 +63,7 @@ class TracingRouter : public rpc::SessionRouter {
   const std::map<int32_t, Trace>& traces() const { return traces_; }
 
   absl::StatusOr<rpc::SessionInfo> OpenSession(const rpc::CallContext& ctx, const std::string& bank,
-                                               bool allow_partial) override;
+                                               const rpc::SessionOptions& options) override;
   absl::Status CloseSession(const rpc::CallContext& ctx, uint64_t session_id) override;
   absl::StatusOr<rpc::Selection> Route(const rpc::CallContext& ctx, uint64_t session_id,
                                        int32_t round, int32_t layer, int32_t top_k,

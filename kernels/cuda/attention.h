@@ -22,7 +22,8 @@ namespace msa::kernels::cuda {
 // `table` and `workspace` (workspace_bytes, 256-byte aligned, any content) are device memory, in
 // use until the stream has passed the call, by one launch at a time. Up to three kernels: pack,
 // attend, merge; decode alone is one. Can be captured in a CUDA graph: kernels read lengths and
-// pointers from `table`.
+// pointers from `table`. Decode begins to read while the kernel before it in the stream still runs
+// (sm_90): that may write queries and each sequence's newest local row, and nothing else of it.
 cudaError_t LaunchAttention(const AttentionLaunch& launch, void* table, void* workspace,
                             cudaStream_t stream);
 

@@ -21,15 +21,10 @@ template <class Shape>
 using KeyChunks = RawChunk<Shape::kBytes>[2][Shape::kKeyChunks];
 template <class Shape>
 using ValueChunks = RawChunk<Shape::kBytes>[4][Shape::kValueChunks];
-// As the products take them.
-template <class Shape>
-using WideKeys = RawChunk<Shape::kWideBytes>[2][Shape::kKeyChunks];
-template <class Shape>
-using WideValues = RawChunk<Shape::kWideBytes>[4][Shape::kValueChunks];
 
 // scores: tokens g (0, 1) and g+8 (2, 3) for heads 2c and 2c+1.
 template <class Shape>
-__device__ __forceinline__ void Score(const State<Shape>& state, const WideKeys<Shape>& keys,
+__device__ __forceinline__ void Score(const State<Shape>& state, const KeyChunks<Shape>& keys,
                                       float (&scores)[Shape::kHeadTiles][4]) {
 #pragma unroll
   for (int h = 0; h < Shape::kHeadTiles; ++h) {
@@ -90,7 +85,7 @@ __device__ __forceinline__ uint32_t Transpose(uint32_t rows) {
 }
 
 template <class Shape>
-__device__ __forceinline__ void Add(State<Shape>& state, const WideValues<Shape>& values,
+__device__ __forceinline__ void Add(State<Shape>& state, const ValueChunks<Shape>& values,
                                     const float (&weights)[Shape::kHeadTiles][4]) {
 #pragma unroll
   for (int h = 0; h < Shape::kHeadTiles; ++h) {
@@ -114,7 +109,7 @@ __device__ __forceinline__ void Add(State<Shape>& state, const WideValues<Shape>
 
 // Rows that stand in for tokens beyond the unit: their weight is 0, and so must they be.
 template <class Shape>
-__device__ __forceinline__ void ZeroBeyond(int count, int lane, WideValues<Shape>& values) {
+__device__ __forceinline__ void ZeroBeyond(int count, int lane, ValueChunks<Shape>& values) {
 #pragma unroll
   for (int t = 0; t < 4; ++t) {
     if (2 * (lane % 4) + t % 2 + t / 2 * 8 < count) continue;
@@ -295,19 +290,9 @@ __device__ __forceinline__ void Attend(const AttentionTables& tables, int kv_hea
   const float v_scales[2] = {__shfl_sync(0xffffffffu, stream.rows.v_scale, token),
                              __shfl_sync(0xffffffffu, stream.rows.v_scale, token + 8)};
   float scores[Shape::kHeadTiles][4] = {};
-  if constexpr (Shape::kBytes == 1) {
-    WideKeys<Shape> keys;
-    WidenChunks(type, stream.keys, keys);
-    Score(state, keys, scores);
-  } else {
-    WidenChunks(type, stream.keys);
-    Score(state, stream.keys, scores);
-  }
-  // Values of single bytes are widened before their registers take the next unit's.
-  WideValues<Shape> wide;
-  if constexpr (Shape::kBytes == 1) WidenChunks(type, stream.values, wide);
+  WidenChunks(type, stream.keys);
+  Score(state, stream.keys, scores);
   stream.StartKeys(walk, tables, kv_head, lane);
-  if constexpr (Shape::kBytes == 1) stream.StartValues(lane);
 #pragma unroll
   for (int h = 0; h < Shape::kHeadTiles; ++h) {
 #pragma unroll
@@ -325,21 +310,15 @@ __device__ __forceinline__ void Attend(const AttentionTables& tables, int kv_hea
       if (token + i / 2 * 8 < count) scores[h][i] *= v_scales[i / 2];
     }
   }
-  if constexpr (Shape::kBytes == 1) {
-    if (count < kUnitTokens) ZeroBeyond<Shape>(count, lane, wide);
-    Add(state, wide, scores);
-  } else {
-    WidenChunks(type, stream.values);
-    if (count < kUnitTokens) ZeroBeyond<Shape>(count, lane, stream.values);
-    Add(state, stream.values, scores);
-    stream.StartValues(lane);
-  }
+  WidenChunks(type, stream.values);
+  if (count < kUnitTokens) ZeroBeyond<Shape>(count, lane, stream.values);
+  Add(state, stream.values, scores);
+  stream.StartValues(lane);
 }
 
 template <class Shape>
 __global__ void __launch_bounds__(kThreads, Shape::kBlocks) DecodeKernel(AttentionTables tables) {
   __shared__ Merge<Shape> merge;
-  AllowDependents();
   const int warp = threadIdx.x / kWarp;
   const int lane = threadIdx.x % kWarp;
   const int kv_head = blockIdx.y;
@@ -348,18 +327,20 @@ __global__ void __launch_bounds__(kThreads, Shape::kBlocks) DecodeKernel(Attenti
   if (item.sequence < 0) return;  // a table with room for more
   const TableSequence s = tables.sequences[item.sequence];
   const TableView* views = FetchViews(tables, item);
-  WaitForPrerequisites();
-  const TokenRange range = RangeOf(s, item.split, LimitOf(s, 0), item.num_splits);
+  const int limit = LimitOf(s, 0);
+  const TokenRange range = RangeOf(s, item.split, limit, item.num_splits);
   const int first = range.begin + warp * kUnitTokens;
   Walk walk = {
       ViewCursor(views), views + item.num_views, first, kWarps * kUnitTokens, range.end, first};
-  Stream<Shape> streams[Shape::kStreams];
-#pragma unroll
-  for (Stream<Shape>& stream : streams) {
-    stream.StartKeys(walk, tables, kv_head, lane);
-    stream.StartValues(lane);
-  }
-  bool second = false;  // whose turn it is
+  Stream<Shape> stream;
+  // A batch that fills the chip leaves no room to the next kernel's blocks but in odd places.
+  if (item.num_splits == 1) AllowDependents();
+  // The kernel before this one writes the newest token's rows and no others.
+  const bool early = walk.token + kUnitTokens < limit;
+  if (!early) WaitForPrerequisites();
+  stream.StartKeys(walk, tables, kv_head, lane);
+  stream.StartValues(lane);
+  if (early) WaitForPrerequisites();
   State<Shape> state;
   LoadQueries(s.q + QueryOffset(tables, 0, kv_head), tables.group, lane, state);
   int split_end = s.num_splits == 1 ? range.end : range.begin;
@@ -367,20 +348,8 @@ __global__ void __launch_bounds__(kThreads, Shape::kBlocks) DecodeKernel(Attenti
   for (int i = 0; i < item.num_splits; ++i) {
     if (s.num_splits > 1) split_end += split_tokens;
     Clear(state);
-    const auto ready = [&](const Stream<Shape>& stream) {
-      return stream.unit.count > 0 && stream.unit.first < split_end;
-    };
-    if constexpr (Shape::kStreams == 1) {
-      while (ready(streams[0])) Attend(tables, kv_head, lane, walk, streams[0], state);
-    } else {
-      while (second ? ready(streams[1]) : ready(streams[0])) {
-        if (second) {
-          Attend(tables, kv_head, lane, walk, streams[1], state);
-        } else {
-          Attend(tables, kv_head, lane, walk, streams[0], state);
-        }
-        second = !second;
-      }
+    while (stream.unit.count > 0 && stream.unit.first < split_end) {
+      Attend(tables, kv_head, lane, walk, stream, state);
     }
     if (i > 0) __syncthreads();  // the split before may still be read
     Deposit(state, warp, lane, merge);
@@ -415,17 +384,12 @@ cudaError_t LaunchDecodeTensor(const AttentionLaunch& launch, AttentionTables ta
   const auto* table = reinterpret_cast<const uint8_t*>(tables.sequences);
   tables.items = reinterpret_cast<const TableItem*>(table + launch.decode_offset);
   const bool small = launch.shape.head_dim == 64;
-  switch (launch.decode_element_bytes) {
-    case 1:
-      return small ? LaunchHeads<64, 1>(tables, num_items, stream)
-                   : LaunchHeads<128, 1>(tables, num_items, stream);
-    case 2:
-      return small ? LaunchHeads<64, 2>(tables, num_items, stream)
-                   : LaunchHeads<128, 2>(tables, num_items, stream);
-    default:
-      return small ? LaunchHeads<64, 4>(tables, num_items, stream)
-                   : LaunchHeads<128, 4>(tables, num_items, stream);
+  if (launch.decode_element_bytes == 4) {
+    return small ? LaunchHeads<64, 4>(tables, num_items, stream)
+                 : LaunchHeads<128, 4>(tables, num_items, stream);
   }
+  return small ? LaunchHeads<64, 2>(tables, num_items, stream)
+               : LaunchHeads<128, 2>(tables, num_items, stream);
 }
 
 }  // namespace msa::kernels::cuda

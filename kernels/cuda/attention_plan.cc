@@ -13,6 +13,9 @@ namespace {
 constexpr int64_t kWantedBlocks = 264;
 constexpr int64_t kLeastPrefillSplit = 512;
 constexpr int64_t kLeastDecodeSplit = 256;
+// Of a short context, whose few splits would leave most of the chip idle.
+constexpr int64_t kShortContext = 1024;
+constexpr int64_t kLeastShortSplit = 128;
 constexpr int64_t kFarthest = int64_t{1} << 30;
 constexpr size_t kWorkspaceAlign = 256;
 
@@ -43,7 +46,7 @@ class Planner {
     launch_.shape = shape;
     launch_.tensor_cores = ServedByTensorCores(shape, inputs);
     launch_.hopper = options.hopper;
-    launch_.decode_element_bytes = 1;
+    launch_.decode_element_bytes = 2;
     for (const AttentionInput& input : inputs) AddSequence(input);
     // The longest first, so that the last blocks to run are short.
     std::stable_sort(prefill_.begin(), prefill_.end(),
@@ -131,21 +134,17 @@ class Planner {
            input.num_queries * shape_.group() <= kDecodeRows;
   }
 
-  // Room for an element in the decode kernel: 1 where all are single bytes, else 2; 4 for float32,
-  // but a template's few float32 rows do not make the kernel hold every row as if it were that
-  // wide.
+  // Room for an element in the decode kernel: 4 for float32, else 2. A template's few float32 rows
+  // do not make the kernel hold every row as if it were that wide.
   static int ElementRoom(const AttentionInput& input) {
     if (input.local.type == ElementType::kFloat32) return 4;
     int64_t tokens = input.local.num_tokens;
     int64_t wide = 0;
-    bool bytes = IsScaled(input.local.type);
     for (const AttentionKv& kv : input.blocks) {
       tokens += kv.num_tokens;
       if (kv.type == ElementType::kFloat32) wide += kv.num_tokens;
-      bytes = bytes && (kv.num_tokens == 0 || IsScaled(kv.type));
     }
-    if (8 * wide > tokens) return 4;
-    return bytes ? 1 : 2;
+    return 8 * wide > tokens ? 4 : 2;
   }
 
   void AddDecode(TableSequence& s, const AttentionInput& input) {
@@ -153,7 +152,8 @@ class Planner {
     const int64_t tokens =
         s.block_tokens + std::max(input.local.num_tokens, options_.local_capacity);
     int64_t split = options_.decode_split_tokens;
-    if (split <= 0) split = std::max(kLeastDecodeSplit, CeilDiv(tokens, kMostDecodeSplits));
+    const int64_t least = tokens <= kShortContext ? kLeastShortSplit : kLeastDecodeSplit;
+    if (split <= 0) split = std::max(least, CeilDiv(tokens, kMostDecodeSplits));
     SetSplits(s, CeilDiv(tokens, split), launch_.tensor_cores);
     decode_.push_back(SequenceIndex());
   }

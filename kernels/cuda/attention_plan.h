@@ -67,7 +67,7 @@ struct AttentionLaunch {
   AttentionShape shape;
   bool tensor_cores = false;
   bool hopper = false;
-  int decode_element_bytes = 0;  // room for an element in the decode kernel: 1, 2 or 4
+  int decode_element_bytes = 0;  // room for an element in the decode kernel: 2 or 4
   int num_sequences = 0;
   int num_decode_items = 0;
   int num_prefill_items = 0;

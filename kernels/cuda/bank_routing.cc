@@ -3,6 +3,8 @@
 #include <algorithm>
 
 #include "common/check.h"
+#include "kernels/coarse_codes.h"
+#include "kernels/cuda/coarse.h"
 #include "kernels/cuda/mean_scores.h"
 #include "kernels/cuda/routing.h"
 #include "kernels/cuda/routing_bound.h"
@@ -31,33 +33,41 @@ int64_t NumChunks(const KeySegment& segment) {
   return segment.num_chunks >= 0 ? segment.num_chunks : segment.part_begin.back();
 }
 
-RoutingSegment Staged(const KeySegment& segment, int64_t key_width, Staging& staging) {
+RoutingSegment Staged(const KeySegment& segment, int64_t key_width, bool coarse, Staging& staging) {
   RoutingSegment staged;
   staged.num_parts = segment.num_parts();
   staged.num_chunks = NumChunks(segment);
-  staged.keys =
-      staging.InBytes(segment.keys, staged.num_chunks * key_width * DTypeBytes(segment.dtype));
-  if (HasScales(segment.dtype)) {
-    staged.scales = staging.In(segment.scales, staged.num_chunks);
+  if (coarse) {
+    staged.keys = staging.InBytesKept(segment.codes, staged.num_chunks * CodeBytes(key_width));
+    staged.scales = staging.InKept(segment.code_scales, staged.num_chunks);
+  } else {
+    staged.keys =
+        staging.InBytesKept(segment.keys, staged.num_chunks * key_width * DTypeBytes(segment.dtype));
+    if (HasScales(segment.dtype)) {
+      staged.scales = staging.InKept(segment.scales, staged.num_chunks);
+    }
   }
-  staged.part_begin = staging.In(segment.part_begin.data(), segment.part_begin.size());
-  staged.max_norm = staging.In(segment.max_norm, 1);
+  staged.part_begin = staging.InKept(segment.part_begin.data(), segment.part_begin.size());
+  staged.max_norm = staging.InKept(segment.max_norm, 1);
   return staged;
 }
 
-// A scan of all segments, exact; without scores. `table` is what its segments point to.
-RoutingArgs ScanOf(const RoutingShape& shape, absl::Span<const KeySegment> segments,
+// A scan of all segments, exact or of their codes; without scores. `table` is what its segments
+// point to.
+RoutingArgs ScanOf(const RoutingShape& shape, absl::Span<const KeySegment> segments, bool coarse,
                    Staging& staging, std::vector<RoutingSegment>& table) {
+  MSA_CHECK(!coarse || CanHaveCodes(shape));
   RoutingArgs args;
   args.shape = shape;
   for (const KeySegment& segment : segments) {
     if (segment.num_parts() == 0) continue;
-    table.push_back(Staged(segment, shape.key_width(), staging));
+    table.push_back(Staged(segment, shape.key_width(), coarse, staging));
     table.back().first_part = args.num_parts;
     args.num_parts += table.back().num_parts;
   }
   if (args.num_parts == 0) return args;
-  args.format = FormatOf(segments.front().dtype);
+  args.format = coarse ? KeyFormat::kInt4 : FormatOf(segments.front().dtype);
+  if (coarse) args.precision = QueryPrecision::kSingle;
   args.num_segments = static_cast<int>(table.size());
   args.num_chunks = NumberChunks(table.data(), args.num_segments);
   args.segments = staging.In(table.data(), table.size());
@@ -75,11 +85,25 @@ void ChoosePrecision(const std::vector<RoutingSegment>& table, RoutingArgs& args
     if (segment.max_norm == nullptr) return;
   }
   RoutingArgs rounded = args;
-  // Up to 64 columns the memory-bound pass is the faster one.
-  rounded.precision = args.format == KeyFormat::kBFloat16 && tiles > 2 * kExactTiles
-                          ? QueryPrecision::kThroughput
-                          : QueryPrecision::kSingle;
+  // Up to 64 columns the memory-bound pass is the faster one over keys of 16 bits.
+  const bool wide = args.format == KeyFormat::kInt8 ||
+                    (args.format == KeyFormat::kBFloat16 && tiles > 2 * kExactTiles);
+  rounded.precision = wide ? QueryPrecision::kThroughput : QueryPrecision::kSingle;
   if (CanBoundErrors(rounded)) args.precision = rounded.precision;
+}
+
+// What the errors of a scan say: its bounds where it rounded, 0 where it is exact, NaN where
+// nothing is known.
+void WriteErrors(Device& device, const RoutingArgs& args, ScanMode mode, const int32_t* query_begin,
+                 float* errors) {
+  if (errors == nullptr) return;
+  if (mode == ScanMode::kBounded && args.precision != QueryPrecision::kSplit) {
+    device.Check(ScoreErrors(args, query_begin, errors, device.stream()), "bounding scores");
+    return;
+  }
+  const int fill = mode == ScanMode::kCoarse ? 0xff : 0;
+  device.Check(cudaMemsetAsync(errors, fill, args.num_questions * sizeof(float), device.stream()),
+               "filling errors");
 }
 
 }  // namespace
@@ -88,7 +112,8 @@ void ScoreBankOn(Device& device, const ScoreBankArgs& bank) {
   Staging staging(device);
   const auto num_questions = static_cast<int64_t>(bank.query_begin.size()) - 1;
   std::vector<RoutingSegment> table;
-  RoutingArgs args = ScanOf(bank.shape, bank.segments, staging, table);
+  RoutingArgs args =
+      ScanOf(bank.shape, bank.segments, bank.mode == ScanMode::kCoarse, staging, table);
   float* errors = staging.Out(bank.errors, num_questions);
   args.queries = staging.In(bank.queries, bank.query_begin.back() * bank.shape.query_width());
   args.host_query_begin = bank.query_begin.data();
@@ -96,16 +121,11 @@ void ScoreBankOn(Device& device, const ScoreBankArgs& bank) {
   args.scores = staging.Out(bank.scores, num_questions * args.num_parts);
   if (args.num_parts > 0 && bank.mode == ScanMode::kBounded) ChoosePrecision(table, args);
   void* workspace = args.num_parts > 0 ? staging.Room(RoutingWorkspaceBytes(args)) : nullptr;
-  const bool rounded = args.precision != QueryPrecision::kSplit;
+  const bool bounds = bank.mode == ScanMode::kBounded && args.precision != QueryPrecision::kSplit;
   const int32_t* query_begin =
-      rounded ? staging.In(bank.query_begin.data(), bank.query_begin.size()) : nullptr;
+      bounds ? staging.In(bank.query_begin.data(), bank.query_begin.size()) : nullptr;
   if (staging.failed()) return;
-  if (rounded) {
-    device.Check(ScoreErrors(args, query_begin, errors, device.stream()), "bounding scores");
-  } else if (errors != nullptr) {
-    device.Check(cudaMemsetAsync(errors, 0, num_questions * sizeof(float), device.stream()),
-                 "clearing errors");
-  }
+  WriteErrors(device, args, bank.mode, query_begin, errors);
   if (args.num_parts == 0) return;
   device.Check(ScoreParts(args, workspace, device.stream()), "a routing pass");
 }
@@ -116,7 +136,7 @@ bool ScoreListedOn(Device& device, const ScoreListedArgs& listed) {
   std::vector<RoutingSegment> table;
   const int32_t query_begin[] = {0, listed.num_rows};
   ListedArgs args;
-  args.scan = ScanOf(listed.shape, listed.segments, staging, table);
+  args.scan = ScanOf(listed.shape, listed.segments, /*coarse=*/false, staging, table);
   args.scan.host_query_begin = query_begin;
   args.scan.num_questions = 1;
   if (!CanScoreListed(args.scan)) return false;
@@ -145,6 +165,25 @@ void RaiseMaxNormOn(Device& device, const KeySegment& segment, int64_t key_width
   device.Check(RaiseMaxNorm(keys, FormatOf(segment.dtype), scales, num_chunks,
                             static_cast<int>(key_width), norm, device.stream()),
                "taking keys' norms");
+}
+
+void EncodeCoarseOn(Device& device, const KeySegment& segment, int64_t key_width,
+                    int64_t first_chunk, uint8_t* codes, float* scales) {
+  const int64_t num_chunks = NumChunks(segment) - first_chunk;
+  if (num_chunks <= 0) return;
+  const size_t key_bytes = key_width * DTypeBytes(segment.dtype);
+  Staging staging(device);
+  const void* keys = staging.InBytes(
+      static_cast<const char*>(segment.keys) + first_chunk * key_bytes, num_chunks * key_bytes);
+  const float* key_scales =
+      HasScales(segment.dtype) ? staging.In(segment.scales + first_chunk, num_chunks) : nullptr;
+  uint8_t* to =
+      staging.Out(codes + first_chunk * CodeBytes(key_width), num_chunks * CodeBytes(key_width));
+  float* to_scales = staging.Out(scales + first_chunk, num_chunks);
+  if (staging.failed()) return;
+  device.Check(EncodeCoarse(keys, FormatOf(segment.dtype), key_scales, num_chunks,
+                            static_cast<int>(key_width), to, to_scales, device.stream()),
+               "making codes of keys");
 }
 
 void MeanOfScoresOn(Device& device, absl::Span<const float* const> scores, int64_t n, float* mean) {

@@ -15,6 +15,8 @@ void TopIndicesOn(Device& device, const float* scores, int64_t n, int k, void* o
 bool ScoreListedOn(Device& device, const ScoreListedArgs& args);
 void RaiseMaxNormOn(Device& device, const KeySegment& segment, int64_t key_width,
                     int64_t first_chunk, float* max_norm);
+void EncodeCoarseOn(Device& device, const KeySegment& segment, int64_t key_width,
+                    int64_t first_chunk, uint8_t* codes, float* scales);
 void MeanOfScoresOn(Device& device, absl::Span<const float* const> scores, int64_t n, float* mean);
 
 }  // namespace msa::kernels::cuda

@@ -26,11 +26,7 @@ namespace {
 class CudaBackend : public Backend {
  public:
   static absl::StatusOr<std::unique_ptr<CudaBackend>> Make(const BackendOptions& options) {
-    DeviceOptions device_options;
-    device_options.ordinal = options.gpu;
-    device_options.max_device_bytes = options.gpu_memory_bytes;
-    device_options.max_host_bytes = options.host_memory_bytes;
-    MSA_ASSIGN_OR_RETURN(auto device, Device::Open(device_options));
+    MSA_ASSIGN_OR_RETURN(auto device, Device::Open(options));
     MSA_ASSIGN_OR_RETURN(auto products, Products::Make(*device));
     return std::unique_ptr<CudaBackend>(new CudaBackend(std::move(device), std::move(products)));
   }
@@ -188,8 +184,11 @@ class CudaBackend : public Backend {
                     float* max_norm) const override {
     RaiseMaxNormOn(*device_, segment, key_width, first_chunk, max_norm);
   }
-  void MeanOfScores(absl::Span<const float* const> scores, int64_t n,
-                    float* mean) const override {
+  void EncodeCoarse(const KeySegment& segment, int64_t key_width, int64_t first_chunk,
+                    uint8_t* codes, float* scales) const override {
+    EncodeCoarseOn(*device_, segment, key_width, first_chunk, codes, scales);
+  }
+  void MeanOfScores(absl::Span<const float* const> scores, int64_t n, float* mean) const override {
     MeanOfScoresOn(*device_, scores, n, mean);
   }
   std::vector<IndexedScore> TopIndices(const float* scores, int64_t n, int k) const override {

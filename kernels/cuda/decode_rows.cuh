@@ -85,15 +85,7 @@ template <int kBytes, int kRows, int kChunks, int kStride>
 __device__ __forceinline__ void LoadChunks(const uint8_t* const (&rows)[kRows], int column,
                                            ElementType type,
                                            RawChunk<kBytes> (&chunks)[kRows][kChunks]) {
-  if constexpr (kBytes == 1) {
-#pragma unroll
-    for (int i = 0; i < kRows; ++i) {
-#pragma unroll
-      for (int j = 0; j < kChunks; ++j) {
-        chunks[i][j].bytes = LoadStreamed8(rows[i] + column + kStride * j);
-      }
-    }
-  } else if (type == ElementType::kBFloat16) {
+  if (type == ElementType::kBFloat16) {
 #pragma unroll
     for (int i = 0; i < kRows; ++i) {
 #pragma unroll

@@ -18,13 +18,10 @@ struct DecodeShape {
   static constexpr int kKeyChunks = kDim / 32;
   static constexpr int kValueChunks = kDim / 64;
   static constexpr int kValueTiles = kDim / 16;
-  static constexpr int kWideBytes = kBytes == 1 ? 2 : kBytes;
-  // Units under way in a warp: of single bytes two, or there are too few bytes under way.
-  static constexpr int kStreams = kBytes == 1 ? 2 : 1;
   // Blocks a multiprocessor that leave the registers to hold a unit without spilling.
-  static constexpr int kBlocks = kWideBytes * kDim * kHeadTiles <= 128 ? 4
-                                 : kWideBytes * kHeadTiles == 2        ? 3
-                                                                       : 2;
+  static constexpr int kBlocks = kBytes * kDim * kHeadTiles <= 128 ? 4
+                                 : kBytes * kHeadTiles == 2        ? 3
+                                                                   : 2;
 };
 
 // What a lane keeps: of q the columns that it reads of K; sums of dimensions 64i+8g+2e and the next

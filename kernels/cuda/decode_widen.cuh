@@ -8,15 +8,11 @@
 
 namespace msa::kernels::cuda {
 
-// Eight elements as they are stored. kBytes: room for an element, 1, 2 or 4; where it is 2, float32
-// is rounded on the way.
+// Eight elements as they are stored. kBytes: room for an element, 2 or 4; where it is 2, float32 is
+// rounded on the way.
 template <int kBytes>
 struct RawChunk {
   uint4 part[kBytes / 2];
-};
-template <>
-struct RawChunk<1> {
-  uint2 bytes;
 };
 
 __device__ __forceinline__ uint4 RoundEight(uint4 a, uint4 b) {
@@ -82,21 +78,6 @@ __device__ __forceinline__ void WidenChunks(ElementType type,
     ForChunks(chunks, [](RawChunk<kBytes>& chunk) {
       chunk.part[0] = RoundEight(chunk.part[0], chunk.part[kBytes / 2 - 1]);
     });
-  }
-}
-
-// The same of single bytes, which have no room to be widened where they are.
-template <int kRows, int kChunks>
-__device__ __forceinline__ void WidenChunks(ElementType type,
-                                            const RawChunk<1> (&chunks)[kRows][kChunks],
-                                            RawChunk<2> (&wide)[kRows][kChunks]) {
-#pragma unroll
-  for (int i = 0; i < kRows; ++i) {
-#pragma unroll
-    for (int j = 0; j < kChunks; ++j) {
-      const uint2 x = chunks[i][j].bytes;
-      wide[i][j].part[0] = type == ElementType::kInt8 ? WidenInt8(x.x, x.y) : WidenFloat8(x.x, x.y);
-    }
   }
 }
 

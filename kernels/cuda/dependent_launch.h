@@ -20,19 +20,27 @@ inline int ComputeMajor() {
   return major;
 }
 
+// shared_bytes: of dynamic shared memory.
 template <class... Parameters, class... Arguments>
-cudaError_t LaunchDependent(void (*kernel)(Parameters...), dim3 grid, dim3 block,
-                            cudaStream_t stream, const Arguments&... arguments) {
+cudaError_t LaunchDependentWith(size_t shared_bytes, void (*kernel)(Parameters...), dim3 grid,
+                                dim3 block, cudaStream_t stream, const Arguments&... arguments) {
   cudaLaunchAttribute attribute = {};
   attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   attribute.val.programmaticStreamSerializationAllowed = 1;
   cudaLaunchConfig_t config = {};
   config.gridDim = grid;
   config.blockDim = block;
+  config.dynamicSmemBytes = shared_bytes;
   config.stream = stream;
   config.attrs = &attribute;
   config.numAttrs = ComputeMajor() >= 9 ? 1 : 0;
   return cudaLaunchKernelEx(&config, kernel, arguments...);
+}
+
+template <class... Parameters, class... Arguments>
+cudaError_t LaunchDependent(void (*kernel)(Parameters...), dim3 grid, dim3 block,
+                            cudaStream_t stream, const Arguments&... arguments) {
+  return LaunchDependentWith(0, kernel, grid, block, stream, arguments...);
 }
 
 }  // namespace msa::kernels::cuda

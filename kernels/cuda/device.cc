@@ -1,6 +1,7 @@
 #include "kernels/cuda/device.h"
 
 #include <algorithm>
+#include <cstring>
 #include <utility>
 
 #include "common/log.h"
@@ -15,6 +16,11 @@ constexpr int64_t kReservedBytes = int64_t{1} << 30;
 constexpr int kMinComputeMajor = 8;
 // Of the budget, what keys do not get: a full bank must still be asked. At most a 16th.
 constexpr int64_t kWorkBytes = int64_t{2} << 30;
+// Up to here the driver takes what it copies from the processor at once.
+constexpr size_t kTakenAtOnce = size_t{64} << 10;
+constexpr size_t kLeastScratch = 256;
+constexpr size_t kSpareScratch = 16;  // of a size
+constexpr size_t kKeptPointers = size_t{1} << 16;
 
 // What this thread records, if anything.
 thread_local Device::RecordingScope* recording = nullptr;
@@ -34,22 +40,22 @@ absl::Status CheckArchitecture(const std::string& name, int compute_major, int c
              "; the cuda backend needs 8.0 or later: use --backend cpu"));
 }
 
-absl::StatusOr<std::unique_ptr<Device>> Device::Open(const DeviceOptions& options) {
+absl::StatusOr<std::unique_ptr<Device>> Device::Open(const BackendOptions& options) {
   std::unique_ptr<Device> device(new Device());
   MSA_RETURN_IF_ERROR(device->Init(options));
   return device;
 }
 
-absl::Status Device::Init(const DeviceOptions& options) {
+absl::Status Device::Init(const BackendOptions& options) {
   int count = 0;
   if (cudaError_t error = cudaGetDeviceCount(&count); error != cudaSuccess || count == 0) {
     return Missing(error, "no NVIDIA driver or no GPU was found");
   }
-  if (options.ordinal >= count) {
-    return absl::FailedPreconditionError(StrCat("there is no GPU ", options.ordinal,
+  if (options.gpu >= count) {
+    return absl::FailedPreconditionError(StrCat("there is no GPU ", options.gpu,
                                                 ": this machine has ", count, ", numbered from 0"));
   }
-  ordinal_ = options.ordinal;
+  ordinal_ = options.gpu;
   cudaDeviceProp properties;
   if (cudaError_t error = cudaGetDeviceProperties(&properties, ordinal_); error != cudaSuccess) {
     return Missing(error, "the GPU does not answer");
@@ -72,17 +78,25 @@ absl::Status Device::Init(const DeviceOptions& options) {
   if (cudaError_t error = cudaMemGetInfo(&free_bytes, &total_bytes); error != cudaSuccess) {
     return Missing(error, "the GPU's memory cannot be asked for");
   }
-  max_device_bytes_ = options.max_device_bytes > 0
-                          ? options.max_device_bytes
+  max_device_bytes_ = options.gpu_memory_bytes > 0
+                          ? options.gpu_memory_bytes
                           : static_cast<int64_t>(free_bytes) - kReservedBytes;
   max_resident_bytes_ = max_device_bytes_ - std::min(kWorkBytes, max_device_bytes_ / 16);
-  max_host_bytes_ = options.max_host_bytes > 0 ? options.max_host_bytes : INT64_MAX;
+  max_host_bytes_ = options.host_memory_bytes > 0 ? options.host_memory_bytes : INT64_MAX;
+  slots_.Init();
+  kept_ = std::vector<std::atomic<uintptr_t>>(kKeptPointers);
   return absl::OkStatus();
 }
 
 Device::~Device() {
   if (stream_ == nullptr) return;
   Activate();
+  {
+    absl::MutexLock lock(&mutex_);
+    for (const auto& of_size : scratch_) {
+      for (void* data : of_size) cudaFreeAsync(data, stream_);
+    }
+  }
   cudaStreamSynchronize(stream_);
   cudaStreamDestroy(stream_);
 }
@@ -101,7 +115,7 @@ void Device::Activate() { cudaSetDevice(ordinal_); }
 
 Buffer Device::Register(void* data, size_t bytes, bool on_device) {
   absl::MutexLock lock(&mutex_);
-  buffers_[reinterpret_cast<uintptr_t>(data)] = bytes;
+  buffers_[reinterpret_cast<uintptr_t>(data)] = {.bytes = bytes};
   (on_device ? device_bytes_ : host_bytes_) += static_cast<int64_t>(bytes);
   return Buffer(data, bytes, [this, on_device](void* memory) { Release(memory, on_device); });
 }
@@ -110,7 +124,10 @@ void Device::Release(void* data, bool on_device) {
   {
     absl::MutexLock lock(&mutex_);
     const auto it = buffers_.find(reinterpret_cast<uintptr_t>(data));
-    (on_device ? device_bytes_ : host_bytes_) -= static_cast<int64_t>(it->second);
+    (on_device ? device_bytes_ : host_bytes_) -= static_cast<int64_t>(it->second.bytes);
+    if (it->second.kept) {
+      for (std::atomic<uintptr_t>& pointer : kept_) pointer.store(0, std::memory_order_relaxed);
+    }
     buffers_.erase(it);
   }
   Activate();
@@ -170,15 +187,48 @@ absl::Status Device::UnlessFull(cudaError_t error) {
 }
 
 absl::StatusOr<Buffer> Device::AllocateScratch(size_t bytes) {
-  MSA_RETURN_IF_ERROR(health());
+  int size_class = 0;
+  size_t room = kLeastScratch;
+  while (room < bytes && size_class < kScratchClasses) {
+    room *= 2;
+    ++size_class;
+  }
+  const bool pooled = size_class < kScratchClasses;
+  if (!pooled) room = bytes;
+  const auto release = [this, size_class](void* data) { ReleaseScratch(data, size_class); };
+  {
+    absl::MutexLock lock(&mutex_);
+    MSA_RETURN_IF_ERROR(first_error_);
+    if (pooled && !scratch_[size_class].empty()) {
+      void* data = scratch_[size_class].back();
+      scratch_[size_class].pop_back();
+      device_bytes_ += static_cast<int64_t>(room);
+      return Buffer(data, bytes, release);
+    }
+  }
   Activate();
   void* data = nullptr;
-  if (cudaError_t error = cudaMallocAsync(&data, bytes == 0 ? 1 : bytes, stream_);
-      error != cudaSuccess) {
+  if (cudaError_t error = cudaMallocAsync(&data, room, stream_); error != cudaSuccess) {
     MSA_RETURN_IF_ERROR(UnlessFull(error));
     return absl::ResourceExhaustedError(cudaGetErrorString(error));
   }
-  return Register(data, bytes, true);
+  if (!pooled) return Register(data, bytes, true);
+  absl::MutexLock lock(&mutex_);
+  buffers_[reinterpret_cast<uintptr_t>(data)] = {.bytes = room};
+  device_bytes_ += static_cast<int64_t>(room);
+  return Buffer(data, bytes, release);
+}
+
+void Device::ReleaseScratch(void* data, int size_class) {
+  {
+    absl::MutexLock lock(&mutex_);
+    if (scratch_[size_class].size() < kSpareScratch) {
+      scratch_[size_class].push_back(data);
+      device_bytes_ -= static_cast<int64_t>(kLeastScratch << size_class);
+      return;
+    }
+  }
+  Release(data, true);
 }
 
 bool Device::Reaches(const void* pointer) const {
@@ -187,14 +237,58 @@ bool Device::Reaches(const void* pointer) const {
   auto it = buffers_.upper_bound(address);
   if (it == buffers_.begin()) return false;
   --it;
-  return address < it->first + (it->second == 0 ? 1 : it->second);
+  return address < it->first + std::max(it->second.bytes, size_t{1});
+}
+
+std::atomic<uintptr_t>& Device::KeptEntry(uintptr_t address) {
+  return kept_[(address >> 4) * 0x9E3779B97F4A7C15u >> 48];
+}
+
+bool Device::ReachesKept(const void* pointer) {
+  const auto address = reinterpret_cast<uintptr_t>(pointer);
+  std::atomic<uintptr_t>& entry = KeptEntry(address);
+  if (address != 0 && entry.load(std::memory_order_relaxed) == address) return true;
+  absl::MutexLock lock(&mutex_);
+  auto it = buffers_.upper_bound(address);
+  if (it == buffers_.begin()) return false;
+  --it;
+  if (address >= it->first + std::max(it->second.bytes, size_t{1})) return false;
+  it->second.kept = true;
+  entry.store(address, std::memory_order_relaxed);
+  return true;
 }
 
 void Device::Copy(void* to, const void* from, size_t bytes) {
   if (bytes == 0) return;
   Activate();
+  const bool to_device = Reaches(to);
+  if (bytes <= PinnedSlots::kSlotBytes && Reaches(from) != to_device) {
+    if (to_device ? CopyIn(to, from, bytes) : CopyOut(to, from, bytes)) return;
+  }
   Check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, stream_), "a copy");
-  if (!Reaches(to)) Wait();
+  if (!to_device) Wait();
+}
+
+bool Device::CopyIn(void* to, const void* from, size_t bytes) {
+  PinnedSlots::Slot* slot = bytes > kTakenAtOnce ? slots_.Take() : nullptr;
+  if (slot == nullptr) return false;
+  std::memcpy(slot->data, from, bytes);
+  Check(cudaMemcpyAsync(to, slot->data, bytes, cudaMemcpyDefault, stream_), "a copy");
+  Check(cudaEventRecord(slot->done, stream_), "recording an event");
+  slots_.Give(slot);
+  return true;
+}
+
+bool Device::CopyOut(void* to, const void* from, size_t bytes) {
+  PinnedSlots::Slot* slot = slots_.Take();
+  if (slot == nullptr) return false;
+  Check(cudaMemcpyAsync(slot->data, from, bytes, cudaMemcpyDefault, stream_), "a copy");
+  Check(cudaEventRecord(slot->done, stream_), "recording an event");
+  const cudaError_t copied = cudaEventSynchronize(slot->done);
+  Check(copied, "waiting for the GPU");
+  if (copied == cudaSuccess) std::memcpy(to, slot->data, bytes);
+  slots_.Give(slot);
+  return true;
 }
 
 void Device::Wait() { Check(cudaStreamSynchronize(stream_), "waiting for the GPU"); }

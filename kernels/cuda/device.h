@@ -5,10 +5,13 @@
 
 #include <cuda_runtime_api.h>
 
+#include <array>
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/container/btree_map.h"
@@ -16,16 +19,9 @@
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
 #include "kernels/backend.h"
+#include "kernels/cuda/pinned_slots.h"
 
 namespace msa::kernels::cuda {
-
-struct DeviceOptions {
-  int ordinal = 0;
-  // Bytes that Allocate may have out at once; beyond them kWork is refused and kResident goes to
-  // pinned memory of the processor. 0: all the device has, less what its libraries need.
-  int64_t max_device_bytes = 0;
-  int64_t max_host_bytes = 0;  // of pinned memory; 0: no limit of its own
-};
 
 // FAILED_PRECONDITION for a GPU older than this project's kernels: compute capability 8.0.
 absl::Status CheckArchitecture(const std::string& name, int compute_major, int compute_minor);
@@ -33,8 +29,9 @@ absl::Status CheckArchitecture(const std::string& name, int compute_major, int c
 class Device {
  public:
   // FAILED_PRECONDITION naming what is missing: no driver, no such device, one older than compute
-  // capability 8.0.
-  static absl::StatusOr<std::unique_ptr<Device>> Open(const DeviceOptions& options);
+  // capability 8.0. Of gpu_memory_bytes kWork may have all, kResident somewhat less and then pinned
+  // memory of the processor, up to host_memory_bytes.
+  static absl::StatusOr<std::unique_ptr<Device>> Open(const BackendOptions& options);
   ~Device();
   Device(const Device&) = delete;
   Device& operator=(const Device&) = delete;
@@ -53,6 +50,9 @@ class Device {
   absl::StatusOr<Buffer> AllocateScratch(size_t bytes);
   // Whether kernels can use the pointer: it lies in a buffer of Allocate.
   bool Reaches(const void* pointer) const;
+  // The same, without a lock from the second time on: for pointers asked for again and again, into
+  // buffers that stay.
+  bool ReachesKept(const void* pointer);
   // Asynchronous unless `to` is memory of the processor.
   void Copy(void* to, const void* from, size_t bytes);
   // Waits for all work asked for.
@@ -88,19 +88,33 @@ class Device {
 
  private:
   Device() = default;
-  absl::Status Init(const DeviceOptions& options);
+  absl::Status Init(const BackendOptions& options);
   Buffer Register(void* data, size_t bytes, bool on_device);
   void Release(void* data, bool on_device);
+  void ReleaseScratch(void* data, int size_class);
+  std::atomic<uintptr_t>& KeptEntry(uintptr_t address);
+  // By way of pinned memory; false, and nothing done, when that does not serve.
+  bool CopyIn(void* to, const void* from, size_t bytes);
+  bool CopyOut(void* to, const void* from, size_t bytes);
 
   int ordinal_ = 0;
   int compute_major_ = 0;
   std::string name_;
   cudaStream_t stream_ = nullptr;
+  PinnedSlots slots_;
   int64_t max_device_bytes_ = 0;
   int64_t max_resident_bytes_ = 0;  // of the same, while kResident is asked for
   int64_t max_host_bytes_ = 0;
+  // Memory of operations is given out again at once, in the stream's order, without asking for it.
+  static constexpr int kScratchClasses = 13;  // 256 bytes, and twice as much each
+  struct Held {
+    size_t bytes = 0;
+    bool kept = false;  // a pointer into it is in kept_
+  };
   mutable absl::Mutex mutex_;
-  absl::btree_map<uintptr_t, size_t> buffers_ ABSL_GUARDED_BY(mutex_);  // by address
+  absl::btree_map<uintptr_t, Held> buffers_ ABSL_GUARDED_BY(mutex_);  // by address
+  std::array<std::vector<void*>, kScratchClasses> scratch_ ABSL_GUARDED_BY(mutex_);
+  std::vector<std::atomic<uintptr_t>> kept_;  // by hash; 0: none
   int64_t device_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
   int64_t host_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
   bool told_of_host_tier_ ABSL_GUARDED_BY(mutex_) = false;

@@ -60,15 +60,15 @@ absl::StatusOr<Nccl> OpenNccl() {
   return nccl;
 }
 
-// Runs on a thread of its own, so that a library that hangs does not take the caller with it.
-// False when it did not end in time; `work` must then own what it uses.
-bool RunWithin(absl::Duration timeout, std::function<void()> work) {
+// On a thread of its own, so that a library that hangs does not take the caller with it; `work` must
+// own what it uses. Notified when it has ended.
+std::shared_ptr<absl::Notification> RunApart(std::function<void()> work) {
   auto done = std::make_shared<absl::Notification>();
   std::thread([done, work = std::move(work)] {
     work();
     done->Notify();
   }).detach();
-  return done->WaitForNotificationWithTimeout(timeout);
+  return done;
 }
 
 // Where a gather's result arrives, and the event that says so. Used by one gather at a time.
@@ -224,11 +224,7 @@ class NcclCollective : public Collective {
         StrCat(why, "; the GPUs of this process cannot work together any more: restart it"));
     Log(LogLevel::kError, std::string(error_.message()), {});
     for (ncclComm_t comm : comms_) {
-      aborts_.push_back(std::make_shared<absl::Notification>());
-      std::thread([abort = nccl_.CommAbort, comm, done = aborts_.back()] {
-        abort(comm);
-        done->Notify();
-      }).detach();
+      aborts_.push_back(RunApart([abort = nccl_.CommAbort, comm] { abort(comm); }));
     }
     return error_;
   }
@@ -256,10 +252,11 @@ absl::StatusOr<std::unique_ptr<Collective>> MakeNcclCollective(std::vector<Devic
   auto start = std::make_shared<Start>();
   for (const Device* device : devices) start->ordinals.push_back(device->ordinal());
   start->comms.resize(devices.size());
-  const bool ended = RunWithin(options.start_timeout, [start, init = nccl.CommInitAll] {
+  const auto done = RunApart([start, init = nccl.CommInitAll] {
     start->result =
         init(start->comms.data(), static_cast<int>(start->comms.size()), start->ordinals.data());
   });
+  const bool ended = done->WaitForNotificationWithTimeout(options.start_timeout);
   if (!ended || start->result != ncclSuccess) {
     return absl::FailedPreconditionError(
         StrCat("NCCL does not start on these GPUs: ",

@@ -43,7 +43,8 @@ cudaError_t ScoreByWidePasses(const RoutingArgs& args, void* workspace, cudaStre
   wide.fill_count = args.num_questions * args.num_parts;
   for (ColumnTiles tiles(args); !tiles.done();) {
     wide.num_tiles = 0;
-    while (wide.num_tiles < kMaxBlocks * kBlockTiles && !tiles.done()) {
+    const int most = kMaxBlocks * kBlockTiles / WidePieces(args.format);
+    while (wide.num_tiles < most && !tiles.done()) {
       wide.tiles[wide.num_tiles++] = tiles.Next();
     }
     const cudaError_t error = LaunchWide(wide, workspace, stream);
@@ -141,7 +142,8 @@ size_t RoutingWorkspaceBytes(const RoutingArgs& args) {
   if (WantsWidePass(args)) {
     int blocks = 0;
     for (ColumnTiles tiles(args); blocks < kMaxBlocks && !tiles.done(); ++blocks) {
-      for (int i = 0; i < kBlockTiles && !tiles.done(); ++i) tiles.Next();
+      const int of_block = kBlockTiles / WidePieces(args.format);
+      for (int i = 0; i < of_block && !tiles.done(); ++i) tiles.Next();
     }
     bytes = WidePackedBytes(args.format, args.shape.key_width(), blocks);
   }

@@ -15,7 +15,7 @@
 #include "kernels/cuda/ptx.cuh"
 #include "kernels/cuda/routing_cursor.cuh"
 #include "kernels/cuda/routing_wide.h"
-#include "kernels/cuda/wgmma_wide.cuh"
+#include "kernels/cuda/routing_wide_sums.cuh"
 
 namespace msa::kernels::cuda {
 namespace {
@@ -133,21 +133,27 @@ __device__ void ReleaseStage(Shared& shared, int stage) {
 
 // Best of every question's run of tiles. `sums` as wgmma_wide.cuh says.
 template <KeyFormat kFormat, typename Shared>
-__device__ void StoreBest(const float (&sums)[4 * Shared::kTiles], uint32_t run_ends, int row,
-                          Shared& shared) {
+__device__ void StoreBest(const Sum<kFormat> (&sums)[4 * Shared::kTiles], uint32_t run_ends,
+                          int row, Shared& shared) {
+  constexpr int kPieces = WidePieces(kFormat);
   const int lane = threadIdx.x % 32;
   float low = kNoScore;
   float high = kNoScore;
 #pragma unroll
-  for (int j = 0; j < Shared::kTiles; ++j) {
+  for (int j = 0; j < Shared::kTiles / kPieces; ++j) {
     float scale0 = 1;
     float scale1 = 1;
-    if constexpr (kFormat == KeyFormat::kFloat8) {
-      scale0 = shared.column_scales[j * kColumnsOfTile + lane % 4 * 2];
-      scale1 = shared.column_scales[j * kColumnsOfTile + lane % 4 * 2 + 1];
+    if constexpr (kFormat != KeyFormat::kBFloat16) {
+      const int column = kPieces * j * kColumnsOfTile + lane % 4 * 2;
+      scale0 = shared.column_scales[column];
+      scale1 = shared.column_scales[column + 1];
     }
-    low = MaxOrNan(low, MaxOrNan(sums[4 * j] * scale0, sums[4 * j + 1] * scale1));
-    high = MaxOrNan(high, MaxOrNan(sums[4 * j + 2] * scale0, sums[4 * j + 3] * scale1));
+    const auto best = [&](int i) {
+      return MaxOrNan(Joined<kFormat>(sums, j, i) * scale0,
+                      Joined<kFormat>(sums, j, i + 1) * scale1);
+    };
+    low = MaxOrNan(low, best(0));
+    high = MaxOrNan(high, best(2));
     if ((run_ends >> j & 1) == 0) continue;
     low = MaxOrNan(low, __shfl_xor_sync(~0u, low, 1));
     high = MaxOrNan(high, __shfl_xor_sync(~0u, high, 1));
@@ -170,7 +176,7 @@ __device__ void Consume(const WideArgs& args, Shared& shared) {
   const int row = warp * 16 + threadIdx.x % 32 / 4;
   StageCursor at;
   uint32_t values_phase = 1;
-  float sums[4 * Shared::kTiles];
+  Sum<kFormat> sums[4 * Shared::kTiles];
   WaitForPrerequisites();
   for (TileCursor tile = CursorOfCluster(args); tile.Next();) {
     for (int block = 0; block < args.num_blocks; ++block) {
@@ -184,11 +190,7 @@ __device__ void Consume(const WideArgs& args, Shared& shared) {
         BeginProducts();
 #pragma unroll
         for (int i = 0; i < kWideSliceBytes / 32; ++i) {
-          if constexpr (kFormat == KeyFormat::kFloat8) {
-            ProductFloat8<Shared::kTiles>(sums, a + 2 * i, b + 2 * i, slice + i > 0);
-          } else {
-            ProductBFloat16<Shared::kTiles>(sums, a + 2 * i, b + 2 * i, slice + i > 0);
-          }
+          Multiply<kFormat, Shared::kTiles>(sums, a + 2 * i, b + 2 * i, slice + i > 0);
         }
         CommitProducts();
         if (slice > 0) {
@@ -202,7 +204,7 @@ __device__ void Consume(const WideArgs& args, Shared& shared) {
       ReleaseStage(shared, last_stage);
       BarrierWait(SharedAddress(&shared.values_empty), values_phase);
       values_phase ^= 1;
-      if constexpr (kFormat == KeyFormat::kFloat8) {  // all of the warps have read the last ones
+      if constexpr (kFormat != KeyFormat::kBFloat16) {  // all of the warps have read the last ones
         const int thread = threadIdx.x;
         if (thread < Shared::kColumns) {
           shared.column_scales[thread] = args.column_scales[block * Shared::kColumns + thread];
@@ -217,19 +219,20 @@ __device__ void Consume(const WideArgs& args, Shared& shared) {
 #endif
 }
 
-template <typename Shared>
+template <KeyFormat kFormat, typename Shared>
 __device__ void FinishBlock(const WideArgs& args, Shared& shared, int block, uint32_t run_ends,
                             int64_t column, int begin, int end) {
+  constexpr int kTiles = Shared::kTiles / WidePieces(kFormat);
   for (uint32_t runs = run_ends; runs != 0; runs &= runs - 1) {
     const int j = __ffs(static_cast<int>(runs)) - 1;
     float best = kNoScore;
     for (int r = begin; r < end; ++r) best = MaxOrNan(best, shared.values[j][r]);
-    const int64_t question = args.tiles[block * Shared::kTiles + j].question;
+    const int64_t question = args.tiles[block * kTiles + j].question;
     AtomicMaxOrNan(args.scores + question * args.score_stride + column, best);
   }
 }
 
-template <typename Shared>
+template <KeyFormat kFormat, typename Shared>
 __device__ void Finish(const WideArgs& args, Shared& shared) {
   const int lane = threadIdx.x % 32;
   WaitForPrerequisites();
@@ -255,7 +258,7 @@ __device__ void Finish(const WideArgs& args, Shared& shared) {
       __syncwarp();
       if (rows > 0) {
         WalkParts(segment, part, range, first_row, rows, [&](int64_t column, int begin, int end) {
-          FinishBlock(args, shared, block, run_ends, column, begin, end);
+          FinishBlock<kFormat>(args, shared, block, run_ends, column, begin, end);
         });
       }
       __syncwarp();
@@ -290,24 +293,35 @@ __global__ void __launch_bounds__(kThreads, 1) WideKernel(const __grid_constant_
   } else if (warp == kConsumerWarps + kKeyThreads / 32) {
     ProduceColumns(args, shared);
   } else {
-    Finish(args, shared);
+    Finish<kFormat>(args, shared);
   }
   __syncthreads();
   ClusterBarrier();  // the other block may still write here, or arrive
 #endif
 }
 
+// The scale with which a column is packed, by its largest element: column = scale · packed, int8
+// pieces as in routing_prepare.cu.
+template <KeyFormat kFormat>
+__device__ float ColumnScale(float largest) {
+  if (isinf(largest)) return NAN;
+  return kFormat == KeyFormat::kInt8 ? fmaxf(largest / (127 * 256.0f), 1e-37f)
+                                     : fmaxf(largest / 448.0f, 1e-30f);
+}
+
 // One block a column: 16 bytes of the swizzled image a thread and turn.
 template <KeyFormat kFormat>
 __device__ void PackColumn(const WideArgs& args, int column) {
-  constexpr int kElements = kFormat == KeyFormat::kFloat8 ? 16 : 8;
-  const int tile_index = column / kColumnsOfTile;
+  constexpr int kElements = kFormat == KeyFormat::kBFloat16 ? 8 : 16;
+  constexpr int kPieces = WidePieces(kFormat);
+  const int piece = column / kColumnsOfTile % kPieces;
+  const int tile_index = column / (kColumnsOfTile * kPieces);
   const bool exists = tile_index < args.num_tiles;
   const ColumnTile tile = exists ? args.tiles[tile_index] : ColumnTile{};
   const int64_t row = tile.row + min(column % kColumnsOfTile, max(tile.count, 1) - 1);
   const float* query = args.queries + row * args.width;
   float scale = 1;
-  if (kFormat == KeyFormat::kFloat8 && exists) {
+  if (kFormat != KeyFormat::kBFloat16 && exists) {
     __shared__ float largest_of_warp[kPrepareThreads / 32];
     float largest = 0;
     for (int k = threadIdx.x; k < args.width; k += kPrepareThreads) {
@@ -320,7 +334,7 @@ __device__ void PackColumn(const WideArgs& args, int column) {
     if (threadIdx.x % 32 == 0) largest_of_warp[threadIdx.x / 32] = largest;
     __syncthreads();
     for (const float other : largest_of_warp) largest = fmaxf(largest, other);
-    scale = isinf(largest) ? NAN : fmaxf(largest / 448.0f, 1e-30f);
+    scale = ColumnScale<kFormat>(largest);
   }
   if (threadIdx.x == 0) args.column_scales[column] = scale;
   const int columns = args.block_tiles * kColumnsOfTile;
@@ -335,6 +349,11 @@ __device__ void PackColumn(const WideArgs& args, int column) {
       if constexpr (kFormat == KeyFormat::kFloat8) {
         reinterpret_cast<__nv_fp8_e4m3*>(unit)[e] =
             __nv_fp8_e4m3(isfinite(scale) ? value / scale : 0.0f);
+      } else if constexpr (kFormat == KeyFormat::kInt8) {
+        const int number = isfinite(scale) ? __float2int_rn(value / scale) : 0;
+        const int high = (number + 128) >> 8;
+        reinterpret_cast<int8_t*>(unit)[e] =
+            static_cast<int8_t>(piece == 0 ? high : number - high * 256);
       } else {
         reinterpret_cast<__nv_bfloat16*>(unit)[e] = __float2bfloat16_rn(value);
       }
@@ -419,8 +438,10 @@ cudaError_t Launch(const WideArgs& args, cudaStream_t stream) {
 
 // As few blocks of columns as can be, of the fewest columns that do.
 void ChooseBlocks(WideArgs& args) {
-  args.num_blocks = (args.num_tiles + kBlockTiles - 1) / kBlockTiles;
-  const int wanted = (args.num_tiles + args.num_blocks - 1) / args.num_blocks;
+  const int pieces = WidePieces(args.format);
+  const int most = kBlockTiles / pieces;
+  args.num_blocks = (args.num_tiles + most - 1) / most;
+  const int wanted = (args.num_tiles + args.num_blocks - 1) / args.num_blocks * pieces;
   args.block_tiles = *std::lower_bound(std::begin(kTileCounts), std::end(kTileCounts), wanted);
 }
 
@@ -437,7 +458,8 @@ bool HasWidePass(KeyFormat format) {
   if (cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) != cudaSuccess) {
     return false;
   }
-  return major == 9 && (format == KeyFormat::kBFloat16 || format == KeyFormat::kFloat8);
+  return major == 9 && (format == KeyFormat::kBFloat16 || format == KeyFormat::kFloat8 ||
+                        format == KeyFormat::kInt8);
 }
 
 size_t WidePackedBytes(KeyFormat format, int width, int num_blocks) {
@@ -454,18 +476,25 @@ cudaError_t LaunchWide(WideArgs args, void* workspace, cudaStream_t stream) {
   const size_t block_bytes =
       static_cast<size_t>(args.num_slices) * args.block_tiles * kColumnsOfTile * kWideSliceBytes;
   args.column_scales = reinterpret_cast<float*>(args.packed + args.num_blocks * block_bytes);
+  const int row_tiles = args.block_tiles / WidePieces(args.format);
   for (int block = 0; block < args.num_blocks; ++block) {
     args.run_ends[block] = 0;
-    for (int j = 0; j < args.block_tiles; ++j) {
-      const int tile = block * args.block_tiles + j;
+    for (int j = 0; j < row_tiles; ++j) {
+      const int tile = block * row_tiles + j;
       if (tile >= args.num_tiles) break;
-      const bool ends = j + 1 == args.block_tiles || tile + 1 == args.num_tiles ||
+      const bool ends = j + 1 == row_tiles || tile + 1 == args.num_tiles ||
                         args.tiles[tile + 1].question != args.tiles[tile].question;
       args.run_ends[block] |= static_cast<uint32_t>(ends) << j;
     }
   }
-  return args.format == KeyFormat::kFloat8 ? Launch<KeyFormat::kFloat8>(args, stream)
-                                           : Launch<KeyFormat::kBFloat16>(args, stream);
+  switch (args.format) {
+    case KeyFormat::kFloat8:
+      return Launch<KeyFormat::kFloat8>(args, stream);
+    case KeyFormat::kInt8:
+      return Launch<KeyFormat::kInt8>(args, stream);
+    default:
+      return Launch<KeyFormat::kBFloat16>(args, stream);
+  }
 }
 
 }  // namespace msa::kernels::cuda

@@ -27,7 +27,7 @@ struct WideArgs {
   int row_bytes = 0;
   int num_slices = 0;
   int num_blocks = 0;
-  int block_tiles = 0;  // column tiles of a block of columns
+  int block_tiles = 0;  // column tiles of a block of columns, pieces told apart
   int num_tiles = 0;
   char* packed = nullptr;          // [num_blocks][num_slices][columns of a block][128 bytes, swizzled]
   float* column_scales = nullptr;  // [num_blocks · columns of a block]
@@ -40,8 +40,11 @@ struct WideArgs {
   ColumnTile tiles[kMaxBlocks * kBlockTiles];
 };
 
-// bf16 or fp8 keys on a device of compute capability 9.0.
+// bf16, fp8 or int8 keys on a device of compute capability 9.0.
 bool HasWidePass(KeyFormat format);
+
+// Tiles that a tile of rows takes: int8 keys meet questions in two pieces of 8 bits.
+__host__ __device__ constexpr int WidePieces(KeyFormat format) { return format == KeyFormat::kInt8 ? 2 : 1; }
 
 // Bytes of `packed` and `column_scales` at most.
 size_t WidePackedBytes(KeyFormat format, int width, int num_blocks);

@@ -32,6 +32,15 @@ class Staging {
     if (copy != nullptr) device_.Copy(copy, data, bytes);
     return copy;
   }
+  // The same of what is read by call after call and stays where it is.
+  template <typename T>
+  const T* InKept(const T* data, int64_t count) {
+    return static_cast<const T*>(InBytesKept(data, count * sizeof(T)));
+  }
+  const void* InBytesKept(const void* data, size_t bytes) {
+    if (data == nullptr || bytes == 0 || device_.ReachesKept(data)) return data;
+    return InBytes(data, bytes);
+  }
   // `count` elements to be written.
   template <typename T>
   T* Out(T* data, int64_t count) {

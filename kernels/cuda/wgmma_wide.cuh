@@ -31,7 +31,7 @@ __device__ inline uint64_t RowsDescriptor(uint32_t address) {
 #define MSA_P13 "%104, %105, %106, %107, %108, %109, %110, %111"
 #define MSA_P14 "%112, %113, %114, %115, %116, %117, %118, %119"
 #define MSA_P15 "%120, %121, %122, %123, %124, %125, %126, %127"
-#define MSA_SUM8(i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), "+f"(d[i + 6]), "+f"(d[i + 7])
+#define MSA_SUM8(i) MSA_SUM(d[i]), MSA_SUM(d[i + 1]), MSA_SUM(d[i + 2]), MSA_SUM(d[i + 3]), MSA_SUM(d[i + 4]), MSA_SUM(d[i + 5]), MSA_SUM(d[i + 6]), MSA_SUM(d[i + 7])
 #define MSA_PLACES_4 MSA_P0 ", " MSA_P1 ", " MSA_P2 ", " MSA_P3
 #define MSA_SUMS_4 MSA_SUM8(0), MSA_SUM8(8), MSA_SUM8(16), MSA_SUM8(24)
 #define MSA_PLACES_6 MSA_PLACES_4 ", " MSA_P4 ", " MSA_P5
@@ -49,42 +49,52 @@ __device__ inline uint64_t RowsDescriptor(uint32_t address) {
 #define MSA_PRODUCT(columns, places, a_place, b_place, add_place, ...)                     \
   asm volatile("{ .reg .pred p; setp.ne.b32 p, %" add_place ", 0; "                         \
                "wgmma.mma_async.sync.aligned.m64n" columns MSA_KIND " {" places "}, %"      \
-               a_place ", %" b_place ", p, 1, 1" MSA_TAIL "; }"                             \
+               a_place ", %" b_place ", p" MSA_TAIL "; }"                             \
                : __VA_ARGS__ : "l"(a), "l"(b), "r"(static_cast<int>(add)))
+
+#define MSA_PRODUCTS \
+  if constexpr (kTiles == 8) MSA_PRODUCT("64", MSA_PLACES_4, "32", "33", "34", MSA_SUMS_4); \
+  if constexpr (kTiles == 12) MSA_PRODUCT("96", MSA_PLACES_6, "48", "49", "50", MSA_SUMS_6); \
+  if constexpr (kTiles == 16) MSA_PRODUCT("128", MSA_PLACES_8, "64", "65", "66", MSA_SUMS_8); \
+  if constexpr (kTiles == 20) MSA_PRODUCT("160", MSA_PLACES_10, "80", "81", "82", MSA_SUMS_10); \
+  if constexpr (kTiles == 22) MSA_PRODUCT("176", MSA_PLACES_11, "88", "89", "90", MSA_SUMS_11); \
+  if constexpr (kTiles == 24) MSA_PRODUCT("192", MSA_PLACES_12, "96", "97", "98", MSA_SUMS_12); \
+  if constexpr (kTiles == 32) MSA_PRODUCT("256", MSA_PLACES_16, "128", "129", "130", MSA_SUMS_16);
 
 // d (+)= a · bᵀ over 32 bytes of the width and 8 · kTiles columns. Thread t of the warpgroup has
 // rows 16·(t/32) + t%32/4 (+ 8 for elements 2, 3 of four) and columns 8·j + t%4·2 + {0, 1} in
 // d[4·j …].
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
+#define MSA_SUM(x) "+f"(x)
 #define MSA_KIND "k16.f32.bf16.bf16"
-#define MSA_TAIL ", 0, 0"
+#define MSA_TAIL ", 1, 1, 0, 0"
 template <int kTiles>
 __device__ inline void ProductBFloat16(float (&d)[4 * kTiles], uint64_t a, uint64_t b, bool add) {
-  if constexpr (kTiles == 8) MSA_PRODUCT("64", MSA_PLACES_4, "32", "33", "34", MSA_SUMS_4);
-  if constexpr (kTiles == 12) MSA_PRODUCT("96", MSA_PLACES_6, "48", "49", "50", MSA_SUMS_6);
-  if constexpr (kTiles == 16) MSA_PRODUCT("128", MSA_PLACES_8, "64", "65", "66", MSA_SUMS_8);
-  if constexpr (kTiles == 20) MSA_PRODUCT("160", MSA_PLACES_10, "80", "81", "82", MSA_SUMS_10);
-  if constexpr (kTiles == 22) MSA_PRODUCT("176", MSA_PLACES_11, "88", "89", "90", MSA_SUMS_11);
-  if constexpr (kTiles == 24) MSA_PRODUCT("192", MSA_PLACES_12, "96", "97", "98", MSA_SUMS_12);
-  if constexpr (kTiles == 32) MSA_PRODUCT("256", MSA_PLACES_16, "128", "129", "130", MSA_SUMS_16);
+  MSA_PRODUCTS
 }
 #undef MSA_KIND
 #undef MSA_TAIL
 #define MSA_KIND "k32.f32.e4m3.e4m3"
-#define MSA_TAIL ""
+#define MSA_TAIL ", 1, 1"
 template <int kTiles>
 __device__ inline void ProductFloat8(float (&d)[4 * kTiles], uint64_t a, uint64_t b, bool add) {
-  if constexpr (kTiles == 8) MSA_PRODUCT("64", MSA_PLACES_4, "32", "33", "34", MSA_SUMS_4);
-  if constexpr (kTiles == 12) MSA_PRODUCT("96", MSA_PLACES_6, "48", "49", "50", MSA_SUMS_6);
-  if constexpr (kTiles == 16) MSA_PRODUCT("128", MSA_PLACES_8, "64", "65", "66", MSA_SUMS_8);
-  if constexpr (kTiles == 20) MSA_PRODUCT("160", MSA_PLACES_10, "80", "81", "82", MSA_SUMS_10);
-  if constexpr (kTiles == 22) MSA_PRODUCT("176", MSA_PLACES_11, "88", "89", "90", MSA_SUMS_11);
-  if constexpr (kTiles == 24) MSA_PRODUCT("192", MSA_PLACES_12, "96", "97", "98", MSA_SUMS_12);
-  if constexpr (kTiles == 32) MSA_PRODUCT("256", MSA_PLACES_16, "128", "129", "130", MSA_SUMS_16);
+  MSA_PRODUCTS
 }
 #undef MSA_KIND
 #undef MSA_TAIL
+#undef MSA_SUM
+#define MSA_SUM(x) "+r"(x)
+#define MSA_KIND "k32.s32.s8.s8"
+#define MSA_TAIL ""
+template <int kTiles>
+__device__ inline void ProductInt8(int32_t (&d)[4 * kTiles], uint64_t a, uint64_t b, bool add) {
+  MSA_PRODUCTS
+}
+#undef MSA_KIND
+#undef MSA_TAIL
+#undef MSA_SUM
 #endif
+#undef MSA_PRODUCTS
 #undef MSA_P0
 #undef MSA_P1
 #undef MSA_P2

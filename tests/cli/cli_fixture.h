@@ -33,6 +33,10 @@ class BorrowedService : public rpc::MemoryService {
   absl::StatusOr<std::vector<rpc::BankSpec>> ListBanks(const rpc::CallContext& ctx) override {
     return to_.ListBanks(ctx);
   }
+  absl::StatusOr<rpc::CoarseState> SetCoarse(const rpc::CallContext& ctx, const std::string& bank,
+                                             const rpc::CoarseState& state) override {
+    return to_.SetCoarse(ctx, bank, state);
+  }
   absl::Status AddDocuments(const rpc::CallContext& ctx, const std::string& bank,
                             const std::function<std::optional<rpc::NewDocument>()>& next,
                             const std::function<bool(const rpc::AddResult&)>& done) override {

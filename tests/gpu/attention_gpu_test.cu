@@ -233,6 +233,18 @@ void TestManyViews(AttentionPrecision p) {
   }
 }
 
+// Single bytes but for a few rows.
+void TestFewWideRows(AttentionPrecision p) {
+  for (const ElementType type : {kInt8, kFp8}) {
+    for (const int dim : {64, 128}) {
+      for (const ElementType wide : {kBf16, kF32}) {
+        Sequence s(1, {8, 2, dim}, {{3, wide}, {40, type}, {1, wide}, {9, type}}, {300, type}, 41);
+        Check({&s}, p, "few wide rows " + Name(p) + " " + std::to_string(dim));
+      }
+    }
+  }
+}
+
 void TestBatchIndependence(AttentionPrecision p) {
   for (const int dim : {32, 128}) {
     Sequence a(1, {6, 2, dim}, {{40, kF32}}, {3, kF32}, 21);
@@ -343,6 +355,7 @@ int main(int argc, char** argv) {
     if (!quick) TestLong(p);
     if (!quick) TestDecodeBatch(p);
     TestManyViews(p);
+    TestFewWideRows(p);
     TestBatchIndependence(p);
     TestLargeScores(p);
     TestNan(p);

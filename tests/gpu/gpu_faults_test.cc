@@ -153,7 +153,7 @@ class TwoDevices : public ::testing::Test {
  protected:
   void SetUp() override {
     for (int i = 0; i < 2; ++i) {
-      auto device = Device::Open({.ordinal = i});
+      auto device = Device::Open({.gpu = i});
       if (!device.ok()) GTEST_SKIP() << device.status();
       devices_[i] = *std::move(device);
       from_[i] = *devices_[i]->Allocate(kBytes, kernels::Backend::Purpose::kWork);

@@ -22,10 +22,10 @@ def clean_environment():
     return {k: v for k, v in os.environ.items() if not k.startswith("MSA_")}
 
 
-def tiny_model(folder):
-    """The published engine's tiny random checkpoint as a folder of Hugging Face files."""
+def tiny_model(folder, case="qwen3_small"):
+    """One of the published engine's tiny random checkpoints as a folder of Hugging Face files."""
     os.makedirs(folder)
-    case = os.path.join(GOLDEN, "qwen3_small")
+    case = os.path.join(GOLDEN, case)
     os.symlink(os.path.join(case, "config.json"), os.path.join(folder, "config.json"))
     os.symlink(os.path.join(case, "model.safetensors"), os.path.join(folder, "model.safetensors"))
     os.symlink(os.path.join(GOLDEN, "tokenizers", "qwen_small.json"),
@@ -115,11 +115,12 @@ class Result:
 
 class ServerTest(unittest.TestCase):
     maxDiff = None
+    model_case = "qwen3_small"
 
     def setUp(self):
         self.folder = tempfile.mkdtemp(prefix="msa-test-")
         self.addCleanup(shutil.rmtree, self.folder, ignore_errors=True)
-        self.model = tiny_model(self.path("model"))
+        self.model = tiny_model(self.path("model"), self.model_case)
 
     def path(self, name):
         return os.path.join(self.folder, name)
@@ -132,6 +133,26 @@ class ServerTest(unittest.TestCase):
     def serve(self, data="data", extra=()):
         return self.start(["serve", "--data-dir", self.path(data), "--model", self.model,
                            "--listen", "127.0.0.1:0", "--threads", "1", *extra]).wait_ready()
+
+    def start_cluster(self):
+        """Three memory nodes, two compute nodes and the router that is returned."""
+        # Sockets in a folder instead of ports: every address is known before anything starts.
+        address = lambda name: f"unix:{self.path(name)}.sock"
+        self.map = self.path("map.json")
+        with open(self.map, "w", encoding="utf-8") as file:
+            json.dump({"version": 1, "slots": 1024,
+                       "shards": [{"name": n, "address": address(n)} for n in "abc"],
+                       "compute_nodes": [{"name": n, "address": address(n)} for n in ("c0", "c1")],
+                       "router": address("router")}, file)
+        common = ["--shard-map", self.map, "--threads", "1"]
+        self.shards = {n: self.start(["memory-node", "--name", n, "--data-dir", self.path("data-" + n),
+                                      *common]) for n in "abc"}
+        nodes = [self.start(["compute-node", "--name", n, "--model", self.model, *common])
+                 for n in ("c0", "c1")]
+        for process in [*self.shards.values(), *nodes]:
+            process.wait_ready()
+        self.nodes = nodes
+        return self.start(["router", "--shard-timeout", "5", *common]).wait_ready()
 
     def run_msa(self, arguments, server=None, stdin=None):
         environment = clean_environment()

@@ -1,5 +1,4 @@
 """Three memory nodes, a router and two compute nodes answer as one `msa serve` does."""
-import json
 import time
 import unittest
 
@@ -10,25 +9,6 @@ QUESTIONS = ["Which garden has a violin?", "Where is the copper tower 12?", "Num
 
 
 class Cluster(ServerTest):
-    def start_cluster(self):
-        # Sockets in a folder instead of ports: every address is known before anything starts.
-        address = lambda name: f"unix:{self.path(name)}.sock"
-        self.map = self.path("map.json")
-        with open(self.map, "w", encoding="utf-8") as file:
-            json.dump({"version": 1, "slots": 1024,
-                       "shards": [{"name": n, "address": address(n)} for n in "abc"],
-                       "compute_nodes": [{"name": n, "address": address(n)} for n in ("c0", "c1")],
-                       "router": address("router")}, file)
-        common = ["--shard-map", self.map, "--threads", "1"]
-        self.shards = {n: self.start(["memory-node", "--name", n, "--data-dir", self.path("data-" + n),
-                                      *common]) for n in "abc"}
-        nodes = [self.start(["compute-node", "--name", n, "--model", self.model, *common])
-                 for n in ("c0", "c1")]
-        for process in [*self.shards.values(), *nodes]:
-            process.wait_ready()
-        self.nodes = nodes
-        return self.start(["router", "--shard-timeout", "5", *common]).wait_ready()
-
     def test_same_documents_same_order_same_answer_as_one_process(self):
         alone, cluster = self.serve(), self.start_cluster()
         docs = documents(40)

@@ -211,7 +211,7 @@ TEST(AttentionPlanTest, DecodeHasRoomForItsWidestElementsOnly) {
     return PlanAttention(Shape(AttentionPrecision::kBFloat16), {&input, 1})
         .launch.decode_element_bytes;
   };
-  EXPECT_EQ(room({Kv(9, int8)}, Kv(70, int8)), 1);
+  EXPECT_EQ(room({Kv(9, int8)}, Kv(70, int8)), 2);
   EXPECT_EQ(room({Kv(9, int8)}, Kv(70)), 2);
   EXPECT_EQ(room({Kv(3, f32), Kv(9, int8)}, Kv(70, int8)), 2);  // a template's few
   EXPECT_EQ(room({Kv(3, f32)}, Kv(7)), 4);

@@ -1,36 +1,27 @@
 // The index against a list of what should be visible, through random sequences of everything that
-// can happen; and scan sharing.
+// can happen.
 #include "memory_node/routing_index.h"
 
 #include <algorithm>
 #include <map>
 #include <random>
 #include <set>
-#include <thread>
 
-#include "absl/synchronization/notification.h"
+#include "common/block_layout.h"
+#include "common/limits.h"
 #include "common/strings.h"
 #include "gtest/gtest.h"
+#include "kernels/coarse_codes.h"
 #include "kernels/group_backend.h"
 #include "memory_node/rank_sums.h"
 #include "memory_node/scan_sharing.h"
 #include "memory_node/selection.h"
+#include "tests/memory_node/index_parts.h"
 #include "tests/support/encoded_documents.h"
 #include "tests/support/tiny_backend.h"
 
 namespace msa::memory_node {
 namespace {
-
-IndexPart PartOf(const rpc::EncodedPart& part) {
-  IndexPart added{part.reference, part.routing_chunks, part.content_chunks, {}};
-  for (const auto& layer : part.layers) added.layers.push_back(layer.routing.view());
-  return added;
-}
-
-SegmentShape ShapeOf(const rpc::BankSpec& bank) {
-  return {bank.routing_dtype, bank.routing.key_width(),
-          static_cast<int>(bank.router_layers.size())};
-}
 
 // Where the keys lie, and how much the backend's scans round.
 struct Place {
@@ -62,21 +53,59 @@ class Members {
   std::unique_ptr<kernels::Backend> group_;
 };
 
+// Keys of 64 numbers, which can have codes.
+rpc::BankSpec CodedBank(DType dtype) {
+  rpc::BankSpec bank = testing::TestBank(dtype, dtype);
+  bank.routing.head_dim = 32;
+  return bank;
+}
+
+// A part's score by the codes of its keys, in TinyBackend's order.
+float CoarseScore(const rpc::BankSpec& bank, const rpc::EncodedPart& part, int layer,
+                  const std::vector<float>& queries) {
+  const int width = bank.routing.key_width();
+  const auto block = part.layers[layer].routing.view();
+  const RoutingBlockLayout layout(bank.routing_dtype, part.routing_chunks, width);
+  const auto* scales = reinterpret_cast<const float*>(block.data() + layout.scales_offset);
+  std::vector<float> keys(part.routing_chunks * width);
+  testing::TinyBackend().Dequantize(block.data(), scales, part.routing_chunks, width,
+                                    bank.routing_dtype, keys.data());
+  float best = kNoScore;
+  for (auto key = keys.begin(); key != keys.end(); key += width) {
+    std::vector<uint8_t> codes(kernels::CodeBytes(width));
+    std::vector<float> decoded(width);
+    float scale = 0;
+    kernels::EncodeKey(&*key, width, codes.data(), &scale);
+    kernels::DecodeKey(codes.data(), scale, width, decoded.data());
+    for (auto query = queries.begin(); query != queries.end(); query += width) {
+      float sum = 0;
+      for (int i = 0; i < width; ++i) sum += decoded[i] * query[i];
+      best = std::max(best, sum);
+    }
+  }
+  return best * bank.routing.scale;
+}
+
 // The definition: each part with the sequence numbers between which it is seen.
 class IndexStory {
  public:
   IndexStory(DType dtype, const Place& place, uint64_t seed)
-      : bank_(testing::TestBank(dtype, dtype)),
+      : bank_(seed % 6 == 0 ? CodedBank(dtype) : testing::TestBank(dtype, dtype)),
+        can_have_codes_(seed % 6 == 0),
         members_(place),
         backend_(members_.all()),
-        index_(
-            backend_, ShapeOf(bank_),
-            {.min_segment_chunks = 16,
-             .max_segment_bytes_per_layer = static_cast<int64_t>(100 * ShapeOf(bank_).KeyBytes())}),
+        index_(backend_, KeyShapeOf(bank_),
+               {.min_segment_chunks = 16,
+                .max_segment_bytes_per_layer =
+                    static_cast<int64_t>(100 * KeyShapeOf(bank_).KeyBytes())}),
         sharer_(&backend_, {}),
         random_(seed) {}
 
   void Step() {
+    if (can_have_codes_ && random_() % 16 == 0) {
+      keeps_codes_ = !keeps_codes_;
+      ASSERT_TRUE(index_.KeepCodes(keeps_codes_).ok());
+    }
     switch (random_() % 8) {
       case 0:
       case 1:
@@ -107,8 +136,10 @@ class IndexStory {
     const auto queries = testing::MakeQueries(bank_, 1 + random_() % 3, random_());
     const int layer = static_cast<int>(random_() % 3);
     const int top_k = 1 + static_cast<int>(random_() % 20);
-    auto scores = sharer_.Score({}, index_, bank_.routing, layer, queries);
+    const int32_t candidates = Candidates();
+    auto scores = sharer_.Score({}, index_, bank_.routing, layer, queries, candidates);
     ASSERT_TRUE(scores.ok());
+    ASSERT_EQ(scores->candidates, keeps_codes_ || scores->view.empty() ? candidates : 0);
     const auto selected = SelectBest(backend_, *scores, sequence, top_k, counts_);
     ASSERT_TRUE(selected.ok());
     const auto& routed = *selected;
@@ -119,6 +150,9 @@ class IndexStory {
       expected.push_back({testing::OracleScore(bank_, part.encoded, layer, queries), reference});
     }
     EXPECT_EQ(index_.CountVisible(sequence), static_cast<int64_t>(expected.size()));
+    if (scores->candidates > 0) {
+      KeepCandidates(std::max(top_k, candidates), layer, queries, &expected);
+    }
     std::sort(expected.begin(), expected.end(), Precedes);
     expected.resize(std::min<size_t>(expected.size(), top_k));
     ASSERT_EQ(routed.size(), expected.size());
@@ -129,13 +163,32 @@ class IndexStory {
     }
   }
 
+  // Those whose codes score best, and all as good as the last of them.
+  void KeepCandidates(int count, int layer, const std::vector<float>& queries,
+                      std::vector<ScoredPart>* parts) {
+    if (static_cast<int>(parts->size()) <= count) return;
+    std::map<int64_t, float> coarse;
+    std::vector<float> ordered;
+    for (const ScoredPart& part : *parts) {
+      const float score = CoarseScore(bank_, parts_[part.reference].encoded, layer, queries);
+      coarse[part.reference] = score;
+      ordered.push_back(score);
+    }
+    std::sort(ordered.rbegin(), ordered.rend());
+    std::erase_if(*parts, [&](const ScoredPart& part) {
+      return coarse[part.reference] < ordered[count - 1];
+    });
+  }
+
   // Means over all layers; now and then a document comes between two of them.
   void CheckRank(uint64_t sequence) {
     const auto queries = testing::MakeQueries(bank_, 1 + random_() % 3, random_());
     RankSums sums;
     ASSERT_TRUE(sums.Begin(0).ok());
+    // Of all parts there are.
+    const int32_t candidates = can_have_codes_ && random_() % 2 == 0 ? kMaxCandidates : 0;
     for (const int layer : {1, 0, 2}) {
-      auto scores = sharer_.Score({}, index_, bank_.routing, layer, queries);
+      auto scores = sharer_.Score({}, index_, bank_.routing, layer, queries, candidates);
       ASSERT_TRUE(scores.ok());
       sums.Add(*scores, index_.num_slots());
       if (random_() % 8 == 0) Add(nullptr, true);
@@ -185,10 +238,17 @@ class IndexStory {
     const IndexStats stats = index_.Stats(Oldest());
     EXPECT_EQ(stats.dead_parts, 0);
     EXPECT_EQ(stats.key_bytes, 0);
+    EXPECT_EQ(stats.code_bytes, 0);
     EXPECT_EQ(stats.num_segments, 0);
   }
 
  private:
+  int32_t Candidates() {
+    if (!can_have_codes_) return 0;
+    const int32_t choices[] = {0, 1, 5, kMaxCandidates};
+    return choices[random_() % 4];
+  }
+
   struct Part {
     rpc::EncodedPart encoded;
     uint64_t added = kNever;
@@ -240,6 +300,7 @@ class IndexStory {
   }
 
   const rpc::BankSpec bank_;
+  const bool can_have_codes_;
   const Members members_;
   const kernels::Backend& backend_;
   RoutingIndex index_;
@@ -250,13 +311,14 @@ class IndexStory {
   std::vector<Document> live_;
   std::vector<uint64_t> snapshots_;
   int64_t next_ = 0;
+  bool keeps_codes_ = false;
 };
 
 class RoutingIndexTest : public ::testing::TestWithParam<std::tuple<DType, Place>> {};
 
 TEST_P(RoutingIndexTest, AnswersAsAListWould) {
   const auto& [dtype, place] = GetParam();
-  int64_t rounded = 0;
+  int64_t rounded = 0, coarse = 0;
   for (uint64_t seed = 0; seed < 12; ++seed) {
     SCOPED_TRACE(seed);
     IndexStory story(dtype, place, seed);
@@ -266,7 +328,9 @@ TEST_P(RoutingIndexTest, AnswersAsAListWould) {
     }
     story.End();
     rounded += story.counts().rounded;
+    coarse += story.counts().coarse;
   }
+  EXPECT_GT(coarse, 0);
   EXPECT_EQ(rounded > 0, place.error > 0);
 }
 
@@ -279,41 +343,84 @@ INSTANTIATE_TEST_SUITE_P(Precisions, RoutingIndexTest,
                                          std::get<1>(info.param).name);
                          });
 
-// A thousand parts of nearly one score: what is listed cannot tell, an exact pass does.
-TEST(RoutingIndexLimits, NearTiesAreTakenFromAnExactPass) {
-  const auto bank = testing::TestBank(DType::kBFloat16, DType::kBFloat16);
-  const testing::TinyBackend backend(true, 1e6f);
-  RoutingIndex index(backend, ShapeOf(bank), {});
-  std::vector<rpc::EncodedDocument> documents;
-  constexpr int64_t kParts = 1500;
-  for (int64_t i = 0; i < kParts; ++i) {
-    documents.push_back(testing::MakeDocument(
-        bank, {.id = "d", .first_reference = i, .seed = static_cast<uint64_t>(i)}));
-    ASSERT_TRUE(index.Append({PartOf(documents.back().parts[0])}).ok());
-    index.Publish({i}, {});
+// 1,500 parts of one chunk or more, more than a backend lists, and the order they should come in.
+class ManyParts {
+ public:
+  ManyParts() {
+    for (int64_t i = 0; i < kParts; ++i) {
+      documents_.push_back(testing::MakeDocument(
+          bank_, {.id = "d", .first_reference = i, .seed = static_cast<uint64_t>(i)}));
+      expected_.push_back({testing::OracleScore(bank_, documents_[i].parts[0], 1, queries_), i});
+    }
+    std::sort(expected_.begin(), expected_.end(), Precedes);
   }
-  ScanSharer sharer(&backend, {});
-  const auto queries = testing::MakeQueries(bank, 2, 5);
+
+  // Selects and ranks on a backend that rounds by `error`.
+  void ExpectFound(float error, SelectionCounts& counts) const {
+    const testing::TinyBackend backend(true, error);
+    RoutingIndex index(backend, KeyShapeOf(bank_), {});
+    for (int64_t i = 0; i < kParts; ++i) {
+      ASSERT_TRUE(index.Append({PartOf(documents_[i].parts[0])}).ok());
+      index.Publish({i}, {});
+    }
+    ScanSharer sharer(&backend, {});
+    RankSums sums;
+    ASSERT_TRUE(sums.Begin(0).ok());
+    auto scores = sharer.Score({}, index, bank_.routing, 1, queries_);
+    ASSERT_TRUE(scores.ok());
+    sums.Add(*scores, index.num_slots());
+    const auto selected = SelectBest(backend, *scores, index.sequence(), kBest, counts);
+    const auto ranked =
+        sums.Rank(backend, 0, index.View(), index.sequence(), {.limit = kBest}, counts);
+    ASSERT_TRUE(selected.ok() && ranked.ok());
+    for (int i = 0; i < kBest; ++i) {
+      EXPECT_EQ((*selected)[i].scored.reference, expected_[i].reference);
+      EXPECT_EQ((*ranked)[i].reference, expected_[i].reference);
+    }
+  }
+  // How far the last of those listed is behind the last of the best.
+  float Gap() const { return expected_[kBest - 1].score - expected_[kListed - 1].score; }
+
+ private:
+  static constexpr int64_t kParts = 1500;
+  static constexpr int kListed = 1024;  // by a backend, at most
+  static constexpr int kBest = 16;
+  const rpc::BankSpec bank_ = testing::TestBank(DType::kBFloat16, DType::kBFloat16);
+  const std::vector<float> queries_ = testing::MakeQueries(bank_, 2, 5);
+  std::vector<rpc::EncodedDocument> documents_;
+  std::vector<ScoredPart> expected_;
+};
+
+// What is listed cannot tell, an exact pass does.
+TEST(RoutingIndexLimits, NearTiesAreTakenFromAnExactPass) {
   SelectionCounts counts;
-  RankSums sums;
-  ASSERT_TRUE(sums.Begin(0).ok());
-  auto scores = sharer.Score({}, index, bank.routing, 1, queries);
-  ASSERT_TRUE(scores.ok());
-  sums.Add(*scores, index.num_slots());
-  const auto selected = SelectBest(backend, *scores, index.sequence(), 16, counts);
-  const auto ranked = sums.Rank(backend, 0, index.View(), index.sequence(), {.limit = 16}, counts);
-  ASSERT_TRUE(selected.ok() && ranked.ok());
+  ManyParts().ExpectFound(1e6f, counts);
   EXPECT_EQ(counts.rescanned, 2);
   EXPECT_EQ(counts.rounded, 0);
-  std::vector<ScoredPart> expected;
-  for (int64_t i = 0; i < kParts; ++i) {
-    expected.push_back({testing::OracleScore(bank, documents[i].parts[0], 1, queries), i});
-  }
-  std::sort(expected.begin(), expected.end(), Precedes);
-  for (int i = 0; i < 16; ++i) {
-    EXPECT_EQ((*selected)[i].scored.reference, expected[i].reference);
-    EXPECT_EQ((*ranked)[i].reference, expected[i].reference);
-  }
+}
+
+// Twice the error reaches beyond what is listed, once does not.
+TEST(RoutingIndexLimits, ExactScoresOfWhatIsListedTellWhereRoundedOnesDoNot) {
+  const ManyParts parts;
+  SelectionCounts counts;
+  parts.ExpectFound(0.9f * parts.Gap(), counts);
+  EXPECT_EQ(counts.rescanned, 0);
+  EXPECT_EQ(counts.rounded, 2);
+}
+
+TEST(RoutingIndexLimits, CodesThatDoNotFitAreGivenUpAndKeysStay) {
+  const auto bank = CodedBank(DType::kBFloat16);
+  const testing::TinyBackend backend;
+  const auto document =
+      testing::MakeDocument(bank, {.id = "d", .first_reference = 0, .part_tokens = {64}});
+  const SegmentShape shape = KeyShapeOf(bank);
+  const auto keys = static_cast<int64_t>(document.parts[0].routing_chunks * shape.ChunkBytes());
+  RoutingIndex index(backend, shape, {.min_segment_chunks = 64, .max_key_bytes = keys + 1});
+  ASSERT_TRUE(index.Append({PartOf(document.parts[0])}).ok());
+  EXPECT_EQ(index.KeepCodes(true).code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(index.Stats(1).code_bytes, 0);
+  EXPECT_EQ(index.View()[0].codes, nullptr);
+  EXPECT_EQ(index.Stats(1).key_bytes, keys);
 }
 
 // What a member holds, and how much it may.
@@ -338,11 +445,11 @@ class CountingBackend : public testing::TinyBackend {
 
 TEST(RoutingIndexOfAGroup, MembersHoldAboutTheSameAndTheFullOnesNoMore) {
   const auto bank = testing::TestBank(DType::kFloat32, DType::kFloat32);
-  const int64_t chunk = static_cast<int64_t>(ShapeOf(bank).ChunkBytes());
+  const int64_t chunk = static_cast<int64_t>(KeyShapeOf(bank).ChunkBytes());
   // Marks of parts take memory, too: the last has room for some 60 chunks.
   const CountingBackend a(1 << 30), b(1 << 30), small(80 * chunk);
   const auto group = kernels::MakeGroupBackend({&a, &b, &small}, nullptr);
-  RoutingIndex index(*group, ShapeOf(bank),
+  RoutingIndex index(*group, KeyShapeOf(bank),
                      {.min_segment_chunks = 16, .max_segment_bytes_per_layer = 1});
   for (int64_t i = 0; i < 400; ++i) {
     const auto document = testing::MakeDocument(bank, {.id = "d", .first_reference = i});
@@ -357,9 +464,9 @@ TEST(RoutingIndexOfAGroup, MembersHoldAboutTheSameAndTheFullOnesNoMore) {
 
 TEST(RoutingIndexLimits, MemoryAndReferencesAreRefusedWithoutATrace) {
   const auto bank = testing::TestBank(DType::kFloat32, DType::kFloat32);
-  const int64_t chunk = static_cast<int64_t>(ShapeOf(bank).ChunkBytes());
+  const int64_t chunk = static_cast<int64_t>(KeyShapeOf(bank).ChunkBytes());
   const testing::TinyBackend backend;
-  RoutingIndex index(backend, ShapeOf(bank), {.max_key_bytes = 5 * chunk});
+  RoutingIndex index(backend, KeyShapeOf(bank), {.max_key_bytes = 5 * chunk});
   const auto three =
       testing::MakeDocument(bank, {.id = "a", .first_reference = 1, .part_tokens = {8, 4}});
   ASSERT_TRUE(index.Append({PartOf(three.parts[0]), PartOf(three.parts[1])}).ok());
@@ -373,83 +480,6 @@ TEST(RoutingIndexLimits, MemoryAndReferencesAreRefusedWithoutATrace) {
   while (index.CompactOnce(index.sequence())) {
   }
   EXPECT_TRUE(index.Append({parts[0]}).ok());  // what was begun of it is free again
-}
-
-// Holds every pass until released.
-class GatedBackend : public testing::TinyBackend {
- public:
-  void ScoreParts(const kernels::ScoreArgs& args) const override {
-    if (!entered.HasBeenNotified()) entered.Notify();
-    release.WaitForNotification();
-    testing::TinyBackend::ScoreParts(args);
-  }
-  mutable absl::Notification entered;
-  absl::Notification release;
-};
-
-TEST(ScanSharing, QuestionsThatWaitShareAPassAndGetTheirOwnAnswers) {
-  const auto bank = testing::TestBank(DType::kFloat32, DType::kFloat32);
-  GatedBackend backend;
-  RoutingIndex index(backend, ShapeOf(bank), {.min_segment_chunks = 16});
-  std::vector<rpc::EncodedDocument> documents;
-  for (int64_t i = 0; i < 20; ++i) {
-    documents.push_back(testing::MakeDocument(bank, {.id = "d", .first_reference = i}));
-    ASSERT_TRUE(index.Append({PartOf(documents.back().parts[0])}).ok());
-    index.Publish({i}, {});
-  }
-  ScanSharer sharer(&backend, {});
-  constexpr int kQuestions = 6;
-  std::atomic<int> begun{0};
-  std::vector<std::thread> threads;
-  std::vector<std::vector<float>> queries;
-  for (int i = 0; i <= kQuestions; ++i) queries.push_back(testing::MakeQueries(bank, 1 + i, i));
-  const auto ask = [&](int i) {
-    ++begun;
-    auto scores = sharer.Score({}, index, bank.routing, i % 2, queries[i]);
-    ASSERT_TRUE(scores.ok());
-    SelectionCounts counts;
-    const auto selected = SelectBest(backend, *scores, index.sequence(), 20, counts);
-    ASSERT_TRUE(selected.ok());
-    for (const auto& part : *selected) {
-      EXPECT_EQ(
-          part.scored.score,
-          testing::OracleScore(bank, documents[part.scored.reference].parts[0], i % 2, queries[i]));
-    }
-  };
-  threads.emplace_back(ask, 0);
-  backend.entered.WaitForNotification();
-  for (int i = 1; i <= kQuestions; ++i) threads.emplace_back(ask, i);
-  while (sharer.waiting() < kQuestions) std::this_thread::yield();
-  backend.release.Notify();
-  for (std::thread& thread : threads) thread.join();
-  EXPECT_EQ(sharer.questions(), kQuestions + 1);
-  EXPECT_EQ(sharer.passes(), 3);  // the first alone, then one a layer
-}
-
-TEST(ScanSharing, WaitingIsLimitedAndEndsAtTheDeadline) {
-  const auto bank = testing::TestBank(DType::kFloat32, DType::kFloat32);
-  GatedBackend backend;
-  RoutingIndex index(backend, ShapeOf(bank), {});
-  const auto document = testing::MakeDocument(bank, {.id = "d"});
-  ASSERT_TRUE(index.Append({PartOf(document.parts[0])}).ok());
-  ScanSharer sharer(&backend, {.max_waiting = 1});
-  const auto queries = testing::MakeQueries(bank, 1, 1);
-  std::thread first([&] { EXPECT_TRUE(sharer.Score({}, index, bank.routing, 0, queries).ok()); });
-  backend.entered.WaitForNotification();
-  rpc::CallContext late;
-  late.deadline = absl::Now() + absl::Milliseconds(20);
-  EXPECT_TRUE(
-      absl::IsDeadlineExceeded(sharer.Score(late, index, bank.routing, 0, queries).status()));
-  rpc::CallContext gone;
-  gone.cancelled = [] { return true; };
-  EXPECT_TRUE(absl::IsCancelled(sharer.Score(gone, index, bank.routing, 0, queries).status()));
-  std::thread second([&] { EXPECT_TRUE(sharer.Score({}, index, bank.routing, 0, queries).ok()); });
-  while (sharer.waiting() < 1) std::this_thread::yield();
-  EXPECT_TRUE(
-      absl::IsResourceExhausted(sharer.Score({}, index, bank.routing, 0, queries).status()));
-  backend.release.Notify();
-  first.join();
-  second.join();
 }
 
 }  // namespace

@@ -50,7 +50,7 @@ TEST(Banks, ABankThatSomeShardsLackIsCompleted) {
   // The same on use, without Repair.
   spec.name = "c";
   ASSERT_TRUE(cluster.shards[1].CreateBank(cluster.ctx, spec).ok());
-  EXPECT_TRUE(cluster.router->OpenSession(cluster.ctx, "c", false).ok());
+  EXPECT_TRUE(cluster.router->OpenSession(cluster.ctx, "c", {}).ok());
   EXPECT_EQ(cluster.shards[0].open_snapshots(), 1u);
 }
 
@@ -66,7 +66,7 @@ TEST(Banks, DifferentBanksUnderOneNameAreRefused) {
   cluster.Add(SomeDocuments(1), "b", &stream);
   EXPECT_EQ(stream.code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_THAT(std::string(stream.message()), HasSubstr("'s1'"));
-  EXPECT_EQ(cluster.router->OpenSession(cluster.ctx, "b", false).status().code(),
+  EXPECT_EQ(cluster.router->OpenSession(cluster.ctx, "b", {}).status().code(),
             absl::StatusCode::kFailedPrecondition);
 }
 

@@ -184,7 +184,7 @@ class DeadShard : public ::testing::Test {
 
 TEST_F(DeadShard, FailsTheSessionByName) {
   Kill();
-  const absl::Status status = cluster_.router->OpenSession(cluster_.ctx, "default", false).status();
+  const absl::Status status = cluster_.router->OpenSession(cluster_.ctx, "default", {}).status();
   EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable);
   EXPECT_THAT(MessageOf(status), HasSubstr("shard 's1'"));
   // What was opened on the others is closed again.
@@ -194,7 +194,8 @@ TEST_F(DeadShard, FailsTheSessionByName) {
 
 TEST_F(DeadShard, IsNamedWhenPartialAnswersAreAllowed) {
   Kill();
-  const auto session = cluster_.router->OpenSession(cluster_.ctx, "default", true);
+  const auto session =
+      cluster_.router->OpenSession(cluster_.ctx, "default", {.allow_partial = true});
   ASSERT_TRUE(session.ok()) << session.status();
   EXPECT_THAT(session->missing_shards, ElementsAre("s1"));
   EXPECT_EQ(session->shard_snapshots[1], 0u);
@@ -207,8 +208,9 @@ TEST_F(DeadShard, IsNamedWhenPartialAnswersAreAllowed) {
 }
 
 TEST_F(DeadShard, MayDieWithinASession) {
-  const auto strict = cluster_.router->OpenSession(cluster_.ctx, "default", false);
-  const auto partial = cluster_.router->OpenSession(cluster_.ctx, "default", true);
+  const auto strict = cluster_.router->OpenSession(cluster_.ctx, "default", {});
+  const auto partial =
+      cluster_.router->OpenSession(cluster_.ctx, "default", {.allow_partial = true});
   EXPECT_THAT(partial->missing_shards, IsEmpty());
   Kill();
   const std::vector<float> queries(8, 0.5f);
@@ -227,7 +229,7 @@ TEST_F(DeadShard, ThatHangsIsNamedBeforeTheDeadline) {
   };
   rpc::CallContext ctx;
   ctx.deadline = absl::Now() + absl::Milliseconds(500);
-  const absl::Status status = cluster_.router->OpenSession(ctx, "default", false).status();
+  const absl::Status status = cluster_.router->OpenSession(ctx, "default", {}).status();
   EXPECT_LT(absl::Now(), ctx.deadline);
   EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable) << status;
   EXPECT_THAT(MessageOf(status), HasSubstr("shard 's1' did not answer in time"));
@@ -241,7 +243,7 @@ TEST(Sessions, AreBoundedAndExpire) {
   options.clock = [&now] { return now; };
   FakeCluster cluster(1, 1, options);
   cluster.Add(SomeDocuments(2));
-  const auto open = [&] { return cluster.router->OpenSession(cluster.ctx, "default", false); };
+  const auto open = [&] { return cluster.router->OpenSession(cluster.ctx, "default", {}); };
   const auto first = open();
   now += absl::Minutes(6);
   ASSERT_TRUE(open().ok());
@@ -257,7 +259,7 @@ TEST(Sessions, AreBoundedAndExpire) {
 TEST(Sessions, RefuseWhatDoesNotFit) {
   FakeCluster cluster(2);
   cluster.Add(SomeDocuments(4));
-  const auto session = cluster.router->OpenSession(cluster.ctx, "default", false);
+  const auto session = cluster.router->OpenSession(cluster.ctx, "default", {});
   ASSERT_TRUE(session.ok());
   EXPECT_GT(session->num_parts, 0);
   const auto code = [&](int top_k, size_t floats) {
@@ -274,7 +276,7 @@ TEST(Sessions, RefuseWhatDoesNotFit) {
   EXPECT_EQ(code(1, 8 * (kMaxQueryTokens + 1)), absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(cluster.router->Rank(cluster.ctx, session->session_id, {}).status().code(),
             absl::StatusCode::kInvalidArgument);
-  EXPECT_EQ(cluster.router->OpenSession(cluster.ctx, "none", false).status().code(),
+  EXPECT_EQ(cluster.router->OpenSession(cluster.ctx, "none", {}).status().code(),
             absl::StatusCode::kNotFound);
   EXPECT_TRUE(cluster.router->CloseSession(cluster.ctx, session->session_id).ok());
   EXPECT_EQ(code(1, 8), absl::StatusCode::kFailedPrecondition);

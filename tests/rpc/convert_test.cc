@@ -68,7 +68,8 @@ void ExpectRoundTrip(const Value& value) {
 TEST(Convert, RequestsRoundTrip) {
   GenerateRequest generate{"b", "q", "router", 3, 4, 5, 6, false, true, 0.5f, 99};
   ExpectRoundTrip<pb::GenerateRequest>(generate);
-  RetrieveRequest retrieve{"b", "q", 7, 8, 9, true};
+  generate.scan = Scan::kExact;
+  RetrieveRequest retrieve{"b", "q", 7, 8, 9, true, Scan::kCoarse, {32, 64}};
   ExpectRoundTrip<pb::RetrieveRequest>(retrieve);
   pb::GenerateRequest message;
   ToProto(generate, &message);
@@ -82,10 +83,21 @@ TEST(Convert, RequestsRoundTrip) {
   EXPECT_TRUE(back.allow_partial);
   EXPECT_EQ(back.temperature, 0.5f);
   EXPECT_EQ(back.seed, 99u);
+  EXPECT_EQ(back.scan, Scan::kExact);
+}
+
+TEST(Convert, ScanComparisonsRoundTrip) {
+  ExpectRoundTrip<pb::ScanComparison>(ScanComparison{64, 1200, 1199, 2.5, 1.25});
+  ExpectRoundTrip<pb::CoarseState>(CoarseState{true, true, 64, 16, 1200, 1199, 70, 80});
+  RetrieveReply reply;
+  reply.comparisons = {{32, 4, 3, 2, 1}, {64, 4, 4, 2, 1}};
+  ExpectRoundTrip<pb::RetrieveReply>(reply);
+  EXPECT_EQ(FromProto(static_cast<pb::Scan>(77)), Scan::kDefault);
 }
 
 TEST(Convert, AbsentFieldsStayAbsent) {
   const GenerateRequest back = FromProto(pb::GenerateRequest());
+  EXPECT_EQ(back.scan, Scan::kDefault);
   EXPECT_FALSE(back.mode || back.top_k || back.reader_documents || back.max_rounds ||
                back.max_new_tokens);
   EXPECT_TRUE(back.use_memory);
@@ -117,11 +129,31 @@ TEST(Convert, EventsRoundTrip) {
 
 TEST(Convert, ShardStatsRoundTrip) {
   pb::ShardStats message;
-  ToProto(ShardStats{FullSpec(), 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12}, &message);
+  ToProto(ShardStats{FullSpec(),
+                     1,
+                     2,
+                     3,
+                     4,
+                     5,
+                     6,
+                     7,
+                     8,
+                     9,
+                     10,
+                     11,
+                     12,
+                     13,
+                     14,
+                     {true, true, 64, 16, 1200, 1199, 70, 80},
+                     15},
+          &message);
   pb::ShardStats again;
   ToProto(*FromProto(message), &again);
   EXPECT_EQ(message.DebugString(), again.DebugString());
   EXPECT_EQ(again.rescanned_selections(), 12);
+  EXPECT_EQ(again.coarse_selections(), 13);
+  EXPECT_EQ(again.coarse().same(), 1199);
+  EXPECT_EQ(again.next_reference(), 15);
 }
 
 TEST(Wire, StatusesKeepCodeAndMessage) {

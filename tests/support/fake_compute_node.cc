@@ -95,12 +95,11 @@ absl::StatusOr<rpc::PutResult> FakeComputeNode::EncodeDocument(const rpc::CallCo
   return shards_.at(request.shard)->PutDocument(ctx, encoded);
 }
 
-absl::StatusOr<rpc::RoutingEvent> FakeComputeNode::RouteAll(const rpc::CallContext& ctx,
-                                                            const std::string& bank,
-                                                            const std::string& question,
-                                                            int32_t top_k, bool allow_partial) {
-  MSA_ASSIGN_OR_RETURN(const rpc::SessionInfo session,
-                       router->OpenSession(ctx, bank, allow_partial));
+absl::StatusOr<rpc::RoutingEvent> FakeComputeNode::RouteAll(
+    const rpc::CallContext& ctx, const std::string& bank, const std::string& question,
+    int32_t top_k, const rpc::SessionOptions& options,
+    std::vector<rpc::ScanComparison>* comparisons) {
+  MSA_ASSIGN_OR_RETURN(const rpc::SessionInfo session, router->OpenSession(ctx, bank, options));
   const auto route = [&]() -> absl::StatusOr<rpc::RoutingEvent> {
     rpc::RoutingEvent event;
     for (int32_t layer : session.bank.router_layers) {
@@ -111,6 +110,7 @@ absl::StatusOr<rpc::RoutingEvent> FakeComputeNode::RouteAll(const rpc::CallConte
       to.layer = layer;
       for (const rpc::RoutedPart& part : selection.parts) to.parts.push_back(part.scored);
       event.missing_shards = selection.missing_shards;
+      rpc::AddComparisons(selection.comparisons, comparisons);
     }
     rpc::RankRequest rank;
     rank.limit = top_k;
@@ -134,9 +134,10 @@ absl::Status FakeComputeNode::Generate(const rpc::CallContext& ctx,
                                        const rpc::GenerateRequest& request,
                                        const rpc::EventSink& sink) {
   if (before) MSA_RETURN_IF_ERROR(before("Generate", ctx));
+  std::vector<rpc::ScanComparison> comparisons;
   MSA_ASSIGN_OR_RETURN(const rpc::RoutingEvent event,
                        RouteAll(ctx, request.bank, request.question, request.top_k.value_or(4),
-                                request.allow_partial));
+                                {request.allow_partial, request.scan, {}}, &comparisons));
   if (!sink(event)) return absl::CancelledError("the client is gone");
   if (midway) MSA_RETURN_IF_ERROR(midway(ctx));
   rpc::DoneEvent done;
@@ -158,9 +159,15 @@ absl::Status FakeComputeNode::Generate(const rpc::CallContext& ctx,
 absl::StatusOr<rpc::RetrieveReply> FakeComputeNode::Retrieve(const rpc::CallContext& ctx,
                                                              const rpc::RetrieveRequest& request) {
   if (before) MSA_RETURN_IF_ERROR(before("Retrieve", ctx));
-  MSA_ASSIGN_OR_RETURN(rpc::RoutingEvent event, RouteAll(ctx, request.bank, request.question,
-                                                         request.limit, request.allow_partial));
-  return rpc::RetrieveReply{std::move(event.documents), std::move(event.missing_shards), {}};
+  rpc::RetrieveReply reply;
+  MSA_ASSIGN_OR_RETURN(
+      rpc::RoutingEvent event,
+      RouteAll(ctx, request.bank, request.question, request.top_k.value_or(request.limit),
+               {request.allow_partial, request.scan, request.compare_candidates},
+               &reply.comparisons));
+  reply.documents = std::move(event.documents);
+  reply.missing_shards = std::move(event.missing_shards);
+  return reply;
 }
 
 }  // namespace msa::testing

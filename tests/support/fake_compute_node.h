@@ -45,7 +45,8 @@ class FakeComputeNode : public rpc::ComputeNode {
  private:
   absl::StatusOr<rpc::RoutingEvent> RouteAll(const rpc::CallContext& ctx, const std::string& bank,
                                              const std::string& question, int32_t top_k,
-                                             bool allow_partial);
+                                             const rpc::SessionOptions& options,
+                                             std::vector<rpc::ScanComparison>* comparisons);
   const std::vector<rpc::MemoryShard*> shards_;
 };
 

@@ -34,6 +34,20 @@ rpc::CallContext FakeMemoryService::last_context() const {
   return last_context_;
 }
 
+std::vector<rpc::CoarseState> FakeMemoryService::coarse_states() const {
+  absl::MutexLock lock(&mu_);
+  return coarse_states_;
+}
+
+absl::StatusOr<rpc::CoarseState> FakeMemoryService::SetCoarse(const rpc::CallContext& ctx,
+                                                              const std::string& bank,
+                                                              const rpc::CoarseState& state) {
+  absl::MutexLock lock(&mu_);
+  MSA_RETURN_IF_ERROR(Find(ctx, bank).status());
+  coarse_states_.push_back(state);
+  return state;
+}
+
 absl::StatusOr<FakeMemoryService::Bank*> FakeMemoryService::Find(const rpc::CallContext& ctx,
                                                                  const std::string& name) {
   last_context_ = ctx;
@@ -200,6 +214,11 @@ absl::StatusOr<rpc::RetrieveReply> FakeMemoryService::Retrieve(
   rpc::RetrieveReply reply;
   reply.documents = Rank(*found, request.question, static_cast<size_t>(request.limit));
   reply.timings.total = 2;
+  for (const int32_t candidates : request.compare_candidates) {
+    reply.comparisons.push_back({candidates, /*selections=*/100,
+                                 /*same=*/candidates < 64 ? 90 : 100,
+                                 /*exact_ms=*/50, /*coarse_ms=*/20});
+  }
   return reply;
 }
 

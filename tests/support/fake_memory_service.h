@@ -21,11 +21,14 @@ class FakeMemoryService : public rpc::MemoryService {
   rpc::GenerateRequest last_generate() const;
   rpc::RetrieveRequest last_retrieve() const;
   rpc::CallContext last_context() const;
+  std::vector<rpc::CoarseState> coarse_states() const;  // as they were set, in order
 
   absl::StatusOr<rpc::BankSpec> CreateBank(const rpc::CallContext& ctx, const std::string& name,
                                            const rpc::BankOptions& options) override;
   absl::Status DeleteBank(const rpc::CallContext& ctx, const std::string& name) override;
   absl::StatusOr<std::vector<rpc::BankSpec>> ListBanks(const rpc::CallContext& ctx) override;
+  absl::StatusOr<rpc::CoarseState> SetCoarse(const rpc::CallContext& ctx, const std::string& bank,
+                                             const rpc::CoarseState& state) override;
   absl::Status AddDocuments(const rpc::CallContext& ctx, const std::string& bank,
                             const std::function<std::optional<rpc::NewDocument>()>& next,
                             const std::function<bool(const rpc::AddResult&)>& done) override;
@@ -65,6 +68,7 @@ class FakeMemoryService : public rpc::MemoryService {
   rpc::GenerateRequest last_generate_ ABSL_GUARDED_BY(mu_);
   rpc::RetrieveRequest last_retrieve_ ABSL_GUARDED_BY(mu_);
   rpc::CallContext last_context_ ABSL_GUARDED_BY(mu_);
+  std::vector<rpc::CoarseState> coarse_states_ ABSL_GUARDED_BY(mu_);
 };
 
 }  // namespace msa::testing

@@ -111,8 +111,19 @@ absl::StatusOr<std::vector<rpc::BankState>> FakeShard::ListBanks(const rpc::Call
   MSA_RETURN_IF_ERROR(Enter("ListBanks", ctx));
   absl::MutexLock lock(&mutex_);
   std::vector<rpc::BankState> states;
-  for (const auto& [name, bank] : banks_) states.push_back({bank.spec, bank.next_reference});
+  for (const auto& [name, bank] : banks_) {
+    states.push_back({bank.spec, bank.next_reference, bank.coarse});
+  }
   return states;
+}
+
+absl::Status FakeShard::SetCoarse(const rpc::CallContext& ctx, const std::string& name,
+                                  const rpc::CoarseState& state) {
+  MSA_RETURN_IF_ERROR(Enter("SetCoarse", ctx));
+  absl::MutexLock lock(&mutex_);
+  MSA_ASSIGN_OR_RETURN(Bank* const bank, Find(name));
+  bank->coarse = state;
+  return absl::OkStatus();
 }
 
 absl::StatusOr<rpc::PutResult> FakeShard::PutDocument(const rpc::CallContext& ctx,
@@ -239,6 +250,8 @@ absl::StatusOr<std::vector<rpc::RoutedPart>> FakeShard::Route(const rpc::CallCon
   const auto& layers = bank->spec.router_layers;
   const auto layer = std::find(layers.begin(), layers.end(), request.layer);
   if (layer == layers.end()) return absl::InvalidArgumentError("not a router layer");
+  if (request.candidates > 0 && !bank->coarse.codes)
+    return absl::FailedPreconditionError("no codes");
   if (std::exchange(snapshot->round, request.round) != request.round) snapshot->scores.clear();
   std::vector<rpc::RoutedPart> parts;
   for (const auto& [id, stored] : snapshot->documents) {
@@ -252,6 +265,8 @@ absl::StatusOr<std::vector<rpc::RoutedPart>> FakeShard::Route(const rpc::CallCon
   }
   std::sort(parts.begin(), parts.end(),
             [](const auto& a, const auto& b) { return Precedes(a.scored, b.scored); });
+  const bool loses = request.candidates > 0 && request.candidates < candidates_needed;
+  if (loses && !parts.empty()) parts.erase(parts.begin());
   if (parts.size() > static_cast<size_t>(request.top_k)) parts.resize(request.top_k);
   return parts;
 }

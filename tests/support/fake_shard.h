@@ -22,11 +22,16 @@ class FakeShard : public rpc::MemoryShard {
   // Set before use. For failures, and for calls that hang until a test lets them go.
   std::function<absl::Status(const std::string& method, const rpc::CallContext& context)> before;
 
+  // Coarse scans of fewer candidates lose the best part. Set before use.
+  int32_t candidates_needed = 0;
+
   size_t open_snapshots() const;
 
   absl::Status CreateBank(const rpc::CallContext& ctx, const rpc::BankSpec& spec) override;
   absl::Status DeleteBank(const rpc::CallContext& ctx, const std::string& bank) override;
   absl::StatusOr<std::vector<rpc::BankState>> ListBanks(const rpc::CallContext& ctx) override;
+  absl::Status SetCoarse(const rpc::CallContext& ctx, const std::string& bank,
+                         const rpc::CoarseState& state) override;
   absl::StatusOr<rpc::PutResult> PutDocument(const rpc::CallContext& ctx,
                                              const rpc::EncodedDocument& document) override;
   absl::StatusOr<uint64_t> DeleteDocument(const rpc::CallContext& ctx, const std::string& bank,
@@ -65,6 +70,7 @@ class FakeShard : public rpc::MemoryShard {
   struct Bank {
     rpc::BankSpec spec;
     int64_t next_reference = 0;
+    rpc::CoarseState coarse;
     std::map<std::string, Stored> documents;
   };
   struct OpenedSnapshot {

@@ -1,6 +1,6 @@
 // One suite for every rpc::MemoryShard: the local one over each store, the remote one over gRPC.
-// A test program lists memory_shard_contract.cc and memory_shard_contract_queries.cc among its
-// sources, links msa_encoded_documents and instantiates:
+// A test program lists memory_shard_contract.cc and memory_shard_contract_{coarse,queries}.cc among
+// its sources, links msa_encoded_documents and instantiates:
 //
 //   INSTANTIATE_TEST_SUITE_P(Remote, MemoryShardContract,
 //                            ::testing::Values(NamedShardFactory{"grpc", MakeRemote}),

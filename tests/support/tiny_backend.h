@@ -1,4 +1,4 @@
-// A backend of two operations, routing and top-k, written straight from kernels/types.h in float32.
+// A backend of few operations, routing and top-k, written straight from kernels/types.h in float32.
 // On the integer keys and queries of encoded_documents.h every sum is exact, so its scores are the
 // right ones to the bit. For tests of what calls a backend.
 #ifndef MSA_TESTS_SUPPORT_TINY_BACKEND_H_
@@ -46,7 +46,7 @@ class TinyBackend : public kernels::Backend {
 
   void ScoreBank(const kernels::ScoreBankArgs& args) const override {
     Backend::ScoreBank(args);
-    if (args.mode == kernels::ScanMode::kExact || error_ == 0) return;
+    if (args.mode != kernels::ScanMode::kBounded || error_ == 0) return;
     int64_t parts = 0;
     for (const kernels::KeySegment& segment : args.segments) parts += segment.num_parts();
     const auto questions = static_cast<int64_t>(args.query_begin.size()) - 1;
@@ -76,8 +76,14 @@ class TinyBackend : public kernels::Backend {
   void L2Normalize(float*, int64_t, int64_t) const override { Absent(); }
   void FoldQueries(const float*, int64_t, int, int, int, float*) const override { Absent(); }
   void Quantize(const float*, int64_t, int64_t, DType, void*, float*) const override { Absent(); }
-  void Dequantize(const void*, const float*, int64_t, int64_t, DType, float*) const override {
-    Absent();
+  void Dequantize(const void* x, const float* scales, int64_t rows, int64_t width, DType dtype,
+                  float* out) const override {
+    kernels::KeySegment segment;
+    segment.keys = x;
+    segment.dtype = dtype;
+    for (int64_t i = 0; i < rows * width; ++i) {
+      out[i] = (HasScales(dtype) ? scales[i / width] : 1.0f) * Element(segment, i);
+    }
   }
   void Attend(absl::Span<const kernels::AttentionArgs>) const override { Absent(); }
   absl::StatusOr<std::unique_ptr<kernels::LinearWeights>> PackLinear(

@@ -132,6 +132,12 @@ class Client:
     def list_banks(self) -> List[common_pb2.BankSpec]:
         return list(self._call(self.stub.ListBanks, router_pb2.ListBanksRequest()).banks)
 
+    def set_coarse(self, **state) -> common_pb2.CoarseState:
+        """Of the client's bank; `state`: fields of msa.v1.CoarseState, none to give codes up."""
+        request = router_pb2.SetCoarseRequest(bank=self.bank,
+                                              state=common_pb2.CoarseState(**state))
+        return self._call(self.stub.SetCoarse, request).state
+
     def add_stream(self, documents: Iterable[Union[Dict, common_pb2.Document]],
                    timeout_s: Optional[float] = None) -> Iterator[AddResult]:
         """Results as documents become durable, in the order sent. `documents` may be a generator:

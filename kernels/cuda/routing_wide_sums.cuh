@@ -1,0 +1,38 @@
+// The sums of the routing pass for many rows, by the format of the keys. Only for routing_wide.cu.
+#ifndef MSA_KERNELS_CUDA_ROUTING_WIDE_SUMS_CUH_
+#define MSA_KERNELS_CUDA_ROUTING_WIDE_SUMS_CUH_
+
+#include <cstdint>
+#include <type_traits>
+
+#include "kernels/cuda/routing.h"
+#include "kernels/cuda/wgmma_wide.cuh"
+
+namespace msa::kernels::cuda {
+
+template <KeyFormat kFormat>
+using Sum = std::conditional_t<kFormat == KeyFormat::kInt8, int32_t, float>;
+
+template <KeyFormat kFormat, int kTiles>
+__device__ __forceinline__ void Multiply(Sum<kFormat> (&sums)[4 * kTiles], uint64_t a, uint64_t b,
+                                         bool add) {
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+  if constexpr (kFormat == KeyFormat::kInt8) ProductInt8<kTiles>(sums, a, b, add);
+  if constexpr (kFormat == KeyFormat::kFloat8) ProductFloat8<kTiles>(sums, a, b, add);
+  if constexpr (kFormat == KeyFormat::kBFloat16) ProductBFloat16<kTiles>(sums, a, b, add);
+#endif
+}
+
+// Element i of tile j of rows, in units of its column's scale. Pieces lie in tiles side by side.
+template <KeyFormat kFormat, int kSums>
+__device__ __forceinline__ float Joined(const Sum<kFormat> (&sums)[kSums], int j, int i) {
+  if constexpr (kFormat == KeyFormat::kInt8) {
+    return static_cast<float>(sums[8 * j + i]) * 256.0f + static_cast<float>(sums[8 * j + 4 + i]);
+  } else {
+    return sums[4 * j + i];
+  }
+}
+
+}  // namespace msa::kernels::cuda
+
+#endif  // MSA_KERNELS_CUDA_ROUTING_WIDE_SUMS_CUH_
