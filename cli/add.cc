@@ -31,8 +31,9 @@ class AddVerb : public ClientVerb {
   absl::Status RunWith(rpc::MemoryService& service, Io& io) override {
     MSA_ASSIGN_OR_RETURN(DocumentReader reader, DocumentReader::Open(paths_, io.in));
     if (reader.skipped_files() > 0) {
+      const bool one = reader.skipped_files() == 1;
       io.err << "left out " << reader.skipped_files()
-             << " files that are not .jsonl, .txt or .md\n";
+             << (one ? " file that is" : " files that are") << " not .jsonl, .txt or .md\n";
     }
     DocumentAdder adder(reader, io, json());
     const absl::Status status = adder.Run(service, NewCall(), bank());

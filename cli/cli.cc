@@ -7,6 +7,7 @@
 
 #include "cli/client_verbs.h"
 #include "cli/exit_code.h"
+#include "cli/usage.h"
 #include "common/strings.h"
 
 namespace msa::cli {
@@ -35,27 +36,6 @@ CLI::App* AddSubcommand(CLI::App& app, std::string_view name, std::string_view h
 void PrintError(std::ostream& err, std::string_view verb, const absl::Status& status) {
   err << "msa " << verb << ": " << absl::StatusCodeToString(status.code()) << ": "
       << status.message() << "\n";
-}
-
-// What a command line that cannot be parsed is answered: the fault, and the usage of the verb that
-// was meant, or the verbs there are.
-std::string Usage(const CLI::App* app, const CLI::Error& error) {
-  const CLI::App* meant = app;
-  for (auto parsed = app->get_subcommands(); !parsed.empty(); parsed = meant->get_subcommands()) {
-    meant = parsed.front();
-  }
-  std::string command;
-  for (const CLI::App* at = meant; at != nullptr; at = at->get_parent()) {
-    command = at->get_name() + (command.empty() ? "" : " ") + command;
-  }
-  std::string text = StrCat(command, ": ", std::string(error.what()), "\n");
-  const auto verbs = meant->get_subcommands([](const CLI::App*) { return true; });
-  if (!verbs.empty()) {
-    text += "Verbs:";
-    for (const CLI::App* verb : verbs) text += " " + verb->get_name();
-    text += "\n";
-  }
-  return text + "More: " + command + " --help\n";
 }
 
 }  // namespace

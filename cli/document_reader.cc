@@ -10,6 +10,7 @@
 #include "common/limits.h"
 #include "common/status_macros.h"
 #include "common/strings.h"
+#include "common/utf8.h"
 
 namespace msa::cli {
 namespace {
@@ -25,6 +26,19 @@ bool IsLines(const std::string& path) {
 }
 bool IsText(const std::string& path) { return HasSuffix(path, {".txt", ".md"}); }
 
+std::string AType(const Json& json) {
+  const std::string type = json.type_name();
+  return (type == "array" || type == "object" ? "an " : "a ") + type;
+}
+
+// In the words of the service, which would refuse it; but a message of 64 MiB never reaches it, and
+// would end the stream for the documents after this one.
+absl::Status CheckSize(const char* what, const std::string& text, size_t limit) {
+  if (text.size() <= limit) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      StrCat(what, " has ", text.size(), " bytes, the limit is ", limit));
+}
+
 absl::Status TakeString(const Json& json, const char* key, bool required, std::string* value) {
   const auto found = json.find(key);
   if (found == json.end() || found->is_null()) {
@@ -33,7 +47,7 @@ absl::Status TakeString(const Json& json, const char* key, bool required, std::s
   }
   if (!found->is_string()) {
     return absl::InvalidArgumentError(
-        StrCat("\"", key, "\" must be a string, not a ", found->type_name()));
+        StrCat("\"", key, "\" must be a string, not ", AType(*found)));
   }
   *value = found->get<std::string>();
   return absl::OkStatus();
@@ -42,13 +56,15 @@ absl::Status TakeString(const Json& json, const char* key, bool required, std::s
 }  // namespace
 
 absl::Status ParseDocumentLine(const std::string& line, rpc::NewDocument* document) {
+  if (const std::optional<size_t> bad = FirstInvalidUtf8(line)) {
+    return absl::InvalidArgumentError(StrCat("not valid UTF-8 at byte ", *bad, " of the line"));
+  }
   const Json json = Json::parse(line, nullptr, /*allow_exceptions=*/false);
   if (json.is_discarded()) {
-    return absl::InvalidArgumentError("not JSON (or not UTF-8): one object a line is expected");
+    return absl::InvalidArgumentError("not JSON: one object a line is expected");
   }
   if (!json.is_object()) {
-    return absl::InvalidArgumentError(
-        StrCat("a JSON object is expected, not a ", json.type_name()));
+    return absl::InvalidArgumentError(StrCat("a JSON object is expected, not ", AType(json)));
   }
   MSA_RETURN_IF_ERROR(TakeString(json, "id", true, &document->id));
   MSA_RETURN_IF_ERROR(TakeString(json, "title", false, &document->title));
@@ -56,11 +72,14 @@ absl::Status ParseDocumentLine(const std::string& line, rpc::NewDocument* docume
   if (const auto metadata = json.find("metadata"); metadata != json.end() && !metadata->is_null()) {
     if (!metadata->is_object()) {
       return absl::InvalidArgumentError(
-          StrCat("\"metadata\" must be an object, not a ", metadata->type_name()));
+          StrCat("\"metadata\" must be an object, not ", AType(*metadata)));
     }
     document->metadata = Dump(*metadata);
   }
-  return absl::OkStatus();
+  MSA_RETURN_IF_ERROR(CheckSize("the document's id", document->id, kMaxDocumentIdBytes));
+  MSA_RETURN_IF_ERROR(CheckSize("the title", document->title, kMaxDocumentTitleBytes));
+  MSA_RETURN_IF_ERROR(CheckSize("the text", document->text, kMaxDocumentTextBytes));
+  return CheckSize("the metadata", document->metadata, kMaxDocumentMetadataBytes);
 }
 
 absl::StatusOr<DocumentReader> DocumentReader::Open(const std::vector<std::string>& paths,

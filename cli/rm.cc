@@ -13,6 +13,14 @@ namespace {
 // So many at once, so that a long list is acknowledged as it goes.
 constexpr size_t kIdsPerCall = 1000;
 
+// An id as part of a message: one of 10 kB would push the message off the screen.
+std::string Shortened(const std::string& id) {
+  size_t end = 80;
+  if (id.size() <= end) return id;
+  while (end > 0 && (id[end] & 0xC0) == 0x80) --end;  // not inside a character
+  return id.substr(0, end) + "…";
+}
+
 class RmVerb : public ClientVerb {
  public:
   using ClientVerb::ClientVerb;
@@ -49,7 +57,7 @@ class RmVerb : public ClientVerb {
     } else if (result.status.ok()) {
       io.out << "deleted " << result.id << " (revision " << result.revision << ")\n";
     } else {
-      io.err << result.id << ": " << result.status.message() << "\n";
+      io.err << Shortened(result.id) << ": " << result.status.message() << "\n";
     }
   }
 

@@ -11,10 +11,11 @@
 #include <thread>
 #include <utility>
 
-#include "absl/strings/match.h"
 #include "absl/time/clock.h"
+#include "cli/exit_code.h"
 #include "common/status_macros.h"
 #include "common/strings.h"
+#include "rpc/address.h"
 
 namespace msa::cli {
 namespace {
@@ -27,24 +28,7 @@ sigset_t EndingSignals() {
   return signals;
 }
 
-std::string_view Host(std::string_view address) {
-  const size_t colon = address.rfind(':');
-  std::string_view host = address.substr(0, colon);
-  if (host.size() >= 2 && host.front() == '[' && host.back() == ']') {
-    host = host.substr(1, host.size() - 2);
-  }
-  return host;
-}
-
 }  // namespace
-
-bool IsLoopback(std::string_view address) {
-  if (address.starts_with("unix:")) return true;
-  const std::string_view host = Host(address);
-  // A name may begin with 127. and lead anywhere.
-  const bool is_number = host.find_first_not_of("0123456789.") == std::string_view::npos;
-  return host == "localhost" || host == "::1" || (is_number && host.starts_with("127."));
-}
 
 void ServerProcess::AddFlags(FlagSet& flags, const std::string& listen) {
   listen_ = listen;
@@ -68,7 +52,11 @@ absl::Status ServerProcess::Prepare() {
   signal(SIGPIPE, SIG_IGN);
   if (threads_ < 0) return absl::InvalidArgumentError("--threads must be 0 or more");
   if (threads_ == 0) threads_ = static_cast<int32_t>(std::thread::hardware_concurrency());
-  if (listen_.empty() || insecure_listen_any_ || IsLoopback(listen_)) return absl::OkStatus();
+  if (listen_.empty()) return absl::OkStatus();
+  if (const absl::Status form = rpc::CheckAddress("--listen", listen_, 0); !form.ok()) {
+    return UsageError(std::string(form.message()));
+  }
+  if (insecure_listen_any_ || rpc::IsLoopback(listen_)) return absl::OkStatus();
   return absl::FailedPreconditionError(
       StrCat("refusing to listen on ", listen_,
              ": there are no API keys, so anyone who reaches it "
@@ -113,26 +101,20 @@ int ServerProcess::AwaitSignal(rpc::GrpcServer& server) const {
 
 absl::Status ServerProcess::Serve(rpc::GrpcServer::Builder& builder, std::string_view role,
                                   std::vector<LogField> fields) {
-  absl::StatusOr<std::unique_ptr<rpc::GrpcServer>> server = builder.Start(listen_);
-  if (!server.ok()) {
-    return absl::Status(
-        server.status().code(),
-        StrCat(server.status().message(),
-               ". Stop the process that has it, or choose another address with --listen"));
-  }
-  const int port = (*server)->port();
+  MSA_ASSIGN_OR_RETURN(const std::unique_ptr<rpc::GrpcServer> server, builder.Start(listen_));
+  const int port = server->port();
   MSA_RETURN_IF_ERROR(WritePortFile(port));
   const std::string address =
       port == 0 ? listen_ : StrCat(listen_.substr(0, listen_.rfind(':')), ":", port);
   fields.insert(fields.begin(), LogField("address", address));
   Log(LogLevel::kInfo, StrCat(role, " is serving"), fields);
 
-  const int received = AwaitSignal(**server);
+  const int received = AwaitSignal(*server);
   const sigset_t signals = EndingSignals();
   pthread_sigmask(SIG_UNBLOCK, &signals, nullptr);
   Log(LogLevel::kInfo, "draining: new calls are refused",
       {{"signal", received == SIGTERM ? "SIGTERM" : "SIGINT"}, {"seconds_at_most", drain_s_}});
-  (*server)->Shutdown(absl::Seconds(drain_s_));
+  server->Shutdown(absl::Seconds(drain_s_));
   Log(LogLevel::kInfo, "stopped");
   return absl::OkStatus();
 }

@@ -15,17 +15,14 @@
 
 namespace msa::cli {
 
-// Whether only this machine can reach `address` (host:port or unix:path).
-bool IsLoopback(std::string_view address);
-
 class ServerProcess {
  public:
   // `listen` is the default of --listen; empty: the verb has another source (SetListen).
   void AddFlags(FlagSet& flags, const std::string& listen);
 
   // First of all, before any thread starts: sets up logging and holds SIGTERM and SIGINT back for
-  // Serve, from this thread and all it will start. FAILED_PRECONDITION for an address that others
-  // can reach, since there are no API keys.
+  // Serve, from this thread and all it will start. A usage error for an address that is none;
+  // FAILED_PRECONDITION for one that others can reach, since there are no API keys.
   absl::Status Prepare();
   // Where --listen was not given.
   void SetListen(const std::string& address);

@@ -4,7 +4,9 @@
 
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
+#include "cli/exit_code.h"
 #include "common/strings.h"
+#include "rpc/address.h"
 
 namespace msa::cli {
 namespace {
@@ -14,14 +16,17 @@ std::string NewRequestId() {
   return absl::StrFormat("%08x%08x", device(), device());
 }
 
-// A user whom no server answers forgot to start one, or means another.
+// A user whom no server answers forgot to start one, or means another. One elsewhere is not started
+// from here.
 absl::Status SayWhatToDo(const absl::Status& status, const std::string& server) {
-  return absl::Status(
-      status.code(),
-      StrCat(status.message(), "\nTried the server at ", server,
-             ". No server runs there. Start one with\n  msa serve --data-dir DIR --model DIR "
-             "--listen ",
-             server, "\nor name another with --server or MSA_SERVER."));
+  const std::string start =
+      rpc::IsLoopback(server)
+          ? StrCat("Start one with\n  msa serve --data-dir DIR --model DIR --listen ", server, "\nor")
+          : StrCat("See that it runs and listens where this machine reaches it,\nor");
+  return absl::Status(status.code(),
+                      StrCat(status.message(), "\nTried the server at ", server,
+                             ", which does not answer. ", start,
+                             " name another with --server or MSA_SERVER."));
 }
 
 }  // namespace
@@ -36,6 +41,10 @@ void ClientVerb::AddFlags(FlagSet& flags) {
 }
 
 absl::Status ClientVerb::Run(Io& io) {
+  if (const absl::Status form = rpc::CheckAddress("--server", server_); !form.ok()) {
+    return UsageError(std::string(form.message()));
+  }
+  if (!(timeout_s_ > 0)) return UsageError("--timeout must be more than 0 seconds");
   absl::StatusOr<Connection> connection = connect_(server_);
   if (!connection.ok()) return connection.status();
   const absl::Status status = RunWith(*connection->service, io);

@@ -46,6 +46,11 @@ rpc::RoutedDocument Describe(const ScoredPart& scored, const rpc::PartText* part
   return document;
 }
 
+// Whether a round adds this part to what is read. The first adds whatever it ranks.
+bool Adds(const rpc::RankedPart& part, int32_t round, const MemoryConfig& config) {
+  return round == 1 || part.scored.score >= config.round_min_score;
+}
+
 // One question being answered; its methods are the stages.
 class Answering {
  public:
@@ -89,7 +94,7 @@ class Answering {
   absl::StatusOr<std::vector<ReferencedText>> Load(MemorySession& session,
                                                    std::vector<int64_t> references);
   absl::StatusOr<Written> WriteRound(Prefill& state);
-  absl::StatusOr<Written> WriteAnswer(Prefill& state);
+  absl::StatusOr<Written> WriteAnswer(Prefill& state, std::optional<TokenBias> first = {});
   absl::Status FinalAnswer(MemorySession& session, const Dialogue& dialogue, Prefill& state,
                            std::string finish_reason);
   absl::StatusOr<Prefill> PlainPrefill(absl::Span<const int32_t> ids);
@@ -181,9 +186,10 @@ absl::StatusOr<Written> Answering::WriteRound(Prefill& state) {
   return written;
 }
 
-absl::StatusOr<Written> Answering::WriteAnswer(Prefill& state) {
+absl::StatusOr<Written> Answering::WriteAnswer(Prefill& state, std::optional<TokenBias> first) {
   const absl::Time start = absl::Now();
   DecodeOptions options;
+  options.first = first;
   options.max_new_tokens = answer_tokens();
   options.on_text = [this, start](const std::string& text) {
     if (timings_.first_token == 0) {
@@ -244,6 +250,7 @@ absl::Status Answering::RouterMode(MemorySession& session, const Frames& frames)
     MSA_ASSIGN_OR_RETURN(const auto ranked, session.Rank(ctx_, wanted, taken, false));
     std::vector<int64_t> references;
     for (const rpc::RankedPart& part : ranked) {
+      if (!Adds(part, round, memory_config())) break;
       references.push_back(part.scored.reference);
       scores_.try_emplace(part.scored.reference, part.scored.score);
     }
@@ -260,7 +267,8 @@ absl::Status Answering::RouterMode(MemorySession& session, const Frames& frames)
   MSA_ASSIGN_OR_RETURN(const auto ids,
                        Timed([&] { return frames.Reader(texts, request_.question); }));
   MSA_ASSIGN_OR_RETURN(Prefill state, PlainPrefill(ids));
-  MSA_ASSIGN_OR_RETURN(const Written written, WriteAnswer(state));
+  MSA_ASSIGN_OR_RETURN(const auto first, RefusalBias(memory_config(), parts_.tokenizer));
+  MSA_ASSIGN_OR_RETURN(const Written written, WriteAnswer(state, first));
   return Finish(&session, Dialogue::Answer(written.text), written.hit_limit ? "length" : "stop");
 }
 
@@ -344,7 +352,8 @@ absl::StatusOr<rpc::RetrieveReply> RetrieveDocuments(const rpc::CallContext& ctx
   const int32_t max_rounds = request.max_rounds.value_or(config.router_rounds);
   rpc::RetrieveReply reply;
   std::vector<int64_t> taken;
-  std::set<std::string> seen;  // another part of a document may rank in a later round
+  std::vector<rpc::RankedPart> unread;  // of the last round, best first
+  std::set<std::string> seen;           // another part of a document may rank in a later round
   for (int32_t round = 1; round <= max_rounds; ++round) {
     MSA_ASSIGN_OR_RETURN(const RoutingPrompt prompt, dialogue.Prompt());
     MSA_ASSIGN_OR_RETURN(
@@ -355,7 +364,13 @@ absl::StatusOr<rpc::RetrieveReply> RetrieveDocuments(const rpc::CallContext& ctx
     const bool last = round == max_rounds;
     const int32_t wanted = last ? missing : std::min(missing, config.reader_documents);
     if (wanted <= 0) break;
-    MSA_ASSIGN_OR_RETURN(const auto ranked, session->Rank(ctx, wanted, taken, true));
+    MSA_ASSIGN_OR_RETURN(auto ranked, session->Rank(ctx, missing, taken, true));
+    // A round that adds nothing is the last: the ranking of the one before goes on.
+    const bool adds = !ranked.empty() && Adds(ranked.front(), round, config);
+    if (!adds) ranked = std::move(unread);
+    const auto taken_now = std::min<size_t>(ranked.size(), adds ? wanted : missing);
+    unread.assign(ranked.begin() + taken_now, ranked.end());
+    ranked.resize(taken_now);
     std::vector<int64_t> references;
     for (const rpc::RankedPart& part : ranked) references.push_back(part.scored.reference);
     MSA_ASSIGN_OR_RETURN(auto found, session->GetParts(ctx, references));
@@ -368,7 +383,7 @@ absl::StatusOr<rpc::RetrieveReply> RetrieveDocuments(const rpc::CallContext& ctx
       reply.documents.push_back(Describe(part.scored, &it->second, votes[it->first]));
     }
     for (const auto& [reference, part] : known) texts.push_back({reference, part.text});
-    if (texts.empty()) break;
+    if (texts.empty() || !adds) break;
     dialogue.AppendReferences(references);
     dialogue.AppendDocuments(texts);
     taken.insert(taken.end(), references.begin(), references.end());

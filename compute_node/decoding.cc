@@ -13,6 +13,14 @@ int32_t ArgMax(absl::Span<const float> logits) {
   return static_cast<int32_t>(std::max_element(logits.begin(), logits.end()) - logits.begin());
 }
 
+absl::StatusOr<std::optional<TokenBias>> RefusalBias(const MemoryConfig& config,
+                                                     const Tokenizer& tokenizer) {
+  if (config.refusal.empty() || config.refusal_bias == 0) return std::nullopt;
+  MSA_ASSIGN_OR_RETURN(const auto ids, tokenizer.EncodeLiteral(config.refusal));
+  if (ids.empty()) return std::nullopt;
+  return TokenBias{ids.front(), config.refusal_bias};
+}
+
 int32_t Sampler::Sample(const NextToken& next) {
   if (greedy()) return next.likeliest;
   const std::vector<float>& logits = next.logits;
@@ -91,7 +99,11 @@ absl::StatusOr<Written> Decoder::Decode(const rpc::CallContext& ctx, Prefill& st
   Tokenizer::StreamDecoder stream(tokenizer_, /*skip_special=*/false);
   Written written;
   NextToken next;
-  if (sampler_.greedy()) {
+  if (options.first.has_value()) {
+    next.logits = transformer_.Logits(state.last_hidden);
+    next.logits[options.first->token] += options.first->added;
+    next.likeliest = ArgMax(next.logits);
+  } else if (sampler_.greedy()) {
     MSA_ASSIGN_OR_RETURN(const auto tokens, transformer_.LikeliestTokens(state.last_hidden));
     next.likeliest = tokens.front();
   } else {

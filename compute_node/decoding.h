@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <random>
 #include <string>
 #include <vector>
@@ -76,8 +77,20 @@ struct Written {
   bool hit_limit = false;
 };
 
+// Added to one token's logit.
+struct TokenBias {
+  int32_t token = 0;
+  float added = 0;
+};
+
+// What a checkpoint adds to its refusal's first token where a reader's answer begins; nothing where
+// its config says none.
+absl::StatusOr<std::optional<TokenBias>> RefusalBias(const MemoryConfig& config,
+                                                     const Tokenizer& tokenizer);
+
 struct DecodeOptions {
   int32_t max_new_tokens = 256;
+  std::optional<TokenBias> first;  // when the first token is chosen
   // Asked after each token with the text so far; true stops. Null: only the message's end and the
   // limit stop.
   std::function<bool(std::string_view)> stop;

@@ -103,8 +103,13 @@ class MemorySession::RoutingHook : public ForwardHook {
 };
 
 MemorySession::MemorySession(const Transformer& transformer, const TemplatePrefix& prefix,
-                             const MemoryAccess& memory, rpc::SessionInfo info)
-    : transformer_(transformer), prefix_(prefix), memory_(memory), info_(std::move(info)) {
+                             const MemoryAccess& memory, rpc::SessionInfo info,
+                             bool allow_partial)
+    : transformer_(transformer),
+      prefix_(prefix),
+      memory_(memory),
+      info_(std::move(info)),
+      allow_partial_(allow_partial) {
   usage_.memory_parts = info_.num_parts;
   NoteMissing(info_.missing_shards);
 }
@@ -114,7 +119,7 @@ absl::StatusOr<std::unique_ptr<MemorySession>> MemorySession::Open(
     const MemoryAccess& memory, const std::string& bank, const rpc::SessionOptions& options) {
   MSA_ASSIGN_OR_RETURN(rpc::SessionInfo info, memory.router->OpenSession(ctx, bank, options));
   std::unique_ptr<MemorySession> session(
-      new MemorySession(transformer, prefix, memory, std::move(info)));
+      new MemorySession(transformer, prefix, memory, std::move(info), options.allow_partial));
   if (session->bank().model_fingerprint != transformer.fingerprint()) {
     return absl::FailedPreconditionError(
         StrCat("bank '", bank, "' was made by model ", session->bank().model_name, " (",
@@ -201,6 +206,18 @@ absl::Status MemorySession::Fetch(const rpc::CallContext& ctx, int32_t layer, in
   return absl::OkStatus();
 }
 
+absl::Status MemorySession::FetchOrMiss(const rpc::CallContext& ctx, int32_t layer, int32_t shard,
+                                        const std::vector<int64_t>& references) {
+  if (unreachable_.contains(shard)) return absl::OkStatus();
+  const absl::Status status = Fetch(ctx, layer, shard, references);
+  if (!allow_partial_ || !absl::IsUnavailable(status)) return status;
+  unreachable_.insert(shard);
+  const auto index = static_cast<size_t>(shard);
+  if (index >= memory_.shard_names.size()) return status;
+  NoteMissing({memory_.shard_names[index]});
+  return absl::OkStatus();
+}
+
 absl::Status MemorySession::Gather(const rpc::CallContext& ctx, int32_t layer,
                                    const std::vector<rpc::RoutedPart>& parts,
                                    AttentionContext& context) {
@@ -218,12 +235,12 @@ absl::Status MemorySession::Gather(const rpc::CallContext& ctx, int32_t layer,
     }
   }
   for (const auto& [shard, references] : missing) {
-    MSA_RETURN_IF_ERROR(Fetch(ctx, layer, shard, references));
+    MSA_RETURN_IF_ERROR(FetchOrMiss(ctx, layer, shard, references));
   }
   std::sort(order.begin(), order.end());
   for (int64_t reference : order) {
     const auto it = fetched_.find({reference, layer});
-    if (it == fetched_.end()) continue;  // deleted between selection and fetch
+    if (it == fetched_.end()) continue;  // deleted or out of reach since it was selected
     context.layers[layer].push_back(it->second->view);
     context.owners.push_back(it->second);
     usage_.attended_chunks += it->second->view.num_tokens;

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -23,6 +24,7 @@ namespace msa::compute_node {
 struct MemoryAccess {
   rpc::SessionRouter* router = nullptr;
   std::vector<rpc::MemoryShard*> shards;  // in the shard map's order
+  std::vector<std::string> shard_names;   // the map's; empty where shards cannot be missed
   ContentCache* cache = nullptr;
   // Layers fetched at once for a document not in the cache, from the one that selected it on.
   int prefetch_layers = 1;
@@ -84,22 +86,27 @@ class MemorySession {
   class RoutingHook;
 
   MemorySession(const Transformer& transformer, const TemplatePrefix& prefix,
-                const MemoryAccess& memory, rpc::SessionInfo info);
-  // Views of the selected parts' blocks of one layer, references ascending; parts deleted meanwhile
-  // are left out.
+                const MemoryAccess& memory, rpc::SessionInfo info, bool allow_partial);
+  // Views of the selected parts' blocks of one layer, references ascending. Left out: parts deleted
+  // meanwhile and, with allow_partial, those of a shard that cannot be reached any more.
   absl::Status Gather(const rpc::CallContext& ctx, int32_t layer,
                       const std::vector<rpc::RoutedPart>& parts, AttentionContext& context);
   absl::Status Fetch(const rpc::CallContext& ctx, int32_t layer, int32_t shard,
                      const std::vector<int64_t>& references);
+  // Fetch, of which UNAVAILABLE is no error with allow_partial: the shard is missing from then on.
+  absl::Status FetchOrMiss(const rpc::CallContext& ctx, int32_t layer, int32_t shard,
+                           const std::vector<int64_t>& references);
   void NoteMissing(const std::vector<std::string>& shards);
 
   const Transformer& transformer_;
   const TemplatePrefix& prefix_;
   const MemoryAccess& memory_;
   rpc::SessionInfo info_;
+  const bool allow_partial_;
   int32_t round_ = 0;
   std::vector<std::string> missing_;
   std::vector<rpc::ScanComparison> comparisons_;
+  std::set<int32_t> unreachable_;  // shards that gave no blocks, not asked again
   rpc::Usage usage_;
   rpc::Timings timings_;
   // Blocks of this session by (reference, layer): the cache may drop one before its layer comes.

@@ -21,14 +21,11 @@ absl::Status InFile(const absl::Status& status, const std::string& file) {
   return absl::Status(status.code(), StrCat(file, ": ", status.message()));
 }
 
-absl::StatusOr<ModelConfig> LoadConfig(const NodeOptions& options) {
-  const std::string path = options.model_dir + "/config.json";
+absl::StatusOr<ModelConfig> LoadConfig(const std::string& model_dir) {
+  const std::string path = model_dir + "/config.json";
   MSA_ASSIGN_OR_RETURN(const std::string text, ReadFile(path, kMaxConfigBytes));
   auto config = ParseModelConfig(text);
   if (!config.ok()) return InFile(config.status(), path);
-  if (!options.adapter_dir.empty()) {
-    MSA_RETURN_IF_ERROR(ReadAdapterConfig(options.adapter_dir, *config).status());
-  }
   return config;
 }
 
@@ -42,7 +39,13 @@ std::string ModelName(const std::string& dir) {
 
 absl::StatusOr<std::unique_ptr<Node>> Node::Load(const NodeOptions& options,
                                                  const kernels::Backend& backend) {
-  MSA_ASSIGN_OR_RETURN(ModelConfig config, LoadConfig(options));
+  MSA_ASSIGN_OR_RETURN(ModelConfig config, LoadConfig(options.model_dir));
+  WeightSource source;
+  source.model_dir = options.model_dir;
+  source.weights_file = options.weights_file;
+  if (!options.adapter_dir.empty()) {
+    MSA_ASSIGN_OR_RETURN(source.adapter, ReadAdapterConfig(options.adapter_dir, config));
+  }
   const std::string tokenizer_file = options.tokenizer_file.empty()
                                          ? options.model_dir + "/tokenizer.json"
                                          : options.tokenizer_file;
@@ -52,10 +55,6 @@ absl::StatusOr<std::unique_ptr<Node>> Node::Load(const NodeOptions& options,
         StrCat(tokenizer_file, " has token ids up to ", tokenizer->vocab_size() - 1,
                ", the model only ", config.vocab_size, " embeddings: they do not belong together"));
   }
-  WeightSource source;
-  source.model_dir = options.model_dir;
-  source.weights_file = options.weights_file;
-  source.adapter_dir = options.adapter_dir;
   MSA_ASSIGN_OR_RETURN(ModelWeights weights, LoadWeights(source, config, backend, options.weights));
   return Make(options, ModelName(options.model_dir), std::move(tokenizer), std::move(config),
               std::move(weights), backend);
@@ -78,9 +77,11 @@ absl::StatusOr<std::unique_ptr<Node>> Node::Make(const NodeOptions& options, std
   return node;
 }
 
-void Node::Attach(rpc::SessionRouter* router, std::vector<rpc::MemoryShard*> shards) {
+void Node::Attach(rpc::SessionRouter* router, std::vector<rpc::MemoryShard*> shards,
+                  std::vector<std::string> shard_names) {
   memory_.router = router;
   memory_.shards = std::move(shards);
+  memory_.shard_names = std::move(shard_names);
   memory_.cache = &cache_;
   memory_.prefetch_layers = options_.prefetch_layers;
 }

@@ -48,8 +48,10 @@ class Node : public rpc::ComputeNode {
                                                     const kernels::Backend& backend);
 
   // Before the first question or document. Both must outlive the node's last call; shards in the
-  // shard map's order.
-  void Attach(rpc::SessionRouter* router, std::vector<rpc::MemoryShard*> shards);
+  // shard map's order. `shard_names`, the map's, are what a partial answer calls those it missed;
+  // without them a shard that gives no blocks fails the answer.
+  void Attach(rpc::SessionRouter* router, std::vector<rpc::MemoryShard*> shards,
+              std::vector<std::string> shard_names = {});
 
   absl::StatusOr<rpc::ModelInfo> Info(const rpc::CallContext& ctx) override;
   absl::StatusOr<std::vector<rpc::ByteSpan>> SplitDocument(const rpc::CallContext& ctx,

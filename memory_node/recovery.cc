@@ -216,8 +216,8 @@ rpc::CoarseState ReadCoarse(DocumentStore& store, Bank& bank) {
     const auto state = payload.ok() ? DecodeCoarsePayload(*payload)
                                     : absl::StatusOr<rpc::CoarseState>(payload.status());
     if (state.ok() && ValidateCoarse(spec, *state).ok()) return *state;
+    bank.AddCorruptRecord();  // where nothing can be read, perhaps there was none
   }
-  bank.AddCorruptRecord();
   spdlog::error(
       "the coarse scans' record of bank '{}' is damaged: scans are exact till it is "
       "calibrated again",

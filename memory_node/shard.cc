@@ -66,7 +66,8 @@ absl::StatusOr<std::shared_ptr<Bank>> LocalShard::FindBank(const rpc::CallContex
   const auto it = banks_.find(name);
   if (it != banks_.end()) return it->second;
   return absl::NotFoundError(
-      StrCat("there is no bank '", name.substr(0, kMaxBankNameBytes), "'; create it first"));
+      StrCat("there is no bank '", name.substr(0, kMaxBankNameBytes),
+             "': create it first (msa bank create), or see which there are (msa bank ls)"));
 }
 
 std::vector<std::shared_ptr<Bank>> LocalShard::Banks() const {

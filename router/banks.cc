@@ -45,7 +45,8 @@ absl::Status UnknownBank(const std::string& name) {
   return absl::NotFoundError(StrCat("there is no bank '", name, "'",
                                     name == kDefaultBank
                                         ? ": it is made when the first document is added"
-                                        : ": create it first, or see which banks there are"));
+                                        : ": create it first (msa bank create), or see which "
+                                          "there are (msa bank ls)"));
 }
 
 absl::StatusOr<std::map<std::string, Banks::Found>> Banks::Survey(

@@ -49,8 +49,8 @@ class ShardGroup {
   mutable rpc::WorkerPool pool_;
 };
 
-// Whether an error says that a shard could not be reached, whoever tried: such errors begin with
-// the shard's name, as ShardGroup and the compute nodes' clients of shards write it.
+// Whether an error says that a shard could not be reached, whoever tried: such errors have
+// "shard 'NAME'" in them, as ShardGroup and the compute nodes' clients of shards write it.
 bool IsAboutShard(const absl::Status& status);
 
 // The error that says most: the first that is not a cancellation, else the first, else OK.

@@ -59,7 +59,9 @@ absl::Status CheckMetadata(const std::string& metadata) {
 }
 
 absl::Status CheckQuestion(const std::string& question) {
-  if (question.empty()) return Invalid("the question is empty");
+  if (question.find_first_not_of(" \t\r\n") == std::string::npos) {
+    return Invalid("the question is empty");
+  }
   MSA_RETURN_IF_ERROR(CheckSize("the question", question, kMaxQuestionBytes));
   return CheckUtf8("the question", question);
 }

@@ -10,6 +10,7 @@
 #include "absl/status/status.h"
 #include "common/status_macros.h"
 #include "common/strings.h"
+#include "rpc/address.h"
 
 namespace msa::rpc {
 namespace {
@@ -20,17 +21,6 @@ constexpr int32_t kMaxSlots = 1 << 16;
 
 absl::Status Invalid(const std::string& what) {
   return absl::InvalidArgumentError(StrCat("shard map: ", what));
-}
-
-absl::Status CheckAddress(const std::string& where, const std::string& address) {
-  if (address.rfind("unix:", 0) == 0) return absl::OkStatus();
-  const size_t colon = address.rfind(':');
-  const bool has_host = colon != std::string::npos && colon > 0;
-  const std::string port = has_host ? address.substr(colon + 1) : "";
-  const bool digits = !port.empty() && port.size() <= 5 &&
-                      port.find_first_not_of("0123456789") == std::string::npos;
-  if (digits && std::stoi(port) >= 1 && std::stoi(port) <= 65535) return absl::OkStatus();
-  return Invalid(StrCat(where, " is '", address, "': use host:port with a port from 1 to 65535"));
 }
 
 absl::StatusOr<std::string> StringField(const Json& object, const std::string& where,
@@ -54,7 +44,7 @@ absl::StatusOr<std::vector<Endpoint>> Endpoints(const Json& map, const char* fie
     Endpoint endpoint;
     MSA_ASSIGN_OR_RETURN(endpoint.name, StringField(item, where, "name"));
     MSA_ASSIGN_OR_RETURN(endpoint.address, StringField(item, where, "address"));
-    MSA_RETURN_IF_ERROR(CheckAddress(StrCat(where, ".address"), endpoint.address));
+    MSA_RETURN_IF_ERROR(CheckAddress(StrCat("shard map: ", where, ".address"), endpoint.address));
     if (!names.insert(endpoint.name).second) {
       return Invalid(StrCat(where, ": the name '", endpoint.name, "' is used twice"));
     }
@@ -118,7 +108,7 @@ absl::StatusOr<ShardMap> ShardMap::Parse(std::string_view json) {
   }
   if (parsed.contains("router")) {
     MSA_ASSIGN_OR_RETURN(map.router, StringField(parsed, "the map", "router"));
-    MSA_RETURN_IF_ERROR(CheckAddress("router", map.router));
+    MSA_RETURN_IF_ERROR(CheckAddress("shard map: router", map.router));
   }
   return map;
 }

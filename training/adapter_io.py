@@ -64,6 +64,10 @@ def save_adapter(model: MsaModel, folder: str, base_name: str, msa_extra: dict) 
     (folder / "adapter_config.json").write_text(json.dumps(config, indent=1) + "\n")
 
 
+def read_msa(folder: str) -> dict:
+    return json.loads((Path(folder) / "adapter_config.json").read_text())["msa_config"]
+
+
 def read_config(folder: str) -> MsaConfig:
     raw = json.loads((Path(folder) / "adapter_config.json").read_text())
     msa = raw["msa_config"]
@@ -72,7 +76,10 @@ def read_config(folder: str) -> MsaConfig:
 
 
 def load_adapter(model: MsaModel, folder: str) -> None:
-    """Copies the adapter's tensors into `model`; refuses a file that does not fit."""
+    """Copies the adapter's tensors into `model`; refuses a file that does not fit.
+
+    LoRA of a smaller rank fills the first ranks; the others of B become zero, so the weights W + BA are the file's
+    where both scales alpha / r are equal."""
     stored = load_file(str(Path(folder) / "adapter.safetensors"))
     wanted = lora_tensors(model)
     wanted.update({router_name(int(k.split("/")[0]), k.split("/")[1]): v for k, v in model.routers.items()})
@@ -81,4 +88,10 @@ def load_adapter(model: MsaModel, folder: str) -> None:
         raise ValueError(f"{folder}: {len(odd)} tensors do not match the model's, the first is {odd[0]}")
     with torch.no_grad():
         for name, parameter in wanted.items():
-            parameter.copy_(stored[name].float())
+            value, axis = stored[name].float(), 1 if name.endswith("lora_B.weight") else 0
+            if "lora_" not in name or value.shape[axis] >= parameter.shape[axis]:
+                parameter.copy_(value)
+                continue
+            if axis == 1:
+                parameter.zero_()
+            parameter.narrow(axis, 0, value.shape[axis]).copy_(value)

@@ -16,8 +16,15 @@ def pack(sequences: list[list[int]]) -> Packed:
     return Packed(ids, positions, torch.from_numpy(cu), int(lengths.max()))
 
 
-def documents(sequences: list[list[int]], pool: int) -> Documents:
+def documents(sequences: list[list[int]], pool: int, content_pool: int | None = None) -> Documents:
+    """content_pool: tokens a chunk of K and V, where another number than the routing keys' `pool`."""
     packed = pack(sequences)
+    docs = chunked(packed, pool)
+    docs.content = chunked(packed, content_pool) if content_pool not in (None, pool) else None
+    return docs
+
+
+def chunked(packed: Packed, pool: int) -> Documents:
     lengths = (packed.cu[1:] - packed.cu[:-1]).numpy()
     chunks = -(-lengths // pool)
     first = np.concatenate(([0], chunks.cumsum()))

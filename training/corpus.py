@@ -46,6 +46,11 @@ def parse_lines(text: str, name: str, fields: tuple[str, ...]) -> list[dict]:
     return records
 
 
+def calibration_articles(docs: list[dict], count: int) -> set[str]:
+    """The last of the training articles of SQuAD, kept back to choose thresholds on; docs of the bundle."""
+    return set(sorted({d["g"] for d in docs if d["s"] == "squad"})[-count:]) if count else set()
+
+
 def write_xz(path: Path, records: list[dict]) -> None:
     text = "".join(json.dumps(r, ensure_ascii=False, separators=(",", ":")) + "\n" for r in records)
     path.write_bytes(lzma.compress(text.encode(), preset=6))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import zlib
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,14 +17,11 @@ import torch
 from torch.utils.data import Dataset
 
 from training import batches, frames, synth
-from training.corpus import read_lines, read_xz
+from training.corpus import calibration_articles, read_lines, read_xz
 from training.model import Documents, Packed, Queries
+from training.reading import Draft, ReadingSamples, section_of
 
 KINDS = ("wiki", "squad", "pairs", "hops", "made", "ask")
-READING = ("squad", "refused", "hops", "wiki", "factbook", "chain", "made", "linked", "edited", "reqa", "pubmed",
-           "yes_no")
-SAID = ("yes", "no", "maybe", frames.REFUSAL)                   # answers that stand in no text
-LOSES_GOLD = ("squad", "wiki", "factbook", "made", "reqa")      # kinds whose gold text may be taken away
 
 
 @dataclass
@@ -54,27 +51,7 @@ class Batch:
                      self.tokens, self.names if self.names is None else self.names.to(device))
 
 
-@dataclass
-class Draft:
-    """What a batch will hold: documents by key in first-come order, questions with their gold documents' keys."""
-    docs: dict = field(default_factory=dict)          # key -> (title, text)
-    asked: list = field(default_factory=list)         # (question, [gold keys]) or with [keys that do not count]
-    hops: list = field(default_factory=list)          # (question, [taken keys], [gold keys])
-
-
-def section_of(doc: dict) -> str:
-    """Of a fact book's document "Country — Section"."""
-    return doc["t"].split(" — ")[-1]
-
-
-def central(answers: list[str]) -> str:
-    """Of several people's answers the one that shares most words with the others; of such, the shortest."""
-    bags = [set(a.lower().split()) for a in answers]
-    agreement = [sum(2 * len(b & c) / max(1, len(b) + len(c)) for c in bags) for b in bags]
-    return min(zip(answers, agreement), key=lambda pair: (-round(pair[1], 3), len(pair[0])))[0]
-
-
-class TrainingSet(Dataset):
+class TrainingSet(ReadingSamples, Dataset):
     """Map from step to batch. `sizes`: questions a batch; `mix`: share of each kind; see configs/.
 
     Of `world` processes, those at one step get batches of one kind. made: folder of what ask.py wrote; labels: file
@@ -95,28 +72,38 @@ class TrainingSet(Dataset):
                 self.by_group[("section", section_of(d))].append(number)
         self.questions = defaultdict(list)
         self.asked_of = defaultdict(list)
+        kept_back = calibration_articles(self.docs, stage.get("held_articles", 0))
         for q in read_xz(root / "questions.jsonl.xz", ("s", "q", "a", "p", "n")):
+            if q["s"] == "squad" and self.docs[q["p"][0]]["g"] in kept_back:
+                continue
             self.questions[q["s"] + ("/refused" if "u" in q else "")].append(q)
             self.asked_of[q["p"][0]].append(q)
         self.links = defaultdict(list)
         for link in read_xz(root / "links.jsonl.xz", ("d", "b", "m", "to")):
             self.links[link["d"]].append(link)
         self._prepare_triples(read_xz(root / "triples.jsonl.xz", ("q", "a", "p", "e")))
-        self.articles = sorted({d["g"] for d in self.docs if d["s"] == "squad"})
+        self.articles = sorted({d["g"] for d in self.docs if d["s"] == "squad"} - kept_back)
         self._prepare_made(made)
         self.labelled = read_lines(Path(labels), ("q", "a", "p", "n")) if labels else []
         self._tokenizer = None
 
     def _prepare_made(self, folder: str | None) -> None:
-        """Written questions about one passage, about two, and by article; for reading those that were answered alike."""
-        files = sorted(Path(folder).glob("made.*.jsonl")) if folder else []
-        made = [m for path in files for m in read_lines(path, ("q", "a", "p", "n", "r"))]
+        """Written questions about one passage, about two, and by article; for reading those that were answered alike.
+
+        Files mined.*.jsonl beside them (see mine.py) give passages that the model confuses with a question's own."""
+        lines = lambda name, fields: [m for path in (sorted(Path(folder).glob(name)) if folder else [])
+                                      for m in read_lines(path, fields)]
+        made = lines("made.*.jsonl", ("q", "a", "p", "n", "r"))
+        hard = {(m["q"], m["p"][0]): m["h"] for m in lines("mined.*.jsonl", ("q", "p", "h"))}
         self.single = [m for m in made if len(m["p"]) == 1]
         self.linked = [m for m in made if len(m["p"]) == 2]
+        self.readable = {"made": [m for m in self.single if m["r"]], "linked": [m for m in self.linked if m["r"]]}
+        self.hard = {id(m): hard[m["q"], m["p"][0]] for m in self.single if (m["q"], m["p"][0]) in hard}
+        if self.hard:       # routing learns from these alone
+            self.single = [m for m in self.single if id(m) in self.hard]
         self.made_about = defaultdict(list)
         for m in self.single:
             self.made_about[self.docs[m["p"][0]]["g"]].append(m)
-        self.readable = {"made": [m for m in self.single if m["r"]], "linked": [m for m in self.linked if m["r"]]}
         kinds = dict(self.stage["mix"])
         if not self.single:
             kinds.pop("made", None)
@@ -207,7 +194,13 @@ class TrainingSet(Dataset):
             pool = [q for n in numbers for q in self.asked_of[n] if "u" not in q]
             for q in rng.sample(pool, min(len(pool), self.stage["sizes"]["questions"]
                                           // self.stage["sizes"]["articles"])):
-                draft.asked.append((q["q"], q["p"]))
+                self._ask_single(rng, draft, q["q"], q["p"])
+
+    def _ask_single(self, rng, draft, question, golds, *unsure) -> None:
+        """One document answers: a later round that has it finds nothing more (see losses.stop_loss)."""
+        draft.asked.append((question, golds, *unsure))
+        if rng.random() < self.stage.get("stopping", 0.0):
+            draft.hops.append((question, golds, []))
 
     def _draft_pairs(self, rng, draft) -> None:
         count = self.stage["sizes"]["questions"]
@@ -233,13 +226,14 @@ class TrainingSet(Dataset):
             about = self.made_about[self.docs[rng.choice(self.single)["p"][0]]["g"]]
             chosen = rng.sample(about, min(len(about), 5))
             for m in chosen:
-                for number in m["p"] + rng.sample(m["n"], min(2, len(m["n"]))):
+                hard = self.hard.get(id(m), [])
+                for number in m["p"] + rng.sample(hard, min(2, len(hard))) + rng.sample(m["n"], min(2 if not hard else 1, len(m["n"]))):
                     self._put(draft, number)
             siblings = {n for m in chosen for n in m["p"]}
             for m in chosen:
                 answer = m["a"][0]
                 unsure = [n for n in siblings if n not in m["p"] and answer in self.docs[n]["x"]]
-                draft.asked.append((m["q"], m["p"], unsure))
+                self._ask_single(rng, draft, m["q"], m["p"], unsure)
         draft.asked = rng.sample(draft.asked, min(len(draft.asked), size["questions"]))
 
     def _draft_hops(self, rng, draft) -> None:
@@ -259,8 +253,10 @@ class TrainingSet(Dataset):
     def _ask_chain(self, rng, draft, question, golds) -> None:
         draft.asked.append((question, golds))
         taken = [g for g in golds if rng.random() < 0.6][: len(golds) - 1] or [golds[0]]
+        if rng.random() < self.stage.get("stopping", 0.0):
+            taken = golds
         rest = [g for g in golds if g not in taken]
-        if rest:
+        if rest or "stopping" in self.stage:
             draft.hops.append((question, taken, rest))
 
     def _put_chain(self, rng, draft, chain) -> list[str]:
@@ -347,154 +343,3 @@ class TrainingSet(Dataset):
             ignored[i, taken] = True
         rows = batches.queries([p for p, _, _ in items], self.head, self.top_k, ignored if later else None)
         return Group(rows, positive, ignored)
-
-    # Reading samples: (reader prompt ids, answer ids, weight of the answer's tokens).
-
-    def _reading_samples(self, rng, room: int) -> list[tuple[list[int], list[int], float]]:
-        """`reading` samples, fewer where they would pass `room` tokens: a batch's tokens are the device's memory."""
-        samples, room = [], min(room, self.stage.get("reading_tokens", room))
-        for _ in range(self.stage["reading"]):
-            sample = self._reading_sample(rng)
-            room -= len(sample[0]) + len(sample[1])
-            if samples and room < 0:
-                break
-            samples.append(sample)
-        return samples
-
-    def _reading_sample(self, rng) -> tuple[list[int], list[int], float]:
-        mix, limit = self.stage["reading_mix"], self.stage.get("read_tokens", 240)
-        for _ in range(20):
-            kind = rng.choices(READING, [mix.get(k, 0) for k in READING])[0]
-            question, answer, golds, negatives = getattr(self, "_read_" + kind)(rng)
-            golds = [(t, self._cut_body(t, x, limit + 160)) for t, x in golds]
-            # An answer that is not there (cut off, or named otherwise) would teach to invent it.
-            if answer in SAID or any(answer.lower() in (t + "\n" + x).lower() for t, x in golds):
-                break
-        lost = self.stage.get("no_gold", 0.06)
-        if kind in LOSES_GOLD and negatives and rng.random() < lost:
-            golds, negatives, answer = negatives[:1], negatives[1:], frames.REFUSAL
-        elif kind in ("squad", "made") and rng.random() < self.stage.get("trim", 0.0):
-            golds = [(t, synth.trimmed(rng, x, answer)) for t, x in golds]
-        total = max(len(golds), rng.choice(self.stage.get("reading_documents", (1, 3, 3, 3))))
-        negatives += self._unrelated(rng, answer, total - len(golds) - len(negatives))
-        chosen = golds + [(t, self._cut_body(t, x, limit)) for t, x in negatives[: total - len(golds)]]
-        references = sorted(rng.sample(range(1, 100_000 if rng.random() < 0.5 else 2000), len(chosen)))
-        rng.shuffle(chosen)
-        texts = [(r, frames.document_text(*c)) for r, c in zip(references, chosen)]
-        prompt = frames.encode(self.tokenizer, frames.reader_prompt(synth.varied(rng, question), texts))
-        weight = self.stage.get("refusal_weight", 1.0) if answer == frames.REFUSAL else 1.0
-        return prompt, frames.encode(self.tokenizer, answer)[:48] + [self.tokenizer.token_to_id("<|im_end|>")], weight
-
-    def _unrelated(self, rng, answer: str, count: int) -> list[tuple[str, str]]:
-        """Passages of the encyclopedia without the answer."""
-        some = rng.sample(self.by_source["wiki"], min(max(0, count), len(self.by_source["wiki"])))
-        return [self._text(n) for n in some if answer not in self.docs[n]["x"]]
-
-    def _cut_body(self, title: str, text: str, limit: int) -> str:
-        whole = frames.cut(self.tokenizer, frames.document_text(title, text), limit)
-        return whole[len(title) + 1:] if title else whole
-
-    def _text(self, number: int) -> tuple[str, str]:
-        return self.docs[number]["t"], self.docs[number]["x"]
-
-    def _read_question(self, rng, q, answer):
-        """A passage that holds the answer too is no distractor."""
-        near = [n for n in q["n"] if answer not in self.docs[n]["x"]]
-        negatives = [self._text(n) for n in rng.sample(near, min(len(near), 6))]
-        return q["q"], answer, [self._text(n) for n in q["p"]], negatives
-
-    def _read_reqa(self, rng):
-        """A question about one sentence, which stands alone or among unrelated ones."""
-        if not self.labelled:
-            return self._read_squad(rng)
-        q = rng.choice(self.labelled)
-        answer, others = q["a"], [n for n in q["n"] if q["a"] not in self.docs[n]["x"]]
-        others += [n for n in rng.sample(self.by_source["reqa"], 12) if answer not in self.docs[n]["x"] and n not in q["p"]]
-        near, rest = [self.docs[n]["x"] for n in others[:6]], [self.docs[n]["x"] for n in others[6:]]
-
-        def passage(sentence: str) -> tuple[str, str]:
-            run = [sentence] + (rng.sample(rest, min(len(rest), rng.randint(1, 4))) if rng.random() < 0.7 else [])
-            rng.shuffle(run)
-            return "", " ".join(run)
-        return q["q"], answer, [passage(self.docs[q["p"][0]]["x"])], [passage(x) for x in rng.sample(near, len(near))]
-
-    def _read_pubmed(self, rng):
-        q = rng.choice(self.questions["pubmed"])
-        others = rng.sample(self.by_source["pubmed"], 2)
-        return q["q"], q["a"][0], [self._text(q["p"][0])], [self._text(n) for n in others if n not in q["p"]]
-
-    def _read_made(self, rng, kind: str = "made"):
-        if not self.readable[kind]:
-            return self._read_wiki(rng)
-        q = rng.choice(self.readable[kind])
-        return self._read_question(rng, q, q["a"][0])
-
-    def _read_linked(self, rng):
-        return self._read_made(rng, "linked")
-
-    def _read_edited(self, rng):
-        """A question whose name or number was changed for another: its passage has no answer any more."""
-        for _ in range(20):
-            q = rng.choice(self.readable["made"] or self.questions["squad"])
-            text = self._text(q["p"][0])
-            if q["n"]:
-                edited = synth.edited(rng, q["q"], "\n".join(text), self.docs[rng.choice(q["n"])]["x"])
-                if edited:
-                    near = [self._text(n) for n in rng.sample(q["n"], min(len(q["n"]), 6))]
-                    near = [n for n in near if edited[1] not in n[1]]
-                    return edited[0], frames.REFUSAL, [text], near
-        return self._read_refused(rng)
-
-    def _read_squad(self, rng):
-        q = rng.choice(self.questions["squad"])
-        return self._read_question(rng, q, central(q["a"]))
-
-    def _read_refused(self, rng):
-        return self._read_question(rng, rng.choice(self.questions["squad/refused"]), frames.REFUSAL)
-
-    def _read_hops(self, rng):
-        q = rng.choice(self.questions[rng.choice(("2wiki", "2wiki", "hotpot"))])
-        return self._read_question(rng, q, q["a"][0])
-
-    def _read_wiki(self, rng):
-        for _ in range(20):
-            number = rng.choice(self.by_source["wiki"])
-            d = self.docs[number]
-            made = (synth.blank if rng.random() < 0.7 else synth.defined)(rng, d["t"], d["x"])
-            if made and len(made[1]) < 60:
-                run = [n for n in self.by_group[("wiki", d["g"])] if n != number]
-                if self.neighbours is not None:
-                    run = run + [int(n) for n in self.neighbours[number] if n >= 0]
-                # A sibling passage may hold the answer too: it is no distractor then.
-                run = [n for n in run if made[1] not in self.docs[n]["x"]]
-                return made[0], made[1], [self._text(number)], [self._text(n) for n in rng.sample(run, min(3, len(run)))]
-        return self._read_squad(rng)
-
-    def _read_yes_no(self, rng):
-        for _ in range(40):
-            number = rng.choice(self.by_source["wiki"])
-            other = rng.choice(self.by_source["wiki"])
-            if self.neighbours is not None and rng.random() < 0.5 and self.neighbours[number][0] >= 0:
-                other = int(self.neighbours[number][0])
-            made = synth.yes_no(rng, self.docs[number], self.docs[other])
-            if made:
-                both = [self._text(number)] + [self._text(other)] * made[2]
-                return made[0], made[1], both, [self._text(n) for n in rng.sample(self.by_source["wiki"], 3)]
-        return self._read_pubmed(rng)
-
-    def _read_factbook(self, rng):
-        for _ in range(20):
-            number = rng.choice(self.by_source["factbook"])
-            made = synth.fact(rng, *self._text(number))
-            if made:
-                country, section = self.docs[number]["t"].split(" — ")[0], section_of(self.docs[number])
-                alike = self.by_group[("section", section)]     # the same facts of other countries
-                others = [n for n in rng.sample(alike, min(6, len(alike))) if self.docs[n]["t"].split(" — ")[0] != country]
-                return made[0], made[1], [self._text(number)], [self._text(n) for n in others]
-        return self._read_squad(rng)
-
-    def _read_chain(self, rng):
-        draft = Draft()
-        chain = rng.choice(self.chains)
-        keys = self._put_chain(rng, draft, chain)
-        return chain["q"], chain["a"][0], [draft.docs[k] for k in keys], []

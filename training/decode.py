@@ -78,14 +78,14 @@ def choose(logits: Tensor, temperature: float, generator) -> Tensor:
 
 @torch.no_grad()
 def complete(model: MsaModel, layers, sequences: list[list[int]], stop: int, steps: int, temperature: float = 0.0,
-             generator=None) -> list[list[int]]:
-    """What follows each sequence up to `stop` (left out) or `steps` tokens."""
+             generator=None, first=None) -> list[list[int]]:
+    """What follows each sequence up to `stop` (left out) or `steps` tokens; first(logits) chooses the first token."""
     kept, device = Kept(model, layers, sequences, steps), model.frequency.device
     out: list[list[int]] = [[] for _ in sequences]
     rows = torch.arange(len(sequences), device=device)
     written = torch.full((len(sequences), steps), stop, device=device)
     for number in range(steps):
-        tokens = choose(kept.logits, temperature, generator)
+        tokens = first(kept.logits) if first and number == 0 else choose(kept.logits, temperature, generator)
         written[rows, number] = tokens
         if number % 8 == 7:  # finished rows leave now and then: each look waits for the device
             alive = (written[rows, :number + 1] != stop).all(-1)

@@ -17,15 +17,15 @@ from pathlib import Path
 import torch
 
 from training import batches, frames
-from training.adapter_io import load_adapter, read_config
+from training.adapter_io import load_adapter, read_config, read_msa
 from training.bm25 import Bm25
 from training.corpus import read_xz
-from training.decode import complete, in_blocks
 from training.model import Memory, MsaModel
+from training.refusal import Said, say
 
 SETS = ("squad", "2wiki", "hotpot", "strategy")
 CUTS = (1, 5, 16, 20)
-DOC_TOKENS, READ_TOKENS, ANSWER_TOKENS = 512, 400, 32
+DOC_TOKENS, READ_TOKENS = 512, 400
 
 
 class Bank:
@@ -84,7 +84,8 @@ def recall(order: list[list[int]], golds: list[list[int]]) -> dict:
 
 
 def second_round(model, layers, bank: Bank, tokenizer, head, questions, first, n: int):
-    """Order after another round: the n taken, then the ranking that the question and their texts give."""
+    """What another round ranks, 20 a question: (scores, documents) [Q, 20]; it routes with the question and the texts of the
+    first n, which are left out."""
     prompts = []
     for question, order in zip(questions, first):
         taken = [(i, frames.cut(tokenizer, bank.texts[i], DOC_TOKENS)) for i in order[:n]]
@@ -93,8 +94,14 @@ def second_round(model, layers, bank: Bank, tokenizer, head, questions, first, n
     for row, order in enumerate(first):
         excluded[row, order[:n]] = True
     scores, _ = rank(model, layers, bank, prompts, head, excluded, rows=12)
-    rest = scores.masked_fill(excluded, float("-inf")).topk(min(20, len(bank.texts)), -1).indices.tolist()
-    return [order[:n] + more for order, more in zip(first, rest)]
+    best = scores.masked_fill(excluded, float("-inf")).topk(min(20, len(bank.texts)), -1)
+    return best.values.tolist(), best.indices.tolist()
+
+
+def after_two(first: list[int], scores: list[float], more: list[int], n: int, least: float) -> tuple[list[int], list[int]]:
+    """Documents that are read after two rounds, and the whole ranking."""
+    added = [d for d, s in zip(more[:n], scores) if s >= least]
+    return first[:n] + added, first[:n] + more if added else first
 
 
 def normal(text: str) -> str:
@@ -108,31 +115,41 @@ def f1(answer: str, gold: str) -> float:
     return 2 * same / (len(a) + len(g)) if same else float(a == g)
 
 
-def answers(model, layers, tokenizer, prompts: list[str], block_tokens: int = 300_000) -> list[str]:
-    """Greedy answers."""
-    sequences, stop = [frames.encode(tokenizer, p) for p in prompts], tokenizer.token_to_id("<|im_end|>")
-    said = [""] * len(prompts)
-    for block in in_blocks(sequences, block_tokens, ANSWER_TOKENS):
-        written = complete(model, layers, [sequences[i] for i in block], stop, ANSWER_TOKENS)
-        for i, tokens in zip(block, written):
-            said[i] = tokenizer.decode(tokens, skip_special_tokens=True).strip()
-    return said
+def best_match(score, text: str, answers: list[str]) -> float:
+    return float(max(score(text, a) for a in answers)) if answers else 0.0
 
 
-def reading(model, layers, tokenizer, bank, questions, orders, n: int | None) -> dict:
-    """EM, F1 and share refused when the first n documents of each order are read."""
+def exact(answer: str, gold: str) -> bool:
+    return normal(answer) == normal(gold)
+
+
+def judged(said: list[Said], questions: list[dict]) -> list[list[float]]:
+    """A question: margin; em, f1 and whether it refuses, without the refusal's first token and with it."""
+    out = []
+    for s, q in zip(said, questions):
+        out.append([round(s.margin, 3)])
+        for text in (s.without, s.with_first):
+            out[-1] += [best_match(exact, text, q["answers"]), round(best_match(f1, text, q["answers"]), 4),
+                        float(text == frames.REFUSAL)]
+    return out
+
+
+def at_bias(rows: list[list[float]], bias: float) -> dict:
+    """EM, F1 and share refused (%) of judged() rows."""
+    chosen = [row[4:7] if row[0] + bias > 0 else row[1:4] for row in rows]
+    em, mean, refused = (round(100 * sum(c) / len(rows), 2) for c in zip(*chosen))
+    return {"questions": len(rows), "em": em, "f1": mean, "refused": refused}
+
+
+def reading(model, layers, tokenizer, bank, questions, orders, n: int | None, bias: float, raw: dict, name: str) -> dict:
+    """EM, F1 and share refused when the first n documents of each order are read; raw[name]: judged()."""
     prompts = []
     for q, order in zip(questions, orders):
         texts = [(i, frames.cut(tokenizer, bank.texts[i], READ_TOKENS)) for i in order[:n]]
         prompts.append(frames.reader_prompt(q["question"], texts))
-    said = answers(model, layers, tokenizer, prompts)
-    refused = sum(s == frames.REFUSAL for s in said) / len(said)
-    if not questions[0]["answers"]:  # unanswerable: nothing else to score
-        return {"questions": len(said), "refused": round(100 * refused, 2)}
-    em = sum(max(normal(s) == normal(a) for a in q["answers"]) for s, q in zip(said, questions)) / len(said)
-    mean = sum(max(f1(s, a) for a in q["answers"]) for s, q in zip(said, questions)) / len(said)
-    return {"questions": len(said), "em": round(100 * em, 2), "f1": round(100 * mean, 2),
-            "refused": round(100 * refused, 2)}
+    raw[name] = judged(say(model, layers, tokenizer, prompts), questions)
+    scores = at_bias(raw[name], bias)
+    return scores if questions[0]["answers"] else {k: scores[k] for k in ("questions", "refused")}
 
 
 def spread(items: list, count: int) -> list:
@@ -140,59 +157,74 @@ def spread(items: list, count: int) -> list:
     return items if not count or len(items) <= count else [items[i * len(items) // count] for i in range(count)]
 
 
-def read_all(model, layers, tokenizer, bank, questions, orders: dict, count: int) -> dict:
+def read_all(model, layers, tokenizer, bank, questions, orders: dict, count: int, bias: float, raw: dict) -> dict:
     """Reading scores of each way to choose documents, on the same evenly spaced questions."""
     chosen = spread(list(range(len(questions))), count)     # orders: lists, or dictionaries by place
     some = [questions[i] for i in chosen]
     out = {}
     for name, (order, n) in orders.items():
-        out[name] = reading(model, layers, tokenizer, bank, some, [order[i] for i in chosen], n)
+        out[name] = reading(model, layers, tokenizer, bank, some, [order[i] for i in chosen], n, bias, raw, name)
         print(name, json.dumps(out[name]), flush=True)
     return out
 
 
-def read_unanswerable(model, layers, tokenizer, root: Path, bank, head, count: int) -> dict:
+def read_unanswerable(model, layers, tokenizer, root: Path, bank, head, count: int, bias: float, raw: dict) -> dict:
     """Questions without an answer, over the routed three and over the paragraph that they were written about."""
     refused = spread(read_xz(root / "eval_squad_refused.jsonl.xz"), count)
     s, _ = rank(model, layers, bank, [frames.routing_prompt(tokenizer, q["question"]) for q in refused], head)
     own = [[bank.ids[i] for i in q["supporting_titles_or_ids"]] for q in refused]
-    return {"unanswerable_3": reading(model, layers, tokenizer, bank, refused, s.topk(3, -1).indices.tolist(), 3),
-            "unanswerable_own": reading(model, layers, tokenizer, bank, refused, own, None)}
+    read = lambda name, order, n: reading(model, layers, tokenizer, bank, refused, order, n, bias, raw, name)
+    return {"unanswerable_3": read("unanswerable_3", s.topk(3, -1).indices.tolist(), 3),
+            "unanswerable_own": read("unanswerable_own", own, None)}
 
 
-def evaluate_set(model, layers, tokenizer, root: Path, name: str, limit: int, full: bool, read_limit: int,
-                 others: dict) -> dict:
-    """others: MiniLM's ids by set and question (minilm.py), may lack the set."""
+def evaluate_set(model, layers, tokenizer, root: Path, name: str, args, others: dict, msa: dict, raw: dict) -> dict:
+    """others: MiniLM's ids by set and question (minilm.py), may lack the set. msa: the checkpoint's msa_config."""
     started, head = time.time(), frames.encode(tokenizer, frames.HEAD)
+    bias, least = msa.get("refusal_bias", 0.0), msa.get("round_min_score", float("-inf"))
     corpus = read_xz(root / f"eval_{name}_corpus.jsonl.xz")
-    questions = read_xz(root / f"eval_{name}_questions.jsonl.xz")[: limit or None]
+    questions = read_xz(root / f"eval_{name}_questions.jsonl.xz")[: args.limit or None]
     bank = Bank(model, layers, tokenizer, corpus)
     golds = [[bank.ids[i] for i in q["supporting_titles_or_ids"]] for q in questions]
     texts = [q["question"] for q in questions]
     scores, votes = rank(model, layers, bank, [frames.routing_prompt(tokenizer, t) for t in texts], head)
-    order = scores.topk(min(20, len(corpus)), -1).indices.tolist()
+    best = scores.topk(min(20, len(corpus)), -1)
+    order = best.indices.tolist()
     out = {"questions": len(questions), "documents": len(corpus), "tokens": bank.tokens,
            "one_round": recall(order, golds),
            "layer_recall@16": {l: recall(v.tolist(), golds)["recall@16"] for l, v in votes.items()}}
-    if name != "squad" or full:  # single-hop questions: on those that are read
-        some = spread(list(range(len(questions))), read_limit if name == "squad" else 0)
+    raw["first"] = [[round(v, 4) for v in row[:6]] for row in best.values.tolist()]
+    two = {}
+    if name != "squad" or args.full:  # single-hop questions: on those that are read
+        some = spread(list(range(len(questions))), args.read_limit if name == "squad" else 0)
         pick = lambda items: [items[i] for i in some]
-        later = dict(zip(some, second_round(model, layers, bank, tokenizer, head, pick(texts), pick(order), 3)))
-        out["two_rounds"] = {"questions": len(some), **recall(list(later.values()), pick(golds))}
-    if full:
+        found = second_round(model, layers, bank, tokenizer, head, pick(texts), pick(order), 3)
+        raw["second"] = [[i, [round(v, 4) for v in s[:3]], [d in golds[i] for d in more[:3]], [d in golds[i] for d in order[i][:3]]]
+                         for i, s, more in zip(some, *found)]
+        for rule, limit in (("two_rounds", float("-inf")), ("two_rounds_rule", least)):
+            done = [after_two(order[i], s, more, 3, limit) for i, s, more in zip(some, *found)]
+            two[rule] = dict(zip(some, (read for read, _ in done)))
+            out[rule] = {"questions": len(some), "added": round(sum(len(r) - 3 for r, _ in done) / len(done), 3),
+                         **recall([whole for _, whole in done], pick(golds))}
+    if args.full:
         index = Bm25([t.replace("\n", " ") for t in bank.texts])
         word_order = [index.top(t, 20) for t in texts]
         out["bm25"] = recall(word_order, golds)
-        ways = {"nothing": (order, 0), "retrieved_1": (order, 1), "retrieved_3": (order, 3), "retrieved_6": (order, 6),
-                "two_rounds_3+3": (later, 6), "gold": (golds, None), "bm25_3": (word_order, 3)}
+        without = [[d for d in o if d not in g] for o, g in zip(order, golds)]
+        ways = {"gold": (golds, None), "retrieved_3": (order, 3), "bm25_3": (word_order, 3),
+                "two_rounds_rule": (two["two_rounds_rule"], None), "two_rounds_3+3": (two["two_rounds"], 6),
+                "gold_removed_3": (without, 3), "retrieved_1": (order, 1), "retrieved_6": (order, 6), "nothing": (order, 0)}
         if name in others:
             by_meaning = [[bank.ids[i] for i in ids] for ids in others[name][: len(questions)]]
             out["minilm"] = recall(by_meaning, golds)
             ways["minilm_3"] = (by_meaning, 3)
+        ways = {k: v for k, v in ways.items() if not args.ways or k in args.ways}
         print(name, "retrieval", json.dumps(out), flush=True)  # what is known stays known if time runs out
-        out["reading"] = read_all(model, layers, tokenizer, bank, questions, ways, read_limit)
+        out["reading"] = {}
         if name == "squad":
-            out["reading"] |= read_unanswerable(model, layers, tokenizer, root, bank, head, read_limit)
+            out["reading"] |= read_unanswerable(model, layers, tokenizer, root, bank, head, args.read_limit, bias, raw)
+            print(name, json.dumps(out["reading"]), flush=True)
+        out["reading"] |= read_all(model, layers, tokenizer, bank, questions, ways, args.read_limit, bias, raw)
     out["seconds"] = round(time.time() - started, 1)
     return out
 
@@ -207,6 +239,8 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=0, help="questions a set, 0 = all")
     parser.add_argument("--read-limit", type=int, default=0, help="questions read a set, evenly spaced, 0 = all")
     parser.add_argument("--full", action="store_true", help="reading and the baselines too")
+    parser.add_argument("--calibrate", type=int, default=0, help="choose thresholds first, on this many questions (calibrate.py)")
+    parser.add_argument("--ways", nargs="*", default=[], help="of choosing documents to read; all if none is named")
     parser.add_argument("--minilm", default="", help="rankings that minilm.py wrote")
     args = parser.parse_args()
     cuda = torch.cuda.is_available()
@@ -216,14 +250,22 @@ def main() -> None:
     model = model.to("cuda" if cuda else "cpu")
     tokenizer = frames.load_tokenizer(f"{args.base}/tokenizer.json")
     others = json.loads(Path(args.minilm).read_text()) if args.minilm else {}
-    report = {"adapter": args.adapter, "device": torch.cuda.get_device_name() if cuda else "cpu"}
+    report, raw = {"adapter": args.adapter, "device": torch.cuda.get_device_name() if cuda else "cpu"}, {}
+    msa = read_msa(args.adapter)
     with torch.no_grad():
         layers = model.merged()
+        if args.calibrate:
+            from training import calibrate      # which needs this module
+            chosen, raw["calibration"] = calibrate.thresholds(model, layers, tokenizer, Path(args.bundle), 4, args.calibrate)
+            report["calibration"] = chosen
+            msa |= {k: chosen[k] for k in ("refusal_bias", "round_min_score")}
+            print(json.dumps(chosen), flush=True)
         for name in args.sets:
-            report[name] = evaluate_set(model, layers, tokenizer, Path(args.bundle), name, args.limit, args.full,
-                                        args.read_limit, others)
+            raw[name] = {}
+            report[name] = evaluate_set(model, layers, tokenizer, Path(args.bundle), name, args, others, msa, raw[name])
             print(name, json.dumps(report[name]), flush=True)
             Path(args.out).write_text(json.dumps(report, indent=1) + "\n")
+            Path(args.out).with_suffix(".raw.json").write_text(json.dumps(raw) + "\n")
 
 
 if __name__ == "__main__":

@@ -26,6 +26,18 @@ def routing_loss(scores: dict[int, Tensor], positive: Tensor, ignored: Tensor, t
     return layers + info_nce(mean_score, positive, ignored, temperature)
 
 
+def stop_loss(score: Tensor, positive: Tensor, ignored: Tensor, temperature: float, level: float) -> Tensor:
+    """What a later round is to do, stop or take a document, as a choice among the documents and a constant score.
+
+    score [Q,D] the mean over layers. A query with positives should score them above `level`, one without should
+    score every document below it; so one threshold can tell, whatever the memory's size."""
+    logits = score.masked_fill(ignored, -1e4) / temperature     # finite: an empty row has a gradient too
+    stop = torch.full_like(score[:, :1], level / temperature)
+    everything = torch.cat((logits, stop), 1).logsumexp(-1)
+    found = logits.masked_fill(~positive, -1e9).logsumexp(-1)
+    return (everything - torch.where(positive.any(-1), found, stop[:, 0])).mean()
+
+
 def answer_loss(logits: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
     """Weighted mean cross-entropy of the answer tokens; logits [n,V], targets and weights [n]."""
     if weights is None:

@@ -81,11 +81,12 @@ class Documents:
     chunk_len: Tensor
     table: Tensor
     count: Tensor
+    content: "Documents | None" = None      # the chunks of K and V where they are others than the routing keys'
 
     def to(self, device) -> "Documents":
         move = lambda t: t.to(device, non_blocking=True)
         return Documents(self.packed.to(device), move(self.chunk_of), move(self.chunk_len), move(self.table),
-                         move(self.count))
+                         move(self.count), self.content and self.content.to(device))
 
 
 @dataclass
@@ -115,12 +116,15 @@ class Queries:
 
 @dataclass
 class Memory:
-    """Pooled state of the router layers: keys [C, Hkv*Dh] fp32 normalised, k and v [C, Hkv, Dh] fp32; see Documents."""
+    """Pooled state of the router layers: keys [C, Hkv*Dh] fp32 normalised, k and v [C, Hkv, Dh] fp32; see Documents.
+
+    content: table and count of k and v where their chunks are not the keys'."""
     keys: dict[int, Tensor]
     k: dict[int, Tensor]
     v: dict[int, Tensor]
     table: Tensor
     count: Tensor
+    content: tuple[Tensor, Tensor] | None = None
 
 
 @dataclass
@@ -313,7 +317,8 @@ class MsaModel(nn.Module):
         plain = join([p for p in (docs and docs.packed, reading) if p is not None])
         whole = join(([plain] if plain else []) + [g.packed() for g in groups])
         first_row = len(plain.ids) if plain else 0
-        memory = Memory({}, {}, {}, docs.table, docs.count) if docs else memory
+        if docs:
+            memory = Memory({}, {}, {}, docs.table, docs.count, docs.content and (docs.content.table, docs.content.count))
         out = Result(memory, *([{} for _ in groups] for _ in range(3)), None, [])
         x = self._embed(whole.ids)
         angle = whole.positions[:, None].float() * self.frequency
@@ -347,7 +352,8 @@ class MsaModel(nn.Module):
         """Stage 1's pooling of one layer."""
         n = len(docs.packed.ids)
         r = F.linear(h[:n], router["k"]).view(k[:n].shape)
-        memory.k[index], memory.v[index] = self._pool(k[:n], docs), self._pool(v[:n], docs)
+        content = docs.content or docs
+        memory.k[index], memory.v[index] = self._pool(k[:n], content), self._pool(v[:n], content)
         memory.keys[index] = F.normalize(self._pool(r, docs), dim=-1, eps=EPS).flatten(1)
 
     def _route(self, out: Result, index: int, h, router, groups) -> None:
@@ -400,9 +406,10 @@ class MsaModel(nn.Module):
     @staticmethod
     def _gather(memory: Memory, layer: int, selected: Tensor):
         """Pooled K,V of the selected documents [Q,S,Hkv,D] and which of the S are there."""
-        chunks = memory.table[selected.clamp(min=0)]                        # [Q, k, most chunks]
+        table, count = memory.content or (memory.table, memory.count)
+        chunks = table[selected.clamp(min=0)]                               # [Q, k, most chunks]
         place = torch.arange(chunks.shape[-1], device=chunks.device)
-        there = (place < memory.count[selected.clamp(min=0)][..., None]) & (selected >= 0)[..., None]
+        there = (place < count[selected.clamp(min=0)][..., None]) & (selected >= 0)[..., None]
         shape = (len(selected), -1, *memory.k[layer].shape[1:])
         k, v = (t[layer].index_select(0, chunks.flatten()).view(shape) for t in (memory.k, memory.v))
         return k, v, there.flatten(1)

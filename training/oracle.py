@@ -130,12 +130,16 @@ class Oracle:
             hidden.append(x[-1])
         return scores, selected, folded, torch.stack(hidden), self.logits(x[-1])
 
-    def generate(self, ids, limit, stop):
-        """Greedy; logits of the first position, tokens, argmax margins."""
+    def generate(self, ids, limit, stop, first_bias=None):
+        """Greedy; logits of the first position, tokens, argmax margins. first_bias: (token, what its first logit gains)."""
         ids, out, margins, first = list(ids), [], [], None
         for _ in range(limit):
             logits = self.logits(self.sequence(ids)[-1])
-            first = logits if first is None else first
+            if first is None:
+                first = logits
+                if first_bias:
+                    logits = logits.clone()
+                    logits[first_bias[0]] += first_bias[1]
             top = logits.topk(2)
             out.append(int(top.indices[0]))
             margins.append(float(top.values[0] - top.values[1]))
@@ -190,7 +194,9 @@ def describe(oracle, tokenizer, spec, question, scores, selected, out, index) ->
     best = sorted(order[: spec["reader_documents"]])
     text = frames.reader_prompt(question["question"], [(i, spec["documents"][i]["text"]) for i in best])
     ids = frames.encode(tokenizer, text)
-    first, answer, margins = oracle.generate(ids, spec["reader_max_new_tokens"], spec["stop_token"])
+    bias = oracle.msa.get("refusal_bias", 0.0)
+    refusal = (frames.encode(tokenizer, oracle.msa["refusal"])[0], bias) if bias else None
+    first, answer, margins = oracle.generate(ids, spec["reader_max_new_tokens"], spec["stop_token"], refusal)
     out[f"q{index}.reader.logits"] = first
     entry["reader"] = {"documents": best, "prompt": text, "prompt_ids": ids, "first_position": 0,
                        "answer_ids": answer, "argmax_margins": margins,

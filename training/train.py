@@ -80,7 +80,14 @@ def step_loss(model: MsaModel, batch: Batch, stage: dict, exchange: Exchange | N
         total = total + weight["routing"] * aux * (1.0 if name == "first" else weight.get("later", 0.3))
         log["aux_" + name] = aux.detach()
         mean = torch.stack(list(scores.values())).mean(0).detach().masked_fill(group.ignored, float("-inf"))
-        log["top1_" + name] = group.positive.gather(1, mean.argmax(-1, keepdim=True)).float().mean()
+        asked = group.positive.any(-1)
+        log["top1_" + name] = group.positive.gather(1, mean.argmax(-1, keepdim=True)).sum() / asked.sum().clamp(min=1)
+        if name == "later" and weight.get("stop"):
+            mean_score = torch.stack(list(scores.values())).mean(0)
+            stop = losses.stop_loss(mean_score, group.positive, group.ignored, tau, stage["stop_level"])
+            total, log["stop"] = total + weight["stop"] * stop, stop.detach()
+            best = mean_score.detach().masked_fill(group.ignored, float("-inf")).amax(-1)
+            log["stop_right"] = ((best > stage["stop_level"]) == group.positive.any(-1)).float().mean()
         if weight.get("memory") and group.queries.labels is not None:
             learnt = group.queries.labels >= 0
             lm = losses.answer_loss(model.logits(hidden[learnt]), group.queries.labels[learnt])

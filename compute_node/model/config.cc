@@ -153,6 +153,9 @@ MemoryConfig ReadMemoryConfig(FieldReader& reader, int32_t num_layers) {
   memory.final_question_causal = reader.String("final_question", "") == "causal";
   memory.reader_documents = reader.Int("reader_documents", 1, 64, 3);
   memory.router_rounds = reader.Int("router_rounds", 1, 32, 1);
+  memory.round_min_score = reader.Float("round_min_score", memory.round_min_score);
+  memory.refusal = reader.String("refusal", "");
+  memory.refusal_bias = reader.Float("refusal_bias", 0);
   memory.part_tokens = reader.Int("part_tokens", 32, 32768, 512);
   const std::string mode = reader.String("retrieval_mode", "generative");
   if (auto parsed = ParseRetrievalMode(mode); parsed.ok()) {

@@ -5,6 +5,7 @@
 #define MSA_COMPUTE_NODE_MODEL_CONFIG_H_
 
 #include <cstdint>
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -35,7 +36,12 @@ struct MemoryConfig {
   bool final_question_causal = false;  // final_question == "causal"
   int32_t reader_documents = 3;        // router mode: texts taken a round
   int32_t router_rounds = 1;           // router mode: round limit
-  int32_t part_tokens = 512;           // longer documents are split
+  // Router mode: a later round adds only documents whose mean score is at least this; a round that
+  // adds none is the last. Calibrated with the checkpoint; absent: any score.
+  float round_min_score = -std::numeric_limits<float>::infinity();
+  std::string refusal;     // what the model says where the texts hold no answer; empty: nothing set
+  float refusal_bias = 0;  // added to the logit of the refusal's first token where an answer begins
+  int32_t part_tokens = 512;  // longer documents are split
 };
 
 struct RopeConfig {

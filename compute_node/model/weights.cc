@@ -1,87 +1,24 @@
 #include "compute_node/model/weights.h"
 
-#include <xxhash.h>
-
 #include <algorithm>
 #include <cerrno>
 #include <cmath>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
-#include <map>
-#include <sstream>
+#include <numeric>
 #include <utility>
 
-#include "absl/strings/str_format.h"
 #include "common/safetensors.h"
 #include "common/status_macros.h"
 #include "common/strings.h"
+#include "compute_node/model/checkpoint.h"
 #include "nlohmann/json.hpp"
 
 namespace msa::compute_node {
 namespace {
 
 using nlohmann::json;
-
-constexpr size_t kMaxJsonBytes = 256u << 20;  // a tokenizer or a shard index, not weights
-
-// Every *.safetensors file of a checkpoint, by tensor name.
-class Checkpoint {
- public:
-  absl::Status AddFile(const std::string& path) {
-    MSA_ASSIGN_OR_RETURN(auto file, SafetensorsFile::Open(path));
-    files_.push_back(std::move(file));
-    return absl::OkStatus();
-  }
-
-  absl::Status Open(const WeightSource& source) {
-    if (!source.weights_file.empty()) return AddFile(source.weights_file);
-    const std::string index = source.model_dir + "/model.safetensors.index.json";
-    if (!std::filesystem::exists(index)) return AddFile(source.model_dir + "/model.safetensors");
-    MSA_ASSIGN_OR_RETURN(const std::string text, ReadFile(index, kMaxJsonBytes));
-    const json root = json::parse(text, nullptr, false);
-    if (!root.is_object() || !root.contains("weight_map") || !root["weight_map"].is_object()) {
-      return absl::InvalidArgumentError(StrCat(index, ": no object 'weight_map'"));
-    }
-    std::map<std::string, bool> names;
-    for (const auto& [tensor, file] : root["weight_map"].items()) {
-      if (!file.is_string() || file.get<std::string>().find('/') != std::string::npos) {
-        return absl::InvalidArgumentError(StrCat(index, ": tensor ", tensor, " names no file"));
-      }
-      names[file.get<std::string>()] = true;
-    }
-    for (const auto& [name, unused] : names) {
-      MSA_RETURN_IF_ERROR(AddFile(source.model_dir + "/" + name));
-    }
-    return absl::OkStatus();
-  }
-
-  const TensorView* Find(std::string_view name) const {
-    for (const auto& file : files_) {
-      if (const TensorView* view = file->FindOrNull(name)) return view;
-    }
-    return nullptr;
-  }
-
-  // Name, type, shape and bytes of every tensor, in name order.
-  void Hash(XXH3_state_t* state) const {
-    std::map<std::string_view, const TensorView*> sorted;
-    for (const auto& file : files_) {
-      for (const auto& [name, view] : file->tensors()) sorted[name] = &view;
-    }
-    for (const auto& [name, view] : sorted) {
-      const std::string header =
-          StrCat(name, "|", TensorTypeName(view->type), "|", ShapeString(view->shape), "|");
-      XXH3_128bits_update(state, header.data(), header.size());
-      XXH3_128bits_update(state, view->data.data(), view->data.size());
-    }
-  }
-
-  bool empty() const { return files_.empty(); }
-
- private:
-  std::vector<std::unique_ptr<SafetensorsFile>> files_;
-};
 
 bool AllFinite(absl::Span<const float> values) {
   // An exponent of all ones is infinity or NaN; or-ing comparisons vectorises, std::isfinite does
@@ -262,31 +199,43 @@ absl::StatusOr<std::unique_ptr<kernels::LinearWeights>> LoadHead(
   return backend.PackLinear(head.data(), c.vocab_size, c.hidden_size, format);
 }
 
-// Over everything that decides what a block holds: blocks of one fingerprint may be mixed.
-absl::StatusOr<std::string> Fingerprint(const WeightSource& source, const Checkpoint& base,
-                                        const Checkpoint& adapter) {
-  std::unique_ptr<XXH3_state_t, decltype(&XXH3_freeState)> state(XXH3_createState(),
-                                                                 &XXH3_freeState);
-  XXH3_128bits_reset(state.get());
-  const auto add = [&](std::string_view bytes) {
-    XXH3_128bits_update(state.get(), bytes.data(), bytes.size());
-  };
-  add("msa-model-1|");
+// What a fingerprint begins with: the files beside the weights.
+absl::Status AddModelFiles(const std::string& dir, Fingerprint& fingerprint) {
+  fingerprint.Add("msa-model-1|");
   for (const char* name : {"/config.json", "/tokenizer.json"}) {
-    if (!std::filesystem::exists(source.model_dir + name)) continue;
-    MSA_ASSIGN_OR_RETURN(const std::string bytes, ReadFile(source.model_dir + name, kMaxJsonBytes));
-    add(bytes);
+    if (!std::filesystem::exists(dir + name)) continue;
+    MSA_ASSIGN_OR_RETURN(const std::string bytes, ReadFile(dir + name, kMaxModelJsonBytes));
+    fingerprint.Add(bytes);
   }
-  base.Hash(state.get());
-  if (!adapter.empty()) {
-    MSA_ASSIGN_OR_RETURN(const std::string bytes,
-                         ReadFile(source.adapter_dir + "/adapter_config.json", kMaxJsonBytes));
-    add(bytes);
-    adapter.Hash(state.get());
-  }
-  add(source.fingerprint_extra);
-  const XXH128_hash_t hash = XXH3_128bits_digest(state.get());
-  return absl::StrFormat("%016x%016x", hash.high64, hash.low64);
+  return absl::OkStatus();
+}
+
+// The layers in the order of their tensors' names, 0, 1, 10, 11, …, 2: that of the fingerprint.
+std::vector<int> LayersByName(int num_layers) {
+  std::vector<int> layers(num_layers);
+  std::iota(layers.begin(), layers.end(), 0);
+  std::sort(layers.begin(), layers.end(),
+            [](int a, int b) { return std::to_string(a) < std::to_string(b); });
+  return layers;
+}
+
+absl::Status LoadEmbeddingsAndHead(const Checkpoint& base, const Loader& loader,
+                                   const ModelConfig& config, const kernels::Backend& backend,
+                                   kernels::WeightFormat format, ModelWeights& weights) {
+  const std::string name = "model.embed_tokens.weight";
+  MSA_ASSIGN_OR_RETURN(auto embeddings,
+                       loader.Read(base, name, {config.vocab_size, config.hidden_size}));
+  MSA_ASSIGN_OR_RETURN(weights.lm_head,
+                       LoadHead(base, loader, config, backend, format, embeddings));
+  const TensorView* view = base.Find(name);
+  const bool as_stored = view->type == TensorType::kBF16;
+  if (as_stored) weights.embedding_dtype = DType::kBFloat16;
+  MSA_ASSIGN_OR_RETURN(
+      weights.embeddings,
+      as_stored ? kernels::CopyToBackend(backend, view->data.data(), view->data.size())
+                : kernels::CopyToBackend(backend, embeddings.data(),
+                                         embeddings.size() * sizeof(float)));
+  return absl::OkStatus();
 }
 
 absl::Status OpenAdapter(const std::string& dir, Checkpoint& adapter) {
@@ -316,10 +265,12 @@ absl::StatusOr<std::string> ReadFile(const std::string& path, size_t max_bytes) 
   return bytes;
 }
 
-absl::StatusOr<float> ReadAdapterConfig(const std::string& adapter_dir, ModelConfig& config) {
+absl::StatusOr<AdapterConfig> ReadAdapterConfig(const std::string& adapter_dir,
+                                                ModelConfig& config) {
+  AdapterConfig adapter{.dir = adapter_dir};
   const std::string path = adapter_dir + "/adapter_config.json";
-  MSA_ASSIGN_OR_RETURN(const std::string text, ReadFile(path, kMaxJsonBytes));
-  const json root = json::parse(text, nullptr, false);
+  MSA_ASSIGN_OR_RETURN(adapter.json, ReadFile(path, kMaxModelJsonBytes));
+  const json root = json::parse(adapter.json, nullptr, false);
   if (!root.is_object()) return absl::InvalidArgumentError(StrCat(path, " is not a JSON object"));
   const auto number = [&](const char* field) {
     return root.contains(field) && root[field].is_number() ? root[field].get<float>() : 0.0f;
@@ -336,45 +287,36 @@ absl::StatusOr<float> ReadAdapterConfig(const std::string& adapter_dir, ModelCon
       return absl::InvalidArgumentError(StrCat(path, ": ", status.message()));
     }
   }
-  return number("lora_alpha") / rank;
+  adapter.lora_scale = number("lora_alpha") / rank;
+  return adapter;
 }
 
 absl::StatusOr<ModelWeights> LoadWeights(const WeightSource& source, const ModelConfig& config,
                                          const kernels::Backend& backend,
                                          kernels::WeightFormat format) {
   Checkpoint base, adapter;
-  MSA_RETURN_IF_ERROR(base.Open(source));
-  float lora_scale = 0;
-  if (!source.adapter_dir.empty()) {
-    ModelConfig checked = config;
-    MSA_ASSIGN_OR_RETURN(lora_scale, ReadAdapterConfig(source.adapter_dir, checked));
-    MSA_RETURN_IF_ERROR(OpenAdapter(source.adapter_dir, adapter));
-  }
-  const Loader loader(base, adapter, lora_scale, config, backend, format);
+  MSA_RETURN_IF_ERROR(source.weights_file.empty() ? base.AddFolder(source.model_dir)
+                                                  : base.AddFile(source.weights_file));
+  if (!source.adapter.dir.empty()) MSA_RETURN_IF_ERROR(OpenAdapter(source.adapter.dir, adapter));
+  const Loader loader(base, adapter, source.adapter.lora_scale, config, backend, format);
+  Fingerprint fingerprint;
+  MSA_RETURN_IF_ERROR(AddModelFiles(source.model_dir, fingerprint));
   ModelWeights weights;
-  MSA_ASSIGN_OR_RETURN(weights.fingerprint, Fingerprint(source, base, adapter));
-  {
-    const std::string name = "model.embed_tokens.weight";
-    MSA_ASSIGN_OR_RETURN(auto embeddings,
-                         loader.Read(base, name, {config.vocab_size, config.hidden_size}));
-    MSA_ASSIGN_OR_RETURN(weights.lm_head,
-                         LoadHead(base, loader, config, backend, format, embeddings));
-    const TensorView* view = base.Find(name);
-    if (view->type == TensorType::kBF16) {
-      weights.embedding_dtype = DType::kBFloat16;
-      MSA_ASSIGN_OR_RETURN(weights.embeddings,
-                           kernels::CopyToBackend(backend, view->data.data(), view->data.size()));
-    } else {
-      MSA_ASSIGN_OR_RETURN(
-          weights.embeddings,
-          kernels::CopyToBackend(backend, embeddings.data(), embeddings.size() * sizeof(float)));
-    }
+  fingerprint.AddThrough(base, "model.embed_tokens.");
+  MSA_RETURN_IF_ERROR(LoadEmbeddingsAndHead(base, loader, config, backend, format, weights));
+  weights.layers.resize(config.num_layers);
+  for (const int layer : LayersByName(config.num_layers)) {
+    fingerprint.AddThrough(base, StrCat("model.layers.", layer, "."));
+    MSA_ASSIGN_OR_RETURN(weights.layers[layer], loader.Layer(layer));
   }
-  for (int layer = 0; layer < config.num_layers; ++layer) {
-    MSA_ASSIGN_OR_RETURN(LayerWeights layer_weights, loader.Layer(layer));
-    weights.layers.push_back(std::move(layer_weights));
-  }
+  fingerprint.AddRest(base);
   MSA_ASSIGN_OR_RETURN(weights.final_norm, loader.Vector("model.norm.weight", config.hidden_size));
+  if (!adapter.empty()) {
+    fingerprint.Add(source.adapter.json);
+    fingerprint.AddRest(adapter);
+  }
+  fingerprint.Add(source.fingerprint_extra);
+  weights.fingerprint = fingerprint.Hex();
   return weights;
 }
 

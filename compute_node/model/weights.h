@@ -37,26 +37,36 @@ struct ModelWeights {
   std::string fingerprint;  // 32 hex digits
 };
 
+// An adapter folder's adapter_config.json, read once.
+struct AdapterConfig {
+  std::string dir = {};   // with adapter.safetensors or adapter_model.safetensors; empty: no adapter
+  std::string json = {};  // the file's bytes, part of the fingerprint
+  float lora_scale = 0;   // lora_alpha / r
+};
+
+// Reads it and applies its msa_config, which replaces the checkpoint's, to `config`.
+absl::StatusOr<AdapterConfig> ReadAdapterConfig(const std::string& adapter_dir,
+                                                ModelConfig& config);
+
 struct WeightSource {
-  std::string
-      model_dir;  // config.json, model.safetensors or model.safetensors.index.json, tokenizer.json
+  // config.json, model.safetensors or model.safetensors.index.json, tokenizer.json
+  std::string model_dir;
   std::string weights_file;       // instead of those in model_dir, when not empty
-  std::string adapter_dir;        // adapter_config.json, adapter.safetensors or
-                                  // adapter_model.safetensors; empty: none
+  AdapterConfig adapter;          // of ReadAdapterConfig, which `config` has seen
   std::string fingerprint_extra;  // bytes that change what is computed and are in none of the files
 };
 
-// Reads and merges. An adapter's msa_config replaces the checkpoint's (see config). Every value
-// must be finite: INVALID_ARGUMENT naming the tensor; so for a tensor that is missing, has the
-// wrong shape or type. NOT_FOUND for a missing file. Takes seconds for a model of 135 M parameters;
-// memory: the packed weights and one layer in float32.
+// Reads and merges. Every value must be finite: INVALID_ARGUMENT naming the tensor; so for a tensor
+// that is missing, has the wrong shape or type. NOT_FOUND for a missing file. A layer is hashed and
+// packed while it is in memory, so that a model larger than memory is read from its disk once.
+// Takes seconds for a model of 135 M parameters; memory: the packed weights and one layer in
+// float32.
 absl::StatusOr<ModelWeights> LoadWeights(const WeightSource& source, const ModelConfig& config,
                                          const kernels::Backend& backend,
                                          kernels::WeightFormat format);
 
-// Reads adapter_config.json of an adapter folder: applies its msa_config and returns lora_alpha /
-// r.
-absl::StatusOr<float> ReadAdapterConfig(const std::string& adapter_dir, ModelConfig& config);
+// Of a tokenizer, a configuration or a shard index.
+inline constexpr size_t kMaxModelJsonBytes = 256u << 20;
 
 // Whole file as bytes; NOT_FOUND or PERMISSION_DENIED naming it; RESOURCE_EXHAUSTED past
 // `max_bytes`.

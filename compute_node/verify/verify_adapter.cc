@@ -44,6 +44,7 @@ bool SameSelection(const std::vector<ScoredPart>& actual, const std::vector<int6
 
 // Greedy tokens of a plain causal prompt; logits of the first.
 absl::StatusOr<Written> ReadPlain(Node& node, absl::Span<const int32_t> ids, int32_t max_tokens,
+                                  std::optional<TokenBias> first,
                                   std::vector<float>& first_logits) {
   Sampler greedy(0, 0);
   Decoder decoder(node.transformer(), node.tokenizer(), node.steps(), greedy);
@@ -54,15 +55,17 @@ absl::StatusOr<Written> ReadPlain(Node& node, absl::Span<const int32_t> ids, int
   first_logits = node.transformer().Logits(state.last_hidden);
   DecodeOptions options;
   options.max_new_tokens = max_tokens;
+  options.first = first;
   return decoder.Decode({}, state, options);
 }
 
 // The case's ids end with the stop token, which a decode does not return.
 absl::Status CompareAnswer(const GoldenCase& golden, Node& node, const std::string& name,
                            absl::Span<const int32_t> ids, int32_t max_tokens,
-                           std::vector<int32_t> expected, Comparer& comparer) {
+                           std::vector<int32_t> expected, std::optional<TokenBias> first,
+                           Comparer& comparer) {
   std::vector<float> logits;
-  MSA_ASSIGN_OR_RETURN(const Written written, ReadPlain(node, ids, max_tokens, logits));
+  MSA_ASSIGN_OR_RETURN(const Written written, ReadPlain(node, ids, max_tokens, first, logits));
   comparer.Tensor(name + ".logits", logits);
   if (!expected.empty() && expected.back() == golden.input.at("stop_token").get<int32_t>()) {
     expected.pop_back();
@@ -146,9 +149,11 @@ class AdapterVerifier {
         const auto ids, engine_.frames().Reader(texts, question.at("question").get<std::string>()));
     comparer_.Equal(name + ".reader.prompt_ids", ids,
                     reader.at("prompt_ids").get<std::vector<int32_t>>());
+    const MemoryConfig& memory = engine_.node().transformer().config().memory;
+    MSA_ASSIGN_OR_RETURN(const auto first, RefusalBias(memory, engine_.node().tokenizer()));
     return CompareAnswer(golden_, engine_.node(), name + ".reader", ids,
                          golden_.input.at("reader_max_new_tokens").get<int32_t>(),
-                         reader.at("answer_ids").get<std::vector<int32_t>>(), comparer_);
+                         reader.at("answer_ids").get<std::vector<int32_t>>(), first, comparer_);
   }
 
   const GoldenCase& golden_;
@@ -178,7 +183,7 @@ absl::Status VerifyBaseChats(const GoldenCase& golden, const VerifyOptions& opti
     const json& expected = golden.expected.at("base_chats")[i];
     MSA_RETURN_IF_ERROR(CompareAnswer(
         golden, *base, StrCat("base", i), chats[i].at("prompt_ids").get<std::vector<int32_t>>(),
-        kBaseTokens, expected.at("tokens").get<std::vector<int32_t>>(), comparer));
+        kBaseTokens, expected.at("tokens").get<std::vector<int32_t>>(), std::nullopt, comparer));
   }
   return absl::OkStatus();
 }

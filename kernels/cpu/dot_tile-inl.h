@@ -97,38 +97,6 @@ HWY_INLINE void DotTile(const float* HWY_RESTRICT rows, size_t row_stride,
   for (int r = 0; r < kRows; ++r) sums[r] = SumFour(acc[r][0], acc[r][1], acc[r][2], acc[r][3]);
 }
 
-// sums = dots of one row with 8 keys, to the bit those of DotTile: the same order of additions, but
-// enough of them at once to hide their latency.
-template <typename T>
-HWY_INLINE void DotEight(const float* HWY_RESTRICT row, const T* const (&keys)[2 * kTileKeys],
-                         size_t width, size_t ahead, FourVec (&sums)[2]) {
-  const FloatTag d;
-  const size_t lanes = hn::Lanes(d);
-  constexpr size_t kLine = 64 / sizeof(T);
-  FloatVec acc[2 * kTileKeys];
-  for (FloatVec& sum : acc) sum = hn::Zero(d);
-  const auto step = [&](size_t i) HWY_ATTR {
-    const FloatVec x = hn::LoadU(d, row + i);
-    for (int k = 0; k < 2 * kTileKeys; ++k) {
-      acc[k] = hn::MulAdd(x, LoadFloats(keys[k] + i), acc[k]);
-    }
-  };
-  size_t i = 0;
-  for (; i + kLine <= width; i += kLine) {
-    for (const T* key : keys) hwy::Prefetch(key + ahead + i);
-    for (size_t j = i; j < i + kLine; j += lanes) step(j);
-  }
-  for (; i + lanes <= width; i += lanes) step(i);
-  if (HWY_UNLIKELY(i < width)) {
-    const FloatVec x = LoadTail(row + i, width - i);
-    for (int k = 0; k < 2 * kTileKeys; ++k) {
-      acc[k] = hn::MulAdd(x, LoadTail(keys[k] + i, width - i), acc[k]);
-    }
-  }
-  sums[0] = SumFour(acc[0], acc[1], acc[2], acc[3]);
-  sums[1] = SumFour(acc[4], acc[5], acc[6], acc[7]);
-}
-
 // How many of `left` rows the next tile takes: 3, but 2 where that would leave one alone, whose
 // four sums do not hide the latency of an addition.
 HWY_INLINE int64_t RowsOfTile(int64_t left) {

@@ -95,17 +95,62 @@ void Untile(const Tiles& tiles, const float* HWY_RESTRICT scales, const float* H
   for (int64_t i = 0; i < tiles.end - tiles.begin; ++i) out[i] *= scales[tiles.begin + i];
 }
 
+constexpr int kRowKeys = 2 * kTileKeys;  // keys of a tile of one row
+
+// sums = dots of one row with 8 keys, to the bit those of DotTile: the same order of additions, but
+// enough of them at once to hide their latency. Fetches the lines `ahead` elements behind a few at
+// a time: eight at once fill the queue of misses, and the arithmetic waits behind them (int8 keys
+// of 192 elements: 1.14 ms a pass of 12 MB, against 0.95 spread).
+template <typename T>
+HWY_INLINE void DotEight(const float* HWY_RESTRICT row, const T* const (&keys)[kRowKeys],
+                         size_t width, size_t ahead, FourVec (&sums)[2]) {
+  const FloatTag d;
+  constexpr size_t kLanes = hn::MaxLanes(d);
+  constexpr size_t kLine = 64 / sizeof(T);
+  constexpr int kSteps = kLine / kLanes;  // 1 (float32, AVX-512) … 16 (8 bits, SSE4)
+  FloatVec acc[kRowKeys];
+  for (FloatVec& sum : acc) sum = hn::Zero(d);
+  const auto step = [&](size_t i) HWY_ATTR {
+    const FloatVec x = hn::LoadU(d, row + i);
+    for (int k = 0; k < kRowKeys; ++k) acc[k] = hn::MulAdd(x, LoadFloats(keys[k] + i), acc[k]);
+  };
+  size_t i = 0;
+  for (; i + kLine <= width; i += kLine) {
+#pragma GCC unroll 16
+    for (int s = 0; s < kSteps; ++s) {
+      for (int k = s * kRowKeys / kSteps; k < (s + 1) * kRowKeys / kSteps; ++k) {
+        hwy::Prefetch(keys[k] + ahead + i);
+      }
+      step(i + s * kLanes);
+    }
+  }
+  for (; i + kLanes <= width; i += kLanes) step(i);
+  if (HWY_UNLIKELY(i < width)) {
+    const FloatVec x = LoadTail(row + i, width - i);
+    for (int k = 0; k < kRowKeys; ++k) {
+      acc[k] = hn::MulAdd(x, LoadTail(keys[k] + i, width - i), acc[k]);
+    }
+  }
+  sums[0] = SumFour(acc[0], acc[1], acc[2], acc[3]);
+  sums[1] = SumFour(acc[4], acc[5], acc[6], acc[7]);
+}
+
 // One folded row.
 template <typename T>
 void ScoreBlockOfOneRow(const RoutingPlan& plan, const Tiles& tiles, float* tiled) {
   const FourTag d4;
+  const int64_t width = plan.key_width;
+  const int64_t ahead = static_cast<int64_t>(Ahead<T>(width));
+  // Near the end of its stream a key's successor is one of the next block, in the same place.
+  const int64_t next_block = (kRowKeys - 1) * tiles.count * width;
   for (int64_t tile = 0; tile < tiles.count; ++tile) {
-    const T* keys[2 * kTileKeys];
+    const T* keys[kRowKeys];
     TilePointers(static_cast<const T*>(plan.keys), tiles, tile, plan.key_width, keys);
     FourVec dots[2];
-    DotEight(plan.queries, keys, plan.key_width, Ahead<T>(plan.key_width), dots);
-    hn::StoreU(dots[0], d4, tiled + tile * tiles.ways);
-    hn::StoreU(dots[1], d4, tiled + tile * tiles.ways + kTileKeys);
+    DotEight(plan.queries, keys, plan.key_width,
+             tile * width + ahead < tiles.count * width ? ahead : ahead + next_block, dots);
+    hn::StoreU(dots[0], d4, tiled + tile * kRowKeys);
+    hn::StoreU(dots[1], d4, tiled + tile * kRowKeys + kTileKeys);
   }
 }
 
@@ -135,7 +180,7 @@ template <typename T>
 void ScoreBlock(const RoutingPlan& plan, int64_t begin, int64_t end, float* widened, float* tiled,
                 float* values) {
   const bool one_row = plan.num_rows == 1 && !plan.head_max;
-  const Tiles tiles(begin, end, one_row ? 2 * kTileKeys : kTileKeys);
+  const Tiles tiles(begin, end, one_row ? kRowKeys : kTileKeys);
   if (one_row) {
     ScoreBlockOfOneRow<T>(plan, tiles, tiled);
   } else {

@@ -43,7 +43,17 @@ int64_t BlockChunks(int64_t num_rows, int64_t key_bytes) {
   return std::clamp<int64_t>(8 * 32768 / key_bytes, 256, 2048);
 }
 
-float MaxOrNan(float a, float b) { return b > a || b != b ? b : a; }
+// MaxOrNan of the reference over `first` and values, without a branch: a comparison with the best so
+// far is a toss for the first few, and would be guessed wrongly in every part.
+float MaxOrNanOf(float first, const float* values, int64_t n) {
+  float best = first;
+  float nan = first;  // NaN as soon as one was seen, else whatever
+  for (int64_t i = 0; i < n; ++i) {
+    best = values[i] > best ? values[i] : best;
+    nan = values[i] != values[i] ? values[i] : nan;
+  }
+  return nan != nan ? nan : best;
+}
 
 }  // namespace
 
@@ -115,9 +125,7 @@ void PartReducer::TakePart(int64_t part, int64_t begin, int64_t end, int64_t fir
     const float* chunk_values = values + question * stride - first_chunk;
     float& score = plan_.scores[question * plan_.num_parts + part];
     if (plan_.chunk_reduce == Reduce::kMax) {
-      float best = score;  // a local: the compiler cannot know that values and scores are apart
-      for (int64_t c = begin; c < end; ++c) best = MaxOrNan(best, chunk_values[c]);
-      score = best;
+      score = MaxOrNanOf(score, chunk_values + begin, end - begin);
       continue;
     }
     for (int64_t c = begin; c < end; ++c) mean_sums_[question] += chunk_values[c];

@@ -28,6 +28,57 @@ TEST_F(CliTest, ACommandLineThatCannotBeReadIsAnsweredWithWhatThereIs) {
   EXPECT_THAT(err_, HasSubstr("More: msa ask --help"));
 }
 
+TEST_F(CliTest, ASlipIsAnsweredWithWhatWasMeant) {
+  EXPECT_EQ(Msa({"frobnicate"}), 2);
+  EXPECT_THAT(err_, HasSubstr("there is no verb 'frobnicate'\nVerbs: add"));
+  EXPECT_EQ(Msa({"retreive", "q"}), 2);
+  EXPECT_THAT(err_, HasSubstr("there is no verb 'retreive'; did you mean retrieve?"));
+  EXPECT_EQ(Msa({"bank", "creat", "b"}), 2);
+  EXPECT_THAT(err_, HasSubstr("msa bank: there is no verb 'creat'; did you mean create?"));
+  EXPECT_EQ(Msa({"ask", "--k", "5", "q"}), 2);
+  EXPECT_THAT(err_, HasSubstr("msa ask: there is no flag --k; did you mean --top-k?"));
+  EXPECT_EQ(Msa({"ask", "--max-tokens=9", "q"}), 2);
+  EXPECT_THAT(err_, HasSubstr("no flag --max-tokens; did you mean --max-new-tokens?"));
+  EXPECT_EQ(Msa({"ls", "--nonsense"}), 2);
+  EXPECT_THAT(err_, HasSubstr("msa ls: there is no flag --nonsense\n"));
+  EXPECT_EQ(Msa({"--server", "127.0.0.1:1", "ls"}), 2);
+  EXPECT_THAT(err_, HasSubstr("flags come after the verb: msa ls --server"));
+  EXPECT_EQ(Msa({"ask", "two", "words"}), 2);
+  EXPECT_THAT(err_, HasSubstr("'words' is one argument too many"));
+}
+
+TEST_F(CliTest, AnAddressOrATimeThatIsNoneIsAUsageError) {
+  for (const char* address : {"127.0.0.1", "127.0.0.1:99999", "not an address", ""}) {
+    EXPECT_EQ(Msa({"ls", "--server", address}), 2) << address;
+    EXPECT_THAT(err_, HasSubstr("use host:port"));
+  }
+  for (const char* timeout : {"0", "-5", "nan"}) {
+    EXPECT_EQ(Msa({"ls", "--timeout", timeout}), 2) << timeout;
+    EXPECT_THAT(err_, HasSubstr("--timeout must be more than 0"));
+  }
+  EXPECT_EQ(server_, "") << "nobody was asked";
+}
+
+TEST_F(CliTest, ADocumentOverTheLimitIsRefusedByNameAndTheOthersGoOn) {
+  const std::string big = "{\"id\":\"big\",\"text\":\"" + std::string(65 << 20, 'x') + "\"}\n";
+  EXPECT_EQ(Msa({"add", "--json", "-"}, big + kTwoLines), 5);
+  EXPECT_THAT(err_, HasSubstr("standard input:1: the text has 68157440 bytes, the limit is"));
+  const std::vector<Json> lines = OutLines();
+  ASSERT_EQ(lines.size(), 3u);
+  EXPECT_EQ(lines[0]["id"], "big");
+  EXPECT_EQ(lines[1]["id"], "ke");
+}
+
+TEST_F(CliTest, ALineThatIsNotUtf8SaysWhere) {
+  EXPECT_EQ(Msa({"add", "-"}, "{\"id\":\"a\",\"text\":\"x\xFF\"}\n"), 5);
+  EXPECT_THAT(err_, HasSubstr("standard input:1: not valid UTF-8 at byte 19 of the line"));
+}
+
+TEST_F(CliTest, AnIdAsLongAsAPageIsNotEchoedWhole) {
+  EXPECT_EQ(Msa({"rm", std::string(10240, 'x')}), 3);
+  EXPECT_THAT(err_, HasSubstr(std::string(80, 'x') + "…: "));
+}
+
 TEST_F(CliTest, AddPrintsAnObjectALineAsEachIsAcknowledged) {
   ASSERT_EQ(Msa({"add", "--json", Write("d.jsonl", kTwoLines)}), 0) << err_;
   const std::vector<Json> lines = OutLines();
@@ -258,6 +309,14 @@ TEST_F(CliTest, AnUnreachableServerIsToldHowToBeStarted) {
   EXPECT_THAT(err_, HasSubstr("connection refused"));
   EXPECT_THAT(err_, HasSubstr("msa serve --data-dir DIR --model DIR --listen 127.0.0.1:1"));
   EXPECT_THAT(err_, HasSubstr("MSA_SERVER"));
+}
+
+TEST_F(CliTest, AServerElsewhereIsNotToldToBeStartedHere) {
+  reachable_ = false;
+  service_.FailWith(absl::UnavailableError("DNS resolution failed"));
+  EXPECT_EQ(Msa({"ls", "--server", "memory.example.org:7070"}), 4);
+  EXPECT_THAT(err_, Not(HasSubstr("msa serve")));
+  EXPECT_THAT(err_, HasSubstr("name another with --server"));
 }
 
 TEST_F(CliTest, AServerThatMissesAShardIsNotToldToBeStarted) {

@@ -99,7 +99,7 @@ TEST_F(DocumentReaderTest, SaysWhatIsWrongWithALine) {
       {"{\"id\":\"a\"}", "\"text\" is missing"},
       {"{\"id\":\"a\",\"text\":null}", "\"text\" is missing"},
       {"{\"id\":\"a\",\"text\":\"x\",\"metadata\":[]}", "\"metadata\" must be an object"},
-      {"{\"id\":\"a\",\"text\":\"\xFF\"}", "not JSON (or not UTF-8)"},
+      {"{\"id\":\"a\",\"text\":\"\xFF\"}", "not valid UTF-8 at byte 18 of the line"},
       {"{\"id\":\"a\",", "not JSON"},
   };
   for (const auto& [line, message] : cases) {

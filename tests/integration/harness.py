@@ -33,6 +33,20 @@ def tiny_model(folder, case="qwen3_small"):
     return folder
 
 
+def reader_model(folder, **memory):
+    """The tiny checkpoint as one that reads texts (router mode, two rounds), with more of msa_config in `memory`."""
+    tiny_model(folder)
+    path = os.path.join(folder, "config.json")
+    with open(path) as file:
+        config = json.load(file)
+    os.remove(path)
+    config["msa_config"].update({"retrieval_mode": "router", "router_rounds": 2,
+                                 "reader_documents": 3, **memory})
+    with open(path, "w") as file:
+        json.dump(config, file)
+    return folder
+
+
 def documents(count):
     """Short texts with words of their own, numbered."""
     words = ("river tower garden winter copper violin harbour engine meadow lantern orchard signal "

@@ -4,7 +4,7 @@ import os
 import subprocess
 import unittest
 
-from harness import MSA, ServerTest, clean_environment, documents
+from harness import MSA, ServerTest, clean_environment, documents, reader_model
 
 
 def ids(found):
@@ -27,6 +27,40 @@ class SyntheticBench(ServerTest):
         for tokens in ("0", "-3", "many", "5X"):
             self.assertEqual(2, self.run_msa([*arguments, "--tokens", tokens]).code, tokens)
         self.assertNotEqual(0, self.run_msa(["bench", "--synthetic-model", "msa-5b"]).code)
+
+
+class CalibratedThresholds(ServerTest):
+    """What a checkpoint says about stopping and refusing; models/smollm2-135m-instruct-msa/README.md."""
+
+    def answer(self, name, **memory):
+        self.model = reader_model(self.path(name), **memory)
+        server = self.serve(data="data-" + name)
+        self.add(server, documents(12))
+        question = "Which garden has a violin?"
+        one = ids(self.retrieve(server, question, "--limit", "12", "--max-rounds", "1"))
+        return (self.ask(server, question), ids(self.retrieve(server, question, "--limit", "12")), one)
+
+    def test_a_round_adds_what_scores_enough(self):
+        done, ranked, one = self.answer("any")
+        self.assertEqual(6, len(done["documents"]))
+        self.assertEqual(one[:3], ranked[:3])
+        self.assertEqual(12, len(set(ranked)))
+        never, stopped, one_again = self.answer("never", round_min_score=2.0)   # above any cosine
+        self.assertEqual(one, one_again)
+        self.assertEqual(set(one[:3]), set(ids(never["documents"])))
+        self.assertEqual(one, stopped)
+        always, ranked_again, _ = self.answer("always", round_min_score=-2.0)
+        self.assertEqual(ids(done["documents"]), ids(always["documents"]))
+        self.assertEqual(ranked, ranked_again)
+
+    def test_the_bias_decides_whether_an_answer_begins_as_the_refusal(self):
+        refusal = "The memory has no answer to this question."
+        plain = self.answer("plain", refusal=refusal)[0]["answer"]
+        refuses = self.answer("more", refusal=refusal, refusal_bias=1e6)[0]["answer"]
+        answers = self.answer("less", refusal=refusal, refusal_bias=-1e6)[0]["answer"]
+        self.assertTrue(refuses.startswith("T"), refuses)
+        self.assertFalse(answers.startswith("T"), answers)
+        self.assertIn(plain, (refuses, answers))
 
 
 class Life(ServerTest):

@@ -7,6 +7,7 @@
 #include "memory_node/shard.h"
 #include "tests/memory_node/borrowed_store.h"
 #include "tests/memory_node/temp_folder.h"
+#include "tests/support/encoded_documents.h"
 #include "tests/support/memory_shard_contract.h"
 
 namespace msa::memory_node {
@@ -81,6 +82,40 @@ class OverRocksDb : public LocalUnderTest {
   }
   testing::TempFolder folder_;
 };
+
+TEST(CoarseRecords, ADamagedOneCostsTheCodesAndNoAnswer) {
+  rpc::BankSpec bank = testing::TestBank(DType::kBFloat16, DType::kBFloat16);
+  bank.routing.head_dim = 32;
+  const auto backend = *kernels::MakeBackend("reference", 1);
+  const auto store = MakeMemoryStore();
+  ShardOptions options;
+  options.background = false;
+  const auto open = [&] {
+    return *LocalShard::Open(std::make_unique<BorrowedStore>(store.get()), backend.get(), options);
+  };
+  {
+    const auto shard = open();
+    ASSERT_TRUE(shard->CreateBank({}, bank).ok());
+    ASSERT_TRUE(shard->PutDocument({}, testing::MakeDocument(bank, {.id = "d"})).ok());
+    ASSERT_TRUE(shard->SetCoarse({}, bank.name, {.codes = true, .candidates = 9}).ok());
+  }
+  std::string record(store->Get(Table::kSystem, CoarseKey(bank.uid))->view());
+  record.back() ^= 1;
+  WriteSet writes;
+  writes.Put(Table::kSystem, CoarseKey(bank.uid), record);
+  ASSERT_TRUE(store->Commit(writes, DocumentStore::Priority::kNormal).ok());
+  const auto shard = open();
+  const auto stats = shard->Stats({}, bank.name);
+  ASSERT_TRUE(stats.ok());
+  EXPECT_EQ(stats->coarse, rpc::CoarseState());
+  EXPECT_EQ(stats->code_bytes, 0);
+  EXPECT_EQ(stats->corrupt_records, 1);
+  const auto snapshot = shard->OpenSnapshot({}, bank.name, absl::Minutes(1));
+  const auto routed =
+      shard->Route({}, {bank.name, snapshot->id, 0, 3, 5, testing::MakeQueries(bank, 1, 1)});
+  ASSERT_TRUE(routed.ok());
+  EXPECT_EQ(routed->size(), 1u);
+}
 
 }  // namespace
 }  // namespace msa::memory_node

@@ -7,6 +7,7 @@
 #include <limits>
 
 #include "common/safetensors.h"
+#include "compute_node/model/checkpoint.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "nlohmann/json.hpp"
@@ -56,7 +57,11 @@ class WeightsTest : public ::testing::Test {
     auto config = ParseModelConfig(*ReadFile(dir_ / "config.json", 1 << 20));
     WeightSource source;
     source.model_dir = dir_;
-    source.adapter_dir = adapter;
+    if (!adapter.empty()) {
+      auto read = ReadAdapterConfig(adapter, *config);
+      if (!read.ok()) return read.status();
+      source.adapter = *std::move(read);
+    }
     return LoadWeights(source, *config, *backend_, kernels::WeightFormat::kFloat32);
   }
 
@@ -126,6 +131,35 @@ TEST_F(WeightsTest, FingerprintFollowsEveryByte) {
   EXPECT_EQ(Load()->fingerprint, before);
   Poke("model.norm.weight", 1.25f);
   EXPECT_NE(Load()->fingerprint, before);
+}
+
+// Banks are bound to it: of one version it is that of all. By xxhash over the file in Python.
+TEST_F(WeightsTest, FingerprintIsThatOfEveryVersion) {
+  EXPECT_EQ(Load()->fingerprint, "d3adcaa8028ef749e3400bb0c7f184e5");
+}
+
+// Hashed layer by layer as they are read, or at once: the same.
+TEST_F(WeightsTest, FingerprintOfPiecesIsThatOfTheWhole) {
+  Writer writer;
+  std::vector<std::string> names = {"lm_head.weight", "model.embed_tokens.weight",
+                                    "model.norm.weight"};
+  for (int layer = 0; layer < 12; ++layer) {
+    names.push_back("model.layers." + std::to_string(layer) + ".a");
+    names.push_back("model.layers." + std::to_string(layer) + ".b");
+  }
+  for (const std::string& name : names) writer.Add(name, {1}, {static_cast<float>(name.size())});
+  writer.Write(dir_ / "twelve.safetensors");
+  Checkpoint checkpoint;
+  ASSERT_TRUE(checkpoint.AddFile(dir_ / "twelve.safetensors").ok());
+  Fingerprint whole, pieces;
+  whole.AddRest(checkpoint);
+  pieces.AddThrough(checkpoint, "model.embed_tokens.");
+  for (int layer : {0, 1, 10, 11, 2, 3, 4, 5, 6, 7, 8, 9}) {
+    pieces.AddThrough(checkpoint, "model.layers." + std::to_string(layer) + ".");
+  }
+  pieces.AddRest(checkpoint);
+  pieces.AddRest(checkpoint);  // nothing is left
+  EXPECT_EQ(pieces.Hex(), whole.Hex());
 }
 
 class AdapterTest : public WeightsTest {

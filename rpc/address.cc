@@ -1,0 +1,58 @@
+#include "rpc/address.h"
+
+#include "absl/strings/numbers.h"
+#include "common/strings.h"
+
+namespace msa::rpc {
+namespace {
+
+constexpr int kMaxPort = 65535;
+
+// What stands before the last colon; a v6 address without its brackets.
+std::string_view Host(std::string_view address) {
+  std::string_view host = address.substr(0, address.rfind(':'));
+  if (host.size() >= 2 && host.front() == '[' && host.back() == ']') {
+    host = host.substr(1, host.size() - 2);
+  }
+  return host;
+}
+
+// Names, numbers and, in brackets, v6 addresses. That a name exists is seen when it is used.
+bool IsHost(std::string_view host) {
+  if (host.size() >= 2 && host.front() == '[' && host.back() == ']') {
+    host = host.substr(1, host.size() - 2);
+    return !host.empty() && host.find_first_of("[] /") == std::string_view::npos;
+  }
+  return !host.empty() && host.find_first_of("[]:/ \t\n") == std::string_view::npos;
+}
+
+// Digits alone: SimpleAtoi would take a sign and spaces.
+bool IsPort(std::string_view text, int min_port) {
+  int port = 0;
+  return !text.empty() && text.find_first_not_of("0123456789") == std::string_view::npos &&
+         absl::SimpleAtoi(ToAbsl(text), &port) && port >= min_port && port <= kMaxPort;
+}
+
+}  // namespace
+
+absl::Status CheckAddress(std::string_view what, std::string_view address, int min_port) {
+  if (address.starts_with("unix:") && address.size() > 5) return absl::OkStatus();
+  const size_t colon = address.rfind(':');
+  if (colon != std::string_view::npos && IsHost(address.substr(0, colon)) &&
+      IsPort(address.substr(colon + 1), min_port)) {
+    return absl::OkStatus();
+  }
+  return absl::InvalidArgumentError(StrCat(what, " is '", address.substr(0, 256),
+                                           "': use host:port with a port from ", min_port, " to ",
+                                           kMaxPort, ", or unix:path"));
+}
+
+bool IsLoopback(std::string_view address) {
+  if (address.starts_with("unix:")) return true;
+  const std::string_view host = Host(address);
+  // A name may begin with 127. and lead anywhere.
+  const bool is_number = host.find_first_not_of("0123456789.") == std::string_view::npos;
+  return host == "localhost" || host == "::1" || (is_number && host.starts_with("127."));
+}
+
+}  // namespace msa::rpc

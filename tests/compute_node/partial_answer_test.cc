@@ -1,0 +1,106 @@
+// A shard that is there when documents are chosen and gone when their blocks are fetched.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "compute_node/node.h"
+#include "memory_node/document_store.h"
+#include "memory_node/shard.h"
+#include "router/router.h"
+#include "tests/support/fake_shard.h"
+
+namespace msa::compute_node {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+
+class PartialAnswerTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    const std::string golden = std::string(MSA_SOURCE_DIR) + "/tests/golden/";
+    NodeOptions options;
+    options.model_dir = golden + "qwen3_small";
+    options.tokenizer_file = golden + "tokenizers/qwen_small.json";
+    options.prefetch_layers = 1;
+    auto node = Node::Load(options, *backend_);
+    ASSERT_TRUE(node.ok()) << node.status();
+    node_ = *std::move(node);
+    map_.shards = {{"a", "host:1"}, {"b", "host:2"}};
+    memory_node::ShardOptions in_memory;
+    in_memory.background = false;
+    auto alive =
+        memory_node::LocalShard::Open(memory_node::MakeMemoryStore(), backend_.get(), in_memory);
+    ASSERT_TRUE(alive.ok()) << alive.status();
+    alive_ = *std::move(alive);
+    const std::vector<rpc::MemoryShard*> shards = {alive_.get(), &dying_};
+    router_ = std::make_unique<router::Router>(map_, shards,
+                                               std::vector<rpc::ComputeNode*>{node_.get()});
+    node_->Attach(router_.get(), shards, {"a", "b"});
+    rpc::BankOptions bank;
+    bank.routing_dtype = bank.content_dtype = DType::kFloat32;
+    ASSERT_TRUE(router_->CreateBank(ctx_, "default", bank).ok());
+    Add();
+    dying_.before = [this](const std::string& method, const rpc::CallContext&) {
+      if (method != "FetchBlocks") return absl::OkStatus();
+      ++refused_;
+      return absl::UnavailableError("shard 'b' (host:2): connection reset");
+    };
+  }
+
+  // Documents on both shards.
+  void Add() {
+    int next = 0;
+    const absl::Status status = router_->AddDocuments(
+        ctx_, "default",
+        [&]() -> std::optional<rpc::NewDocument> {
+          if (next == 6) return std::nullopt;
+          const std::string id = "document " + std::to_string(next++);
+          return rpc::NewDocument{id, "", "lost closed coin west " + id, ""};
+        },
+        [](const rpc::AddResult& result) {
+          EXPECT_TRUE(result.status.ok()) << result.status;
+          return true;
+        });
+    ASSERT_TRUE(status.ok()) << status;
+  }
+
+  absl::StatusOr<rpc::RetrieveReply> Retrieve(bool allow_partial) {
+    rpc::RetrieveRequest request;
+    request.question = "Where is the coin?";
+    request.bank = "default";
+    request.limit = 6;
+    request.top_k = 6;
+    request.allow_partial = allow_partial;
+    return router_->Retrieve(ctx_, request);
+  }
+
+  rpc::CallContext ctx_;
+  std::unique_ptr<kernels::Backend> backend_ = *kernels::MakeBackend("cpu", 1);
+  std::unique_ptr<Node> node_;
+  std::unique_ptr<memory_node::LocalShard> alive_;
+  testing::FakeShard dying_;
+  rpc::ShardMap map_;
+  std::unique_ptr<router::Router> router_;
+  int refused_ = 0;
+};
+
+TEST_F(PartialAnswerTest, FailsByNameUnlessPartialAnswersAreAllowed) {
+  const auto reply = Retrieve(/*allow_partial=*/false);
+  EXPECT_EQ(reply.status().code(), absl::StatusCode::kUnavailable) << reply.status();
+  EXPECT_THAT(std::string(reply.status().message()), HasSubstr("shard 'b'"));
+}
+
+TEST_F(PartialAnswerTest, NamesWhatIsMissingAndAsksItOnce) {
+  const auto reply = Retrieve(/*allow_partial=*/true);
+  ASSERT_TRUE(reply.ok()) << reply.status();
+  EXPECT_THAT(reply->missing_shards, ElementsAre("b"));
+  EXPECT_EQ(refused_, 1);
+  EXPECT_FALSE(reply->documents.empty());
+}
+
+}  // namespace
+}  // namespace msa::compute_node
