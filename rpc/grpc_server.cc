@@ -108,7 +108,7 @@ absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Builder::Start(const std
     return absl::UnavailableError(
         absl::StrCat("cannot listen on ", address,
                      ": another program uses the port, or the address is not one of this machine; "
-                     "stop that program or choose another address"));
+                     "stop that program or give another --listen"));
   }
   impl->port = unix_socket ? 0 : port;
   std::unique_ptr<GrpcServer> server(new GrpcServer(std::move(impl)));
