@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "common/check.h"
 #include "hwy/highway.h"
 #include "kernels/cpu/dot_tile-inl.h"
 #include "kernels/cpu/routing.h"
@@ -181,6 +182,7 @@ void ScoreBlock(const RoutingPlan& plan, int64_t begin, int64_t end, float* wide
                 float* values) {
   const bool one_row = plan.num_rows == 1 && !plan.head_max;
   const Tiles tiles(begin, end, one_row ? kRowKeys : kTileKeys);
+  MSA_CHECK(tiles.count * tiles.ways <= plan.block_chunks);  // the room of `tiled`
   if (one_row) {
     ScoreBlockOfOneRow<T>(plan, tiles, tiled);
   } else {

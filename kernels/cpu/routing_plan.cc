@@ -37,10 +37,10 @@ const int32_t* MapRows(const ScoreArgs& args, int num_questions, bool one_each) 
 }
 
 // A pass of one row waits for memory: its 8 streams should be 32 KB long or more, so that few of
-// their lines are first ones, which nothing has fetched ahead.
+// their lines are first ones, which nothing has fetched ahead. A multiple of 8: tiles are whole.
 int64_t BlockChunks(int64_t num_rows, int64_t key_bytes) {
   if (num_rows > 1) return 256;
-  return std::clamp<int64_t>(8 * 32768 / key_bytes, 256, 2048);
+  return std::clamp<int64_t>(8 * (32768 / key_bytes), 256, 2048);
 }
 
 // MaxOrNan of the reference over `first` and values, without a branch: a comparison with the best so

@@ -203,6 +203,18 @@ TEST_P(RoutingContractTest, OddShapes) {
   }
 }
 
+// A backend may take long streams of keys when there is but one row: 192 elements divide none of
+// the sizes that blocks have.
+TEST_P(RoutingContractTest, OneRowOverManyChunks) {
+  const RoutingShape shape = {.num_q_heads = 3, .num_kv_heads = 3, .head_dim = 64};
+  for (const DType dtype : kPrecisions) {
+    SCOPED_TRACE(std::string(DTypeName(dtype)));
+    const RoutingCase c = MakeCase(shape, dtype, 12000, {1}, 30);
+    ExpectMatchesOracle(c, Score(*backend_, c));
+    if (HasFailure()) return;
+  }
+}
+
 TEST_P(RoutingContractTest, ABanksSegmentsScoreAsEachAlone) {
   for (const DType dtype : kPrecisions) {
     const RoutingShape shape = {.num_q_heads = 4, .num_kv_heads = 2, .head_dim = 32};
