@@ -254,7 +254,7 @@ TEST(CpuLinearTest, BitsOfARowDoNotDependOnItsCompany) {
     const auto packed = *backend->PackLinear(w.data(), kOut, kIn, format);
     std::vector<float> all(kMany * kOut);
     backend->Linear(*packed, x.data(), kMany, nullptr, all.data());
-    for (const int64_t rows : {17, 18, 20, 64, 127, 256, 385}) {
+    for (int64_t rows = 17; rows < kMany; ++rows) {
       const int64_t first = kMany - rows;
       std::vector<float> some(rows * kOut);
       backend->Linear(*packed, x.data() + first * kIn, rows, nullptr, some.data());
