@@ -130,6 +130,22 @@ class PlainRecording : public Recording {
   std::function<void()> operations_;
 };
 
+// Calls take(chunk, key in float32) for the keys of a segment from `first_chunk` on.
+template <typename Take>
+void ForEachKey(const Backend& backend, const KeySegment& segment, int64_t key_width,
+                int64_t first_chunk, const Take& take) {
+  const int64_t num_chunks =
+      segment.num_chunks >= 0 ? segment.num_chunks : segment.part_begin.back();
+  const size_t key_bytes = key_width * DTypeBytes(segment.dtype);
+  std::vector<float> key(key_width);
+  for (int64_t chunk = first_chunk; chunk < num_chunks; ++chunk) {
+    backend.Dequantize(static_cast<const char*>(segment.keys) + chunk * key_bytes,
+                       HasScales(segment.dtype) ? segment.scales + chunk : nullptr, 1, key_width,
+                       segment.dtype, key.data());
+    take(chunk, key);
+  }
+}
+
 }  // namespace
 
 std::unique_ptr<Recording> Backend::Record(std::function<void()> operations) const {
@@ -186,33 +202,21 @@ void Backend::ScoreListed(const ScoreListedArgs& args) const {
 
 void Backend::RaiseMaxNorm(const KeySegment& segment, int64_t key_width, int64_t first_chunk,
                            float* max_norm) const {
-  const int64_t num_chunks =
-      segment.num_chunks >= 0 ? segment.num_chunks : segment.part_begin.back();
-  const size_t key_bytes = key_width * DTypeBytes(segment.dtype);
-  std::vector<float> key(key_width);
-  for (int64_t chunk = first_chunk; chunk < num_chunks; ++chunk) {
-    Dequantize(static_cast<const char*>(segment.keys) + chunk * key_bytes,
-               HasScales(segment.dtype) ? segment.scales + chunk : nullptr, 1, key_width,
-               segment.dtype, key.data());
+  ForEachKey(*this, segment, key_width, first_chunk, [&](int64_t, const std::vector<float>& key) {
     double squares = 0;
     for (const float x : key) squares += double{x} * x;
     const auto norm = std::nextafter(static_cast<float>(std::sqrt(squares)), INFINITY);
     if (!std::isnan(*max_norm) && !(norm <= *max_norm)) *max_norm = norm;
-  }
+  });
 }
 
 void Backend::EncodeCoarse(const KeySegment& segment, int64_t key_width, int64_t first_chunk,
                            uint8_t* codes, float* scales) const {
-  const int64_t num_chunks =
-      segment.num_chunks >= 0 ? segment.num_chunks : segment.part_begin.back();
-  const size_t key_bytes = key_width * DTypeBytes(segment.dtype);
-  std::vector<float> key(key_width);
-  for (int64_t chunk = first_chunk; chunk < num_chunks; ++chunk) {
-    Dequantize(static_cast<const char*>(segment.keys) + chunk * key_bytes,
-               HasScales(segment.dtype) ? segment.scales + chunk : nullptr, 1, key_width,
-               segment.dtype, key.data());
-    EncodeKey(key.data(), key_width, codes + chunk * CodeBytes(key_width), scales + chunk);
-  }
+  ForEachKey(*this, segment, key_width, first_chunk,
+             [&](int64_t chunk, const std::vector<float>& key) {
+               EncodeKey(key.data(), key_width, codes + chunk * CodeBytes(key_width),
+                         scales + chunk);
+             });
 }
 
 void Backend::MeanOfScores(absl::Span<const float* const> scores, int64_t n, float* mean) const {
