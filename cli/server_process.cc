@@ -56,7 +56,8 @@ absl::Status ServerProcess::Prepare() {
   if (const absl::Status form = rpc::CheckAddress("--listen", listen_, 0); !form.ok()) {
     return UsageError(std::string(form.message()));
   }
-  if (insecure_listen_any_ || rpc::IsLoopback(listen_)) return absl::OkStatus();
+  // A taken port is told before a model is loaded.
+  if (insecure_listen_any_ || rpc::IsLoopback(listen_)) return rpc::CheckFree(listen_);
   return absl::FailedPreconditionError(
       StrCat("refusing to listen on ", listen_,
              ": there are no API keys, so anyone who reaches it "

@@ -22,7 +22,8 @@ class ServerProcess {
 
   // First of all, before any thread starts: sets up logging and holds SIGTERM and SIGINT back for
   // Serve, from this thread and all it will start. A usage error for an address that is none;
-  // FAILED_PRECONDITION for one that others can reach, since there are no API keys.
+  // FAILED_PRECONDITION for one that others can reach, since there are no API keys; UNAVAILABLE for
+  // one where another program listens.
   absl::Status Prepare();
   // Where --listen was not given.
   void SetListen(const std::string& address);

@@ -1,5 +1,12 @@
 #include "rpc/address.h"
 
+#include <netdb.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <memory>
+#include <string>
+
 #include "absl/strings/numbers.h"
 #include "common/strings.h"
 
@@ -45,6 +52,34 @@ absl::Status CheckAddress(std::string_view what, std::string_view address, int m
   return absl::InvalidArgumentError(StrCat(what, " is '", address.substr(0, 256),
                                            "': use host:port with a port from ", min_port, " to ",
                                            kMaxPort, ", or unix:path"));
+}
+
+absl::Status CheckFree(const std::string& address) {
+  const size_t colon = address.rfind(':');
+  if (address.starts_with("unix:") || colon == std::string::npos) return absl::OkStatus();
+  addrinfo hints = {};
+  hints.ai_socktype = SOCK_STREAM;
+  hints.ai_flags = AI_PASSIVE;
+  addrinfo* found = nullptr;
+  const std::string host(Host(address));
+  if (getaddrinfo(host.c_str(), address.c_str() + colon + 1, &hints, &found) != 0) {
+    return absl::OkStatus();
+  }
+  const std::unique_ptr<addrinfo, decltype(&freeaddrinfo)> owner(found, freeaddrinfo);
+  const int fd = socket(found->ai_family, found->ai_socktype, found->ai_protocol);
+  if (fd < 0) return absl::OkStatus();
+  const int yes = 1;
+  setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof(yes));  // as gRPC does
+  const bool free = bind(fd, found->ai_addr, found->ai_addrlen) == 0;
+  close(fd);
+  return free ? absl::OkStatus() : CannotListen(address);
+}
+
+absl::Status CannotListen(std::string_view address) {
+  return absl::UnavailableError(
+      StrCat("cannot listen on ", address,
+             ": another program uses the port, or the address is not one of this machine; "
+             "stop that program or give another --listen"));
 }
 
 bool IsLoopback(std::string_view address) {

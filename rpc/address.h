@@ -3,6 +3,7 @@
 #ifndef MSA_RPC_ADDRESS_H_
 #define MSA_RPC_ADDRESS_H_
 
+#include <string>
 #include <string_view>
 
 #include "absl/status/status.h"
@@ -12,6 +13,12 @@ namespace msa::rpc {
 // INVALID_ARGUMENT beginning with `what` ("--server", "shards[0].address") for any other form.
 // Ports are min_port to 65535: 0, "a free one", is for those who listen.
 absl::Status CheckAddress(std::string_view what, std::string_view address, int min_port = 1);
+
+// UNAVAILABLE when a server could not listen there now, saying why: for those who have something
+// long to do before they listen. Of unix sockets and names that do not resolve nothing is said.
+absl::Status CheckFree(const std::string& address);
+// The same when listening failed.
+absl::Status CannotListen(std::string_view address);
 
 // Whether only this machine can reach it.
 bool IsLoopback(std::string_view address);

@@ -12,8 +12,8 @@
 #include <utility>
 #include <vector>
 
-#include "absl/strings/str_cat.h"
 #include "common/limits.h"
+#include "rpc/address.h"
 #include "rpc/allocator.h"
 #include "rpc/channel_args.h"
 #include "rpc/services.h"
@@ -105,10 +105,7 @@ absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Builder::Start(const std
   impl->server = builder.BuildAndStart();
   const bool unix_socket = address.rfind("unix:", 0) == 0;
   if (impl->server == nullptr || (port <= 0 && !unix_socket)) {
-    return absl::UnavailableError(
-        absl::StrCat("cannot listen on ", address,
-                     ": another program uses the port, or the address is not one of this machine; "
-                     "stop that program or give another --listen"));
+    return CannotListen(address);
   }
   impl->port = unix_socket ? 0 : port;
   std::unique_ptr<GrpcServer> server(new GrpcServer(std::move(impl)));
