@@ -17,8 +17,6 @@
 namespace msa::cli {
 namespace {
 
-constexpr int32_t kUncalibratedCandidates = 128;
-
 // The one most often right; of equals the cheapest. REQUIRES: not empty.
 const rpc::ScanComparison& Best(const std::vector<rpc::ScanComparison>& curve) {
   return *std::min_element(curve.begin(), curve.end(), [](const auto& a, const auto& b) {
@@ -68,7 +66,9 @@ class BankCalibrateVerb : public ClientVerb {
   }
 
  private:
-  static rpc::CoarseState Codes() { return {.codes = true, .candidates = kUncalibratedCandidates}; }
+  static rpc::CoarseState Codes() {
+    return {.codes = true, .candidates = rpc::CoarseState::kUncalibratedCandidates};
+  }
 
   absl::Status Set(rpc::MemoryService& service, Io& io, const rpc::CoarseState& state) {
     MSA_ASSIGN_OR_RETURN(const rpc::CoarseState kept, service.SetCoarse(NewCall(), name_, state));
@@ -95,15 +95,12 @@ class BankCalibrateVerb : public ClientVerb {
                            .top_k = top_k_,
                            .selections = best.selections,
                            .same = best.same};
-    state.on = state.Passed();
+    const absl::Status passed = state.CheckPassed(name_);
+    state.on = passed.ok();
     state.codes = state.on || had_codes;
     MSA_ASSIGN_OR_RETURN(state, service.SetCoarse(NewCall(), name_, state));
     Report(state, io);
-    if (state.on) return absl::OkStatus();
-    return absl::FailedPreconditionError(
-        StrCat("coarse scans of bank ", name_, " stay off: ", state.same, " of ", state.selections,
-               " selections were the full scan's; 999 of 1,000 are needed, of ",
-               rpc::CoarseState::kLeastCompared, " or more"));
+    return passed;
   }
 
   absl::StatusOr<bool> HasCodes(rpc::MemoryService& service) {

@@ -4,6 +4,9 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <string_view>
+
+#include "absl/status/status.h"
 
 namespace msa {
 
@@ -24,6 +27,9 @@ inline constexpr int32_t kMaxQueryTokens = 16384;  // routing rows in one Route 
 inline constexpr int32_t kMaxPartTokens = 32768;
 inline constexpr int32_t kMaxDocumentsPerStream = 10'000'000;
 inline constexpr size_t kMaxRpcMessageBytes = 64u << 20;
+
+// INVALID_ARGUMENT when `what` ("the title") has more than `limit` bytes.
+absl::Status CheckSize(std::string_view what, size_t bytes, size_t limit);
 
 }  // namespace msa
 

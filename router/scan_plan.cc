@@ -8,7 +8,6 @@
 namespace msa::router {
 namespace {
 
-constexpr int32_t kDefaultCandidates = 128;  // before a calibration
 constexpr size_t kMaxComparisons = 16;
 
 // Whether at most half of the bank came since its calibration.
@@ -50,7 +49,8 @@ absl::StatusOr<ScanPlan> PlanScan(const std::vector<rpc::BankState>& shards, int
   }
   const rpc::CoarseState& coarse = shards.front().coarse;
   if (options.scan == rpc::Scan::kCoarse) {
-    plan.candidates = coarse.candidates > 0 ? coarse.candidates : kDefaultCandidates;
+    plan.candidates =
+        coarse.candidates > 0 ? coarse.candidates : rpc::CoarseState::kUncalibratedCandidates;
     return plan;
   }
   const bool on =
@@ -62,11 +62,7 @@ absl::StatusOr<ScanPlan> PlanScan(const std::vector<rpc::BankState>& shards, int
 }
 
 absl::Status CheckCalibration(const std::string& bank, const rpc::CoarseState& state) {
-  if (!state.on || state.Passed()) return absl::OkStatus();
-  return absl::FailedPreconditionError(
-      StrCat("coarse scans of bank '", bank, "' stay off: ", state.same, " of ", state.selections,
-             " selections were the full scan's; 999 of 1,000 are needed, of ",
-             rpc::CoarseState::kLeastCompared, " or more"));
+  return state.on ? state.CheckPassed(bank) : absl::OkStatus();
 }
 
 bool SameParts(const std::vector<rpc::RoutedPart>& a, const std::vector<rpc::RoutedPart>& b) {

@@ -15,11 +15,6 @@ namespace {
 
 absl::Status Invalid(const std::string& what) { return absl::InvalidArgumentError(what); }
 
-absl::Status CheckSize(const char* what, const std::string& text, size_t limit) {
-  if (text.size() <= limit) return absl::OkStatus();
-  return Invalid(StrCat(what, " has ", text.size(), " bytes, the limit is ", limit));
-}
-
 absl::Status CheckUtf8(const char* what, const std::string& text) {
   const std::optional<size_t> bad = FirstInvalidUtf8(text);
   if (!bad) return absl::OkStatus();
@@ -41,7 +36,7 @@ absl::Status CheckNoControls(const char* what, const std::string& text) {
 
 absl::Status CheckName(const char* what, const std::string& name, size_t limit) {
   if (name.empty()) return Invalid(StrCat(what, " is empty"));
-  MSA_RETURN_IF_ERROR(CheckSize(what, name, limit));
+  MSA_RETURN_IF_ERROR(CheckSize(what, name.size(), limit));
   MSA_RETURN_IF_ERROR(CheckUtf8(what, name));
   return CheckNoControls(what, name);
 }
@@ -49,7 +44,7 @@ absl::Status CheckName(const char* what, const std::string& name, size_t limit) 
 // Without building the value: metadata may be nested as deep as its size allows.
 absl::Status CheckMetadata(const std::string& metadata) {
   if (metadata.empty()) return absl::OkStatus();
-  MSA_RETURN_IF_ERROR(CheckSize("the metadata", metadata, kMaxDocumentMetadataBytes));
+  MSA_RETURN_IF_ERROR(CheckSize("the metadata", metadata.size(), kMaxDocumentMetadataBytes));
   MSA_RETURN_IF_ERROR(CheckUtf8("the metadata", metadata));
   const size_t first = metadata.find_first_not_of(" \t\r\n");
   if (first != std::string::npos && metadata[first] == '{' && nlohmann::json::accept(metadata)) {
@@ -62,7 +57,7 @@ absl::Status CheckQuestion(const std::string& question) {
   if (question.find_first_not_of(" \t\r\n") == std::string::npos) {
     return Invalid("the question is empty");
   }
-  MSA_RETURN_IF_ERROR(CheckSize("the question", question, kMaxQuestionBytes));
+  MSA_RETURN_IF_ERROR(CheckSize("the question", question.size(), kMaxQuestionBytes));
   return CheckUtf8("the question", question);
 }
 
@@ -95,9 +90,9 @@ absl::Status CheckDocumentId(const std::string& id) {
 
 absl::Status CheckDocument(const rpc::NewDocument& document) {
   MSA_RETURN_IF_ERROR(CheckDocumentId(document.id));
-  MSA_RETURN_IF_ERROR(CheckSize("the title", document.title, kMaxDocumentTitleBytes));
+  MSA_RETURN_IF_ERROR(CheckSize("the title", document.title.size(), kMaxDocumentTitleBytes));
   MSA_RETURN_IF_ERROR(CheckUtf8("the title", document.title));
-  MSA_RETURN_IF_ERROR(CheckSize("the text", document.text, kMaxDocumentTextBytes));
+  MSA_RETURN_IF_ERROR(CheckSize("the text", document.text.size(), kMaxDocumentTextBytes));
   MSA_RETURN_IF_ERROR(CheckUtf8("the text", document.text));
   return CheckMetadata(document.metadata);
 }

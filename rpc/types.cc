@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "common/strings.h"
+
 namespace msa::rpc {
 
 int64_t DocumentInfo::num_tokens() const {
@@ -14,6 +16,16 @@ int64_t DocumentInfo::num_chunks() const {
   int64_t sum = 0;
   for (const PartInfo& part : parts) sum += part.routing_chunks;
   return sum;
+}
+
+absl::Status CoarseState::CheckPassed(std::string_view bank) const {
+  if (top_k > 0 && selections >= kLeastCompared && 1000 * same >= 999 * selections) {
+    return absl::OkStatus();
+  }
+  return absl::FailedPreconditionError(
+      StrCat("coarse scans of bank '", bank, "' stay off: ", same, " of ", selections,
+             " selections were the full scan's; 999 of 1,000 are needed, of ", kLeastCompared,
+             " or more"));
 }
 
 void AddComparisons(const std::vector<ScanComparison>& more, std::vector<ScanComparison>* sums) {

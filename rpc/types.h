@@ -12,6 +12,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "common/dtype.h"
 #include "common/routing.h"
@@ -90,11 +91,11 @@ struct CoarseState {
 
   bool operator==(const CoarseState&) const = default;
 
-  // Whether the calibration allows `on`: 999 of 1,000 selections the same, of 1,000 or more.
-  bool Passed() const {
-    return top_k > 0 && selections >= kLeastCompared && 1000 * same >= 999 * selections;
-  }
+  // FAILED_PRECONDITION unless the calibration of the bank of that name allows `on`: 999 of 1,000
+  // selections the same, of 1,000 or more.
+  absl::Status CheckPassed(std::string_view bank) const;
   static constexpr int64_t kLeastCompared = 1000;
+  static constexpr int32_t kUncalibratedCandidates = 128;
 };
 
 // Coarse scans with one number of candidates beside exact ones, over the same questions.
