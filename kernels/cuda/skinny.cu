@@ -54,28 +54,20 @@ __global__ void __launch_bounds__(kSkinnyThreads, 3) SkinnyKernel(SkinnyArgs arg
   for (int u = 0; u < kDepth; ++u) weights.Load(u, warp + u * kSkinnyWarps);
   AllowDependents();
   WaitForPrerequisites();
-  const bool real = group < args.rows;
-  const int64_t x_row = (real ? group : 0) * args.in_features + 8 * quad;
-  const float* norm = args.norm + 8 * quad;
+  XSteps<kInput, kDepth> steps(args, warp, lane);
   float sums[4] = {};
   float odd[4] = {};
   float squares = 0.0f;
-  for (int step = warp; step < num_steps; step += kDepth * kSkinnyWarps) {
+  for (int step = 0; step * kSkinnyWarps + warp < num_steps; step += kDepth) {
     uint4 b[kDepth];
-#pragma unroll
-    for (int u = 0; u < kDepth; ++u) {
-      const int at = step + u * kSkinnyWarps;
-      b[u] = {0, 0, 0, 0};
-      if (real && at < num_steps) {
-        b[u] = LoadX<kInput>(args.x, x_row + at * kStepColumns, norm + at * kStepColumns, squares);
-      }
-    }
+    steps.Ask(step);
+    steps.Take(b, squares);
 #pragma unroll
     for (int u = 0; u < kDepth; ++u) {
       MultiplyStep(weights.low[u], weights.high[u], b[u], sums, odd);
     }
 #pragma unroll
-    for (int u = 0; u < kDepth; ++u) weights.Load(u, step + (kDepth + u) * kSkinnyWarps);
+    for (int u = 0; u < kDepth; ++u) weights.Load(u, warp + (step + kDepth + u) * kSkinnyWarps);
   }
   StoreSums(sums, odd, warp, lane, shares);
   if constexpr (kInput == SkinnyInput::kNormedFloat32) {

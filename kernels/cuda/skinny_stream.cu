@@ -1,7 +1,7 @@
 // Hopper's kernel of products of a few rows: one block a multiprocessor takes a run of weight rows,
-// which lie together, and a warp that does nothing else keeps a ring of slices of them full, from
-// before the kernel ahead in the stream has ended. It lets the next kernel's blocks come when it
-// has asked for its last slice: earlier, they would crowd on the multiprocessors that are free.
+// which lie together, and warps that do nothing else keep a ring of slices of them full, from
+// before the kernel ahead in the stream has ended. They let the next kernel's blocks come when they
+// have asked for the last slice: earlier, they would crowd on the multiprocessors that are free.
 #include <algorithm>
 
 #include "kernels/cuda/dependent_launch.h"
@@ -10,7 +10,9 @@
 namespace msa::kernels::cuda {
 namespace {
 
-constexpr int kThreads = kSkinnyThreads + kWarp;
+// A warp asks for its lanes' copies one by one: alone it would be slower than memory.
+constexpr int kCopyWarps = 2;
+constexpr int kThreads = kSkinnyThreads + kCopyWarps * kWarp;
 constexpr int kSliceColumns = 1024;
 constexpr int kSliceSteps = kSliceColumns / kStepColumns;
 constexpr int kWarpSteps = kSliceSteps / kSkinnyWarps;  // of a slice, a warp's
@@ -18,6 +20,8 @@ constexpr int kWarpSteps = kSliceSteps / kSkinnyWarps;  // of a slice, a warp's
 constexpr int kSlotRowBytes = kSliceColumns * 2 + 64;
 // One block a multiprocessor, and room beside it for attention's.
 constexpr int kRingBytes = 120'000;
+// Of them on their way while the block waits for x: x would queue behind more.
+constexpr int kAheadBytes = 45'000;
 constexpr int kMaxStages = 12;
 // Steps of x that a warp keeps in registers; a wider x is read again for every tile.
 constexpr int kMostHeld = 16;
@@ -50,6 +54,7 @@ struct Tiles {
 struct Ring {
   uint64_t full[kMaxStages];
   uint64_t empty[kMaxStages];
+  volatile bool has_x;
 };
 
 struct Place {
@@ -62,40 +67,53 @@ struct Place {
   }
 };
 
-// Of slice `index` of the block's, tile by tile: where a lane's row begins, and how many bytes it
-// has; 0 for lanes without a row.
+// A copying warp's rows of slice `index` of the block's, tile by tile, a lane each.
 template <SkinnyThen kThen>
-__device__ __forceinline__ uint32_t FindRow(const SkinnyArgs& args, const Tiles<kThen>& tiles,
-                                            int index, int lane, const uint8_t** from) {
-  const int tile = index / tiles.num_slices;
-  if (tile >= tiles.count) return 0;
-  const int outs = tiles.Outs(tile);
-  if (lane >= outs * Tiles<kThen>::kPart) return 0;
-  const int64_t column = int64_t{index % tiles.num_slices} * kSliceColumns;
-  int64_t row = tiles.begin + tiles.First(tile) + lane;
-  if (Tiles<kThen>::kPart == 2 && lane >= outs) row += args.out_features / 2 - outs;
-  *from = static_cast<const uint8_t*>(args.w) + (row * args.in_features + column) * 2;
-  const int64_t left = args.in_features - column;
-  return static_cast<uint32_t>(left < kSliceColumns ? left : kSliceColumns) * 2;
-}
+struct SliceRows {
+  __device__ SliceRows(const SkinnyArgs& args, const Tiles<kThen>& tiles, int index, int warp,
+                       int lane) {
+    const int tile = index / tiles.num_slices;
+    const int outs = tiles.Outs(tile);
+    const int all = outs * Tiles<kThen>::kPart;
+    const int first = all * warp / kCopyWarps;
+    count = all * (warp + 1) / kCopyWarps - first;
+    slot_row = first + lane;
+    const int64_t column = int64_t{index % tiles.num_slices} * kSliceColumns;
+    int64_t row = tiles.begin + tiles.First(tile) + slot_row;
+    if (Tiles<kThen>::kPart == 2 && slot_row >= outs) row += args.out_features / 2 - outs;
+    from = static_cast<const uint8_t*>(args.w) + (row * args.in_features + column) * 2;
+    const int64_t left = args.in_features - column;
+    bytes = static_cast<int>(left < kSliceColumns ? left : kSliceColumns) * 2;
+  }
+
+  int count;
+  int slot_row;
+  const uint8_t* from;
+  int bytes;  // of each row
+};
 
 template <SkinnyThen kThen>
-__device__ void Produce(const SkinnyArgs& args, const Tiles<kThen>& tiles, int lane, uint32_t slots,
+__device__ void Produce(const SkinnyArgs& args, const Tiles<kThen>& tiles, uint32_t slots,
                         Ring& ring) {
+  const int warp = (threadIdx.x - kSkinnyThreads) / kWarp;
+  const int lane = threadIdx.x % kWarp;
   const int slices = tiles.count * tiles.num_slices;
   const auto copy = [&](int index, int stage) {
-    const uint8_t* from = nullptr;
-    const uint32_t bytes = FindRow(args, tiles, index, lane, &from);
+    const SliceRows<kThen> rows(args, tiles, index, warp, lane);
     const uint32_t full = SharedAddress(&ring.full[stage]);
-    const int rows = tiles.Outs(index / tiles.num_slices) * Tiles<kThen>::kPart;
-    if (lane == 0) BarrierExpect(full, bytes * rows);
+    if (lane == 0) BarrierExpect(full, rows.bytes * rows.count);
     __syncwarp();
-    if (bytes != 0) {
-      CopyBulk(slots + stage * tiles.slot_bytes + lane * kSlotRowBytes, from, bytes, full);
+    if (lane < rows.count) {
+      CopyBulk(slots + stage * tiles.slot_bytes + rows.slot_row * kSlotRowBytes, rows.from,
+               rows.bytes, full);
     }
   };
+  const int ahead = max(1, kAheadBytes / tiles.slot_bytes);
   int index = 0;
-  for (; index < min(tiles.stages, slices); ++index) copy(index, index);
+  for (; index < min(tiles.stages, slices); ++index) {
+    if (index >= ahead && !ring.has_x) BarrierWait(SharedAddress(&ring.full[index - ahead]), 0);
+    copy(index, index);
+  }
   Place place;
   for (; index < slices; ++index) {
     BarrierWait(SharedAddress(&ring.empty[place.stage]), place.phase);
@@ -105,33 +123,10 @@ __device__ void Produce(const SkinnyArgs& args, const Tiles<kThen>& tiles, int l
   AllowDependents();
 }
 
-// x of one warp and lane: its steps, of the row that the lane stands for.
-template <SkinnyInput kInput>
-struct XRow {
-  const void* x;
-  const float* norm;
-  int64_t at;
-  int num_steps;
-  bool real;
-
-  __device__ XRow(const SkinnyArgs& args, int lane)
-      : x(args.x),
-        norm(args.norm + 8 * (lane % 4)),
-        num_steps(static_cast<int>(args.in_features / kStepColumns)),
-        real(lane / 4 < args.rows) {
-    at = (real ? lane / 4 : 0) * args.in_features + 8 * (lane % 4);
-  }
-  __device__ __forceinline__ uint4 Load(int step, float& squares) const {
-    if (!real || step >= num_steps) return {0, 0, 0, 0};
-    const int column = step * kStepColumns;
-    return LoadX<kInput>(x, at + column, norm + column, squares);
-  }
-};
-
 // A slice's products for steps `first`, first + 8, … of the row.
 __device__ __forceinline__ void MultiplySlice(const char* low, const char* high, int first,
-                                              int num_steps, const uint4 (&x)[kWarpSteps],
-                                              float (&sums)[4], float (&odd)[4]) {
+                                              int num_steps, const uint4* x, float (&sums)[4],
+                                              float (&odd)[4]) {
 #pragma unroll
   for (int u = 0; u < kWarpSteps; ++u) {
     if (first + u * kSkinnyWarps >= num_steps) break;
@@ -154,16 +149,17 @@ __device__ void Consume(const SkinnyArgs& args, const Tiles<kThen>& tiles, const
     }
   }
   WaitForPrerequisites();
-  const XRow<kInput> row(args, lane);
+  constexpr int kAtOnce = kHeld > 0 ? kHeld / 2 : kWarpSteps;
+  XSteps<kInput, kAtOnce> steps(args, warp, lane);
   float squares = 0.0f;
-  uint4 held[kSlicesHeld > 0 ? kSlicesHeld : 1][kWarpSteps];
-#pragma unroll
-  for (int s = 0; s < (kSlicesHeld > 0 ? kSlicesHeld : 1); ++s) {
-#pragma unroll
-    for (int u = 0; u < kWarpSteps; ++u) {
-      held[s][u] = row.Load(s * kSliceSteps + u * kSkinnyWarps + warp, squares);
-    }
+  uint4 held[kHeld > 0 ? kHeld : 1];
+  steps.Ask(0);
+  if constexpr (kHeld > 0) {
+    steps.Take(held, squares);
+    steps.Ask(kAtOnce);
+    steps.Take(held + kAtOnce, squares);
   }
+  if (threadIdx.x == 0) ring.has_x = true;
   Place place;
   for (int tile = 0; tile < tiles.count; ++tile) {
     const int outs = tiles.Outs(tile);
@@ -176,11 +172,11 @@ __device__ void Consume(const SkinnyArgs& args, const Tiles<kThen>& tiles, const
     const float before = finishes ? LoadBefore<kThen>(args, first, outs) : 0.0f;
     float sums[4] = {};
     float odd[4] = {};
-    const auto multiply = [&](int slice, const uint4 (&x)[kWarpSteps]) {
+    const auto multiply = [&](int slice, const uint4* x) {
       BarrierWait(SharedAddress(&ring.full[place.stage]), place.phase);
       const char* slot = slots + place.stage * tiles.slot_bytes + within;
       MultiplySlice(slot + low_row * kSlotRowBytes, slot + high_row * kSlotRowBytes,
-                    slice * kSliceSteps + warp, row.num_steps, x, sums, odd);
+                    slice * kSliceSteps + warp, steps.num_steps(), x, sums, odd);
       __syncwarp();
       if (lane == 0) BarrierArrive(SharedAddress(&ring.empty[place.stage]));
       place.Advance(tiles.stages);
@@ -188,21 +184,14 @@ __device__ void Consume(const SkinnyArgs& args, const Tiles<kThen>& tiles, const
     if constexpr (kHeld > 0) {
 #pragma unroll
       for (int s = 0; s < kSlicesHeld; ++s) {
-        if (s < tiles.num_slices) multiply(s, held[s]);
+        if (s < tiles.num_slices) multiply(s, held + s * kWarpSteps);
       }
     } else {
       for (int s = 0; s < tiles.num_slices; ++s) {
         uint4 now[kWarpSteps];
         float again = 0.0f;  // rows are squared once
-        const bool wraps = s + 1 == tiles.num_slices;
-        const int next = wraps ? 0 : s + 1;
-#pragma unroll
-        for (int u = 0; u < kWarpSteps; ++u) now[u] = held[0][u];
-#pragma unroll
-        for (int u = 0; u < kWarpSteps; ++u) {
-          held[0][u] = row.Load(next * kSliceSteps + u * kSkinnyWarps + warp,
-                                tile == 0 && !wraps ? squares : again);
-        }
+        steps.Take(now, tile == 0 ? squares : again);
+        steps.Ask(s + 1 == tiles.num_slices ? 0 : (s + 1) * kWarpSteps);
         multiply(s, now);
       }
     }
@@ -216,7 +205,8 @@ __device__ void Consume(const SkinnyArgs& args, const Tiles<kThen>& tiles, const
 }
 
 template <SkinnyThen kThen, SkinnyInput kInput, int kHeld>
-__global__ void __launch_bounds__(kThreads, 2) StreamKernel(SkinnyArgs args) {
+__global__ void __launch_bounds__(kThreads, 1)
+    StreamKernel(const __grid_constant__ SkinnyArgs args) {
   extern __shared__ __align__(128) char slots[];
   __shared__ Ring ring;
   __shared__ SkinnySums sums[2];
@@ -224,14 +214,15 @@ __global__ void __launch_bounds__(kThreads, 2) StreamKernel(SkinnyArgs args) {
   const Tiles<kThen> tiles(args);
   if (threadIdx.x == 0) {
     for (int i = 0; i < kMaxStages; ++i) {
-      BarrierInit(SharedAddress(&ring.full[i]), 1);
+      BarrierInit(SharedAddress(&ring.full[i]), kCopyWarps);
       BarrierInit(SharedAddress(&ring.empty[i]), kSkinnyWarps);
     }
+    ring.has_x = false;
     FenceBarrierInit();
   }
   __syncthreads();
   if (threadIdx.x >= kSkinnyThreads) {
-    Produce(args, tiles, threadIdx.x % kWarp, SharedAddress(slots), ring);
+    Produce(args, tiles, SharedAddress(slots), ring);
   } else {
     Consume<kThen, kInput, kHeld>(args, tiles, slots, ring, sums, squares);
   }
