@@ -18,12 +18,26 @@ constexpr int kMaxListed = 1024;  // of Backend::TopIndices
 constexpr int kSpare = 16;
 constexpr int kListedOfRounded = 128;
 
-Candidate CandidateAt(const IndexView& view, const kernels::Backend::IndexedScore& scored) {
-  int64_t part = scored.index;
-  auto segment = view.begin();
-  for (; part >= segment->num_parts; ++segment) part -= segment->num_parts;
-  return {scored.score, static_cast<int32_t>(scored.index), segment->segment.get(), part};
-}
+// Which part of a view a column of its scores is.
+class Columns {
+ public:
+  explicit Columns(const IndexView& view) : view_(view) {
+    ends_.reserve(view.size());
+    int64_t end = 0;
+    for (const SegmentView& segment : view) ends_.push_back(end += segment.num_parts);
+  }
+
+  Candidate At(const kernels::Backend::IndexedScore& scored) const {
+    const auto end = std::upper_bound(ends_.begin(), ends_.end(), scored.index);
+    const SegmentView& segment = view_[end - ends_.begin()];
+    return {scored.score, static_cast<int32_t>(scored.index), segment.segment.get(),
+            scored.index - (*end - segment.num_parts)};
+  }
+
+ private:
+  const IndexView& view_;
+  std::vector<int64_t> ends_;
+};
 
 // The exact score of the last of the best `args.count` of candidates; kNoScore when they are fewer.
 float LastPlace(const ShortlistArgs& args, const std::vector<Candidate>& candidates) {
@@ -52,12 +66,13 @@ std::optional<std::vector<Candidate>> ShortlistFrom(const kernels::Backend& back
     error +=
         args.relative_error * std::max(std::abs(best.front().score), std::abs(best.back().score));
   }
+  const Columns columns(view);
   std::vector<Candidate> candidates;
   absl::flat_hash_set<uint64_t> documents;
   int places = 0;
   float least = kNoScore;  // the exact score of the last place is at least this
   for (const auto& scored : best) {
-    const Candidate candidate = CandidateAt(view, scored);
+    const Candidate candidate = columns.At(scored);
     if (!args.eligible(candidate)) continue;
     if (places == args.count && !(candidate.score >= least - error)) break;
     candidates.push_back(candidate);
