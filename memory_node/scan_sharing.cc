@@ -66,11 +66,6 @@ absl::StatusOr<PartScores> ScanSharer::Score(const rpc::CallContext& ctx, const 
   Question question{&index, &shape, layer_index, &queries, candidates};
   if (question.rows() > options_.max_coarse_rows) question.candidates = 0;
   MSA_RETURN_IF_ERROR(Answer(ctx, &question));
-  if (question.result.candidates > 0) {
-    question.result.error = std::numeric_limits<float>::quiet_NaN();  // no need to wait for it
-  } else {
-    backend_->Copy(&question.result.error, question.error, sizeof(float));  // waits for the pass
-  }
   MSA_RETURN_IF_ERROR(backend_->Health());
   return std::move(question.result);
 }
@@ -166,8 +161,8 @@ absl::Status ScanSharer::RunPass(const Batch& batch) const {
   args.query_begin = query_begin;
   args.scores = memory->scores;
   args.mode = coarse ? kernels::ScanMode::kCoarse : kernels::ScanMode::kBounded;
-  args.errors = memory->errors;
-  backend_->ScoreBank(args);
+  if (!coarse) args.errors = memory->errors;
+  const bool exact = !backend_->ScoreBank(args);
   for (size_t i = 0; i < batch.size(); ++i) {
     PartScores& result = batch[i]->result;
     result.view = view;
@@ -177,8 +172,9 @@ absl::Status ScanSharer::RunPass(const Batch& batch) const {
     if (kept) result.queries = args.queries + query_begin[i] * first.shape->query_width();
     result.num_rows = batch[i]->rows();
     if (coarse) result.candidates = batch[i]->candidates;
+    if (!exact) result.error = std::numeric_limits<float>::quiet_NaN();  // until it is known
+    if (!exact && !coarse) result.pass_error = args.errors + i;
     result.memory = memory;
-    batch[i]->error = args.errors + i;
   }
   return backend_->Health();
 }

@@ -86,7 +86,11 @@ Scan RunScan(const Backend& backend, const Bank& bank, const std::vector<float>&
   args.scores = scores.data();
   args.mode = mode;
   args.errors = errors.data();
-  backend.ScoreBank(args);
+  if (!backend.ScoreBank(args)) {
+    for (size_t q = 0; q < questions; ++q) EXPECT_EQ(errors.data()[q], 0);
+  } else {
+    EXPECT_NE(mode, ScanMode::kExact);
+  }
   return {{scores.data(), scores.data() + scores.size()},
           {errors.data(), errors.data() + errors.size()}};
 }
@@ -113,8 +117,8 @@ TEST_P(BoundedRoutingTest, NoScoreIsFurtherFromTheExactOneThanItsError) {
         const Bank bank = MakeBank(*backend_, shape, dtype, seed++);
         const auto begin = QueryBegin(rows);
         // Rows of different sizes: the error is of the largest.
-        std::vector<float> queries = RandomFloats(
-            begin.back() * shape.query_width(), seed, 1.0 / std::sqrt(shape.query_width()));
+        std::vector<float> queries = RandomFloats(begin.back() * shape.query_width(), seed,
+                                                  1.0 / std::sqrt(shape.query_width()));
         for (size_t i = 0; i < queries.size(); ++i) {
           queries[i] *= static_cast<float>(1 + i / shape.query_width() % 5);
         }
@@ -196,6 +200,102 @@ TEST_P(BoundedRoutingTest, ListedPartsHaveTheBitsOfTheScan) {
       }
     }
   }
+}
+
+// A pass, and what ListBest and ListBestInto say of one of its questions.
+struct Listing {
+  std::vector<float> scores;  // of the question
+  float error = 0;
+  bool rounded = false;
+  BestListed best;
+  BestListed left;
+};
+
+Listing ListQuestion(const Backend& backend, const Bank& bank, const std::vector<float>& queries,
+                     const std::vector<int32_t>& query_begin, int question, ScanMode mode, int k) {
+  const auto questions = static_cast<int64_t>(query_begin.size()) - 1;
+  const int64_t n = bank.num_parts();
+  const auto segments = bank.Segments();
+  const Buffer memory = *backend.Allocate(questions * (n + 1) * sizeof(float));
+  const Buffer kept = *CopyToBackend(backend, queries.data(), queries.size() * sizeof(float));
+  float* errors = memory.as<float>() + questions * n;
+  Listing listing;
+  listing.rounded = backend.ScoreBank(
+      {bank.shape, segments, kept.as<float>(), query_begin, memory.as<float>(), mode, errors});
+  ListBestArgs args;
+  args.shape = bank.shape;
+  args.segments = segments;
+  args.queries = kept.as<float>() + query_begin[question] * bank.shape.query_width();
+  args.num_rows = query_begin[question + 1] - query_begin[question];
+  args.scores = memory.as<float>() + question * n;
+  args.error = errors + question;
+  args.k = k;
+  listing.best = backend.ListBest(args);
+  const Buffer out = *backend.Allocate(ListBestBytes(k));
+  backend.ListBestInto(args, out.data());
+  std::vector<char> found(ListBestBytes(k));
+  backend.Copy(found.data(), out.data(), found.size());
+  listing.left = ParseListBest(found.data(), k);
+  listing.scores.resize(n);
+  backend.Copy(listing.scores.data(), args.scores, n * sizeof(float));
+  backend.Copy(&listing.error, args.error, sizeof(float));
+  return listing;
+}
+
+// The list is that of the scores, the exact scores are the exact scan's.
+void ExpectListed(const Listing& listing, const BestListed& best,
+                  const std::vector<Backend::IndexedScore>& order, const float* exact) {
+  ASSERT_EQ(best.parts.size(), order.size());
+  for (size_t i = 0; i < order.size(); ++i) {
+    EXPECT_EQ(best.parts[i].index, order[i].index) << "place " << i;
+    EXPECT_EQ(best.parts[i].score, order[i].score);
+    EXPECT_EQ(best.parts[i].exact, exact[order[i].index]) << "place " << i;
+  }
+  EXPECT_EQ(best.error, listing.error);
+}
+
+TEST_P(BoundedRoutingTest, TheBestAreListedWithTheirExactScoresAndTheError) {
+  uint32_t seed = 700;
+  for (const DType dtype : kPrecisions) {
+    for (const int head_dim : {20, 64}) {  // 20: not by the matrix units
+      for (const auto& rows : std::vector<std::vector<int>>{{1}, {9}, {54}, {3, 70, 2}, {170}}) {
+        const RoutingShape shape = {.num_q_heads = 6, .num_kv_heads = 2, .head_dim = head_dim};
+        const Bank bank = MakeBank(*backend_, shape, dtype, seed++);
+        const auto begin = QueryBegin(rows);
+        const auto queries = RandomFloats(begin.back() * shape.query_width(), seed, 0.1);
+        const Scan exact = RunScan(*backend_, bank, queries, begin, ScanMode::kExact);
+        for (const int k : {1, 7, 1024}) {
+          const int question = static_cast<int>(seed % rows.size());
+          SCOPED_TRACE(::testing::Message() << DTypeName(dtype) << " " << head_dim << " rows "
+                                            << rows[question] << " k " << k);
+          const Listing listing =
+              ListQuestion(*backend_, bank, queries, begin, question, ScanMode::kBounded, k);
+          if (!listing.rounded) {
+            EXPECT_EQ(listing.error, 0);
+          }
+          const auto order = backend_->TopIndices(listing.scores.data(), bank.num_parts(), k);
+          const float* scores = exact.scores.data() + question * bank.num_parts();
+          ExpectListed(listing, listing.best, order, scores);
+          ExpectListed(listing, listing.left, order, scores);
+        }
+      }
+    }
+  }
+}
+
+TEST_P(BoundedRoutingTest, NothingIsListedOfNoParts) {
+  const RoutingShape shape = {.num_q_heads = 2, .num_kv_heads = 2, .head_dim = 16};
+  const std::vector<float> queries = RandomFloats(shape.query_width(), 1);
+  ListBestArgs args;
+  args.shape = shape;
+  args.queries = queries.data();
+  args.num_rows = 1;
+  args.k = 5;
+  EXPECT_TRUE(backend_->ListBest(args).parts.empty());
+  std::vector<char> found(ListBestBytes(5));
+  backend_->ListBestInto(args, found.data());
+  EXPECT_TRUE(ParseListBest(found.data(), 5).parts.empty());
+  EXPECT_EQ(ParseListBest(found.data(), 5).error, 0);
 }
 
 TEST_P(BoundedRoutingTest, NormsAreOfTheKeysFromTheFirstOn) {
