@@ -3,6 +3,8 @@
 // are 0 and the rest is theirs too.
 #include <cmath>
 #include <limits>
+#include <numeric>
+#include <thread>
 #include <vector>
 
 #include "gmock/gmock.h"
@@ -202,6 +204,37 @@ TEST_P(BoundedRoutingTest, ListedPartsHaveTheBitsOfTheScan) {
   }
 }
 
+// A bank's segments in memory of the backend.
+class Resident {
+ public:
+  Resident(const Backend& backend, const Bank& bank) : segments_(bank.Segments()) {
+    const int64_t width = bank.shape.key_width();
+    for (KeySegment& segment : segments_) {
+      segment.num_chunks = segment.part_begin.back();
+      segment.keys =
+          Put(backend, static_cast<const char*>(segment.keys),
+              segment.num_chunks * width * static_cast<int64_t>(DTypeBytes(segment.dtype)));
+      if (HasScales(segment.dtype)) {
+        segment.scales = Put(backend, segment.scales, segment.num_chunks);
+      }
+      segment.part_begin = {Put(backend, segment.part_begin.data(), segment.part_begin.size()),
+                            segment.part_begin.size()};
+      segment.max_norm = Put(backend, segment.max_norm, 1);
+    }
+  }
+  const std::vector<KeySegment>& segments() const { return segments_; }
+
+ private:
+  template <typename T>
+  const T* Put(const Backend& backend, const T* data, int64_t count) {
+    buffers_.push_back(*CopyToBackend(backend, data, count * sizeof(T)));
+    return buffers_.back().template as<T>();
+  }
+
+  std::vector<KeySegment> segments_;
+  std::vector<Buffer> buffers_;
+};
+
 // A pass, and what ListBest and ListBestInto say of one of its questions.
 struct Listing {
   std::vector<float> scores;  // of the question
@@ -211,11 +244,11 @@ struct Listing {
   BestListed left;
 };
 
-Listing ListQuestion(const Backend& backend, const Bank& bank, const std::vector<float>& queries,
+Listing ListQuestion(const Backend& backend, const Bank& bank,
+                     const std::vector<KeySegment>& segments, const std::vector<float>& queries,
                      const std::vector<int32_t>& query_begin, int question, ScanMode mode, int k) {
   const auto questions = static_cast<int64_t>(query_begin.size()) - 1;
   const int64_t n = bank.num_parts();
-  const auto segments = bank.Segments();
   const Buffer memory = *backend.Allocate(questions * (n + 1) * sizeof(float));
   const Buffer kept = *CopyToBackend(backend, queries.data(), queries.size() * sizeof(float));
   float* errors = memory.as<float>() + questions * n;
@@ -268,8 +301,8 @@ TEST_P(BoundedRoutingTest, TheBestAreListedWithTheirExactScoresAndTheError) {
           const int question = static_cast<int>(seed % rows.size());
           SCOPED_TRACE(::testing::Message() << DTypeName(dtype) << " " << head_dim << " rows "
                                             << rows[question] << " k " << k);
-          const Listing listing =
-              ListQuestion(*backend_, bank, queries, begin, question, ScanMode::kBounded, k);
+          const Listing listing = ListQuestion(*backend_, bank, bank.Segments(), queries, begin,
+                                               question, ScanMode::kBounded, k);
           if (!listing.rounded) {
             EXPECT_EQ(listing.error, 0);
           }
@@ -281,6 +314,46 @@ TEST_P(BoundedRoutingTest, TheBestAreListedWithTheirExactScoresAndTheError) {
       }
     }
   }
+}
+
+// More parts than one slice of a selection; several threads share what a device has one of.
+TEST_P(BoundedRoutingTest, ListsAreTheSameWhateverOtherThreadsAskFor) {
+  constexpr int kParts = 9000, kThreads = 4, kK = 128;
+  const RoutingShape shape = {.num_q_heads = 2, .num_kv_heads = 2, .head_dim = 32};
+  Bank bank = MakeBank(*backend_, shape, DType::kBFloat16, 900);
+  bank.keys[1] = RandomMatrix(kParts, shape.key_width(), DType::kBFloat16, 901, 1.0);
+  bank.part_begin[1].resize(kParts + 1);
+  std::iota(bank.part_begin[1].begin(), bank.part_begin[1].end(), 0);
+  backend_->RaiseMaxNorm(bank.Segments()[1], shape.key_width(), 0, &bank.max_norms[1]);
+  const Resident resident(*backend_, bank);
+  const std::vector<int32_t> begin = {0, 40};
+  std::vector<std::vector<float>> queries;
+  std::vector<Listing> alone;
+  for (int t = 0; t < kThreads; ++t) {
+    queries.push_back(RandomFloats(begin.back() * shape.query_width(), 910 + t, 0.1));
+    alone.push_back(ListQuestion(*backend_, bank, resident.segments(), queries[t], begin, 0,
+                                 ScanMode::kBounded, kK));
+  }
+  std::vector<std::thread> threads;
+  for (int t = 0; t < kThreads; ++t) {
+    threads.emplace_back([&, t] {
+      const int repeats = backend_->memory_is_host() ? 2 : 50;
+      for (int i = 0; i < repeats; ++i) {
+        const Listing again = ListQuestion(*backend_, bank, resident.segments(), queries[t], begin,
+                                           0, ScanMode::kBounded, kK);
+        ASSERT_EQ(again.best.parts.size(), alone[t].best.parts.size());
+        for (size_t p = 0; p < again.best.parts.size(); ++p) {
+          ASSERT_EQ(again.best.parts[p].index, alone[t].best.parts[p].index);
+          ASSERT_EQ(again.best.parts[p].score, alone[t].best.parts[p].score);
+          ASSERT_EQ(again.best.parts[p].exact, alone[t].best.parts[p].exact);
+          ASSERT_EQ(again.left.parts[p].exact, alone[t].best.parts[p].exact);
+        }
+        ASSERT_EQ(again.error, alone[t].error);
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_TRUE(backend_->Health().ok()) << backend_->Health();
 }
 
 TEST_P(BoundedRoutingTest, NothingIsListedOfNoParts) {
