@@ -41,8 +41,8 @@ RoutingSegment Staged(const KeySegment& segment, int64_t key_width, bool coarse,
     staged.keys = staging.InBytesKept(segment.codes, staged.num_chunks * CodeBytes(key_width));
     staged.scales = staging.InKept(segment.code_scales, staged.num_chunks);
   } else {
-    staged.keys =
-        staging.InBytesKept(segment.keys, staged.num_chunks * key_width * DTypeBytes(segment.dtype));
+    staged.keys = staging.InBytesKept(segment.keys,
+                                      staged.num_chunks * key_width * DTypeBytes(segment.dtype));
     if (HasScales(segment.dtype)) {
       staged.scales = staging.InKept(segment.scales, staged.num_chunks);
     }
@@ -70,7 +70,7 @@ RoutingArgs ScanOf(const RoutingShape& shape, absl::Span<const KeySegment> segme
   if (coarse) args.precision = QueryPrecision::kSingle;
   args.num_segments = static_cast<int>(table.size());
   args.num_chunks = NumberChunks(table.data(), args.num_segments);
-  args.segments = staging.In(table.data(), table.size());
+  args.segments = staging.InTable(table);
   return args;
 }
 
@@ -94,11 +94,10 @@ void ChoosePrecision(const std::vector<RoutingSegment>& table, RoutingArgs& args
 
 // What the errors of a scan say: its bounds where it rounded, 0 where it is exact, NaN where
 // nothing is known.
-void WriteErrors(Device& device, const RoutingArgs& args, ScanMode mode, const int32_t* query_begin,
-                 float* errors) {
+void WriteErrors(Device& device, const RoutingArgs& args, ScanMode mode, float* errors) {
   if (errors == nullptr) return;
   if (mode == ScanMode::kBounded && args.precision != QueryPrecision::kSplit) {
-    device.Check(ScoreErrors(args, query_begin, errors, device.stream()), "bounding scores");
+    device.Check(ScoreErrors(args, errors, device.stream()), "bounding scores");
     return;
   }
   const int fill = mode == ScanMode::kCoarse ? 0xff : 0;
@@ -122,11 +121,9 @@ bool ScoreBankOn(Device& device, const ScoreBankArgs& bank) {
   if (args.num_parts > 0 && bank.mode == ScanMode::kBounded) ChoosePrecision(table, args);
   void* workspace = args.num_parts > 0 ? staging.Room(RoutingWorkspaceBytes(args)) : nullptr;
   const bool bounds = bank.mode == ScanMode::kBounded && args.precision != QueryPrecision::kSplit;
-  const int32_t* query_begin =
-      bounds ? staging.In(bank.query_begin.data(), bank.query_begin.size()) : nullptr;
   const bool exact = bank.mode != ScanMode::kCoarse && !bounds;
   if (staging.failed()) return !exact;
-  WriteErrors(device, args, bank.mode, query_begin, errors);
+  WriteErrors(device, args, bank.mode, errors);
   if (args.num_parts > 0) {
     device.Check(ScoreParts(args, workspace, device.stream()), "a routing pass");
   }
