@@ -204,6 +204,29 @@ TEST_P(BoundedRoutingTest, ListedPartsHaveTheBitsOfTheScan) {
   }
 }
 
+TEST_P(BoundedRoutingTest, ListedPartsOfAnySizeAndWidthHaveTheBitsOfTheScan) {
+  uint32_t seed = 500;
+  for (const DType dtype : kPrecisions) {
+    for (const int head_dim : {24, 512, 2048}) {  // widths of 48, 1,024 and 4,096
+      const RoutingShape shape = {.num_q_heads = 2, .num_kv_heads = 2, .head_dim = head_dim};
+      Bank bank = MakeBank(*backend_, shape, dtype, seed++);
+      // Of one segment parts of the sizes that are about those of a product, and one of many.
+      bank.part_begin[0] = {0, 0, 1, 16, 33, 49, 91};
+      const int rows = head_dim == 24 ? 75 : 9;
+      const std::vector<float> queries = RandomFloats(rows * shape.query_width(), seed, 0.1);
+      const Scan scan = RunScan(*backend_, bank, queries, {0, rows}, ScanMode::kExact);
+      std::vector<int32_t> parts(bank.num_parts());
+      for (size_t p = 0; p < parts.size(); ++p) parts[p] = static_cast<int32_t>(p);
+      GuardedBuffer<float> scores(parts.size());
+      const auto segments = bank.Segments();
+      backend_->ScoreListed({shape, segments, queries.data(), rows, parts, scores.data()});
+      for (size_t p = 0; p < parts.size(); ++p) {
+        EXPECT_EQ(scores.data()[p], scan.scores[p]) << DTypeName(dtype) << " " << head_dim;
+      }
+    }
+  }
+}
+
 // A bank's segments in memory of the backend.
 class Resident {
  public:
