@@ -257,13 +257,10 @@ bool ListBestOn(Device& device, const ListBestArgs& listed, void* out) {
   args.columns = indices;
   args.num_listed = k;
   args.scores = best + k;
+  args.early = true;  // beside the last of the kernels that select
+  args.error = error;
+  args.error_to = best + 3 * k;
   device.Check(ScoreListed(args, workspace, device.stream()), "scoring listed parts");
-  float* to = best + 3 * k;
-  const cudaError_t told =
-      error == nullptr
-          ? cudaMemsetAsync(to, 0, sizeof(float), device.stream())
-          : cudaMemcpyAsync(to, error, sizeof(float), cudaMemcpyDeviceToDevice, device.stream());
-  device.Check(told, "copying an error");
   return true;
 }
 

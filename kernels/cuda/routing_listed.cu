@@ -1,5 +1,6 @@
 #include <algorithm>
 
+#include "kernels/cuda/dependent_launch.h"
 #include "kernels/cuda/routing_columns.h"
 #include "kernels/cuda/routing_listed.h"
 #include "kernels/cuda/routing_pass.cuh"
@@ -29,7 +30,9 @@ struct LaunchArgs {
   float scale = 1.0f;
   const int32_t* columns = nullptr;  // [num_questions, num_listed]: parts, -1 for none
   int num_listed = 0;
-  float* scores = nullptr;                // [num_questions, num_listed], holding kNoScore
+  float* scores = nullptr;  // [num_questions, num_listed], holding kNoScore
+  const float* error = nullptr;
+  float* error_to = nullptr;
   int32_t first_tile[kMaxQuestions + 1];  // of each question
 };
 
@@ -120,6 +123,10 @@ template <KeyFormat kFormat, int kPieces>
 __global__ void __launch_bounds__(32 * kMaxWarps, 2)  // room for loads ahead
     ListedKernel(const __grid_constant__ LaunchArgs args) {
   extern __shared__ __align__(16) char keys[];  // [rows_at_once][Pitch]
+  WaitForPrerequisites();
+  if (args.error_to != nullptr && blockIdx.x + blockIdx.y + blockIdx.z + threadIdx.x == 0) {
+    *args.error_to = args.error == nullptr ? 0 : *args.error;
+  }
   const int lane = threadIdx.x % 32;
   const int warps = static_cast<int>(blockDim.x) / 32;
   const int question = blockIdx.y;
@@ -185,8 +192,7 @@ cudaError_t Launch(const LaunchArgs& args, int num_questions, int max_tiles, cud
         cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kMaxKeyBytes);
     if (error != cudaSuccess) return error;
   }
-  kernel<<<grid, 32 * warps, shared_bytes, stream>>>(args);
-  return cudaGetLastError();
+  return LaunchDependentWith(shared_bytes, kernel, grid, 32 * warps, stream, args);
 }
 
 cudaError_t Dispatch(KeyFormat format, bool split, const LaunchArgs& args, int num_questions,
@@ -226,6 +232,7 @@ cudaError_t PackQuestions(const ListedArgs& args, char* group, cudaStream_t stre
   prepare.pieces = QueryPieces(scan.format, scan.precision);
   prepare.mean_rows = scan.shape.query == Reduce::kMean;
   prepare.tile_capacity = kMaxTiles;
+  prepare.early = args.early;
   prepare.fill = args.scores;
   prepare.fill_count = static_cast<int64_t>(scan.num_questions) * args.num_listed;
   for (ColumnTiles tiles(scan); !tiles.done(); group += GroupBytes(scan)) {
@@ -271,6 +278,8 @@ cudaError_t ScoreListed(const ListedArgs& args, void* workspace, cudaStream_t st
   launch.group_bytes = GroupBytes(scan);
   launch.scale = scan.shape.scale;
   launch.num_listed = args.num_listed;
+  launch.error = args.error;
+  launch.error_to = args.error_to;
   ColumnTiles tiles(scan);
   int tile = 0;
   for (int first = 0; first < scan.num_questions; first += kMaxQuestions) {

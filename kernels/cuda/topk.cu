@@ -5,6 +5,8 @@
 #include <algorithm>
 
 #include "common/routing.h"
+#include "kernels/cuda/dependent_launch.h"
+#include "kernels/cuda/ptx.cuh"
 #include "kernels/cuda/topk.h"
 
 namespace msa::kernels::cuda {
@@ -268,6 +270,7 @@ __device__ Selected Output(const TopKArgs& args, int64_t question) {
 __global__ void __launch_bounds__(kThreads, 2)
     SelectOfSlices(const __grid_constant__ TopKArgs args, SliceResults results, int num_cached) {
   __shared__ SelectShared shared;
+  AllowDependents();
   const int64_t slice = blockIdx.x;
   const int64_t question = blockIdx.y;
   const int64_t references_at = question * args.reference_stride;
@@ -289,6 +292,8 @@ __global__ void __launch_bounds__(kThreads, 2)
     SelectOfResults(const __grid_constant__ TopKArgs args, SliceResults results, int num_slices,
                     int num_cached) {
   __shared__ SelectShared shared;
+  WaitForPrerequisites();
+  AllowDependents();
   const int64_t question = blockIdx.x;
   const int64_t at = question * num_slices * args.k;
   Candidates from;
@@ -315,9 +320,8 @@ cudaError_t LaunchOfResults(const TopKArgs& args, const SliceResults& results, i
                              kCachedKeys * sizeof(uint32_t));
     if (error != cudaSuccess) return error;
   }
-  SelectOfResults<<<args.num_questions, kThreads, bytes, stream>>>(args, results, num_slices,
-                                                                   num_cached);
-  return cudaGetLastError();
+  return LaunchDependentWith(bytes, SelectOfResults, args.num_questions, kThreads, stream, args,
+                             results, num_slices, num_cached);
 }
 
 int NumSlices(int64_t num_candidates) {
