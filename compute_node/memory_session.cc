@@ -47,13 +47,13 @@ class MemorySession::RoutingHook : public ForwardHook {
     prefill_.context->layers[layer].push_back(session_.prefix_.View(layer));
     const std::vector<int32_t>& routed = session_.bank().router_layers;
     if (!std::binary_search(routed.begin(), routed.end(), layer)) return absl::OkStatus();
-    MSA_ASSIGN_OR_RETURN(const std::vector<float> queries, Queries(layer, inputs));
+    MSA_ASSIGN_OR_RETURN(std::vector<float> queries, Queries(layer, inputs));
     rpc::Selection selection;
     {
       const Stopwatch watch(session_.timings_.route);
-      MSA_ASSIGN_OR_RETURN(selection,
-                           session_.memory_.router->Route(ctx_, session_.info_.session_id,
-                                                          session_.round_, layer, top_k_, queries));
+      MSA_ASSIGN_OR_RETURN(selection, session_.memory_.router->Route(
+                                          ctx_, session_.info_.session_id, session_.round_, layer,
+                                          top_k_, std::move(queries)));
     }
     session_.NoteMissing(selection.missing_shards);
     rpc::AddComparisons(selection.comparisons, &session_.comparisons_);
@@ -103,8 +103,7 @@ class MemorySession::RoutingHook : public ForwardHook {
 };
 
 MemorySession::MemorySession(const Transformer& transformer, const TemplatePrefix& prefix,
-                             const MemoryAccess& memory, rpc::SessionInfo info,
-                             bool allow_partial)
+                             const MemoryAccess& memory, rpc::SessionInfo info, bool allow_partial)
     : transformer_(transformer),
       prefix_(prefix),
       memory_(memory),

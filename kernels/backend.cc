@@ -167,8 +167,11 @@ void Backend::SplitQkv(const SplitQkvArgs& a) const {
   Rope(a.k, a.positions, a.num_kv_heads, a.head_dim, a.inv_freq, 1.0f);
 }
 
-void Backend::ScoreBank(const ScoreBankArgs& args) const {
-  if (args.mode == ScanMode::kCoarse) return ScoreCodes(*this, args);
+bool Backend::ScoreBank(const ScoreBankArgs& args) const {
+  if (args.mode == ScanMode::kCoarse) {
+    ScoreCodes(*this, args);
+    return true;
+  }
   const auto num_questions = static_cast<int64_t>(args.query_begin.size()) - 1;
   int64_t num_parts = 0;
   for (const KeySegment& segment : args.segments) num_parts += segment.num_parts();
@@ -186,6 +189,7 @@ void Backend::ScoreBank(const ScoreBankArgs& args) const {
     first_part += parts;
   }
   if (args.errors != nullptr) std::fill_n(args.errors, num_questions, 0.0f);
+  return false;
 }
 
 void Backend::ScoreListed(const ScoreListedArgs& args) const {
@@ -212,11 +216,10 @@ void Backend::RaiseMaxNorm(const KeySegment& segment, int64_t key_width, int64_t
 
 void Backend::EncodeCoarse(const KeySegment& segment, int64_t key_width, int64_t first_chunk,
                            uint8_t* codes, float* scales) const {
-  ForEachKey(*this, segment, key_width, first_chunk,
-             [&](int64_t chunk, const std::vector<float>& key) {
-               EncodeKey(key.data(), key_width, codes + chunk * CodeBytes(key_width),
-                         scales + chunk);
-             });
+  ForEachKey(
+      *this, segment, key_width, first_chunk, [&](int64_t chunk, const std::vector<float>& key) {
+        EncodeKey(key.data(), key_width, codes + chunk * CodeBytes(key_width), scales + chunk);
+      });
 }
 
 void Backend::MeanOfScores(absl::Span<const float* const> scores, int64_t n, float* mean) const {
@@ -250,14 +253,35 @@ void Backend::TopIndicesInto(const float* scores, int64_t n, int k, void* out) c
   Copy(static_cast<float*>(out) + k, best_indices.data(), k * sizeof(int32_t));
 }
 
-std::vector<Backend::IndexedScore> ParseTopIndices(const void* found, int k) {
-  std::vector<float> scores(k);
-  std::vector<int32_t> indices(k);
-  std::memcpy(scores.data(), found, k * sizeof(float));
-  std::memcpy(indices.data(), static_cast<const float*>(found) + k, k * sizeof(int32_t));
-  std::vector<Backend::IndexedScore> best;
-  for (int i = 0; i < k && indices[i] >= 0; ++i) best.push_back({scores[i], indices[i]});
+BestListed Backend::ListBest(const ListBestArgs& args) const {
+  int64_t num_parts = 0;
+  for (const KeySegment& segment : args.segments) num_parts += segment.num_parts();
+  BestListed best;
+  std::vector<int32_t> columns;
+  for (const IndexedScore& scored : TopIndices(args.scores, num_parts, args.k)) {
+    best.parts.push_back({scored.score, kNoScore, scored.index});
+    columns.push_back(static_cast<int32_t>(scored.index));
+  }
+  std::vector<float> exact(columns.size());
+  ScoreListed({args.shape, args.segments, args.queries, args.num_rows, columns, exact.data()});
+  for (size_t i = 0; i < exact.size(); ++i) best.parts[i].exact = exact[i];
+  if (args.error != nullptr) Copy(&best.error, args.error, sizeof(float));
   return best;
+}
+
+void Backend::ListBestInto(const ListBestArgs& args, void* out) const {
+  const BestListed best = ListBest(args);
+  std::vector<float> scores(2 * static_cast<size_t>(args.k), kNoScore);  // then the exact ones
+  std::vector<int32_t> indices(args.k, -1);
+  for (size_t i = 0; i < best.parts.size(); ++i) {
+    scores[i] = best.parts[i].score;
+    scores[args.k + i] = best.parts[i].exact;
+    indices[i] = static_cast<int32_t>(best.parts[i].index);
+  }
+  auto* to = static_cast<float*>(out);
+  Copy(to, scores.data(), scores.size() * sizeof(float));
+  Copy(to + scores.size(), indices.data(), indices.size() * sizeof(int32_t));
+  Copy(to + scores.size() + indices.size(), &best.error, sizeof(float));
 }
 
 absl::StatusOr<Buffer> CopyToBackend(const Backend& backend, const void* data, size_t bytes) {

@@ -22,6 +22,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
+#include "kernels/best_lists.h"
 #include "kernels/buffer.h"
 #include "kernels/handles.h"
 #include "kernels/make_backend.h"
@@ -107,8 +108,9 @@ class Backend {
   // chunks] matrix in memory.
   virtual void ScoreParts(const ScoreArgs& args) const = 0;
 
-  // All segments of a bank's layer in one pass.
-  virtual void ScoreBank(const ScoreBankArgs& args) const;
+  // All segments of a bank's layer in one pass. False where the scores are exact, which is known
+  // before they are there: nothing else has to be asked of them. `errors` say the same.
+  virtual bool ScoreBank(const ScoreBankArgs& args) const;
   virtual void ScoreListed(const ScoreListedArgs& args) const;
   // Raises *max_norm to the largest L2 norm of the segment's keys from `first_chunk` on, rounded
   // up. NaN when one of them is.
@@ -125,14 +127,15 @@ class Backend {
 
   // The best `k` (1 … 1,024) of scores [n], score descending, then the lower index; kNoScore and
   // NaN are never taken. For scores in memory of a backend that cannot be read from here.
-  struct IndexedScore {
-    float score;
-    int64_t index;
-  };
+  using IndexedScore = kernels::IndexedScore;
   virtual std::vector<IndexedScore> TopIndices(const float* scores, int64_t n, int k) const;
-  // The same, left where others of a group take it: `out` [TopIndicesBytes(k)], scores [k], then
-  // int32 indices [k], -1 behind the last. n may be 0.
+  // The same, left where others of a group take it (kernels/best_lists.h). n may be 0.
   virtual void TopIndicesInto(const float* scores, int64_t n, int k, void* out) const;
+
+  // What a selection from scores that may be off has to know, waited for once: the parts that
+  // TopIndices gives, each with its exact score (ScoreListed), and the error of the pass.
+  virtual BestListed ListBest(const ListBestArgs& args) const;
+  virtual void ListBestInto(const ListBestArgs& args, void* out) const;  // as TopIndicesInto
 
   // The best `k` of candidates (kNoScore and NaN are never taken) in the order of Precedes. scores
   // [n], references [n]; visible is null or [n], 0 = masked. Returns at most k.
@@ -186,10 +189,6 @@ class Backend {
   // x[i] += y[i].
   virtual void Add(float* x, const float* y, int64_t n) const = 0;
 };
-
-inline size_t TopIndicesBytes(int k) { return k * (sizeof(float) + sizeof(int32_t)); }
-// What TopIndicesInto left, once it is in the processor's memory.
-std::vector<Backend::IndexedScore> ParseTopIndices(const void* found, int k);
 
 // The bytes in memory of the backend.
 absl::StatusOr<Buffer> CopyToBackend(const Backend& backend, const void* data, size_t bytes);

@@ -63,7 +63,7 @@ class ForwardingBackend : public Backend {
     to_.Dequantize(x, scales, rows, width, dtype, out);
   }
   void ScoreParts(const ScoreArgs& args) const override { to_.ScoreParts(args); }
-  void ScoreBank(const ScoreBankArgs& args) const override { to_.ScoreBank(args); }
+  bool ScoreBank(const ScoreBankArgs& args) const override { return to_.ScoreBank(args); }
   void ScoreListed(const ScoreListedArgs& args) const override { to_.ScoreListed(args); }
   void RaiseMaxNorm(const KeySegment& segment, int64_t key_width, int64_t first_chunk,
                     float* max_norm) const override {
@@ -81,6 +81,10 @@ class ForwardingBackend : public Backend {
   }
   void TopIndicesInto(const float* scores, int64_t n, int k, void* out) const override {
     to_.TopIndicesInto(scores, n, k, out);
+  }
+  BestListed ListBest(const ListBestArgs& args) const override { return to_.ListBest(args); }
+  void ListBestInto(const ListBestArgs& args, void* out) const override {
+    to_.ListBestInto(args, out);
   }
   std::vector<ScoredPart> SelectTopK(absl::Span<const float> scores,
                                      absl::Span<const int64_t> references, const uint8_t* visible,

@@ -1,7 +1,9 @@
 #include "kernels/group_backend.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
+#include <limits>
 #include <map>
 #include <utility>
 
@@ -120,12 +122,16 @@ class GroupBackend : public ForwardingBackend {
   void ScoreParts(const ScoreArgs& args) const override {
     ScoreBank({args.shape, {&args.segment, 1}, args.queries, args.query_begin, args.scores});
   }
-  void ScoreBank(const ScoreBankArgs& args) const override;
+  bool ScoreBank(const ScoreBankArgs& args) const override;
   void ScoreListed(const ScoreListedArgs& args) const override;
   void MeanOfScores(absl::Span<const float* const> scores, int64_t n, float* mean) const override;
   std::vector<IndexedScore> TopIndices(const float* scores, int64_t n, int k) const override;
   void TopIndicesInto(const float* scores, int64_t n, int k, void* out) const override {
     Backend::TopIndicesInto(scores, n, k, out);
+  }
+  BestListed ListBest(const ListBestArgs& args) const override;
+  void ListBestInto(const ListBestArgs& args, void* out) const override {
+    Backend::ListBestInto(args, out);
   }
 
  private:
@@ -145,10 +151,12 @@ class GroupBackend : public ForwardingBackend {
   void Release(void* data, size_t bytes) const;
   // Room for a piece's scores and errors. False when there is none, and the group has failed.
   bool Allocate(int m, int64_t num_questions, Piece* piece) const;
-  void ScoreOn(int m, const ScoreBankArgs& args, Piece* piece) const;
+  bool ScoreOn(int m, const ScoreBankArgs& args, Piece* piece) const;
   void CopyScores(const Pass& pass, int64_t question, float* to) const;
   float MaxError(const Pass& pass, int64_t question) const;
-  absl::Status Gather(absl::Span<const Buffer> found, size_t bytes, char* out) const;
+  // What every member left in a buffer of its own, one after the other; empty, and the group has
+  // failed, when that cannot be had.
+  std::vector<char> GatherAll(const std::vector<absl::StatusOr<Buffer>>& found, size_t bytes) const;
 
   const std::vector<const Backend*> members_;
   const std::unique_ptr<Collective> collective_;
@@ -210,27 +218,31 @@ bool GroupBackend::Allocate(int m, int64_t num_questions, Piece* piece) const {
   return piece->num_parts > 0;
 }
 
-void GroupBackend::ScoreOn(int m, const ScoreBankArgs& args, Piece* piece) const {
+bool GroupBackend::ScoreOn(int m, const ScoreBankArgs& args, Piece* piece) const {
   const std::vector<KeySegment> segments = SegmentsOf(m, args.segments, piece);
   const int64_t num_questions = static_cast<int64_t>(args.query_begin.size()) - 1;
-  if (segments.empty() || !Allocate(m, num_questions, piece)) return;
+  if (segments.empty() || !Allocate(m, num_questions, piece)) return false;
   ScoreBankArgs of_member = args;
   of_member.segments = segments;
   of_member.scores = piece->row(0);
   if (args.errors != nullptr) of_member.errors = piece->row(num_questions);
-  members_[m]->ScoreBank(of_member);
+  return members_[m]->ScoreBank(of_member);
 }
 
-void GroupBackend::ScoreBank(const ScoreBankArgs& args) const {
+bool GroupBackend::ScoreBank(const ScoreBankArgs& args) const {
   auto pass = std::make_shared<Pass>();
   pass->num_questions = static_cast<int64_t>(args.query_begin.size()) - 1;
   for (const KeySegment& segment : args.segments) pass->num_parts += segment.num_parts();
   pass->pieces.resize(members_.size());
+  std::atomic<bool> rounded = args.mode == ScanMode::kCoarse;
   if (pass->num_parts > 0) {
-    ForEachMember([&](int m) { ScoreOn(m, args, &pass->pieces[m]); });
+    ForEachMember([&](int m) {
+      if (ScoreOn(m, args, &pass->pieces[m])) rounded.store(true, std::memory_order_relaxed);
+    });
     Keep(args.scores, {pass});
   }
   if (args.errors != nullptr) Keep(args.errors, {std::move(pass), /*errors=*/true});
+  return rounded;
 }
 
 void GroupBackend::ScoreListed(const ScoreListedArgs& args) const {
@@ -326,12 +338,41 @@ void GroupBackend::Copy(void* to, const void* from, size_t bytes) const {
   }
 }
 
-absl::Status GroupBackend::Gather(absl::Span<const Buffer> found, size_t bytes, char* out) const {
+std::vector<char> GroupBackend::GatherAll(const std::vector<absl::StatusOr<Buffer>>& found,
+                                          size_t bytes) const {
   std::vector<const void*> from;
-  for (const Buffer& buffer : found) from.push_back(buffer.data());
-  if (collective_ != nullptr) return collective_->AllGather(from, bytes, out);
-  for (size_t m = 0; m < from.size(); ++m) members_[m]->Copy(out + m * bytes, from[m], bytes);
-  return absl::OkStatus();
+  for (const auto& buffer : found) {
+    if (buffer.ok()) {
+      from.push_back(buffer->data());
+    } else {
+      Fail(buffer.status());
+    }
+  }
+  // Of a failed member nothing comes, and the others would wait for it.
+  if (!Health().ok()) return {};
+  std::vector<char> gathered(found.size() * bytes);
+  if (collective_ == nullptr) {
+    for (size_t m = 0; m < from.size(); ++m) {
+      members_[m]->Copy(gathered.data() + m * bytes, from[m], bytes);
+    }
+    return gathered;
+  }
+  if (absl::Status status = collective_->AllGather(from, bytes, gathered.data()); !status.ok()) {
+    Fail(status);
+    return {};
+  }
+  return gathered;
+}
+
+// The best k of all members' lists, in the order of one backend's.
+template <typename Part>
+void MergeListed(int k, std::vector<Part>* parts) {
+  const size_t count = std::min(parts->size(), static_cast<size_t>(k));
+  std::partial_sort(parts->begin(), parts->begin() + count, parts->end(),
+                    [](const Part& a, const Part& b) {
+                      return a.score != b.score ? a.score > b.score : a.index < b.index;
+                    });
+  parts->resize(count);
 }
 
 std::vector<Backend::IndexedScore> GroupBackend::TopIndices(const float* scores, int64_t n,
@@ -342,38 +383,66 @@ std::vector<Backend::IndexedScore> GroupBackend::TopIndices(const float* scores,
   const Pass& pass = *ticket.pass;
   MSA_CHECK(!ticket.errors && n == pass.num_parts);
   const size_t bytes = TopIndicesBytes(k);
-  std::vector<Buffer> found;
+  std::vector<absl::StatusOr<Buffer>> found;
   for (size_t m = 0; m < members_.size(); ++m) {
     const Piece& piece = pass.pieces[m];
-    auto buffer = members_[m]->Allocate(bytes);
-    if (!buffer.ok()) {
-      Fail(buffer.status());
-      return {};
-    }
+    found.push_back(members_[m]->Allocate(bytes));
+    if (!found.back().ok()) continue;
     // One that holds nothing gives an empty list: all take part in a gather.
     members_[m]->TopIndicesInto(piece.num_parts == 0 ? nullptr : piece.row(question),
-                                piece.num_parts, k, buffer->data());
-    found.push_back(*std::move(buffer));
+                                piece.num_parts, k, found.back()->data());
   }
-  // Of a failed member nothing comes, and the others would wait for it.
-  std::vector<char> gathered(members_.size() * bytes);
-  if (!Health().ok()) return {};
-  if (absl::Status status = Gather(found, bytes, gathered.data()); !status.ok()) {
-    Fail(status);
-    return {};
-  }
+  const std::vector<char> gathered = GatherAll(found, bytes);
   std::vector<IndexedScore> best;
-  for (size_t m = 0; m < members_.size(); ++m) {
+  for (size_t m = 0; m < members_.size() && !gathered.empty(); ++m) {
     for (IndexedScore scored : ParseTopIndices(gathered.data() + m * bytes, k)) {
       best.push_back({scored.score, pass.pieces[m].Column(scored.index)});
     }
   }
-  const size_t count = std::min(best.size(), static_cast<size_t>(k));
-  std::partial_sort(best.begin(), best.begin() + count, best.end(),
-                    [](const IndexedScore& a, const IndexedScore& b) {
-                      return a.score != b.score ? a.score > b.score : a.index < b.index;
-                    });
-  best.resize(count);
+  MergeListed(k, &best);
+  return best;
+}
+
+// The best of all are among the best of each: every member scores its own exactly.
+BestListed GroupBackend::ListBest(const ListBestArgs& args) const {
+  int64_t question = 0;
+  int64_t num_parts = 0;
+  for (const KeySegment& segment : args.segments) num_parts += segment.num_parts();
+  const Ticket ticket = num_parts == 0 ? Ticket() : Find(args.scores, &question);
+  if (ticket.pass == nullptr) return Backend::ListBest(args);
+  const Pass& pass = *ticket.pass;
+  MSA_CHECK(!ticket.errors && num_parts == pass.num_parts);
+  const size_t bytes = ListBestBytes(args.k);
+  std::vector<absl::StatusOr<Buffer>> found(members_.size());
+  ForEachMember([&](int m) {
+    const Piece& piece = pass.pieces[m];
+    found[m] = members_[m]->Allocate(bytes);
+    if (!found[m].ok()) return;
+    Piece of_segments;
+    const std::vector<KeySegment> segments = SegmentsOf(m, args.segments, &of_segments);
+    ListBestArgs of_member = args;
+    of_member.segments = segments;
+    of_member.scores = nullptr;
+    of_member.error = nullptr;
+    if (piece.num_parts > 0) {
+      of_member.scores = piece.row(question);
+      if (args.error != nullptr) of_member.error = piece.row(pass.num_questions) + question;
+    } else {
+      of_member.segments = {};  // nothing, or no memory for its scores
+    }
+    members_[m]->ListBestInto(of_member, found[m]->data());
+  });
+  const std::vector<char> gathered = GatherAll(found, bytes);
+  BestListed best;
+  if (gathered.empty()) best.error = std::numeric_limits<float>::quiet_NaN();
+  for (size_t m = 0; m < members_.size() && !gathered.empty(); ++m) {
+    const BestListed own = ParseListBest(gathered.data() + m * bytes, args.k);
+    for (const ListedPart& part : own.parts) {
+      best.parts.push_back({part.score, part.exact, pass.pieces[m].Column(part.index)});
+    }
+    if (std::isnan(own.error) || own.error > best.error) best.error = own.error;  // NaN stays
+  }
+  MergeListed(args.k, &best.parts);
   return best;
 }
 

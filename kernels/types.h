@@ -72,6 +72,17 @@ struct ScoreListedArgs {
   float* scores = nullptr;          // out [parts.size()]
 };
 
+// The best parts of one question by the scores of a pass, with their exact scores.
+struct ListBestArgs {
+  RoutingShape shape;
+  absl::Span<const KeySegment> segments;  // as ScoreBank had them
+  const float* queries = nullptr;         // [num_rows, query_width]
+  int32_t num_rows = 0;
+  const float* scores = nullptr;  // [parts of all segments]: the question's, as ScoreBank left them
+  const float* error = nullptr;   // the same of its error; null: not asked for
+  int k = 0;                      // 1 … 1,024
+};
+
 // K and V rows of a document's chunks, of the template prefix, or of the local context.
 // Where the dtype HasScales: k[t, h, :] = k_scales[t, h] · k; likewise v.
 struct KvView {

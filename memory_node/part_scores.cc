@@ -22,6 +22,30 @@ std::vector<kernels::KeySegment> KeysOf(const IndexView& view, int layer_index) 
   return keys;
 }
 
+std::vector<kernels::ListedPart> ListBest(const kernels::Backend& backend, int k,
+                                          PartScores* scores) {
+  MSA_CHECK(scores->queries != nullptr);
+  const auto segments = KeysOf(scores->view, scores->layer_index);
+  kernels::ListBestArgs args;
+  args.shape = scores->shape;
+  args.segments = segments;
+  args.queries = scores->queries;
+  args.num_rows = scores->num_rows;
+  args.scores = scores->scores.data();
+  args.error = scores->pass_error;
+  args.k = k;
+  auto best = backend.ListBest(args);
+  if (scores->pass_error != nullptr) scores->error = best.error;
+  scores->pass_error = nullptr;
+  return std::move(best.parts);
+}
+
+void TakeError(const kernels::Backend& backend, PartScores* scores) {
+  if (scores->pass_error == nullptr) return;
+  backend.Copy(&scores->error, scores->pass_error, sizeof(float));
+  scores->pass_error = nullptr;
+}
+
 std::vector<float> ToHost(const kernels::Backend& backend, const PartScores& scores) {
   std::vector<float> host(scores.scores.size());
   backend.Copy(host.data(), scores.scores.data(), host.size() * sizeof(float));
@@ -59,6 +83,7 @@ absl::StatusOr<PartScores> MakeExact(const kernels::Backend& backend, const Part
   PartScores exact = scores;
   exact.scores = {args.scores, num_parts};
   exact.error = 0;
+  exact.pass_error = nullptr;
   exact.candidates = 0;
   exact.queries = nullptr;
   exact.memory = std::make_shared<const kernels::Buffer>(std::move(buffer));

@@ -25,6 +25,9 @@ struct PartScores {
   const float* queries = nullptr;  // [num_rows, query_width]; null where scores are exact anyway
   int32_t num_rows = 0;
   float error = 0;  // no score is further from the exact one; 0: all are exact; NaN: nothing known
+  // Where the pass leaves the error while nobody has waited for it, in memory of the backend; null:
+  // `error` has it.
+  const float* pass_error = nullptr;
   // Above 0: scores are those of a coarse scan, and so many of the best have to be scored exactly.
   int32_t candidates = 0;
   std::shared_ptr<const void> memory;
@@ -34,6 +37,12 @@ int64_t NumParts(const IndexView& view);
 // With codes where the view has them.
 std::vector<kernels::KeySegment> KeysOf(const IndexView& view, int layer_index);
 
+// The best `k` (1 … 1,024) with their exact scores, waiting once; takes the error over. REQUIRES:
+// queries.
+std::vector<kernels::ListedPart> ListBest(const kernels::Backend& backend, int k,
+                                          PartScores* scores);
+// Waits for the pass's error.
+void TakeError(const kernels::Backend& backend, PartScores* scores);
 // The scores where the processor reads them.
 std::vector<float> ToHost(const kernels::Backend& backend, const PartScores& scores);
 // Exact scores of some columns, into `out` [columns.size()]. REQUIRES: queries.

@@ -133,14 +133,19 @@ std::vector<float> RankSums::ExactMeans(const kernels::Backend& backend,
     columns.push_back(candidate.column);
   }
   if (MeanError() == 0) return means;
-  std::vector<double> sums(columns.size());
-  std::vector<float> scores(columns.size());
+  // [layers, columns], with the backend while they are made: one wait for all layers.
+  std::vector<float> scores(layers_.size() * columns.size());
+  const auto memory = backend.Allocate(scores.size() * sizeof(float));
+  float* to = memory.ok() ? memory->as<float>() : scores.data();
   for (const auto& [index, layer] : layers_) {
-    ScoreColumns(backend, layer.scores, columns, scores.data());
-    for (size_t i = 0; i < sums.size(); ++i) sums[i] += scores[i];
+    ScoreColumns(backend, layer.scores, columns, to);
+    to += columns.size();
   }
-  for (size_t i = 0; i < sums.size(); ++i) {
-    means[i] = static_cast<float>(sums[i] / static_cast<double>(layers_.size()));
+  if (memory.ok()) backend.Copy(scores.data(), memory->data(), scores.size() * sizeof(float));
+  for (size_t i = 0; i < columns.size(); ++i) {
+    double sum = 0;
+    for (size_t at = i; at < scores.size(); at += columns.size()) sum += scores[at];
+    means[i] = static_cast<float>(sum / static_cast<double>(layers_.size()));
   }
   return means;
 }

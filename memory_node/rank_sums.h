@@ -33,7 +33,7 @@ class RankSums {
   // INVALID_ARGUMENT for a round that is over. A later round forgets the sums of the one before.
   absl::Status Begin(int32_t round);
   // Counts a layer's scores once a round, however often it is routed. `num_slots` is of the index.
-  // Scores stay where they are until they are ranked.
+  // Scores stay where they are until they are ranked. REQUIRES: their error is known.
   void Add(const PartScores& scores, uint32_t num_slots);
   // Best first by Precedes, over the parts of `view` visible at `sequence` now. FAILED_PRECONDITION
   // when no layer was routed in `round`; RESOURCE_EXHAUSTED when there is no memory for the means;

@@ -13,24 +13,29 @@ namespace {
 // How often a waiting caller looks whether its client went away.
 constexpr absl::Duration kCancelPoll = absl::Milliseconds(50);
 
-// What a pass leaves in memory of the backend.
+// What a pass leaves in memory of the backend: one piece of it, as asking for one takes a while.
 struct PassMemory {
-  kernels::Buffer scores;   // [questions, parts]
-  kernels::Buffer errors;   // [questions]
-  kernels::Buffer queries;  // of all; empty where the processor's are read
+  kernels::Buffer buffer;
+  float* queries = nullptr;  // of all; null where the processor's are read
+  float* scores = nullptr;   // [questions, parts]
+  float* errors = nullptr;   // [questions]
 };
 
 absl::StatusOr<std::shared_ptr<const PassMemory>> MakePassMemory(
     const kernels::Backend& backend, size_t num_questions, size_t num_parts, bool coarse,
     const std::vector<float>& queries) {
-  auto memory = std::make_shared<PassMemory>();
-  MSA_ASSIGN_OR_RETURN(memory->scores, backend.Allocate(num_questions * num_parts * sizeof(float)));
-  MSA_ASSIGN_OR_RETURN(memory->errors, backend.Allocate(num_questions * sizeof(float)));
+  constexpr size_t kAlignment = 64;  // floats
   // On the processor scores are exact unless coarse: nobody asks for the questions again.
-  if (backend.memory_is_host() && !coarse) return memory;
-  const size_t bytes = queries.size() * sizeof(float);
-  MSA_ASSIGN_OR_RETURN(memory->queries, backend.Allocate(bytes));
-  backend.Copy(memory->queries.data(), queries.data(), bytes);
+  const bool keeps = !backend.memory_is_host() || coarse;
+  const size_t kept = keeps ? (queries.size() + kAlignment - 1) / kAlignment * kAlignment : 0;
+  auto memory = std::make_shared<PassMemory>();
+  MSA_ASSIGN_OR_RETURN(memory->buffer,
+                       backend.Allocate((kept + num_questions * (num_parts + 1)) * sizeof(float)));
+  memory->scores = memory->buffer.as<float>() + kept;
+  memory->errors = memory->scores + num_questions * num_parts;
+  if (!keeps) return memory;
+  memory->queries = memory->buffer.as<float>();
+  backend.Copy(memory->queries, queries.data(), queries.size() * sizeof(float));
   return memory;
 }
 
@@ -61,11 +66,6 @@ absl::StatusOr<PartScores> ScanSharer::Score(const rpc::CallContext& ctx, const 
   Question question{&index, &shape, layer_index, &queries, candidates};
   if (question.rows() > options_.max_coarse_rows) question.candidates = 0;
   MSA_RETURN_IF_ERROR(Answer(ctx, &question));
-  if (question.result.candidates > 0) {
-    question.result.error = std::numeric_limits<float>::quiet_NaN();  // no need to wait for it
-  } else {
-    backend_->Copy(&question.result.error, question.error, sizeof(float));  // waits for the pass
-  }
   MSA_RETURN_IF_ERROR(backend_->Health());
   return std::move(question.result);
 }
@@ -149,7 +149,7 @@ absl::Status ScanSharer::RunPass(const Batch& batch) const {
   const std::vector<float>& queries = batch.size() > 1 ? joined : *first.queries;
   MSA_ASSIGN_OR_RETURN(const auto memory,
                        MakePassMemory(*backend_, batch.size(), num_parts, coarse, queries));
-  const bool kept = memory->queries.data() != nullptr;
+  const bool kept = memory->queries != nullptr;
   for (const SegmentView& segment : view) {
     if (!coarse) segment.segment->UpdateMaxNorm(first.layer_index, segment.num_parts);
   }
@@ -157,12 +157,12 @@ absl::Status ScanSharer::RunPass(const Batch& batch) const {
   kernels::ScoreBankArgs args;
   args.shape = *first.shape;
   args.segments = segments;
-  args.queries = kept ? memory->queries.as<float>() : queries.data();
+  args.queries = kept ? memory->queries : queries.data();
   args.query_begin = query_begin;
-  args.scores = memory->scores.as<float>();
+  args.scores = memory->scores;
   args.mode = coarse ? kernels::ScanMode::kCoarse : kernels::ScanMode::kBounded;
-  args.errors = memory->errors.as<float>();
-  backend_->ScoreBank(args);
+  if (!coarse) args.errors = memory->errors;
+  const bool exact = !backend_->ScoreBank(args);
   for (size_t i = 0; i < batch.size(); ++i) {
     PartScores& result = batch[i]->result;
     result.view = view;
@@ -172,8 +172,9 @@ absl::Status ScanSharer::RunPass(const Batch& batch) const {
     if (kept) result.queries = args.queries + query_begin[i] * first.shape->query_width();
     result.num_rows = batch[i]->rows();
     if (coarse) result.candidates = batch[i]->candidates;
+    if (!exact) result.error = std::numeric_limits<float>::quiet_NaN();  // until it is known
+    if (!exact && !coarse) result.pass_error = args.errors + i;
     result.memory = memory;
-    batch[i]->error = args.errors + i;
   }
   return backend_->Health();
 }

@@ -38,7 +38,8 @@ class ScanSharer {
   ScanSharer(const kernels::Backend* backend, const ScanOptions& options);
 
   // queries [rows, query_width], borrowed till the return. The view is taken after the call began.
-  // Scores may be rounded, as their `error` says. With `candidates` above 0 they are coarse, where
+  // Scores may be rounded, as `pass_error` will say: the pass has been asked for, not waited for.
+  // With `candidates` above 0 they are coarse, where
   // the index keeps codes and the question is not too long for them to be of use.
   // DEADLINE_EXCEEDED, CANCELLED while waiting; RESOURCE_EXHAUSTED when too many wait or there is
   // no memory for the scores; UNAVAILABLE when the backend failed.
@@ -61,7 +62,6 @@ class ScanSharer {
     bool done = false;
     absl::Status status = absl::OkStatus();
     PartScores result = {};
-    const float* error = nullptr;  // of the result, in memory of the backend
 
     bool coarse() const { return candidates > 0; }
     int rows() const { return static_cast<int>(queries->size()) / shape->query_width(); }

@@ -7,6 +7,7 @@
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/container/flat_hash_set.h"
+#include "common/check.h"
 #include "common/status_macros.h"
 
 namespace msa::memory_node {
@@ -18,12 +19,55 @@ constexpr int kMaxListed = 1024;  // of Backend::TopIndices
 constexpr int kSpare = 16;
 constexpr int kListedOfRounded = 128;
 
-Candidate CandidateAt(const IndexView& view, const kernels::Backend::IndexedScore& scored) {
-  int64_t part = scored.index;
-  auto segment = view.begin();
-  for (; part >= segment->num_parts; ++segment) part -= segment->num_parts;
-  return {scored.score, static_cast<int32_t>(scored.index), segment->segment.get(), part};
+// A place of a list of the best.
+struct Listed {
+  float score;
+  std::optional<float> exact;
+  int64_t index;
+};
+
+// As many of the best as TopIndices gives.
+std::vector<Listed> List(const kernels::Backend& backend, absl::Span<const float> scores, int k) {
+  std::vector<Listed> listed;
+  for (const auto& part :
+       backend.TopIndices(scores.data(), static_cast<int64_t>(scores.size()), k)) {
+    listed.push_back({part.score, std::nullopt, part.index});
+  }
+  return listed;
 }
+
+// The same with the exact scores.
+std::vector<Listed> ListExactly(const kernels::Backend& backend, int k, PartScores* scores) {
+  std::vector<Listed> listed;
+  for (const auto& part : ListBest(backend, k, scores)) {
+    listed.push_back({part.score, part.exact, part.index});
+  }
+  return listed;
+}
+
+// Which part of a view a column of its scores is.
+class Columns {
+ public:
+  explicit Columns(const IndexView& view) : view_(view) {
+    ends_.reserve(view.size());
+    int64_t end = 0;
+    for (const SegmentView& segment : view) ends_.push_back(end += segment.num_parts);
+  }
+
+  Candidate At(const Listed& listed) const {
+    const auto end = std::upper_bound(ends_.begin(), ends_.end(), listed.index);
+    const SegmentView& segment = view_[end - ends_.begin()];
+    return {.score = listed.score,
+            .exact = listed.exact,
+            .column = static_cast<int32_t>(listed.index),
+            .segment = segment.segment.get(),
+            .part = listed.index - (*end - segment.num_parts)};
+  }
+
+ private:
+  const IndexView& view_;
+  std::vector<int64_t> ends_;
+};
 
 // The exact score of the last of the best `args.count` of candidates; kNoScore when they are fewer.
 float LastPlace(const ShortlistArgs& args, const std::vector<Candidate>& candidates) {
@@ -40,24 +84,23 @@ float LastPlace(const ShortlistArgs& args, const std::vector<Candidate>& candida
   return kNoScore;
 }
 
-// From `listed` of the best scores. Nullopt when these do not tell.
-std::optional<std::vector<Candidate>> ShortlistFrom(const kernels::Backend& backend,
-                                                    const IndexView& view,
-                                                    absl::Span<const float> scores,
-                                                    const ShortlistArgs& args, int listed) {
-  const auto best = backend.TopIndices(scores.data(), static_cast<int64_t>(scores.size()), listed);
-  const bool all = static_cast<int>(best.size()) < listed;
+// From as many of the best as a backend was asked for. Nullopt when these do not tell.
+std::optional<std::vector<Candidate>> ShortlistFrom(const IndexView& view,
+                                                    const std::vector<Listed>& best,
+                                                    const ShortlistArgs& args, int asked) {
+  const bool all = static_cast<int>(best.size()) < asked;
   float error = args.error;
   if (!best.empty() && args.relative_error != 0) {
     error +=
         args.relative_error * std::max(std::abs(best.front().score), std::abs(best.back().score));
   }
+  const Columns columns(view);
   std::vector<Candidate> candidates;
   absl::flat_hash_set<uint64_t> documents;
   int places = 0;
   float least = kNoScore;  // the exact score of the last place is at least this
-  for (const auto& scored : best) {
-    const Candidate candidate = CandidateAt(view, scored);
+  for (const Listed& listed : best) {
+    const Candidate candidate = columns.At(listed);
     if (!args.eligible(candidate)) continue;
     if (places == args.count && !(candidate.score >= least - error)) break;
     candidates.push_back(candidate);
@@ -71,9 +114,16 @@ std::optional<std::vector<Candidate>> ShortlistFrom(const kernels::Backend& back
   const float most = best.back().score + error;
   if (most < least) return candidates;
   // The error was taken from both sides: exact scores of what is listed leave one.
-  const bool tells =
-      listed == kMaxListed && args.exact != nullptr && most < LastPlace(args, candidates);
+  const bool tells = args.exact != nullptr && std::isfinite(most) &&
+                     (asked == kMaxListed || candidates.front().exact.has_value()) &&
+                     most < LastPlace(args, candidates);
   return tells ? std::make_optional(std::move(candidates)) : std::nullopt;
+}
+
+// How many are listed at first.
+int NumListed(int count, bool rounded) {
+  const int spare = std::min(count, 2 * kSpare) + kSpare;
+  return std::max(count + spare, rounded ? kListedOfRounded : 0);
 }
 
 void KeepBest(int top_k, std::vector<rpc::RoutedPart>* routed) {
@@ -86,12 +136,14 @@ void KeepBest(int top_k, std::vector<rpc::RoutedPart>* routed) {
 std::vector<float> ExactScores(const kernels::Backend& backend, const PartScores& scores,
                                const std::vector<Candidate>& candidates) {
   std::vector<float> exact(candidates.size());
-  std::vector<int32_t> columns;
+  std::vector<int32_t> unknown;
   for (size_t i = 0; i < candidates.size(); ++i) {
-    exact[i] = candidates[i].score;
-    columns.push_back(candidates[i].column);
+    exact[i] = candidates[i].exact.value_or(candidates[i].score);
+    if (!candidates[i].exact.has_value()) unknown.push_back(candidates[i].column);
   }
-  if (scores.error != 0) ScoreColumns(backend, scores, columns, exact.data());
+  // A list comes with exact scores or without.
+  MSA_CHECK(unknown.empty() || unknown.size() == candidates.size());
+  if (scores.error != 0 && !unknown.empty()) ScoreColumns(backend, scores, unknown, exact.data());
   return exact;
 }
 
@@ -153,40 +205,53 @@ std::optional<std::vector<Candidate>> Shortlist(const kernels::Backend& backend,
                                                 const IndexView& view,
                                                 absl::Span<const float> scores,
                                                 const ShortlistArgs& args) {
-  const int spare = std::min(args.count, 2 * kSpare) + kSpare;
-  const int first = std::max(args.count + spare, args.error != 0 ? kListedOfRounded : 0);
+  const int first = NumListed(args.count, args.error != 0);
   if (first < kMaxListed) {
-    auto shortlist = ShortlistFrom(backend, view, scores, args, first);
+    auto shortlist = ShortlistFrom(view, List(backend, scores, first), args, first);
     if (shortlist.has_value()) return shortlist;
   }
   if (args.count > kMaxListed) return std::nullopt;
-  return ShortlistFrom(backend, view, scores, args, kMaxListed);
+  return ShortlistFrom(view, List(backend, scores, kMaxListed), args, kMaxListed);
 }
 
 absl::StatusOr<std::vector<rpc::RoutedPart>> SelectBest(const kernels::Backend& backend,
-                                                        const PartScores& scores, uint64_t sequence,
+                                                        PartScores* scores, uint64_t sequence,
                                                         int top_k, SelectionCounts& counts) {
   ShortlistArgs args;
-  const bool coarse = scores.candidates > 0;
-  args.count = std::max(top_k, scores.candidates);
-  args.error = coarse ? 0 : scores.error;
+  const bool coarse = scores->candidates > 0;
+  args.count = std::max(top_k, scores->candidates);
   args.eligible = [sequence](const Candidate& candidate) {
     return candidate.segment->Visible(candidate.part, sequence);
   };
-  if (args.error != 0) {
+  const bool exact = scores->error == 0;
+  if (!exact && !coarse) {
     args.exact = [&](const std::vector<Candidate>& candidates) {
-      return ExactScores(backend, scores, candidates);
+      return ExactScores(backend, *scores, candidates);
     };
   }
-  const auto shortlist = Shortlist(backend, scores.view, scores.scores, args);
+  std::optional<std::vector<Candidate>> shortlist;
+  const int first = NumListed(args.count, !exact && !coarse);
+  if (!exact && first < kMaxListed) {
+    const std::vector<Listed> best = ListExactly(backend, first, scores);
+    args.error = coarse ? 0 : scores->error;
+    shortlist = ShortlistFrom(scores->view, best, args, first);
+    if (!shortlist.has_value()) {
+      shortlist =
+          ShortlistFrom(scores->view, List(backend, scores->scores, kMaxListed), args, kMaxListed);
+    }
+  } else {
+    TakeError(backend, scores);
+    args.error = coarse ? 0 : scores->error;
+    shortlist = Shortlist(backend, scores->view, scores->scores, args);
+  }
   std::vector<rpc::RoutedPart> routed;
   if (shortlist.has_value()) {
-    routed = ToRouted(backend, scores, *shortlist);
-    if (scores.error != 0) ++(coarse ? counts.coarse : counts.rounded);
+    routed = ToRouted(backend, *scores, *shortlist);
+    if (scores->error != 0) ++(coarse ? counts.coarse : counts.rounded);
   } else {
-    MSA_ASSIGN_OR_RETURN(const PartScores exact, MakeExact(backend, scores));
-    routed = SelectFromAll(backend, exact, sequence, top_k);
-    if (scores.error != 0) ++counts.rescanned;
+    MSA_ASSIGN_OR_RETURN(const PartScores all, MakeExact(backend, *scores));
+    routed = SelectFromAll(backend, all, sequence, top_k);
+    if (scores->error != 0) ++counts.rescanned;
   }
   KeepBest(top_k, &routed);
   MSA_RETURN_IF_ERROR(backend.Health());

@@ -29,8 +29,9 @@ struct SelectionCounts {
 
 // A part of a view.
 struct Candidate {
-  float score = 0;     // as listed: may be rounded
-  int32_t column = 0;  // of the scores
+  float score = 0;             // as listed: may be rounded
+  std::optional<float> exact;  // where it was listed with it
+  int32_t column = 0;          // of the scores
   const Segment* segment = nullptr;
   int64_t part = 0;
 
@@ -57,10 +58,11 @@ std::optional<std::vector<Candidate>> Shortlist(const kernels::Backend& backend,
                                                 const ShortlistArgs& args);
 
 // The best `top_k` that are visible at `sequence`, best first by Precedes; independent of how parts
-// lie in segments. content_chunks is filled in, shard is 0. RESOURCE_EXHAUSTED as MakeExact;
+// lie in segments. Takes the scores' error over from the pass, if it has to be waited for.
+// content_chunks is filled in, shard is 0. RESOURCE_EXHAUSTED as MakeExact;
 // UNAVAILABLE when the backend failed.
 absl::StatusOr<std::vector<rpc::RoutedPart>> SelectBest(const kernels::Backend& backend,
-                                                        const PartScores& scores, uint64_t sequence,
+                                                        PartScores* scores, uint64_t sequence,
                                                         int top_k, SelectionCounts& counts);
 
 }  // namespace msa::memory_node

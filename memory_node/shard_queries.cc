@@ -57,15 +57,15 @@ absl::StatusOr<std::vector<rpc::RoutedPart>> LocalShard::Route(const rpc::CallCo
   if (request.candidates > 0 && !bank->coarse().codes) return NoCodes(spec);
   MSA_RETURN_IF_ERROR(ValidateQueries(spec, request.queries));
   MSA_ASSIGN_OR_RETURN(const auto snapshot, snapshots_.Use(request.snapshot_id, *bank));
-  MSA_ASSIGN_OR_RETURN(const PartScores scores,
+  MSA_ASSIGN_OR_RETURN(PartScores scores,
                        scans_.Score(ctx, bank->index(), spec.routing, layer_index, request.queries,
                                     request.candidates));
-  {
-    absl::MutexLock lock(&snapshot->mutex);
-    MSA_RETURN_IF_ERROR(snapshot->sums.Begin(request.round));
-    snapshot->sums.Add(scores, bank->index().num_slots());
-  }
-  return SelectBest(*backend_, scores, snapshot->sequence, request.top_k, bank->selections());
+  MSA_ASSIGN_OR_RETURN(auto routed, SelectBest(*backend_, &scores, snapshot->sequence,
+                                               request.top_k, bank->selections()));
+  absl::MutexLock lock(&snapshot->mutex);
+  MSA_RETURN_IF_ERROR(snapshot->sums.Begin(request.round));
+  snapshot->sums.Add(scores, bank->index().num_slots());
+  return routed;
 }
 
 absl::StatusOr<std::vector<rpc::RankedPart>> LocalShard::Rank(const rpc::CallContext& ctx,

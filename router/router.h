@@ -82,7 +82,7 @@ class Router final : public rpc::MemoryService, public rpc::SessionRouter {
   absl::Status CloseSession(const rpc::CallContext& ctx, uint64_t session_id) override;
   absl::StatusOr<rpc::Selection> Route(const rpc::CallContext& ctx, uint64_t session_id,
                                        int32_t round, int32_t layer, int32_t top_k,
-                                       const std::vector<float>& queries) override;
+                                       std::vector<float> queries) override;
   absl::StatusOr<std::vector<rpc::RankedPart>> Rank(const rpc::CallContext& ctx,
                                                     uint64_t session_id,
                                                     const rpc::RankRequest& request) override;
@@ -102,10 +102,10 @@ class Router final : public rpc::MemoryService, public rpc::SessionRouter {
   // Snapshots, and what the shards that answered say of the bank.
   absl::Status OpenSnapshots(const rpc::CallContext& ctx, const std::string& bank, Session* session,
                              int64_t* num_parts, std::vector<rpc::BankState>* states);
-  // The best of all shards; `request` names neither bank nor snapshot.
+  // The best of all shards; names the snapshots in `request` itself.
   absl::StatusOr<std::vector<rpc::RoutedPart>> RouteAll(const rpc::CallContext& ctx,
                                                         Session* session,
-                                                        const rpc::RouteRequest& request);
+                                                        rpc::RouteRequest& request);
   // Coarse scans beside the exact one that found `exact` in `exact_ms`.
   absl::StatusOr<std::vector<rpc::ScanComparison>> Compare(
       const rpc::CallContext& ctx, Session* session, rpc::RouteRequest request,

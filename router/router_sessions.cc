@@ -154,7 +154,7 @@ absl::Status Router::CloseSession(const rpc::CallContext& ctx, uint64_t session_
 
 absl::StatusOr<rpc::Selection> Router::Route(const rpc::CallContext& ctx, uint64_t session_id,
                                              int32_t round, int32_t layer, int32_t top_k,
-                                             const std::vector<float>& queries) {
+                                             std::vector<float> queries) {
   MSA_RETURN_IF_ERROR(CheckLimit("top_k", top_k, kMaxTopK));
   MSA_ASSIGN_OR_RETURN(const std::shared_ptr<Session> session, sessions_.Use(session_id));
   const size_t width = std::max(session->bank.routing.query_width(), 1);
@@ -168,7 +168,7 @@ absl::StatusOr<rpc::Selection> Router::Route(const rpc::CallContext& ctx, uint64
                             .round = round,
                             .layer = layer,
                             .top_k = top_k,
-                            .queries = queries,
+                            .queries = std::move(queries),
                             .candidates = session->scan.CandidatesFor(top_k)};
   rpc::Selection selection;
   const absl::Time start = absl::Now();
@@ -184,11 +184,14 @@ absl::StatusOr<rpc::Selection> Router::Route(const rpc::CallContext& ctx, uint64
 
 absl::StatusOr<std::vector<rpc::RoutedPart>> Router::RouteAll(const rpc::CallContext& ctx,
                                                               Session* session,
-                                                              const rpc::RouteRequest& request) {
+                                                              rpc::RouteRequest& request) {
   std::vector<std::vector<rpc::RoutedPart>> lists(shards_.size());
   MSA_RETURN_IF_ERROR(
       AskSession(ctx, session, [&](const rpc::CallContext& limited, int shard) -> absl::Status {
-        rpc::RouteRequest own = request;
+        // The only shard takes the request itself: its queries are not copied.
+        std::optional<rpc::RouteRequest> copy;
+        if (shards_.size() > 1) copy = request;
+        rpc::RouteRequest& own = copy.has_value() ? *copy : request;
         own.snapshot_id = session->snapshots[shard];
         MSA_ASSIGN_OR_RETURN(lists[shard], shards_.shard(shard).Route(limited, own));
         return absl::OkStatus();

@@ -46,7 +46,7 @@ class SessionRouter {
   // Top-k of all shards, merged by Precedes. queries [rows, query_width].
   virtual absl::StatusOr<Selection> Route(const CallContext& ctx, uint64_t session_id,
                                           int32_t round, int32_t layer, int32_t top_k,
-                                          const std::vector<float>& queries) = 0;
+                                          std::vector<float> queries) = 0;
   // MemoryShard::Rank over all shards; request.bank and request.snapshot_id are ignored.
   virtual absl::StatusOr<std::vector<RankedPart>> Rank(const CallContext& ctx, uint64_t session_id,
                                                        const RankRequest& request) = 0;

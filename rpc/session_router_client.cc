@@ -45,7 +45,7 @@ class RemoteSessionRouter final : public SessionRouter {
 
   absl::StatusOr<Selection> Route(const CallContext& ctx, uint64_t session_id, int32_t round,
                                   int32_t layer, int32_t top_k,
-                                  const std::vector<float>& queries) override {
+                                  std::vector<float> queries) override {
     pb::RouteRequest request;
     request.set_session_id(session_id);
     request.set_round(round);

@@ -1,4 +1,6 @@
 // RoutingService over any SessionRouter.
+#include <utility>
+
 #include "common/status_macros.h"
 #include "rpc/batching.h"
 #include "rpc/convert.h"
@@ -23,7 +25,7 @@ absl::Status Route(SessionRouter* router, ServerCall& call) {
   MSA_RETURN_IF_ERROR(ReadQueries(call, &request, &queries));
   MSA_ASSIGN_OR_RETURN(const Selection selection,
                        router->Route(call.context(), request.session_id(), request.round(),
-                                     request.layer(), request.top_k(), queries));
+                                     request.layer(), request.top_k(), std::move(queries)));
   pb::RouteReply reply;
   ToRepeated(selection.parts, reply.mutable_parts());
   for (const std::string& shard : selection.missing_shards) reply.add_missing_shards(shard);

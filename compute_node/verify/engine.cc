@@ -66,7 +66,7 @@ absl::Status TracingRouter::CloseSession(const rpc::CallContext& ctx, uint64_t s
 absl::StatusOr<rpc::Selection> TracingRouter::Route(const rpc::CallContext& ctx,
                                                     uint64_t session_id, int32_t round,
                                                     int32_t layer, int32_t top_k,
-                                                    const std::vector<float>& queries) {
+                                                    std::vector<float> queries) {
   Trace& trace = traces_[layer];
   trace.queries = queries;
   const auto everything = static_cast<int32_t>(std::min<int64_t>(num_parts_, kMaxTopK));

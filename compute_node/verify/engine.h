@@ -67,7 +67,7 @@ class TracingRouter : public rpc::SessionRouter {
   absl::Status CloseSession(const rpc::CallContext& ctx, uint64_t session_id) override;
   absl::StatusOr<rpc::Selection> Route(const rpc::CallContext& ctx, uint64_t session_id,
                                        int32_t round, int32_t layer, int32_t top_k,
-                                       const std::vector<float>& queries) override;
+                                       std::vector<float> queries) override;
   absl::StatusOr<std::vector<rpc::RankedPart>> Rank(const rpc::CallContext& ctx,
                                                     uint64_t session_id,
                                                     const rpc::RankRequest& request) override;

@@ -41,8 +41,8 @@ RoutingSegment Staged(const KeySegment& segment, int64_t key_width, bool coarse,
     staged.keys = staging.InBytesKept(segment.codes, staged.num_chunks * CodeBytes(key_width));
     staged.scales = staging.InKept(segment.code_scales, staged.num_chunks);
   } else {
-    staged.keys =
-        staging.InBytesKept(segment.keys, staged.num_chunks * key_width * DTypeBytes(segment.dtype));
+    staged.keys = staging.InBytesKept(segment.keys,
+                                      staged.num_chunks * key_width * DTypeBytes(segment.dtype));
     if (HasScales(segment.dtype)) {
       staged.scales = staging.InKept(segment.scales, staged.num_chunks);
     }
@@ -70,7 +70,7 @@ RoutingArgs ScanOf(const RoutingShape& shape, absl::Span<const KeySegment> segme
   if (coarse) args.precision = QueryPrecision::kSingle;
   args.num_segments = static_cast<int>(table.size());
   args.num_chunks = NumberChunks(table.data(), args.num_segments);
-  args.segments = staging.In(table.data(), table.size());
+  args.segments = staging.InTable(table);
   return args;
 }
 
@@ -94,11 +94,10 @@ void ChoosePrecision(const std::vector<RoutingSegment>& table, RoutingArgs& args
 
 // What the errors of a scan say: its bounds where it rounded, 0 where it is exact, NaN where
 // nothing is known.
-void WriteErrors(Device& device, const RoutingArgs& args, ScanMode mode, const int32_t* query_begin,
-                 float* errors) {
+void WriteErrors(Device& device, const RoutingArgs& args, ScanMode mode, float* errors) {
   if (errors == nullptr) return;
   if (mode == ScanMode::kBounded && args.precision != QueryPrecision::kSplit) {
-    device.Check(ScoreErrors(args, query_begin, errors, device.stream()), "bounding scores");
+    device.Check(ScoreErrors(args, errors, device.stream()), "bounding scores");
     return;
   }
   const int fill = mode == ScanMode::kCoarse ? 0xff : 0;
@@ -108,7 +107,7 @@ void WriteErrors(Device& device, const RoutingArgs& args, ScanMode mode, const i
 
 }  // namespace
 
-void ScoreBankOn(Device& device, const ScoreBankArgs& bank) {
+bool ScoreBankOn(Device& device, const ScoreBankArgs& bank) {
   Staging staging(device);
   const auto num_questions = static_cast<int64_t>(bank.query_begin.size()) - 1;
   std::vector<RoutingSegment> table;
@@ -122,12 +121,13 @@ void ScoreBankOn(Device& device, const ScoreBankArgs& bank) {
   if (args.num_parts > 0 && bank.mode == ScanMode::kBounded) ChoosePrecision(table, args);
   void* workspace = args.num_parts > 0 ? staging.Room(RoutingWorkspaceBytes(args)) : nullptr;
   const bool bounds = bank.mode == ScanMode::kBounded && args.precision != QueryPrecision::kSplit;
-  const int32_t* query_begin =
-      bounds ? staging.In(bank.query_begin.data(), bank.query_begin.size()) : nullptr;
-  if (staging.failed()) return;
-  WriteErrors(device, args, bank.mode, query_begin, errors);
-  if (args.num_parts == 0) return;
-  device.Check(ScoreParts(args, workspace, device.stream()), "a routing pass");
+  const bool exact = bank.mode != ScanMode::kCoarse && !bounds;
+  if (staging.failed()) return !exact;
+  WriteErrors(device, args, bank.mode, errors);
+  if (args.num_parts > 0) {
+    device.Check(ScoreParts(args, workspace, device.stream()), "a routing pass");
+  }
+  return !exact;
 }
 
 bool ScoreListedOn(Device& device, const ScoreListedArgs& listed) {
@@ -197,6 +197,27 @@ void MeanOfScoresOn(Device& device, absl::Span<const float* const> scores, int64
                "averaging scores");
 }
 
+namespace {
+
+// The best k of scores [n] on the device: into best_scores [k] and best_indices [k].
+void SelectIndices(Device& device, Staging& staging, const float* scores, int64_t n, int k,
+                   float* best_scores, int32_t* best_indices) {
+  TopKArgs args;
+  args.scores = scores;
+  args.num_questions = 1;
+  args.num_candidates = n;
+  args.stride = n;
+  args.k = k;
+  args.best_scores = best_scores;
+  args.best_indices = best_indices;
+  args.best_references = static_cast<int64_t*>(staging.Room(k * sizeof(int64_t)));
+  void* workspace = staging.Room(TopKWorkspaceBytes(1, n, k));
+  if (staging.failed()) return;
+  device.Check(SelectTopK(args, workspace, device.stream()), "selecting the best parts");
+}
+
+}  // namespace
+
 void TopIndicesOn(Device& device, const float* scores, int64_t n, int k, void* out) {
   Staging staging(device);
   // Scores, then indices: one copy brings both.
@@ -207,18 +228,40 @@ void TopIndicesOn(Device& device, const float* scores, int64_t n, int k, void* o
                  "clearing a list of best parts");
     return;
   }
-  TopKArgs args;
-  args.scores = staging.In(scores, n);
-  args.num_questions = 1;
-  args.num_candidates = n;
-  args.stride = n;
-  args.k = k;
-  args.best_scores = best_scores;
-  args.best_indices = reinterpret_cast<int32_t*>(best_scores + k);
-  args.best_references = static_cast<int64_t*>(staging.Room(k * sizeof(int64_t)));
-  void* workspace = staging.Room(TopKWorkspaceBytes(1, n, k));
+  const float* from = staging.In(scores, n);
   if (staging.failed()) return;
-  device.Check(SelectTopK(args, workspace, device.stream()), "selecting the best parts");
+  SelectIndices(device, staging, from, n, k, best_scores,
+                reinterpret_cast<int32_t*>(best_scores + k));
+}
+
+bool ListBestOn(Device& device, const ListBestArgs& listed, void* out) {
+  Staging staging(device);
+  std::vector<RoutingSegment> table;
+  const int32_t query_begin[] = {0, listed.num_rows};
+  ListedArgs args;
+  args.scan = ScanOf(listed.shape, listed.segments, /*coarse=*/false, staging, table);
+  args.scan.host_query_begin = query_begin;
+  args.scan.num_questions = 1;
+  if (args.scan.num_parts == 0 || !CanScoreListed(args.scan)) return false;
+  // Scores, exact scores, indices, the error: one copy brings all.
+  const int k = listed.k;
+  float* best = staging.Out(static_cast<float*>(out), 3 * k + 1);
+  const float* scores = staging.In(listed.scores, args.scan.num_parts);
+  const float* error = staging.In(listed.error, 1);
+  args.scan.queries = staging.In(listed.queries, listed.num_rows * listed.shape.query_width());
+  void* workspace = staging.Room(ListedWorkspaceBytes(args.scan));
+  if (staging.failed()) return true;
+  auto* indices = reinterpret_cast<int32_t*>(best + 2 * k);
+  SelectIndices(device, staging, scores, args.scan.num_parts, k, best, indices);
+  if (staging.failed()) return true;
+  args.columns = indices;
+  args.num_listed = k;
+  args.scores = best + k;
+  args.early = true;  // beside the last of the kernels that select
+  args.error = error;
+  args.error_to = best + 3 * k;
+  device.Check(ScoreListed(args, workspace, device.stream()), "scoring listed parts");
+  return true;
 }
 
 }  // namespace msa::kernels::cuda

@@ -8,11 +8,15 @@
 
 namespace msa::kernels::cuda {
 
-void ScoreBankOn(Device& device, const ScoreBankArgs& args);
+// As Backend::ScoreBank.
+bool ScoreBankOn(Device& device, const ScoreBankArgs& args);
 // As Backend::TopIndicesInto; `out` in either memory.
 void TopIndicesOn(Device& device, const float* scores, int64_t n, int k, void* out);
 // False, and nothing done, for a scan off the fast path.
 bool ScoreListedOn(Device& device, const ScoreListedArgs& args);
+// As Backend::ListBestInto; `out` in either memory. False, and nothing done, for such a scan and
+// for no parts.
+bool ListBestOn(Device& device, const ListBestArgs& args, void* out);
 void RaiseMaxNormOn(Device& device, const KeySegment& segment, int64_t key_width,
                     int64_t first_chunk, float* max_norm);
 void EncodeCoarseOn(Device& device, const KeySegment& segment, int64_t key_width,

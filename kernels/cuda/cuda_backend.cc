@@ -176,7 +176,7 @@ class CudaBackend : public Backend {
   void ScoreParts(const ScoreArgs& args) const override {
     ScoreBank({args.shape, {&args.segment, 1}, args.queries, args.query_begin, args.scores});
   }
-  void ScoreBank(const ScoreBankArgs& args) const override { ScoreBankOn(*device_, args); }
+  bool ScoreBank(const ScoreBankArgs& args) const override { return ScoreBankOn(*device_, args); }
   void ScoreListed(const ScoreListedArgs& args) const override {
     if (!ScoreListedOn(*device_, args)) Backend::ScoreListed(args);
   }
@@ -199,6 +199,14 @@ class CudaBackend : public Backend {
   }
   void TopIndicesInto(const float* scores, int64_t n, int k, void* out) const override {
     TopIndicesOn(*device_, scores, n, k, out);
+  }
+  BestListed ListBest(const ListBestArgs& args) const override {
+    std::vector<char> found(ListBestBytes(args.k), '\xff');
+    if (!ListBestOn(*device_, args, found.data())) return Backend::ListBest(args);
+    return ParseListBest(found.data(), args.k);
+  }
+  void ListBestInto(const ListBestArgs& args, void* out) const override {
+    if (!ListBestOn(*device_, args, out)) Backend::ListBestInto(args, out);
   }
 
   // Candidates are in the processor's memory, where a scan of them is short beside the pass.

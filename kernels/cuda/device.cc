@@ -52,8 +52,8 @@ absl::Status Device::Init(const BackendOptions& options) {
     return Missing(error, "no NVIDIA driver or no GPU was found");
   }
   if (options.gpu >= count) {
-    return absl::FailedPreconditionError(StrCat("there is no GPU ", options.gpu,
-                                                ": this machine has ", count, ", numbered from 0"));
+    return absl::FailedPreconditionError(
+        StrCat("there is no GPU ", options.gpu, ": this machine has ", count, ", numbered from 0"));
   }
   ordinal_ = options.gpu;
   cudaDeviceProp properties;
@@ -91,6 +91,7 @@ absl::Status Device::Init(const BackendOptions& options) {
 Device::~Device() {
   if (stream_ == nullptr) return;
   Activate();
+  tables_.Clear();
   {
     absl::MutexLock lock(&mutex_);
     for (const auto& of_size : scratch_) {
@@ -229,6 +230,19 @@ void Device::ReleaseScratch(void* data, int size_class) {
     }
   }
   Release(data, true);
+}
+
+absl::StatusOr<KeptTables::Table> Device::KeepTable(const void* table, size_t bytes) {
+  const auto copy = [this](std::string_view content) -> absl::StatusOr<Buffer> {
+    MSA_ASSIGN_OR_RETURN(Buffer buffer, AllocateScratch(content.size()));
+    Copy(buffer.data(), content.data(), content.size());
+    return buffer;
+  };
+  const std::string_view content(static_cast<const char*>(table), bytes);
+  if (stream() == stream_) return tables_.Find(content, copy);
+  // A copy that is recorded is made when the recording runs.
+  MSA_ASSIGN_OR_RETURN(Buffer buffer, copy(content));
+  return std::make_shared<const Buffer>(std::move(buffer));
 }
 
 bool Device::Reaches(const void* pointer) const {

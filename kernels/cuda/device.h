@@ -19,6 +19,7 @@
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
 #include "kernels/backend.h"
+#include "kernels/cuda/kept_tables.h"
 #include "kernels/cuda/pinned_slots.h"
 
 namespace msa::kernels::cuda {
@@ -48,6 +49,8 @@ class Device {
   absl::StatusOr<Buffer> Allocate(size_t bytes, Backend::Purpose purpose);
   // For the length of one operation, from what the budget leaves free.
   absl::StatusOr<Buffer> AllocateScratch(size_t bytes);
+  // A table of the processor's memory where kernels reach it, until the caller lets go of it.
+  absl::StatusOr<KeptTables::Table> KeepTable(const void* table, size_t bytes);
   // Whether kernels can use the pointer: it lies in a buffer of Allocate.
   bool Reaches(const void* pointer) const;
   // The same, without a lock from the second time on: for pointers asked for again and again, into
@@ -102,6 +105,7 @@ class Device {
   std::string name_;
   cudaStream_t stream_ = nullptr;
   PinnedSlots slots_;
+  KeptTables tables_;
   int64_t max_device_bytes_ = 0;
   int64_t max_resident_bytes_ = 0;  // of the same, while kResident is asked for
   int64_t max_host_bytes_ = 0;

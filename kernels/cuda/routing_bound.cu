@@ -12,7 +12,9 @@ namespace {
 
 constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / 32;
-constexpr int kMaxBlocksOfQuestion = 32;
+constexpr int kErrorThreads = 1024;
+constexpr int kErrorWarps = kErrorThreads / 32;
+constexpr int kMaxQuestions = 64;  // of one launch
 // Norms are sums of up to 4,096 squares in float32, a lane's 128 one after the other: this covers
 // what they lose, twice over.
 constexpr float kRoundUp = 1.0f + 1.0f / (1 << 14);
@@ -59,6 +61,7 @@ __device__ float Rounded(KeyFormat format, float x) {
 __device__ RowNorms NormsOf(const float* row, int width, KeyFormat format) {
   const int lane = threadIdx.x % 32;
   RowNorms norms = {0, 0, 0};
+#pragma unroll 16
   for (int i = lane; i < width; i += 32) {
     norms.largest = LargerOrNan(norms.largest, fabsf(row[i]));
     norms.whole = fmaf(row[i], row[i], norms.whole);
@@ -72,6 +75,7 @@ __device__ RowNorms NormsOf(const float* row, int width, KeyFormat format) {
     frexpf(norms.largest, &exponent);
     scale = ldexpf(1.0f, max(exponent - 12, -120));  // as ColumnScale of the pass
   }
+#pragma unroll 4
   for (int i = lane; i < width; i += 32) {
     const float rest = row[i] - Rounded(format, row[i] / scale) * scale;
     norms.residual = fmaf(rest, rest, norms.residual);
@@ -99,35 +103,37 @@ struct ErrorsArgs {
   const RoutingSegment* segments = nullptr;
   int num_segments = 0;
   const float* queries = nullptr;
-  const int32_t* query_begin = nullptr;
   int width = 0;
   KeyFormat format = KeyFormat::kBFloat16;
   float scale = 1.0f;
   float* errors = nullptr;
+  int32_t query_begin[kMaxQuestions + 1];
 };
 
-// A question's rows over the blocks of blockIdx.y, a warp a row.
-__global__ void __launch_bounds__(kThreads)
+// A block a question, a warp a row.
+__global__ void __launch_bounds__(kErrorThreads)
     ErrorsKernel(const __grid_constant__ ErrorsArgs args) {
   const int lane = threadIdx.x % 32;
-  const int question = blockIdx.y;
+  const int warp = threadIdx.x / 32;
+  const int question = static_cast<int>(blockIdx.x);
   float max_norm = 0;
   for (int i = lane; i < args.num_segments; i += 32) {
     max_norm = LargerOrNan(max_norm, *args.segments[i].max_norm);
   }
   max_norm = MaxOfWarp(max_norm);
   float error = 0;
-  const int32_t end = args.query_begin[question + 1];
-  const int stride = static_cast<int>(gridDim.x) * kWarps;
-  for (int32_t row = args.query_begin[question] + static_cast<int>(blockIdx.x) * kWarps +
-                     static_cast<int>(threadIdx.x) / 32;
-       row < end; row += stride) {
+  for (int32_t row = args.query_begin[question] + warp; row < args.query_begin[question + 1];
+       row += kErrorWarps) {
     const RowNorms norms =
         NormsOf(args.queries + static_cast<int64_t>(row) * args.width, args.width, args.format);
     error = LargerOrNan(error, ErrorOfRow(norms, args.width, args.format));
   }
-  error *= max_norm * args.scale * kRoundUp;
-  if (lane == 0) AtomicRaise(args.errors + question, error);
+  __shared__ float of_warp[kErrorWarps];
+  if (lane == 0) of_warp[warp] = error;
+  __syncthreads();
+  if (warp != 0) return;
+  error = MaxOfWarp(of_warp[lane]);
+  if (lane == 0) args.errors[question] = fabsf(error * max_norm * args.scale * kRoundUp);
 }
 
 template <typename Key>
@@ -166,25 +172,24 @@ bool CanBoundErrors(const RoutingArgs& scan) {
           (scan.format == KeyFormat::kFloat8 && scan.precision == QueryPrecision::kSingle));
 }
 
-cudaError_t ScoreErrors(const RoutingArgs& scan, const int32_t* query_begin, float* errors,
-                        cudaStream_t stream) {
+cudaError_t ScoreErrors(const RoutingArgs& scan, float* errors, cudaStream_t stream) {
   if (!CanBoundErrors(scan)) return cudaErrorInvalidValue;
-  const cudaError_t error = cudaMemsetAsync(errors, 0, scan.num_questions * sizeof(float), stream);
-  if (error != cudaSuccess) return error;
   ErrorsArgs args;
   args.segments = scan.segments;
   args.num_segments = scan.num_segments;
   args.queries = scan.queries;
-  args.query_begin = query_begin;
   args.width = scan.shape.key_width();
   args.format = scan.format;
   args.scale = scan.shape.scale;
-  args.errors = errors;
-  const int rows = (scan.host_query_begin[scan.num_questions] + scan.num_questions - 1) /
-                   scan.num_questions;
-  const int blocks = std::clamp((rows + kWarps - 1) / kWarps, 1, kMaxBlocksOfQuestion);
-  ErrorsKernel<<<dim3(blocks, scan.num_questions), kThreads, 0, stream>>>(args);
-  return cudaGetLastError();
+  for (int first = 0; first < scan.num_questions; first += kMaxQuestions) {
+    const int count = std::min(kMaxQuestions, scan.num_questions - first);
+    std::copy_n(scan.host_query_begin + first, count + 1, args.query_begin);
+    args.errors = errors + first;
+    ErrorsKernel<<<count, kErrorThreads, 0, stream>>>(args);
+    const cudaError_t error = cudaGetLastError();
+    if (error != cudaSuccess) return error;
+  }
+  return cudaSuccess;
 }
 
 cudaError_t RaiseMaxNorm(const void* keys, KeyFormat format, const float* scales,

@@ -24,10 +24,9 @@ namespace msa::kernels::cuda {
 // not fp8 with kThroughput.
 bool CanBoundErrors(const RoutingArgs& scan);
 
-// errors[question], device memory: of the scan with its precision, against kSplit. query_begin is
-// host_query_begin on the device. REQUIRES: CanBoundErrors, every segment has max_norm.
-cudaError_t ScoreErrors(const RoutingArgs& scan, const int32_t* query_begin, float* errors,
-                        cudaStream_t stream);
+// errors[question], device memory: of the scan with its precision, against kSplit. REQUIRES:
+// CanBoundErrors, every segment has max_norm.
+cudaError_t ScoreErrors(const RoutingArgs& scan, float* errors, cudaStream_t stream);
 
 // Raises *max_norm to the norm of each key, rounded up; NaN when one is NaN. scales [num_chunks]
 // or null.

@@ -19,6 +19,13 @@ struct ListedArgs {
   const int32_t* columns = nullptr;  // [num_questions, num_listed] of the scan's scores; -1: none
   int num_listed = 0;
   float* scores = nullptr;  // out [num_questions, num_listed]; kNoScore for none
+  // Questions are packed while the kernel before still runs, which uses neither the workspace nor
+  // `scores` and was launched after all others that do.
+  bool early = false;
+  // A number brought along to the scores, so that one copy takes all of it: *error_to = *error, 0
+  // for null. Nothing where error_to is null.
+  const float* error = nullptr;
+  float* error_to = nullptr;
 };
 
 // Whether ScoreListed can: the scan takes its fast path.

@@ -80,6 +80,7 @@ struct PrepareArgs {
   ColumnScaling* scaling = nullptr;  // out
   float* fill = nullptr;             // out [fill_count]: kNoScore, unless null
   int64_t fill_count = 0;
+  bool early = false;  // as in ListedArgs
 };
 
 struct PassArgs {

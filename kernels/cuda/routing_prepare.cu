@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "kernels/cuda/dependent_launch.h"
 #include "kernels/cuda/ptx.cuh"
 #include "kernels/cuda/routing_pass.h"
 
@@ -150,15 +151,21 @@ __device__ void PackColumn(const PrepareArgs& args, int column) {
 
 __global__ void __launch_bounds__(kThreads)
     PrepareKernel(const __grid_constant__ PrepareArgs args) {
-  AllowDependents();
+  if (!args.early) AllowDependents();
   const int num_columns = args.tile_capacity * kColumnsOfTile;
   const int block = static_cast<int>(blockIdx.x);
-  if (block < num_columns) return PackColumn(args, block);
-  const int64_t stride = static_cast<int64_t>(gridDim.x - num_columns) * kThreads;
-  for (int64_t i = static_cast<int64_t>(block - num_columns) * kThreads + threadIdx.x;
-       i < args.fill_count; i += stride) {
-    args.fill[i] = kNoScore;
+  if (block < num_columns) {
+    PackColumn(args, block);
+  } else {
+    const int64_t stride = static_cast<int64_t>(gridDim.x - num_columns) * kThreads;
+    for (int64_t i = static_cast<int64_t>(block - num_columns) * kThreads + threadIdx.x;
+         i < args.fill_count; i += stride) {
+      args.fill[i] = kNoScore;
+    }
   }
+  // Started early: who waits for this kernel has waited for the one before, and none that follows
+  // starts before that one has ended.
+  WaitForPrerequisites();
 }
 
 }  // namespace
@@ -174,6 +181,9 @@ cudaError_t LaunchPrepare(const PrepareArgs& args, cudaStream_t stream) {
       args.fill == nullptr ? 0 : static_cast<int>(std::min<int64_t>(blocks, kFillBlocks));
   const int num_blocks = args.tile_capacity * kColumnsOfTile + fill_blocks;
   const size_t shared_bytes = args.padded_width * sizeof(float);
+  if (args.early) {
+    return LaunchDependentWith(shared_bytes, PrepareKernel, num_blocks, kThreads, stream, args);
+  }
   PrepareKernel<<<num_blocks, kThreads, shared_bytes, stream>>>(args);
   return cudaGetLastError();
 }

@@ -3,6 +3,7 @@
 #ifndef MSA_KERNELS_CUDA_STAGING_H_
 #define MSA_KERNELS_CUDA_STAGING_H_
 
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -41,6 +42,19 @@ class Staging {
     if (data == nullptr || bytes == 0 || device_.ReachesKept(data)) return data;
     return InBytes(data, bytes);
   }
+  // A table that was there before, as it is, more often than not.
+  template <typename T>
+  const T* InTable(const std::vector<T>& table) {
+    static_assert(std::has_unique_object_representations_v<T>);
+    if (table.empty()) return nullptr;
+    auto kept = device_.KeepTable(table.data(), table.size() * sizeof(T));
+    if (!kept.ok()) {
+      Fail();
+      return nullptr;
+    }
+    tables_.push_back(*std::move(kept));
+    return static_cast<const T*>(tables_.back()->data());
+  }
   // `count` elements to be written.
   template <typename T>
   T* Out(T* data, int64_t count) {
@@ -64,8 +78,7 @@ class Staging {
   void* Room(size_t bytes) {
     auto buffer = device_.AllocateScratch(bytes);
     if (!buffer.ok()) {
-      device_.Check(cudaErrorMemoryAllocation, "taking room for an operation");
-      failed_ = true;
+      Fail();
       return nullptr;
     }
     rooms_.push_back(*std::move(buffer));
@@ -75,6 +88,11 @@ class Staging {
   bool Reaches(const void* data) const { return device_.Reaches(data); }
 
  private:
+  void Fail() {
+    device_.Check(cudaErrorMemoryAllocation, "taking room for an operation");
+    failed_ = true;
+  }
+
   struct Result {
     void* to;
     const void* from;
@@ -83,6 +101,7 @@ class Staging {
 
   Device& device_;
   std::vector<Buffer> rooms_;
+  std::vector<KeptTables::Table> tables_;
   std::vector<Result> results_;
   bool failed_ = false;
 };

@@ -5,6 +5,8 @@
 #include <algorithm>
 
 #include "common/routing.h"
+#include "kernels/cuda/dependent_launch.h"
+#include "kernels/cuda/ptx.cuh"
 #include "kernels/cuda/topk.h"
 
 namespace msa::kernels::cuda {
@@ -66,10 +68,12 @@ struct Selected {
   int32_t* count = nullptr;
 };
 
-constexpr int kCachedKeys = 4096;
+// Of a list, in dynamic shared memory; a longer one's are taken from its scores each time.
+constexpr int64_t kCachedKeys = 12 * 1024;
+// Up to here the static and the dynamic shared memory are what any block may have.
+constexpr int64_t kAlwaysCached = 4096;
 
 struct SelectShared {
-  uint32_t keys[kCachedKeys];
   uint32_t histogram[kBins];
   uint32_t suffix[kBins];  // candidates in this bin and those above
   int bin;
@@ -219,13 +223,16 @@ __device__ int64_t ReferenceOf(uint64_t order) {
   return static_cast<int64_t>(~order ^ 0x8000000000000000u);
 }
 
-__device__ void Select(Candidates from, int k, bool sorted, const Selected& to,
+// The dynamic shared memory has room for the keys of `num_cached` candidates.
+__device__ void Select(Candidates from, int num_cached, int k, bool sorted, const Selected& to,
                        SelectShared& shared) {
-  if (from.end - from.begin <= kCachedKeys) {
+  extern __shared__ uint32_t keys[];
+  if (from.end - from.begin <= num_cached) {
+#pragma unroll 8
     for (int64_t i = from.begin + threadIdx.x; i < from.end; i += kThreads) {
-      shared.keys[i - from.begin] = from.KeyOf(i);
+      keys[i - from.begin] = from.KeyOf(i);
     }
-    from.cached = shared.keys;
+    from.cached = keys;
     __syncthreads();
   }
   int digits = 0;
@@ -260,9 +267,10 @@ __device__ Selected Output(const TopKArgs& args, int64_t question) {
 }
 
 // A slice a block; straight to the output when there is but one.
-__global__ void __launch_bounds__(kThreads)
-    SelectOfSlices(const __grid_constant__ TopKArgs args, SliceResults results) {
+__global__ void __launch_bounds__(kThreads, 2)
+    SelectOfSlices(const __grid_constant__ TopKArgs args, SliceResults results, int num_cached) {
   __shared__ SelectShared shared;
+  AllowDependents();
   const int64_t slice = blockIdx.x;
   const int64_t question = blockIdx.y;
   const int64_t references_at = question * args.reference_stride;
@@ -277,12 +285,15 @@ __global__ void __launch_bounds__(kThreads)
   const Selected to = gridDim.x == 1 ? Output(args, question)
                                      : Selected{results.scores + at, results.references + at,
                                                 results.indices + at, nullptr};
-  Select(from, args.k, args.sorted && gridDim.x == 1, to, shared);
+  Select(from, num_cached, args.k, args.sorted && gridDim.x == 1, to, shared);
 }
 
-__global__ void __launch_bounds__(kThreads)
-    SelectOfResults(const __grid_constant__ TopKArgs args, SliceResults results, int num_slices) {
+__global__ void __launch_bounds__(kThreads, 2)
+    SelectOfResults(const __grid_constant__ TopKArgs args, SliceResults results, int num_slices,
+                    int num_cached) {
   __shared__ SelectShared shared;
+  WaitForPrerequisites();
+  AllowDependents();
   const int64_t question = blockIdx.x;
   const int64_t at = question * num_slices * args.k;
   Candidates from;
@@ -290,7 +301,27 @@ __global__ void __launch_bounds__(kThreads)
   from.references = results.references + at;
   from.indices = results.indices + at;
   from.end = static_cast<int64_t>(num_slices) * args.k;
-  Select(from, args.k, args.sorted, Output(args, question), shared);
+  Select(from, num_cached, args.k, args.sorted, Output(args, question), shared);
+}
+
+// How many keys a list of so many candidates has in shared memory.
+int NumCached(int64_t candidates) {
+  return static_cast<int>(candidates <= kCachedKeys ? candidates : 0);
+}
+
+cudaError_t LaunchOfResults(const TopKArgs& args, const SliceResults& results, int num_slices,
+                            cudaStream_t stream) {
+  const int num_cached = NumCached(static_cast<int64_t>(num_slices) * args.k);
+  const int bytes = num_cached * static_cast<int>(sizeof(uint32_t));
+  if (num_cached > kAlwaysCached) {
+    // Always the same: another thread's launch may come in between.
+    const cudaError_t error =
+        cudaFuncSetAttribute(SelectOfResults, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                             kCachedKeys * sizeof(uint32_t));
+    if (error != cudaSuccess) return error;
+  }
+  return LaunchDependentWith(bytes, SelectOfResults, args.num_questions, kThreads, stream, args,
+                             results, num_slices, num_cached);
 }
 
 int NumSlices(int64_t num_candidates) {
@@ -317,11 +348,13 @@ cudaError_t SelectTopK(const TopKArgs& args, void* workspace, cudaStream_t strea
   results.references = static_cast<int64_t*>(workspace);
   results.scores = reinterpret_cast<float*>(results.references + num_results);
   results.indices = reinterpret_cast<int32_t*>(results.scores + num_results);
-  SelectOfSlices<<<dim3(num_slices, args.num_questions), kThreads, 0, stream>>>(args, results);
-  if (num_slices > 1) {
-    SelectOfResults<<<args.num_questions, kThreads, 0, stream>>>(args, results, num_slices);
-  }
-  return cudaGetLastError();
+  const int64_t slice = (args.num_candidates + num_slices - 1) / num_slices;
+  const int num_cached = slice <= kAlwaysCached ? NumCached(slice) : 0;
+  SelectOfSlices<<<dim3(num_slices, args.num_questions), kThreads, num_cached * sizeof(uint32_t),
+                   stream>>>(args, results, num_cached);
+  const cudaError_t error = cudaGetLastError();
+  if (error != cudaSuccess || num_slices == 1) return error;
+  return LaunchOfResults(args, results, num_slices, stream);
 }
 
 }  // namespace msa::kernels::cuda

@@ -3,6 +3,8 @@
 // are 0 and the rest is theirs too.
 #include <cmath>
 #include <limits>
+#include <numeric>
+#include <thread>
 #include <vector>
 
 #include "gmock/gmock.h"
@@ -86,7 +88,11 @@ Scan RunScan(const Backend& backend, const Bank& bank, const std::vector<float>&
   args.scores = scores.data();
   args.mode = mode;
   args.errors = errors.data();
-  backend.ScoreBank(args);
+  if (!backend.ScoreBank(args)) {
+    for (size_t q = 0; q < questions; ++q) EXPECT_EQ(errors.data()[q], 0);
+  } else {
+    EXPECT_NE(mode, ScanMode::kExact);
+  }
   return {{scores.data(), scores.data() + scores.size()},
           {errors.data(), errors.data() + errors.size()}};
 }
@@ -113,8 +119,8 @@ TEST_P(BoundedRoutingTest, NoScoreIsFurtherFromTheExactOneThanItsError) {
         const Bank bank = MakeBank(*backend_, shape, dtype, seed++);
         const auto begin = QueryBegin(rows);
         // Rows of different sizes: the error is of the largest.
-        std::vector<float> queries = RandomFloats(
-            begin.back() * shape.query_width(), seed, 1.0 / std::sqrt(shape.query_width()));
+        std::vector<float> queries = RandomFloats(begin.back() * shape.query_width(), seed,
+                                                  1.0 / std::sqrt(shape.query_width()));
         for (size_t i = 0; i < queries.size(); ++i) {
           queries[i] *= static_cast<float>(1 + i / shape.query_width() % 5);
         }
@@ -196,6 +202,196 @@ TEST_P(BoundedRoutingTest, ListedPartsHaveTheBitsOfTheScan) {
       }
     }
   }
+}
+
+TEST_P(BoundedRoutingTest, ListedPartsOfAnySizeAndWidthHaveTheBitsOfTheScan) {
+  uint32_t seed = 500;
+  for (const DType dtype : kPrecisions) {
+    for (const int head_dim : {24, 512, 2048}) {  // widths of 48, 1,024 and 4,096
+      const RoutingShape shape = {.num_q_heads = 2, .num_kv_heads = 2, .head_dim = head_dim};
+      Bank bank = MakeBank(*backend_, shape, dtype, seed++);
+      // Of one segment parts of the sizes that are about those of a product, and one of many.
+      bank.part_begin[0] = {0, 0, 1, 16, 33, 49, 91};
+      const int rows = head_dim == 24 ? 75 : 9;
+      const std::vector<float> queries = RandomFloats(rows * shape.query_width(), seed, 0.1);
+      const Scan scan = RunScan(*backend_, bank, queries, {0, rows}, ScanMode::kExact);
+      std::vector<int32_t> parts(bank.num_parts());
+      for (size_t p = 0; p < parts.size(); ++p) parts[p] = static_cast<int32_t>(p);
+      GuardedBuffer<float> scores(parts.size());
+      const auto segments = bank.Segments();
+      backend_->ScoreListed({shape, segments, queries.data(), rows, parts, scores.data()});
+      for (size_t p = 0; p < parts.size(); ++p) {
+        EXPECT_EQ(scores.data()[p], scan.scores[p]) << DTypeName(dtype) << " " << head_dim;
+      }
+    }
+  }
+}
+
+// A bank's segments in memory of the backend.
+class Resident {
+ public:
+  Resident(const Backend& backend, const Bank& bank) : segments_(bank.Segments()) {
+    const int64_t width = bank.shape.key_width();
+    for (KeySegment& segment : segments_) {
+      segment.num_chunks = segment.part_begin.back();
+      segment.keys =
+          Put(backend, static_cast<const char*>(segment.keys),
+              segment.num_chunks * width * static_cast<int64_t>(DTypeBytes(segment.dtype)));
+      if (HasScales(segment.dtype)) {
+        segment.scales = Put(backend, segment.scales, segment.num_chunks);
+      }
+      segment.part_begin = {Put(backend, segment.part_begin.data(), segment.part_begin.size()),
+                            segment.part_begin.size()};
+      segment.max_norm = Put(backend, segment.max_norm, 1);
+    }
+  }
+  const std::vector<KeySegment>& segments() const { return segments_; }
+
+ private:
+  template <typename T>
+  const T* Put(const Backend& backend, const T* data, int64_t count) {
+    buffers_.push_back(*CopyToBackend(backend, data, count * sizeof(T)));
+    return buffers_.back().template as<T>();
+  }
+
+  std::vector<KeySegment> segments_;
+  std::vector<Buffer> buffers_;
+};
+
+// A pass, and what ListBest and ListBestInto say of one of its questions.
+struct Listing {
+  std::vector<float> scores;  // of the question
+  float error = 0;
+  bool rounded = false;
+  BestListed best;
+  BestListed left;
+};
+
+Listing ListQuestion(const Backend& backend, const Bank& bank,
+                     const std::vector<KeySegment>& segments, const std::vector<float>& queries,
+                     const std::vector<int32_t>& query_begin, int question, ScanMode mode, int k) {
+  const auto questions = static_cast<int64_t>(query_begin.size()) - 1;
+  const int64_t n = bank.num_parts();
+  const Buffer memory = *backend.Allocate(questions * (n + 1) * sizeof(float));
+  const Buffer kept = *CopyToBackend(backend, queries.data(), queries.size() * sizeof(float));
+  float* errors = memory.as<float>() + questions * n;
+  Listing listing;
+  listing.rounded = backend.ScoreBank(
+      {bank.shape, segments, kept.as<float>(), query_begin, memory.as<float>(), mode, errors});
+  ListBestArgs args;
+  args.shape = bank.shape;
+  args.segments = segments;
+  args.queries = kept.as<float>() + query_begin[question] * bank.shape.query_width();
+  args.num_rows = query_begin[question + 1] - query_begin[question];
+  args.scores = memory.as<float>() + question * n;
+  args.error = errors + question;
+  args.k = k;
+  listing.best = backend.ListBest(args);
+  const Buffer out = *backend.Allocate(ListBestBytes(k));
+  backend.ListBestInto(args, out.data());
+  std::vector<char> found(ListBestBytes(k));
+  backend.Copy(found.data(), out.data(), found.size());
+  listing.left = ParseListBest(found.data(), k);
+  listing.scores.resize(n);
+  backend.Copy(listing.scores.data(), args.scores, n * sizeof(float));
+  backend.Copy(&listing.error, args.error, sizeof(float));
+  return listing;
+}
+
+// The list is that of the scores, the exact scores are the exact scan's.
+void ExpectListed(const Listing& listing, const BestListed& best,
+                  const std::vector<Backend::IndexedScore>& order, const float* exact) {
+  ASSERT_EQ(best.parts.size(), order.size());
+  for (size_t i = 0; i < order.size(); ++i) {
+    EXPECT_EQ(best.parts[i].index, order[i].index) << "place " << i;
+    EXPECT_EQ(best.parts[i].score, order[i].score);
+    EXPECT_EQ(best.parts[i].exact, exact[order[i].index]) << "place " << i;
+  }
+  EXPECT_EQ(best.error, listing.error);
+}
+
+TEST_P(BoundedRoutingTest, TheBestAreListedWithTheirExactScoresAndTheError) {
+  uint32_t seed = 700;
+  for (const DType dtype : kPrecisions) {
+    for (const int head_dim : {20, 64}) {  // 20: not by the matrix units
+      for (const auto& rows : std::vector<std::vector<int>>{{1}, {9}, {54}, {3, 70, 2}, {170}}) {
+        const RoutingShape shape = {.num_q_heads = 6, .num_kv_heads = 2, .head_dim = head_dim};
+        const Bank bank = MakeBank(*backend_, shape, dtype, seed++);
+        const auto begin = QueryBegin(rows);
+        const auto queries = RandomFloats(begin.back() * shape.query_width(), seed, 0.1);
+        const Scan exact = RunScan(*backend_, bank, queries, begin, ScanMode::kExact);
+        for (const int k : {1, 7, 1024}) {
+          const int question = static_cast<int>(seed % rows.size());
+          SCOPED_TRACE(::testing::Message() << DTypeName(dtype) << " " << head_dim << " rows "
+                                            << rows[question] << " k " << k);
+          const Listing listing = ListQuestion(*backend_, bank, bank.Segments(), queries, begin,
+                                               question, ScanMode::kBounded, k);
+          if (!listing.rounded) {
+            EXPECT_EQ(listing.error, 0);
+          }
+          const auto order = backend_->TopIndices(listing.scores.data(), bank.num_parts(), k);
+          const float* scores = exact.scores.data() + question * bank.num_parts();
+          ExpectListed(listing, listing.best, order, scores);
+          ExpectListed(listing, listing.left, order, scores);
+        }
+      }
+    }
+  }
+}
+
+// More parts than one slice of a selection; several threads share what a device has one of.
+TEST_P(BoundedRoutingTest, ListsAreTheSameWhateverOtherThreadsAskFor) {
+  constexpr int kParts = 9000, kThreads = 4, kK = 128;
+  const RoutingShape shape = {.num_q_heads = 2, .num_kv_heads = 2, .head_dim = 32};
+  Bank bank = MakeBank(*backend_, shape, DType::kBFloat16, 900);
+  bank.keys[1] = RandomMatrix(kParts, shape.key_width(), DType::kBFloat16, 901, 1.0);
+  bank.part_begin[1].resize(kParts + 1);
+  std::iota(bank.part_begin[1].begin(), bank.part_begin[1].end(), 0);
+  backend_->RaiseMaxNorm(bank.Segments()[1], shape.key_width(), 0, &bank.max_norms[1]);
+  const Resident resident(*backend_, bank);
+  const std::vector<int32_t> begin = {0, 40};
+  std::vector<std::vector<float>> queries;
+  std::vector<Listing> alone;
+  for (int t = 0; t < kThreads; ++t) {
+    queries.push_back(RandomFloats(begin.back() * shape.query_width(), 910 + t, 0.1));
+    alone.push_back(ListQuestion(*backend_, bank, resident.segments(), queries[t], begin, 0,
+                                 ScanMode::kBounded, kK));
+  }
+  std::vector<std::thread> threads;
+  for (int t = 0; t < kThreads; ++t) {
+    threads.emplace_back([&, t] {
+      const int repeats = backend_->memory_is_host() ? 2 : 50;
+      for (int i = 0; i < repeats; ++i) {
+        const Listing again = ListQuestion(*backend_, bank, resident.segments(), queries[t], begin,
+                                           0, ScanMode::kBounded, kK);
+        ASSERT_EQ(again.best.parts.size(), alone[t].best.parts.size());
+        for (size_t p = 0; p < again.best.parts.size(); ++p) {
+          ASSERT_EQ(again.best.parts[p].index, alone[t].best.parts[p].index);
+          ASSERT_EQ(again.best.parts[p].score, alone[t].best.parts[p].score);
+          ASSERT_EQ(again.best.parts[p].exact, alone[t].best.parts[p].exact);
+          ASSERT_EQ(again.left.parts[p].exact, alone[t].best.parts[p].exact);
+        }
+        ASSERT_EQ(again.error, alone[t].error);
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_TRUE(backend_->Health().ok()) << backend_->Health();
+}
+
+TEST_P(BoundedRoutingTest, NothingIsListedOfNoParts) {
+  const RoutingShape shape = {.num_q_heads = 2, .num_kv_heads = 2, .head_dim = 16};
+  const std::vector<float> queries = RandomFloats(shape.query_width(), 1);
+  ListBestArgs args;
+  args.shape = shape;
+  args.queries = queries.data();
+  args.num_rows = 1;
+  args.k = 5;
+  EXPECT_TRUE(backend_->ListBest(args).parts.empty());
+  std::vector<char> found(ListBestBytes(5));
+  backend_->ListBestInto(args, found.data());
+  EXPECT_TRUE(ParseListBest(found.data(), 5).parts.empty());
+  EXPECT_EQ(ParseListBest(found.data(), 5).error, 0);
 }
 
 TEST_P(BoundedRoutingTest, NormsAreOfTheKeysFromTheFirstOn) {

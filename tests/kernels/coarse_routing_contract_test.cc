@@ -166,7 +166,7 @@ std::vector<float> Score(const Backend& backend, const Bank& bank, const float* 
   args.scores = scores.data();
   args.mode = ScanMode::kCoarse;
   args.errors = errors.data();
-  backend.ScoreBank(args);
+  EXPECT_TRUE(backend.ScoreBank(args));
   for (size_t q = 0; q < questions; ++q) EXPECT_FALSE(std::isfinite(errors.data()[q]));
   return {scores.data(), scores.data() + scores.size()};
 }

@@ -108,6 +108,10 @@ class Resident {
     backend_.ScoreListed({Shape(), segments_, queries, num_rows, columns, scores.data()});
     return scores;
   }
+  BestListed ListBest(const float* queries, int32_t num_rows, const float* scores,
+                      const float* error, int k) const {
+    return backend_.ListBest({Shape(), segments_, queries, num_rows, scores, error, k});
+  }
   void ScoreInto(const std::vector<float>& queries, const std::vector<int32_t>& query_begin,
                  float* scores) const {
     backend_.ScoreBank(
@@ -173,6 +177,30 @@ void ExpectSameExactness(const Resident& alone, const Backend& group, const Resi
       SameBits(alone.ScoreListed(last, rows, columns), spread.ScoreListed(last, rows, columns)));
 }
 
+// The best of rounded scores with their exact ones: the group's own scores' best.
+void ExpectSameListing(const Resident& spread, const Backend& group,
+                       const std::vector<float>& queries, const std::vector<int32_t>& query_begin,
+                       int64_t n, const std::vector<float>& exact) {
+  std::vector<float> errors;
+  const Buffer memory = spread.ScoreBounded(queries, query_begin, n, &errors);
+  for (size_t q = 0; q < errors.size(); ++q) {
+    const float* row = memory.as<float>() + q * n;
+    for (const int k : {1, 20, 1024}) {
+      const auto best = spread.ListBest(queries.data() + query_begin[q] * kWidth,
+                                        query_begin[q + 1] - query_begin[q], row,
+                                        memory.as<float>() + errors.size() * n + q, k);
+      const auto order = group.TopIndices(row, n, k);
+      ASSERT_EQ(best.parts.size(), order.size());
+      for (size_t i = 0; i < order.size(); ++i) {
+        EXPECT_EQ(best.parts[i].index, order[i].index) << "place " << i;
+        EXPECT_EQ(best.parts[i].score, order[i].score);
+        EXPECT_EQ(best.parts[i].exact, exact[q * n + order[i].index]) << "place " << i;
+      }
+      EXPECT_TRUE(SameBits({best.error}, {errors[q]}));
+    }
+  }
+}
+
 // Means of the three questions' rows, as if they were layers.
 void ExpectSameMeans(const Backend& one, const float* rows, const Backend& group,
                      const float* group_rows, int64_t n) {
@@ -204,6 +232,8 @@ void ExpectSameAnswers(const Backend& one, const Backend& group, DType dtype, ui
   ExpectSameMeans(one, expected.as<float>(), group, scores.as<float>(), n);
   ExpectSameExactness(alone, group, spread, queries, query_begin, n,
                       Fetch(one, expected.as<float>(), 3 * n));
+  ExpectSameListing(spread, group, queries, query_begin, n,
+                    Fetch(one, expected.as<float>(), 3 * n));
   EXPECT_TRUE(group.Health().ok()) << group.Health();
 }
 
@@ -280,6 +310,8 @@ TEST(GroupBackend, AFailedMemberIsToldAndNothingIsGathered) {
   const Buffer scores = resident.Score(RandomFloats(kWidth, 5, 0.3), {0, 1}, bank.num_parts());
   failing.failed = true;
   EXPECT_TRUE(group->TopIndices(scores.as<float>(), bank.num_parts(), 4).empty());
+  const std::vector<float> queries(kWidth);
+  EXPECT_TRUE(resident.ListBest(queries.data(), 1, scores.as<float>(), nullptr, 4).parts.empty());
   EXPECT_EQ(group->Health().message(), "GPU 1 failed");
 }
 

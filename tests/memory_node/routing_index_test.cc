@@ -140,7 +140,7 @@ class IndexStory {
     auto scores = sharer_.Score({}, index_, bank_.routing, layer, queries, candidates);
     ASSERT_TRUE(scores.ok());
     ASSERT_EQ(scores->candidates, keeps_codes_ || scores->view.empty() ? candidates : 0);
-    const auto selected = SelectBest(backend_, *scores, sequence, top_k, counts_);
+    const auto selected = SelectBest(backend_, &*scores, sequence, top_k, counts_);
     ASSERT_TRUE(selected.ok());
     const auto& routed = *selected;
     std::vector<ScoredPart> expected;
@@ -190,6 +190,7 @@ class IndexStory {
     for (const int layer : {1, 0, 2}) {
       auto scores = sharer_.Score({}, index_, bank_.routing, layer, queries, candidates);
       ASSERT_TRUE(scores.ok());
+      TakeError(backend_, &*scores);
       sums.Add(*scores, index_.num_slots());
       if (random_() % 8 == 0) Add(nullptr, true);
     }
@@ -368,8 +369,8 @@ class ManyParts {
     ASSERT_TRUE(sums.Begin(0).ok());
     auto scores = sharer.Score({}, index, bank_.routing, 1, queries_);
     ASSERT_TRUE(scores.ok());
+    const auto selected = SelectBest(backend, &*scores, index.sequence(), kBest, counts);
     sums.Add(*scores, index.num_slots());
-    const auto selected = SelectBest(backend, *scores, index.sequence(), kBest, counts);
     const auto ranked =
         sums.Rank(backend, 0, index.View(), index.sequence(), {.limit = kBest}, counts);
     ASSERT_TRUE(selected.ok() && ranked.ok());

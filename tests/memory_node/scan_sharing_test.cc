@@ -48,7 +48,7 @@ TEST(ScanSharing, QuestionsThatWaitShareAPassAndGetTheirOwnAnswers) {
     auto scores = sharer.Score({}, index, bank.routing, i % 2, queries[i]);
     ASSERT_TRUE(scores.ok());
     SelectionCounts counts;
-    const auto selected = SelectBest(backend, *scores, index.sequence(), 20, counts);
+    const auto selected = SelectBest(backend, &*scores, index.sequence(), 20, counts);
     ASSERT_TRUE(selected.ok());
     for (const auto& part : *selected) {
       EXPECT_EQ(

@@ -44,9 +44,9 @@ class TinyBackend : public kernels::Backend {
     }
   }
 
-  void ScoreBank(const kernels::ScoreBankArgs& args) const override {
-    Backend::ScoreBank(args);
-    if (args.mode != kernels::ScanMode::kBounded || error_ == 0) return;
+  bool ScoreBank(const kernels::ScoreBankArgs& args) const override {
+    const bool coarse = Backend::ScoreBank(args);
+    if (args.mode != kernels::ScanMode::kBounded || error_ == 0) return coarse;
     int64_t parts = 0;
     for (const kernels::KeySegment& segment : args.segments) parts += segment.num_parts();
     const auto questions = static_cast<int64_t>(args.query_begin.size()) - 1;
@@ -55,6 +55,7 @@ class TinyBackend : public kernels::Backend {
       args.scores[i] += (noise / 1000 - 1) * error_ * 0.99f;
     }
     std::fill_n(args.errors, questions, error_);
+    return true;
   }
   void RaiseMaxNorm(const kernels::KeySegment&, int64_t, int64_t, float*) const override {}
 
