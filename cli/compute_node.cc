@@ -43,16 +43,10 @@ class ComputeNodeVerb : public Verb {
     MSA_ASSIGN_OR_RETURN(const auto node, model_.LoadNode(kernels.member(0)));
 
     const auto router = rpc::MakeRemoteSessionRouter({.address = map.router, .name = "the router"});
-    std::vector<std::unique_ptr<rpc::MemoryShard>> shards;
-    std::vector<rpc::MemoryShard*> borrowed;
+    const auto shards = MakeRemoteShards(map);
     std::vector<std::string> names;
-    for (const rpc::Endpoint& shard : map.shards) {
-      shards.push_back(rpc::MakeRemoteMemoryShard(
-          {.address = shard.address, .name = StrCat("shard '", shard.name, "'")}));
-      borrowed.push_back(shards.back().get());
-      names.push_back(shard.name);
-    }
-    node->Attach(router.get(), borrowed, names);
+    for (const rpc::Endpoint& shard : map.shards) names.push_back(shard.name);
+    node->Attach(router.get(), Borrowed(shards), names);
 
     process_.WatchHealth([&] { return kernels.member(0).Health(); });
     rpc::GrpcServer::Builder builder(process_.options());

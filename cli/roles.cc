@@ -11,6 +11,7 @@
 #include "common/log.h"
 #include "common/status_macros.h"
 #include "common/strings.h"
+#include "rpc/remote.h"
 
 namespace msa::cli {
 absl::StatusOr<kernels::WeightFormat> ParseWeights(const std::string& name) {
@@ -142,6 +143,15 @@ absl::StatusOr<std::unique_ptr<memory_node::LocalShard>> StoreFlags::OpenShard(
        {"damaged_banks", shard->damaged_banks()},
        {"seconds", SecondsSince(start)}});
   return shard;
+}
+
+std::vector<std::unique_ptr<rpc::MemoryShard>> MakeRemoteShards(const rpc::ShardMap& map) {
+  std::vector<std::unique_ptr<rpc::MemoryShard>> shards;
+  for (const rpc::Endpoint& shard : map.shards) {
+    shards.push_back(rpc::MakeRemoteMemoryShard(
+        {.address = shard.address, .name = StrCat("shard '", shard.name, "'")}));
+  }
+  return shards;
 }
 
 }  // namespace msa::cli

@@ -15,6 +15,8 @@
 #include "kernels/backend.h"
 #include "kernels/group_backend.h"
 #include "memory_node/shard.h"
+#include "rpc/memory_shard.h"
+#include "rpc/shard_map.h"
 
 namespace msa::cli {
 
@@ -69,6 +71,15 @@ struct StoreFlags {
   absl::StatusOr<std::unique_ptr<memory_node::LocalShard>> OpenShard(
       std::unique_ptr<memory_node::DocumentStore> store, const kernels::Backend& kernels) const;
 };
+
+// The map's shards over gRPC, in its order; and what those who use them take.
+std::vector<std::unique_ptr<rpc::MemoryShard>> MakeRemoteShards(const rpc::ShardMap& map);
+template <typename T>
+std::vector<T*> Borrowed(const std::vector<std::unique_ptr<T>>& owned) {
+  std::vector<T*> borrowed;
+  for (const auto& one : owned) borrowed.push_back(one.get());
+  return borrowed;
+}
 
 }  // namespace msa::cli
 

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "absl/time/clock.h"
+#include "cli/roles.h"
 #include "cli/server_process.h"
 #include "cli/server_verbs.h"
 #include "common/status_macros.h"
@@ -37,23 +38,15 @@ class RouterVerb : public Verb {
     process_.SetListen(map.router);
     MSA_RETURN_IF_ERROR(process_.Prepare());
 
-    std::vector<std::unique_ptr<rpc::MemoryShard>> shards;
-    std::vector<rpc::MemoryShard*> borrowed_shards;
-    for (const rpc::Endpoint& shard : map.shards) {
-      shards.push_back(rpc::MakeRemoteMemoryShard(
-          {.address = shard.address, .name = StrCat("shard '", shard.name, "'")}));
-      borrowed_shards.push_back(shards.back().get());
-    }
+    const auto shards = MakeRemoteShards(map);
     std::vector<std::unique_ptr<rpc::ComputeNode>> nodes;
-    std::vector<rpc::ComputeNode*> borrowed_nodes;
     for (const rpc::Endpoint& node : map.compute_nodes) {
       nodes.push_back(rpc::MakeRemoteComputeNode(
           {.address = node.address, .name = StrCat("compute node '", node.name, "'")}));
-      borrowed_nodes.push_back(nodes.back().get());
     }
     router::RouterOptions options;
     options.shard_timeout = absl::Seconds(shard_timeout_s_);
-    router::Router router(map, borrowed_shards, borrowed_nodes, options);
+    router::Router router(map, Borrowed(shards), Borrowed(nodes), options);
     rpc::CallContext ctx;
     ctx.deadline = absl::Now() + kRepairTimeout;
     if (const absl::Status status = router.Repair(ctx); !status.ok()) {

@@ -134,11 +134,9 @@ class PlainRecording : public Recording {
 template <typename Take>
 void ForEachKey(const Backend& backend, const KeySegment& segment, int64_t key_width,
                 int64_t first_chunk, const Take& take) {
-  const int64_t num_chunks =
-      segment.num_chunks >= 0 ? segment.num_chunks : segment.part_begin.back();
   const size_t key_bytes = key_width * DTypeBytes(segment.dtype);
   std::vector<float> key(key_width);
-  for (int64_t chunk = first_chunk; chunk < num_chunks; ++chunk) {
+  for (int64_t chunk = first_chunk; chunk < segment.chunks(); ++chunk) {
     backend.Dequantize(static_cast<const char*>(segment.keys) + chunk * key_bytes,
                        HasScales(segment.dtype) ? segment.scales + chunk : nullptr, 1, key_width,
                        segment.dtype, key.data());

@@ -30,6 +30,8 @@ struct KeySegment {
   const float* code_scales = nullptr;  // [num_chunks]
 
   int64_t num_parts() const { return static_cast<int64_t>(part_begin.size()) - 1; }
+  // num_chunks, looked up where it was not given.
+  int64_t chunks() const { return num_chunks >= 0 ? num_chunks : part_begin.back(); }
 };
 
 // Several questions share one pass over the keys. A question's scores do not depend, to the bit, on

@@ -29,14 +29,10 @@ KeyFormat FormatOf(DType dtype) {
   }
 }
 
-int64_t NumChunks(const KeySegment& segment) {
-  return segment.num_chunks >= 0 ? segment.num_chunks : segment.part_begin.back();
-}
-
 RoutingSegment Staged(const KeySegment& segment, int64_t key_width, bool coarse, Staging& staging) {
   RoutingSegment staged;
   staged.num_parts = segment.num_parts();
-  staged.num_chunks = NumChunks(segment);
+  staged.num_chunks = segment.chunks();
   if (coarse) {
     staged.keys = staging.InBytesKept(segment.codes, staged.num_chunks * CodeBytes(key_width));
     staged.scales = staging.InKept(segment.code_scales, staged.num_chunks);
@@ -150,38 +146,49 @@ bool ScoreListedOn(Device& device, const ScoreListedArgs& listed) {
   return true;
 }
 
+namespace {
+
+// A segment's keys from `first_chunk` on.
+struct StagedKeys {
+  StagedKeys(const KeySegment& segment, int64_t key_width, int64_t first_chunk, Staging& staging)
+      : num_chunks(segment.chunks() - first_chunk), format(FormatOf(segment.dtype)) {
+    if (num_chunks <= 0) return;
+    const size_t key_bytes = key_width * DTypeBytes(segment.dtype);
+    keys = staging.InBytes(static_cast<const char*>(segment.keys) + first_chunk * key_bytes,
+                           num_chunks * key_bytes);
+    if (HasScales(segment.dtype)) scales = staging.In(segment.scales + first_chunk, num_chunks);
+  }
+
+  int64_t num_chunks;
+  KeyFormat format;
+  const void* keys = nullptr;
+  const float* scales = nullptr;
+};
+
+}  // namespace
+
 void RaiseMaxNormOn(Device& device, const KeySegment& segment, int64_t key_width,
                     int64_t first_chunk, float* max_norm) {
-  const int64_t num_chunks = NumChunks(segment) - first_chunk;
-  if (num_chunks <= 0) return;
-  const size_t key_bytes = key_width * DTypeBytes(segment.dtype);
   Staging staging(device);
-  const void* keys = staging.InBytes(
-      static_cast<const char*>(segment.keys) + first_chunk * key_bytes, num_chunks * key_bytes);
-  const float* scales =
-      HasScales(segment.dtype) ? staging.In(segment.scales + first_chunk, num_chunks) : nullptr;
+  const StagedKeys from(segment, key_width, first_chunk, staging);
+  if (from.num_chunks <= 0) return;
   float* norm = staging.InOut(max_norm, 1);
   if (staging.failed()) return;
-  device.Check(RaiseMaxNorm(keys, FormatOf(segment.dtype), scales, num_chunks,
+  device.Check(RaiseMaxNorm(from.keys, from.format, from.scales, from.num_chunks,
                             static_cast<int>(key_width), norm, device.stream()),
                "taking keys' norms");
 }
 
 void EncodeCoarseOn(Device& device, const KeySegment& segment, int64_t key_width,
                     int64_t first_chunk, uint8_t* codes, float* scales) {
-  const int64_t num_chunks = NumChunks(segment) - first_chunk;
-  if (num_chunks <= 0) return;
-  const size_t key_bytes = key_width * DTypeBytes(segment.dtype);
   Staging staging(device);
-  const void* keys = staging.InBytes(
-      static_cast<const char*>(segment.keys) + first_chunk * key_bytes, num_chunks * key_bytes);
-  const float* key_scales =
-      HasScales(segment.dtype) ? staging.In(segment.scales + first_chunk, num_chunks) : nullptr;
-  uint8_t* to =
-      staging.Out(codes + first_chunk * CodeBytes(key_width), num_chunks * CodeBytes(key_width));
-  float* to_scales = staging.Out(scales + first_chunk, num_chunks);
+  const StagedKeys from(segment, key_width, first_chunk, staging);
+  if (from.num_chunks <= 0) return;
+  uint8_t* to = staging.Out(codes + first_chunk * CodeBytes(key_width),
+                            from.num_chunks * CodeBytes(key_width));
+  float* to_scales = staging.Out(scales + first_chunk, from.num_chunks);
   if (staging.failed()) return;
-  device.Check(EncodeCoarse(keys, FormatOf(segment.dtype), key_scales, num_chunks,
+  device.Check(EncodeCoarse(from.keys, from.format, from.scales, from.num_chunks,
                             static_cast<int>(key_width), to, to_scales, device.stream()),
                "making codes of keys");
 }
