@@ -68,8 +68,8 @@ absl::Status ParseDocumentLine(const std::string& line, rpc::NewDocument* docume
     }
     document->metadata = Dump(*metadata);
   }
-  // The service would refuse them in these words; but a message of 64 MiB never reaches it, and would
-  // end the stream for the documents after this one.
+  // The service would refuse them in these words; but a message of 64 MiB never reaches it, and
+  // would end the stream for the documents after this one.
   MSA_RETURN_IF_ERROR(CheckSize("the document's id", document->id.size(), kMaxDocumentIdBytes));
   MSA_RETURN_IF_ERROR(CheckSize("the title", document->title.size(), kMaxDocumentTitleBytes));
   MSA_RETURN_IF_ERROR(CheckSize("the text", document->text.size(), kMaxDocumentTextBytes));

@@ -9,6 +9,8 @@
 
 namespace msa::kernels {
 
+inline constexpr int kMostListed = 1024;
+
 // Of Backend::TopIndices.
 struct IndexedScore {
   float score;

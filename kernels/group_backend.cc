@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
+#include <cstdlib>
 #include <limits>
 #include <map>
 #include <utility>
@@ -167,12 +168,16 @@ class GroupBackend : public ForwardingBackend {
 };
 
 absl::StatusOr<Buffer> GroupBackend::Allocate(size_t bytes, Purpose purpose) const {
-  // Pages that nobody writes take no memory: a ticket's cost is its address.
-  auto host = std::make_shared<Buffer>(AllocateHost(bytes));
-  if (host->data() == nullptr) {
-    return absl::ResourceExhaustedError("no address space for scores");
-  }
-  return Buffer(host->data(), bytes, [this, host, bytes](void* data) { Release(data, bytes); });
+  // Pages that nobody writes take no memory: a ticket's cost is its address. Large pages would be
+  // taken whole for the queries that lie before it.
+  constexpr size_t kAlignment = 64;
+  const size_t rounded = (std::max<size_t>(bytes, 1) + kAlignment - 1) / kAlignment * kAlignment;
+  void* memory = std::aligned_alloc(kAlignment, rounded);
+  if (memory == nullptr) return absl::ResourceExhaustedError("no address space for scores");
+  return Buffer(memory, bytes, [this, bytes](void* data) {
+    Release(data, bytes);
+    std::free(data);
+  });
 }
 
 void GroupBackend::Release(void* data, size_t bytes) const {

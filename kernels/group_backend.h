@@ -6,9 +6,9 @@
 // Keys are allocated from a member (Backend::member), and KeySegment::member says which. Memory
 // that the group itself gives is the processor's, with one exception: scores and errors that
 // ScoreBank writes there, and means of such scores, are tickets. They stay with the members that
-// made them, as long as the buffer lives, and only what is asked of them moves: TopIndices takes k
-// a member, Copy to the processor's memory a whole row. Rows are taken as they were written, never
-// parts of one.
+// made them, as long as the buffer lives, and only what is asked of them moves: TopIndices and
+// ListBest take k parts a member, Copy to the processor's memory a whole row. Rows are taken as
+// they were written, never parts of one.
 //
 // Operations that have nothing to do with routing are the first member's.
 #ifndef MSA_KERNELS_GROUP_BACKEND_H_

@@ -6,6 +6,7 @@
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/container/flat_hash_set.h"
+#include "common/check.h"
 #include "common/status_macros.h"
 #include "common/strings.h"
 
@@ -59,6 +60,7 @@ absl::Status RankSums::Begin(int32_t round) {
 }
 
 void RankSums::Add(const PartScores& scores, uint32_t num_slots) {
+  MSA_CHECK(scores.pass_error == nullptr);
   layers_.try_emplace(scores.layer_index, Layer{scores, num_slots});
 }
 

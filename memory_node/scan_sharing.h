@@ -3,7 +3,8 @@
 // second question is nearly free. Backends score each question to the bit as if alone.
 //
 // There is no thread of its own: callers take turns at running passes, at most `max_passes` at a
-// time, each for all that wait for the layer at the head of the queue.
+// time, each for all that wait for the layer at the head of the queue. A GPU is asked for a pass,
+// and waited for by whoever needs its scores.
 #ifndef MSA_MEMORY_NODE_SCAN_SHARING_H_
 #define MSA_MEMORY_NODE_SCAN_SHARING_H_
 
@@ -39,8 +40,8 @@ class ScanSharer {
 
   // queries [rows, query_width], borrowed till the return. The view is taken after the call began.
   // Scores may be rounded, as `pass_error` will say: the pass has been asked for, not waited for.
-  // With `candidates` above 0 they are coarse, where
-  // the index keeps codes and the question is not too long for them to be of use.
+  // With `candidates` above 0 they are coarse, where the index keeps codes and the question is not
+  // too long for them to be of use.
   // DEADLINE_EXCEEDED, CANCELLED while waiting; RESOURCE_EXHAUSTED when too many wait or there is
   // no memory for the scores; UNAVAILABLE when the backend failed.
   absl::StatusOr<PartScores> Score(const rpc::CallContext& ctx, const RoutingIndex& index,

@@ -13,7 +13,7 @@
 namespace msa::memory_node {
 namespace {
 
-constexpr int kMaxListed = 1024;  // of Backend::TopIndices
+constexpr int kMaxListed = kernels::kMostListed;
 // Parts listed at first beyond those wanted, and up to twice as many more: enough that those nobody
 // may see rarely use them up.
 constexpr int kSpare = 16;

@@ -57,13 +57,18 @@ absl::StatusOr<std::vector<rpc::RoutedPart>> LocalShard::Route(const rpc::CallCo
   if (request.candidates > 0 && !bank->coarse().codes) return NoCodes(spec);
   MSA_RETURN_IF_ERROR(ValidateQueries(spec, request.queries));
   MSA_ASSIGN_OR_RETURN(const auto snapshot, snapshots_.Use(request.snapshot_id, *bank));
+  {
+    // The round before is forgotten now: its scores are memory that this one may need.
+    absl::MutexLock lock(&snapshot->mutex);
+    MSA_RETURN_IF_ERROR(snapshot->sums.Begin(request.round));
+  }
   MSA_ASSIGN_OR_RETURN(PartScores scores,
                        scans_.Score(ctx, bank->index(), spec.routing, layer_index, request.queries,
                                     request.candidates));
   MSA_ASSIGN_OR_RETURN(auto routed, SelectBest(*backend_, &scores, snapshot->sequence,
                                                request.top_k, bank->selections()));
   absl::MutexLock lock(&snapshot->mutex);
-  MSA_RETURN_IF_ERROR(snapshot->sums.Begin(request.round));
+  MSA_RETURN_IF_ERROR(snapshot->sums.Begin(request.round));  // a later one may have begun
   snapshot->sums.Add(scores, bank->index().num_slots());
   return routed;
 }

@@ -40,6 +40,17 @@ bool IsPort(std::string_view text, int min_port) {
          absl::SimpleAtoi(ToAbsl(text), &port) && port >= min_port && port <= kMaxPort;
 }
 
+// True where it cannot be tried.
+bool IsFree(const addrinfo& at) {
+  const int fd = socket(at.ai_family, at.ai_socktype, at.ai_protocol);
+  if (fd < 0) return true;
+  const int yes = 1;
+  setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof(yes));  // as gRPC does
+  const bool free = bind(fd, at.ai_addr, at.ai_addrlen) == 0;
+  close(fd);
+  return free;
+}
+
 }  // namespace
 
 absl::Status CheckAddress(std::string_view what, std::string_view address, int min_port) {
@@ -66,13 +77,10 @@ absl::Status CheckFree(const std::string& address) {
     return absl::OkStatus();
   }
   const std::unique_ptr<addrinfo, decltype(&freeaddrinfo)> owner(found, freeaddrinfo);
-  const int fd = socket(found->ai_family, found->ai_socktype, found->ai_protocol);
-  if (fd < 0) return absl::OkStatus();
-  const int yes = 1;
-  setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof(yes));  // as gRPC does
-  const bool free = bind(fd, found->ai_addr, found->ai_addrlen) == 0;
-  close(fd);
-  return free ? absl::OkStatus() : CannotListen(address);
+  for (const addrinfo* one = found; one != nullptr; one = one->ai_next) {
+    if (IsFree(*one)) return absl::OkStatus();  // gRPC is content with one of them
+  }
+  return CannotListen(address);
 }
 
 absl::Status CannotListen(std::string_view address) {

@@ -157,9 +157,9 @@ int64_t FewRowsLimit(WeightFormat format) {
 // whole matrices), and there are enough of them to divide evenly.
 constexpr int64_t kTileRows = 384;
 constexpr int64_t kPanelRows = 96;
-// That kernel takes 6 rows at a time (8 with AVX-512), of the halves of a call of 97 to 191 rows, and
-// adds in another order where fewer are left: every call is a multiple of all of these, so that a
-// row's bits do not depend on its company.
+// That kernel takes 6 rows at a time, of the halves of a call of 97 to 191 rows; with AVX-512 it
+// takes 8, of the whole. It adds in another order where fewer are left: every call is a multiple of
+// 2 · 6 and of 8, so that a row's bits do not depend on its company.
 constexpr int64_t kRowsAtOnce = 24;
 static_assert(kTileRows % kRowsAtOnce == 0);
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cmath>
 #include <utility>
 #include <vector>
 
@@ -195,6 +196,7 @@ class CudaBackend : public Backend {
     if (n == 0) return {};
     std::vector<char> found(TopIndicesBytes(k), '\xff');
     TopIndicesOn(*device_, scores, n, k, found.data());
+    if (!device_->health().ok()) return {};  // what was found may be anything
     return ParseTopIndices(found.data(), k);
   }
   void TopIndicesInto(const float* scores, int64_t n, int k, void* out) const override {
@@ -203,6 +205,7 @@ class CudaBackend : public Backend {
   BestListed ListBest(const ListBestArgs& args) const override {
     std::vector<char> found(ListBestBytes(args.k), '\xff');
     if (!ListBestOn(*device_, args, found.data())) return Backend::ListBest(args);
+    if (!device_->health().ok()) return {.parts = {}, .error = std::nanf("")};
     return ParseListBest(found.data(), args.k);
   }
   void ListBestInto(const ListBestArgs& args, void* out) const override {

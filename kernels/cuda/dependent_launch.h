@@ -1,7 +1,7 @@
 // Launches whose blocks may start while the kernel before them in the stream still runs (compute
 // capability 9.0; before, they are ordinary ones). The kernel calls AllowDependents early, and
-// WaitForPrerequisites before it reads anything that another kernel writes and before it writes.
-// Only for .cu files.
+// WaitForPrerequisites before it reads anything that another kernel writes and before it writes
+// (ListedArgs::early says why one may write first). Only for .cu files.
 #ifndef MSA_KERNELS_CUDA_DEPENDENT_LAUNCH_H_
 #define MSA_KERNELS_CUDA_DEPENDENT_LAUNCH_H_
 

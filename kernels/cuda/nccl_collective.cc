@@ -3,6 +3,7 @@
 #include <dlfcn.h>
 #include <nccl.h>
 
+#include <algorithm>
 #include <cstring>
 #include <functional>
 #include <string>
@@ -14,6 +15,7 @@
 #include "common/log.h"
 #include "common/status_macros.h"
 #include "common/strings.h"
+#include "kernels/best_lists.h"
 
 namespace msa::kernels::cuda {
 namespace {
@@ -60,8 +62,8 @@ absl::StatusOr<Nccl> OpenNccl() {
   return nccl;
 }
 
-// On a thread of its own, so that a library that hangs does not take the caller with it; `work` must
-// own what it uses. Notified when it has ended.
+// On a thread of its own, so that a library that hangs does not take the caller with it; `work`
+// must own what it uses. Notified when it has ended.
 std::shared_ptr<absl::Notification> RunApart(std::function<void()> work) {
   auto done = std::make_shared<absl::Notification>();
   std::thread([done, work = std::move(work)] {
@@ -140,10 +142,11 @@ class NcclCollective : public Collective {
         return arrival;
       }
     }
+    // One size for all lists: any that is free will do.
     Arrival arrival;
-    arrival.bytes = bytes;
+    arrival.bytes = std::max(bytes, devices_.size() * ListBestBytes(kMostListed));
     devices_[0]->Activate();
-    cudaError_t error = cudaHostAlloc(&arrival.host, bytes, cudaHostAllocDefault);
+    cudaError_t error = cudaHostAlloc(&arrival.host, arrival.bytes, cudaHostAllocDefault);
     if (error == cudaSuccess) {
       error = cudaEventCreateWithFlags(&arrival.event, cudaEventDisableTiming);
     }

@@ -20,7 +20,7 @@ struct ListedArgs {
   int num_listed = 0;
   float* scores = nullptr;  // out [num_questions, num_listed]; kNoScore for none
   // Questions are packed while the kernel before still runs, which uses neither the workspace nor
-  // `scores` and was launched after all others that do.
+  // `scores`; between it and all that use them lies an ordinary launch.
   bool early = false;
   // A number brought along to the scores, so that one copy takes all of it: *error_to = *error, 0
   // for null. Nothing where error_to is null.

@@ -350,6 +350,7 @@ cudaError_t SelectTopK(const TopKArgs& args, void* workspace, cudaStream_t strea
   results.indices = reinterpret_cast<int32_t*>(results.scores + num_results);
   const int64_t slice = (args.num_candidates + num_slices - 1) / num_slices;
   const int num_cached = slice <= kAlwaysCached ? NumCached(slice) : 0;
+  // An ordinary launch must stand here: ListedArgs::early counts on all before it having ended.
   SelectOfSlices<<<dim3(num_slices, args.num_questions), kThreads, num_cached * sizeof(uint32_t),
                    stream>>>(args, results, num_cached);
   const cudaError_t error = cudaGetLastError();

@@ -77,6 +77,11 @@ class Resident {
       segment.part_begin = {
           static_cast<const int64_t*>(Put(member, begin.data(), begin.size() * sizeof(int64_t))),
           begin.size()};
+      // Without a bound of their norms, scans of them do not round.
+      const float none = 0;
+      auto* norm = static_cast<float*>(const_cast<void*>(Put(member, &none, sizeof(none))));
+      member.RaiseMaxNorm(segment, kWidth, 0, norm);
+      segment.max_norm = norm;
       segments_.push_back(segment);
     }
   }
