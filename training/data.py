@@ -82,7 +82,7 @@ class TrainingSet(ReadingSamples, Dataset):
         for link in read_xz(root / "links.jsonl.xz", ("d", "b", "m", "to")):
             self.links[link["d"]].append(link)
         self._prepare_triples(read_xz(root / "triples.jsonl.xz", ("q", "a", "p", "e")))
-        self.articles = sorted({d["g"] for d in self.docs if d["s"] == "squad"} - kept_back)
+        self.articles = sorted({self.docs[q["p"][0]]["g"] for q in self.questions["squad"]})
         self._prepare_made(made)
         self.labelled = read_lines(Path(labels), ("q", "a", "p", "n")) if labels else []
         self._tokenizer = None
