@@ -27,6 +27,11 @@ def section_of(doc: dict) -> str:
     return doc["t"].split(" — ")[-1]
 
 
+def stands(answer: str, text: str) -> bool:
+    """Whether a text holds the answer; "no" stands in every other one and says nothing."""
+    return answer not in SAID and answer in text
+
+
 def central(answers: list[str]) -> str:
     """Of several people's answers the one that shares most words with the others; of such, the shortest."""
     bags = [set(a.lower().split()) for a in answers]
@@ -77,7 +82,7 @@ class ReadingSamples:
     def _unrelated(self, rng, answer: str, count: int) -> list[tuple[str, str]]:
         """Passages of the encyclopedia without the answer."""
         some = rng.sample(self.by_source["wiki"], min(max(0, count), len(self.by_source["wiki"])))
-        return [self._text(n) for n in some if answer not in self.docs[n]["x"]]
+        return [self._text(n) for n in some if not stands(answer, self.docs[n]["x"])]
 
     def _cut_body(self, title: str, text: str, limit: int) -> str:
         whole = frames.cut(self.tokenizer, frames.document_text(title, text), limit)
@@ -92,7 +97,7 @@ class ReadingSamples:
     def _distractors(self, rng, q, answer) -> list[tuple[str, str]]:
         """A passage that holds the answer too is no distractor. A share `ranked` of the samples has what the model itself ranks
         best, in order, as it will read it; the others some of that and of the words' nearest."""
-        hard, near = self.hard.get(id(q), []), [n for n in q["n"] if answer not in self.docs[n]["x"]]
+        hard, near = self.hard.get(id(q), []), [n for n in q["n"] if not stands(answer, self.docs[n]["x"])]
         if hard and rng.random() < self.stage.get("ranked", 0.0):
             return [self._text(n) for n in hard[:6]]
         near = list(dict.fromkeys(hard[:3] + near))
