@@ -265,7 +265,7 @@ def main() -> None:
     parser.add_argument("config")
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint, if there is one")
     parser.add_argument("overrides", nargs="*", help="key.sub=value")
-    args = parser.parse_args()
+    args = parser.parse_intermixed_args()     # --resume may stand before the overrides
     try:
         trainer = Trainer(load_config(args.config, args.overrides))
         if args.resume:
