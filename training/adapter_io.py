@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from pathlib import Path
 
 import torch
@@ -62,6 +63,12 @@ def save_adapter(model: MsaModel, folder: str, base_name: str, msa_extra: dict) 
     os.replace(folder / "adapter.tmp", folder / "adapter.safetensors")     # whoever copies it meanwhile gets a whole one
     config = adapter_config(model, base_name, msa_extra)
     (folder / "adapter_config.json").write_text(json.dumps(config, indent=1) + "\n")
+
+
+def wait_for(paths: list[str], until: float) -> None:
+    """Returns when all files are there, or at the wall time `until` (then the caller fails as ever); another process writes them."""
+    while not all(Path(p).exists() for p in paths) and time.time() < until:
+        time.sleep(0.2)
 
 
 def read_msa(folder: str) -> dict:

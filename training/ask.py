@@ -3,9 +3,10 @@
 `python -m training.ask --base B --adapter A --bundle D --out FOLDER [--vectors F]`, also under torchrun (each process
 does its share). A model trained by the stage kind `ask` reads one passage, or two that a link joins, and writes an
 answer and its question (sampled). Kept if the answer stands in the texts and the question is one; marked `r` when the
-model, reading the passage, answers with exactly that. With passage vectors (see neighbours.py) each question also
+model (--reader: another one, which reads better), reading the passage, answers with exactly that. A share of the passages is asked
+for a question that it does not answer (`u`; `a` is empty), kept where the reader is at least unsure. With passage vectors (see neighbours.py) each question also
 gets the passages whose words match it best, as hard negatives.
-Writes FOLDER/made.<rank>.jsonl: {"q", "a": [answer], "p": [passages], "n": [passages], "r": 0 or 1}.
+Writes FOLDER/made.<rank>.jsonl: {"q", "a": [answer], "p": [passages], "n": [passages], "r": 0 or 1[, "u": 1]}.
 """
 from __future__ import annotations
 
@@ -22,20 +23,23 @@ import numpy as np
 import torch
 
 from training import batches, frames
-from training.adapter_io import load_adapter, read_config
-from training.corpus import read_xz
+from training.adapter_io import load_adapter, read_config, wait_for
+from training.corpus import read_xz, write_whole
 from training.decode import complete, in_blocks
 from training.evaluate import normal
 from training.model import MsaModel
 from training.neighbours import closest
+from training.refusal import first_token
 
 TEXT_TOKENS, STEPS = 220, 56
+UNSURE = -1.0   # margin of refusing (see refusal.py) from which a question counts as unanswerable
+Item = tuple[list[int], bool]   # passages, and whether a question without an answer is wanted
 
 
-def candidates(docs: list[dict], links: list[dict], rng: random.Random, pairs: float) -> list[list[int]]:
+def candidates(docs: list[dict], links: list[dict], rng: random.Random, pairs: float, unanswerable: float = 0.0) -> list[Item]:
     """Passages (one) and linked passages (two) in the order to ask about them."""
-    single = [[n] for n, d in enumerate(docs) if d["s"] == "wiki"]
-    double = [[l["d"], l["to"]] for l in links]
+    single = [([n], rng.random() < unanswerable) for n, d in enumerate(docs) if d["s"] == "wiki"]
+    double = [([l["d"], l["to"]], False) for l in links]
     rng.shuffle(single)
     rng.shuffle(double)
     double = double[: int(len(single) * pairs / (1 - pairs))]
@@ -44,10 +48,13 @@ def candidates(docs: list[dict], links: list[dict], rng: random.Random, pairs: f
     return both
 
 
+def question_like(question: str) -> bool:
+    return question.endswith("?") and 4 <= len(question.split()) <= 32
+
+
 def sound(answer: str, question: str, texts: list[str]) -> bool:
     """Cheap checks of a written pair."""
-    words = question.split()
-    if not question.endswith("?") or not 4 <= len(words) <= 32 or not 0 < len(answer) <= 80:
+    if not question_like(question) or not 0 < len(answer) <= 80:
         return False
     if normal(answer) and normal(answer) in normal(question):
         return len(texts) == 2  # a comparison names its answer
@@ -65,19 +72,21 @@ class Writer:
         d = self.docs[number]
         return frames.cut(self.tokenizer, frames.document_text(d["t"], d["x"]), TEXT_TOKENS)
 
-    def asking(self, item: list[int]) -> tuple[list[str], list[int]]:
-        texts = [self.text(n) for n in item]
-        return texts, frames.encode(self.tokenizer, frames.asking_prompt(texts))
+    def asking(self, item: Item) -> tuple[list[str], list[int]]:
+        texts = [self.text(n) for n in item[0]]
+        return texts, frames.encode(self.tokenizer, frames.asking_prompt(texts, item[1]))
 
     def reading(self, m: dict) -> tuple[list[int], list[int]]:
         prompt = frames.reader_prompt(m["q"], [(1 + i, self.text(n)) for i, n in enumerate(m["p"])])
-        return frames.encode(self.tokenizer, prompt), frames.encode(self.tokenizer, m["a"][0]) + [self.stop]
+        answer = first_token(self.tokenizer) if "u" in m else None
+        return frames.encode(self.tokenizer, prompt), [answer] if answer is not None else \
+            frames.encode(self.tokenizer, m["a"][0]) + [self.stop]
 
 
 WRITER: Writer | None = None    # of this process; the workers have its copy
 
 
-def asking_of(items: list[list[int]]) -> list[tuple[list[str], list[int]]]:
+def asking_of(items: list[Item]) -> list[tuple[list[str], list[int]]]:
     return [WRITER.asking(item) for item in items]
 
 
@@ -93,30 +102,38 @@ class Asker:
         self.generator = torch.Generator(model.frequency.device).manual_seed(seed)
         self.stop = tokenizer.token_to_id("<|im_end|>")
 
-    def ask(self, items: list[list[int]], prepared: list, block_tokens: int) -> list[dict]:
+    def ask(self, items: list[Item], prepared: list, block_tokens: int) -> list[dict]:
         texts, prompts, made = [t for t, _ in prepared], [p for _, p in prepared], []
         for block in in_blocks(prompts, block_tokens, STEPS):
             written = complete(self.model, self.layers, [prompts[i] for i in block], self.stop, STEPS,
                                self.temperature, self.generator)
             for i, tokens in zip(block, written):
-                answer, _, question = self.tokenizer.decode(tokens).partition("\n")
+                passages, unanswerable = items[i]
+                answer, _, question = ("", "", self.tokenizer.decode(tokens)) if unanswerable else \
+                    self.tokenizer.decode(tokens).partition("\n")
                 answer, question = answer.strip(), re.sub(r"\s+", " ", question).strip()
-                if sound(answer, question, texts[i]):
-                    made.append({"q": question, "a": [answer], "p": items[i], "n": []})
+                if unanswerable and question_like(question):
+                    made.append({"q": question, "a": [], "p": passages, "n": [], "u": 1})
+                elif not unanswerable and sound(answer, question, texts[i]):
+                    made.append({"q": question, "a": [answer], "p": passages, "n": []})
         return made
 
     @torch.no_grad()
     def check(self, made: list[dict], samples: list, block_tokens: int) -> None:
-        """Marks the pairs whose answer greedy reading repeats; samples: their reading_of()."""
+        """Marks the pairs whose answer greedy reading repeats, and the questions that it would rather refuse; samples: their
+        reading_of()."""
         for block in in_blocks([p + a for p, a in samples], block_tokens, 0):
             packed, places, targets, _ = batches.reading([samples[i] for i in block])
             device = self.model.frequency.device
             hidden = self.model.run(self.layers, reading=packed.to(device)).reading
-            right = (self.model.logits(hidden[places.to(device)]).argmax(-1).cpu() == targets).tolist()
+            logits = self.model.logits(hidden[places.to(device)])
+            right = (logits.argmax(-1).cpu() == targets).tolist()
+            chosen = targets.to(device)[:, None]
+            margin = (logits.gather(1, chosen)[:, 0] - logits.scatter(1, chosen, float("-inf")).amax(-1)).tolist()
             at = 0
             for i in block:
                 size = len(samples[i][1])
-                made[i]["r"] = int(all(right[at:at + size]))
+                made[i]["r"] = int(margin[at] > UNSURE if "u" in made[i] else all(right[at:at + size]))
                 at += size
 
 
@@ -126,15 +143,23 @@ def add_negatives(made: list[dict], docs: list[dict], vectors: str, device, k: i
     idf, matrix = np.load(vectors + ".idf.npy"), torch.from_numpy(np.load(vectors + ".npy"))
     near = closest(matrix.to(device), idf, [m["q"] for m in made], k + 2).cpu().numpy()
     for m, row in zip(made, near):
-        answer = m["a"][0]
+        answer = "".join(m["a"])
         found = [int(index[i]) for i in row]
         m["n"] = [n for n in found if n not in m["p"] and (len(answer) < 4 or answer not in docs[n]["x"])][:k]
+
+
+def place(model: MsaModel, adapter: str, device) -> MsaModel:
+    load_adapter(model, adapter)
+    return model.to(device)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     for name in ("base", "adapter", "bundle", "out"):
         parser.add_argument("--" + name, required=True)
+    parser.add_argument("--reader", default="", help="adapter that reads what was written; --adapter's if none")
+    parser.add_argument("--wait", type=float, default=0, help="wall time (since 1970) until which the adapter may still be in the making")
+    parser.add_argument("--unanswerable", type=float, default=0.0, help="share of single passages asked for a question they do not answer")
     parser.add_argument("--vectors", default="", help="prefix of what neighbours.py --vectors wrote")
     parser.add_argument("--seconds", type=float, default=40, help="of asking, a process")
     parser.add_argument("--until", type=float, default=float("inf"), help="wall time (since 1970) when asking ends too")
@@ -152,14 +177,15 @@ def main() -> None:
     tokenizer = frames.load_tokenizer(f"{args.base}/tokenizer.json")
     global WRITER
     WRITER = Writer(tokenizer, docs)
-    work = candidates(docs, links, random.Random(args.seed), args.pairs)[rank::world][: args.limit]
+    work = candidates(docs, links, random.Random(args.seed), args.pairs, args.unanswerable)[rank::world][: args.limit]
     parts = [work[at:at + 4096] for at in range(0, len(work), 4096)]
     with multiprocessing.get_context("fork").Pool(args.workers) as pool:    # before the device is touched
         if cuda:
             torch.cuda.set_device(device)
-        model = MsaModel(args.base, read_config(args.adapter), torch.bfloat16 if cuda else torch.float32)
-        load_adapter(model, args.adapter)
-        asker = Asker(model.to(device), tokenizer, args.seed + rank, args.temperature)
+        wait_for([f"{args.adapter}/adapter_config.json"], args.wait)    # written last
+        dtype = torch.bfloat16 if cuda else torch.float32
+        model = place(MsaModel(args.base, read_config(args.adapter), dtype), args.adapter, device)
+        asker = Asker(model, tokenizer, args.seed + rank, args.temperature)
         made, begin, done = [], time.time(), 0
         for part in parts:
             fine = [part[i:i + 128] for i in range(0, len(part), 128)]
@@ -169,14 +195,17 @@ def main() -> None:
             print(f"rank {rank}: asked {done}, kept {len(made)}, {time.time() - begin:.0f} s", flush=True)
             if time.time() > min(begin + args.seconds, args.until):
                 break
+        if args.reader:
+            model = place(MsaModel(args.base, read_config(args.reader), dtype), args.reader, device)
+            asker = Asker(model, tokenizer, args.seed, 0.0)
         asker.check(made, pool.map(reading_of, made, chunksize=128), args.block)
     if args.vectors and Path(args.vectors + ".npy").exists():
         add_negatives(made, docs, args.vectors, device)
     Path(args.out).mkdir(parents=True, exist_ok=True)
-    with (Path(args.out) / f"made.{rank}.jsonl").open("w") as file:
-        file.writelines(json.dumps(m, ensure_ascii=False) + "\n" for m in made)
-    print(f"rank {rank}: {len(made)} questions, {sum(m['r'] for m in made)} answered alike, "
-          f"{time.time() - begin:.0f} s", flush=True)
+    write_whole(Path(args.out) / f"made.{rank}.jsonl", made)
+    some = [m["r"] for m in made if "u" in m]
+    print(f"rank {rank}: {len(made)} questions, {sum(m['r'] for m in made) - sum(some)} answered alike, "
+          f"{sum(some)} of {len(some)} unanswerable, {time.time() - begin:.0f} s", flush=True)
 
 
 if __name__ == "__main__":

@@ -46,6 +46,13 @@ def parse_lines(text: str, name: str, fields: tuple[str, ...]) -> list[dict]:
     return records
 
 
+def write_whole(path: Path, records: list[dict]) -> None:
+    """JSON lines under a temporary name, then renamed: who waits for the file finds it whole."""
+    with path.with_suffix(".tmp").open("w") as file:
+        file.writelines(json.dumps(r, ensure_ascii=False) + "\n" for r in records)
+    path.with_suffix(".tmp").rename(path)
+
+
 def calibration_articles(docs: list[dict], count: int) -> set[str]:
     """The last of the training articles of SQuAD, kept back to choose thresholds on; docs of the bundle."""
     return set(sorted({d["g"] for d in docs if d["s"] == "squad"})[-count:]) if count else set()

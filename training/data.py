@@ -82,7 +82,7 @@ class TrainingSet(ReadingSamples, Dataset):
         for link in read_xz(root / "links.jsonl.xz", ("d", "b", "m", "to")):
             self.links[link["d"]].append(link)
         self._prepare_triples(read_xz(root / "triples.jsonl.xz", ("q", "a", "p", "e")))
-        self.articles = sorted({d["g"] for d in self.docs if d["s"] == "squad"} - kept_back)
+        self.articles = sorted({self.docs[q["p"][0]]["g"] for q in self.questions["squad"]})
         self._prepare_made(made)
         self.labelled = read_lines(Path(labels), ("q", "a", "p", "n")) if labels else []
         self._tokenizer = None
@@ -90,17 +90,22 @@ class TrainingSet(ReadingSamples, Dataset):
     def _prepare_made(self, folder: str | None) -> None:
         """Written questions about one passage, about two, and by article; for reading those that were answered alike.
 
-        Files mined.*.jsonl beside them (see mine.py) give passages that the model confuses with a question's own."""
+        Files mined.*.jsonl beside them (see mine.py) give passages that the model confuses with a question's own. A question that is neither
+        answered alike nor finds its own passage among the first is likely to lack its context: routing does not learn from it."""
         lines = lambda name, fields: [m for path in (sorted(Path(folder).glob(name)) if folder else [])
                                       for m in read_lines(path, fields)]
         made = lines("made.*.jsonl", ("q", "a", "p", "n", "r"))
-        hard = {(m["q"], m["p"][0]): m["h"] for m in lines("mined.*.jsonl", ("q", "p", "h"))}
+        self.unanswered = [m for m in made if "u" in m and m["r"]]
+        made = [m for m in made if "u" not in m]
+        mined = {(m["q"], m["p"][0]): m for m in lines("mined.*.jsonl", ("q", "p", "h"))}
         self.single = [m for m in made if len(m["p"]) == 1]
         self.linked = [m for m in made if len(m["p"]) == 2]
         self.readable = {"made": [m for m in self.single if m["r"]], "linked": [m for m in self.linked if m["r"]]}
-        self.hard = {id(m): hard[m["q"], m["p"][0]] for m in self.single if (m["q"], m["p"][0]) in hard}
-        if self.hard:       # routing learns from these alone
-            self.single = [m for m in self.single if id(m) in self.hard]
+        known = made + self.unanswered + [q for some in self.questions.values() for q in some]
+        found = lambda m: mined.get((m["q"], m["p"][0]))
+        self.hard = {id(m): found(m)["h"] for m in known if found(m)}
+        if any(id(m) in self.hard for m in self.single):       # routing learns from these alone
+            self.single = [m for m in self.single if found(m) and (m["r"] or found(m).get("o", 0) >= 0)]
         self.made_about = defaultdict(list)
         for m in self.single:
             self.made_about[self.docs[m["p"][0]]["g"]].append(m)
@@ -194,7 +199,14 @@ class TrainingSet(ReadingSamples, Dataset):
             pool = [q for n in numbers for q in self.asked_of[n] if "u" not in q]
             for q in rng.sample(pool, min(len(pool), self.stage["sizes"]["questions"]
                                           // self.stage["sizes"]["articles"])):
+                self._put_hard(rng, draft, q, int(rng.random() < 0.5))
                 self._ask_single(rng, draft, q["q"], q["p"])
+
+    def _put_hard(self, rng, draft, q, count: int) -> None:
+        """Of the passages that the model confuses with the question's own."""
+        hard = self.hard.get(id(q), [])
+        for number in rng.sample(hard, min(count, len(hard))):
+            self._put(draft, number)
 
     def _ask_single(self, rng, draft, question, golds, *unsure) -> None:
         """One document answers: a later round that has it finds nothing more (see losses.stop_loss)."""
@@ -227,8 +239,9 @@ class TrainingSet(ReadingSamples, Dataset):
             chosen = rng.sample(about, min(len(about), 5))
             for m in chosen:
                 hard = self.hard.get(id(m), [])
-                for number in m["p"] + rng.sample(hard, min(2, len(hard))) + rng.sample(m["n"], min(2 if not hard else 1, len(m["n"]))):
+                for number in m["p"] + rng.sample(m["n"], min(2 if not hard else 1, len(m["n"]))):
                     self._put(draft, number)
+                self._put_hard(rng, draft, m, 2)
             siblings = {n for m in chosen for n in m["p"]}
             for m in chosen:
                 answer = m["a"][0]
@@ -243,8 +256,9 @@ class TrainingSet(ReadingSamples, Dataset):
         written = min(len(self.linked), int(size * self.stage.get("written_hops", 0.5)))
         chosen = rng.sample(real, min(len(real), (size - written) // 2)) + rng.sample(self.linked, written)
         for q in chosen:
-            for number in q["p"] + rng.sample(q["n"], min(3, len(q["n"]))):
+            for number in q["p"] + rng.sample(q["n"], min(2 if id(q) in self.hard else 3, len(q["n"]))):
                 self._put(draft, number)
+            self._put_hard(rng, draft, q, 2)
             self._ask_chain(rng, draft, q["q"], q["p"])
         for chain in rng.sample(self.chains, min(len(self.chains), size - len(chosen))):
             keys = self._put_chain(rng, draft, chain)
@@ -295,8 +309,8 @@ class TrainingSet(ReadingSamples, Dataset):
         for _ in range(self.stage["sizes"]["ask"]):
             texts, answer, question = self._asked_sample(rng)
             texts = [frames.cut(self.tokenizer, frames.document_text(*t), limit) for t in texts]
-            prompt = frames.encode(self.tokenizer, frames.asking_prompt(texts))
-            said = frames.encode(self.tokenizer, f"{answer}\n{question}")
+            prompt = frames.encode(self.tokenizer, frames.asking_prompt(texts, unanswerable=not answer))
+            said = frames.encode(self.tokenizer, f"{answer}\n{question}" if answer else question)
             samples.append((prompt, said[:80] + [self.tokenizer.token_to_id("<|im_end|>")]))
         samples += self._reading_samples(rng, 1 << 30) if self.stage.get("reading", 0) else []
         reading = batches.reading(samples)
@@ -304,7 +318,10 @@ class TrainingSet(ReadingSamples, Dataset):
 
     def _asked_sample(self, rng) -> tuple[list[tuple[str, str]], str, str]:
         for _ in range(20):
-            kind = rng.choices(("squad", "hops", "chain"), self.stage.get("asking_mix", (0.7, 0.15, 0.15)))[0]
+            kind = rng.choices(("squad", "hops", "chain", "refused"), self.stage.get("asking_mix", (0.7, 0.15, 0.15, 0)))[0]
+            if kind == "refused":
+                q = rng.choice(self.questions["squad/refused"])
+                return [self._text(q["p"][0])], "", q["q"]
             if kind == "chain":
                 question, answer, golds, _ = self._read_chain(rng)
                 break

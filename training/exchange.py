@@ -1,4 +1,4 @@
-"""What several training processes share: in-batch negatives, with gradient, and the time spent."""
+"""Negatives from elsewhere: documents of other training processes, with gradient, or of this one's last batches; one clock for all."""
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -37,6 +37,26 @@ class Others:
     keys: dict[int, Tensor]
     table: Tensor
     names: Tensor
+
+
+class Recent:
+    """Documents of the last `count` batches, as more negatives without a gradient: keys move little from step to step, and what is
+    kept costs a product only. Tables keep their batch's width: rows are filled up with their first chunk."""
+
+    def __init__(self, count: int):
+        self.count, self.parts = count, []
+
+    def documents(self, keys: dict[int, Tensor], table: Tensor, names: Tensor) -> Others | None:
+        """Those of earlier batches (one that was in two of them counts twice); then remembers these."""
+        before, self.parts = self.parts, (self.parts + [Others({l: k.detach() for l, k in keys.items()}, table, names)])[-self.count:]
+        if not before:
+            return None
+        width, start, tables = max(p.table.shape[1] for p in before), 0, []
+        for part in before:
+            moved = part.table + start
+            tables.append(torch.cat((moved, moved[:, :1].expand(-1, width - moved.shape[1])), 1))
+            start += len(next(iter(part.keys.values())))
+        return Others({l: torch.cat([p.keys[l] for p in before]) for l in keys}, torch.cat(tables), torch.cat([p.names for p in before]))
 
 
 class Exchange:

@@ -89,8 +89,10 @@ def reader_prompt(question: str, documents: list[tuple[int, str]]) -> str:
     return f"{HEAD}{body}\n{question}<|im_end|>\n<|im_start|>assistant\n"
 
 
-def asking_prompt(documents: list[str]) -> str:
-    """Asks a model for an answer that stands in the texts, a newline, and the question it answers."""
+def asking_prompt(documents: list[str], unanswerable: bool = False) -> str:
+    """Asks a model for an answer that stands in the texts, a newline, and the question it answers; or for a question only,
+    one that the text seems to answer but does not."""
     both = "" if len(documents) == 1 else " that needs both texts"
-    return f"{HEAD}" + "\n\n".join(documents) + f"\n\nWrite an answer and its question{both}.{TAIL[0]}" \
+    wish = "a question that the text does not answer" if unanswerable else f"an answer and its question{both}"
+    return f"{HEAD}" + "\n\n".join(documents) + f"\n\nWrite {wish}.{TAIL[0]}" \
         "<|im_start|>assistant\n"

@@ -1,14 +1,14 @@
-"""Passages that the model itself confuses with a question's own, as hard negatives of the written questions.
+"""Passages that the model itself confuses with a question's own, as hard negatives.
 
-`python -m training.mine --base B --adapter A --bundle D --made FOLDER [--shard i/n] [--until T]`, on a GPU. Ranks all encyclopedia
-passages for written questions about one passage, by a few router layers' scores without attention to memory (close to
-the engine's ranking, and far cheaper), and keeps the best that do not hold the answer. Writes FOLDER/mined.<i>.jsonl:
-{"q", "p", "h": [passages]} of the questions reached in time, every n-th of a shuffled order.
+`python -m training.mine --base B --adapter A --bundle D --made FOLDER [--shard i/n] [--until T]`, on a GPU. Ranks the training
+documents that are passages (MEMORY) for SQuAD's, the multi-hop sets' and the written questions, by a few router layers' scores without
+attention to memory (close to the engine's ranking, and far cheaper), and keeps the best that do not hold the answer, best first. Writes
+FOLDER/mined.<i>.jsonl: {"q", "p", "h": [passages], "o": own passage's place in the ranking, -1 if not among the first} of the questions
+reached in time, every n-th of all; the written ones in a shuffled order, after the others.
 """
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import time
 from pathlib import Path
@@ -16,12 +16,13 @@ from pathlib import Path
 import torch
 
 from training import batches, frames
-from training.adapter_io import load_adapter, read_config
-from training.corpus import read_lines, read_xz
+from training.adapter_io import load_adapter, read_config, wait_for
+from training.corpus import read_lines, read_xz, write_whole
 from training.evaluate import join_memory
 from training.model import MsaModel, packed_attention
 
-PASSAGE_TOKENS, KEPT = 320, 6
+PASSAGE_TOKENS, KEPT, RANKED = 320, 8, 24
+MEMORY = ("wiki", "squad", "natural", "2wiki", "hotpot")
 
 
 class Keys:
@@ -75,37 +76,46 @@ def peaks(folded, row, count: int, keys, table, block: int = 1 << 18):
     return chunks.index_select(1, table.flatten()).view(count, *table.shape).amax(-1).float()
 
 
+def holds(text: str, answer: str) -> bool:
+    """Yes, no and maybe stand everywhere and say nothing."""
+    return answer not in ("yes", "no", "maybe") and answer in text
+
+
 @torch.no_grad()
 def mine(args) -> None:
     cuda = torch.cuda.is_available()
     docs = read_xz(Path(args.bundle) / "docs.jsonl.xz")
-    made = [m for path in sorted(Path(args.made).glob("made.*.jsonl")) for m in read_lines(path, ("q", "a", "p", "n", "r"))]
+    asked = [q for q in read_xz(Path(args.bundle) / "questions.jsonl.xz") if q["s"] in MEMORY]
     model = MsaModel(args.base, read_config(args.adapter), torch.bfloat16 if cuda else torch.float32)
     load_adapter(model, args.adapter)
     model, tokenizer = model.to("cuda" if cuda else "cpu"), frames.load_tokenizer(f"{args.base}/tokenizer.json")
     layers, head = model.merged(), frames.encode(tokenizer, frames.HEAD)
-    numbers = [i for i, d in enumerate(docs) if d["s"] == "wiki"][: args.passages]
+    numbers = [i for i, d in enumerate(docs) if d["s"] in MEMORY][: args.passages]
     texts = [frames.document_text(docs[i]["t"], docs[i]["x"]) for i in numbers]
-    keys, begun = Keys(model, layers, tokenizer, texts, list(model.msa.router_layers)[-args.layers:]), time.time()
+    keys = Keys(model, layers, tokenizer, texts, list(model.msa.router_layers)[-args.layers:])
     print(f"{len(texts)} passages encoded", flush=True)
     shard, of = map(int, args.shard.split("/"))
-    single = [m for m in made if len(m["p"]) == 1]
-    random.Random(5).shuffle(single)
-    lines, hard = [], 0
-    single = single[shard::of][: args.limit]
-    for begin in range(0, len(single), args.rows):
-        some = single[begin:begin + args.rows]
+    wait_for([f"{args.made}/made.{i}.jsonl" for i in range(args.parts)], args.until)
+    made = [m for path in sorted(Path(args.made).glob("made.*.jsonl")) for m in read_lines(path, ("q", "a", "p", "n", "r"))]
+    random.Random(5).shuffle(made)
+    made = [m for m in made if "u" not in m or m["r"]]
+    lines, hard, begun = [], 0, time.time()
+    asked = (asked + made)[shard::of][: args.limit]
+    for begin in range(0, len(asked), args.rows):
+        some = asked[begin:begin + args.rows]
         prompts = [frames.routing_prompt(tokenizer, " ".join(m["q"].split()[:30])) for m in some]
-        for m, found in zip(some, best(model, layers, keys, prompts, head, min(KEPT + 6, len(texts)))):
-            answer, others = m["a"][0].lower(), [numbers[i] for i in found]
-            fresh = [n for n in others if n not in m["p"] and answer not in docs[n]["x"].lower()][:KEPT]
-            hard += others[0] not in m["p"]
-            lines.append({"q": m["q"], "p": m["p"], "h": fresh})
+        for m, found in zip(some, best(model, layers, keys, prompts, head, min(RANKED, len(texts)))):
+            ranking = [numbers[i] for i in found]
+            said = [a.lower() for a in m["a"]]
+            others = [n for n in ranking if n not in m["p"]]
+            fresh = [n for n in others if not any(holds(docs[n]["x"].lower(), a) for a in said)][:KEPT]
+            hard += ranking[0] not in m["p"]
+            own = ranking.index(m["p"][0]) if m["p"][0] in ranking else -1
+            lines.append({"q": m["q"], "p": m["p"], "h": fresh, "o": own})
         if time.time() > args.until:
             break
-    with (Path(args.made) / f"mined.{shard}.jsonl").open("w") as file:
-        file.writelines(json.dumps(m, ensure_ascii=False) + "\n" for m in lines)
-    print(f"mined for {len(lines)} of {len(single)} questions in {time.time() - begun:.0f} s; "
+    write_whole(Path(args.made) / f"mined.{shard}.jsonl", lines)
+    print(f"mined for {len(lines)} of {len(asked)} questions in {time.time() - begun:.0f} s; "
           f"own passage not first for {100 * hard / max(1, len(lines)):.0f} %", flush=True)
 
 
@@ -114,6 +124,7 @@ def main() -> None:
     for name in ("base", "adapter", "bundle", "made"):
         parser.add_argument("--" + name, required=True)
     parser.add_argument("--until", type=float, default=float("inf"), help="wall time (since 1970) when mining ends")
+    parser.add_argument("--parts", type=int, default=0, help="of the written questions, waited for")
     parser.add_argument("--shard", default="0/1", help="i/n")
     parser.add_argument("--limit", type=int, default=1 << 30, help="questions")
     parser.add_argument("--rows", type=int, default=128, help="questions at once")

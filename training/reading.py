@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from training import frames, synth
 
 READING = ("squad", "refused", "hops", "wiki", "factbook", "chain", "made", "linked", "edited", "reqa", "pubmed",
-           "yes_no")
+           "yes_no", "removed", "unanswered")
 SAID = ("yes", "no", "maybe", frames.REFUSAL)                   # answers that stand in no text
 LOSES_GOLD = ("squad", "wiki", "factbook", "made", "reqa")      # kinds whose gold text may be taken away
 
@@ -25,6 +25,11 @@ class Draft:
 def section_of(doc: dict) -> str:
     """Of a fact book's document "Country — Section"."""
     return doc["t"].split(" — ")[-1]
+
+
+def stands(answer: str, text: str) -> bool:
+    """Whether a text holds the answer; "no" stands in every other one and says nothing."""
+    return answer not in SAID and answer in text
 
 
 def central(answers: list[str]) -> str:
@@ -77,7 +82,7 @@ class ReadingSamples:
     def _unrelated(self, rng, answer: str, count: int) -> list[tuple[str, str]]:
         """Passages of the encyclopedia without the answer."""
         some = rng.sample(self.by_source["wiki"], min(max(0, count), len(self.by_source["wiki"])))
-        return [self._text(n) for n in some if answer not in self.docs[n]["x"]]
+        return [self._text(n) for n in some if not stands(answer, self.docs[n]["x"])]
 
     def _cut_body(self, title: str, text: str, limit: int) -> str:
         whole = frames.cut(self.tokenizer, frames.document_text(title, text), limit)
@@ -87,10 +92,16 @@ class ReadingSamples:
         return self.docs[number]["t"], self.docs[number]["x"]
 
     def _read_question(self, rng, q, answer):
-        """A passage that holds the answer too is no distractor."""
-        near = [n for n in q["n"] if answer not in self.docs[n]["x"]]
-        negatives = [self._text(n) for n in rng.sample(near, min(len(near), 6))]
-        return q["q"], answer, [self._text(n) for n in q["p"]], negatives
+        return q["q"], answer, [self._text(n) for n in q["p"]], self._distractors(rng, q, answer)
+
+    def _distractors(self, rng, q, answer) -> list[tuple[str, str]]:
+        """A passage that holds the answer too is no distractor. A share `ranked` of the samples has what the model itself ranks
+        best, in order, as it will read it; the others some of that and of the words' nearest."""
+        hard, near = self.hard.get(id(q), []), [n for n in q["n"] if not stands(answer, self.docs[n]["x"])]
+        if hard and rng.random() < self.stage.get("ranked", 0.0):
+            return [self._text(n) for n in hard[:6]]
+        near = list(dict.fromkeys(hard[:3] + near))
+        return [self._text(n) for n in rng.sample(near, min(len(near), 6))]
 
     def _read_reqa(self, rng):
         """A question about one sentence, which stands alone or among unrelated ones."""
@@ -116,8 +127,7 @@ class ReadingSamples:
         if not self.readable[kind]:
             return self._read_wiki(rng)
         q = rng.choice(self.readable[kind])
-        near = self.hard.get(id(q), [])[:3] + q["n"]
-        return self._read_question(rng, {**q, "n": near}, q["a"][0])
+        return self._read_question(rng, q, q["a"][0])
 
     def _read_linked(self, rng):
         return self._read_made(rng, "linked")
@@ -125,15 +135,34 @@ class ReadingSamples:
     def _read_edited(self, rng):
         """A question whose name or number was changed for another: its passage has no answer any more."""
         for _ in range(20):
-            q = rng.choice(self.readable["made"] or self.questions["squad"])
+            q = self._answered(rng)
             text = self._text(q["p"][0])
-            if q["n"]:
-                edited = synth.edited(rng, q["q"], "\n".join(text), self.docs[rng.choice(q["n"])]["x"])
-                if edited:
-                    near = [self._text(n) for n in rng.sample(q["n"], min(len(q["n"]), 6))]
-                    near = [n for n in near if edited[1] not in n[1]]
-                    return edited[0], frames.REFUSAL, [text], near
+            if rng.random() < self.stage.get("twisted", 0.0):
+                edited = synth.twisted(rng, q["q"], "\n".join(text))
+            else:
+                edited = synth.edited(rng, q["q"], "\n".join(text), self.docs[rng.choice(q["n"])]["x"]) if q["n"] else None
+            if edited:
+                near = [n for n in self._distractors(rng, q, q["a"][0]) if edited[1] not in n[1]]
+                return edited[0], frames.REFUSAL, [text], near
         return self._read_refused(rng)
+
+    def _answered(self, rng):
+        """A question whose answer stands in its one passage."""
+        return rng.choice(self.readable["made"] if self.readable["made"] and rng.random() < 0.7 else self.questions["squad"])
+
+    def _read_removed(self, rng):
+        """A passage without the only sentence that holds the answer."""
+        for _ in range(20):
+            q = self._answered(rng)
+            title, text = self._text(q["p"][0])
+            rest = synth.without(text, q["a"])
+            if rest and not any(a.lower() in title.lower() for a in q["a"]):
+                return q["q"], frames.REFUSAL, [(title, rest)], self._distractors(rng, q, q["a"][0])
+        return self._read_refused(rng)
+
+    def _read_unanswered(self, rng):
+        """Questions written so that their passage seems to answer them (ask.py)."""
+        return self._read_question(rng, rng.choice(self.unanswered), frames.REFUSAL) if self.unanswered else self._read_refused(rng)
 
     def _read_squad(self, rng):
         q = rng.choice(self.questions["squad"])

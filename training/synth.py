@@ -98,6 +98,43 @@ def edited(rng: random.Random, question: str, text: str, other: str) -> tuple[st
     return None
 
 
+OPPOSITES = (("first", "last"), ("before", "after"), ("largest", "smallest"), ("highest", "lowest"), ("oldest", "youngest"),
+             ("northern", "southern"), ("eastern", "western"), ("north", "south"), ("east", "west"), ("most", "least"),
+             ("more", "fewer"), ("won", "lost"), ("win", "lose"), ("maximum", "minimum"), ("early", "late"), ("increased", "decreased"),
+             ("increase", "decrease"), ("father", "mother"), ("son", "daughter"), ("husband", "wife"), ("brother", "sister"),
+             ("male", "female"), ("born", "buried"), ("began", "ended"), ("begin", "end"), ("founded", "dissolved"), ("joined", "left"),
+             ("opened", "closed"), ("bought", "sold"), ("upper", "lower"), ("longest", "shortest"), ("best", "worst"), ("major", "minor"),
+             ("public", "private"), ("arrived", "departed"), ("married", "divorced"), ("allowed", "forbidden"), ("start", "stop"),
+             ("above", "below"), ("earliest", "latest"), ("main", "least important"), ("popular", "unpopular"), ("known", "unknown"))
+OPPOSITE = {a: b for pair in OPPOSITES for a, b in (pair, pair[::-1])}
+NEGATED = {"was": "wasn't", "were": "weren't", "is": "isn't", "are": "aren't", "did": "didn't", "does": "doesn't", "do": "don't",
+           "can": "can't", "has": "hasn't", "had": "hadn't", "would": "wouldn't", "could": "couldn't"}
+
+
+def twisted(rng: random.Random, question: str, text: str) -> tuple[str, str] | None:
+    """The question with a word turned into its opposite, or negated; and what was put in."""
+    words = question.split(" ")
+    places = [i for i, w in enumerate(words) if w in OPPOSITE and not re.search(rf"\b{OPPOSITE[w]}\b", text, re.I)]
+    if places:
+        place = rng.choice(places)
+        new = OPPOSITE[words[place]]
+    else:
+        places = [i for i, w in enumerate(words) if w in NEGATED]
+        if not places or rng.random() < 0.5:    # there are more of these than people ask
+            return None
+        place = places[0]
+        new = rng.choice((NEGATED[words[place]], words[place] + " not"))
+    return " ".join(words[:place] + [new] + words[place + 1:]), new
+
+
+def without(text: str, answers: list[str]) -> str | None:
+    """The text less the only sentence that holds an answer, where something is left."""
+    pieces = re.split(r"(?<=[.!?]) +(?=[A-Z\"])", text)
+    held = [i for i, p in enumerate(pieces) if any(a.lower() in p.lower() for a in answers)]
+    rest = " ".join(p for i, p in enumerate(pieces) if i not in held)
+    return rest if len(held) == 1 and len(rest.split()) >= 25 else None
+
+
 def describe(title: str, text: str) -> tuple[str, str, str] | None:
     """(verb, article, what the first sentence says the title is), at most 18 words."""
     ss = sentences(text[:400])

@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader
 from training import losses
 from training.adapter_io import load_adapter, save_adapter
 from training.data import Batch, Group, TrainingSet
-from training.exchange import Exchange
+from training.exchange import Exchange, Recent
 from training.model import MsaConfig, MsaModel, Result
 
 REQUIRED = ("base", "bundle", "out", "adapter", "stages", "seed")
@@ -50,11 +50,13 @@ def msa_config(config: dict) -> MsaConfig:
     return MsaConfig(tuple(a["router_layers"]), a["pool"], a["top_k"], a["lora_rank"], a["lora_alpha"])
 
 
-def with_others(model: MsaModel, batch: Batch, out: Result, exchange: Exchange) -> list[tuple[Group, dict]]:
-    """Each group and its scores by layer, widened by the other processes' documents as further negatives.
+def with_others(model: MsaModel, batch: Batch, out: Result, exchange: Exchange | Recent) -> list[tuple[Group, dict]]:
+    """Each group and its scores by layer, widened by other processes' or batches' documents as further negatives.
 
     A document that this batch holds too counts once: the copy from elsewhere is ignored."""
     others = exchange.documents(out.memory.keys, out.memory.table, batch.names)
+    if others is None:
+        return list(zip(batch.groups, out.scores))
     known = torch.isin(others.names, batch.names)
     wide = []
     for group, scores, folded in zip(batch.groups, out.scores, out.folded):
@@ -66,7 +68,7 @@ def with_others(model: MsaModel, batch: Batch, out: Result, exchange: Exchange) 
     return wide
 
 
-def step_loss(model: MsaModel, batch: Batch, stage: dict, exchange: Exchange | None = None) -> tuple[torch.Tensor, dict]:
+def step_loss(model: MsaModel, batch: Batch, stage: dict, exchange: Exchange | Recent | None = None) -> tuple[torch.Tensor, dict]:
     """All losses of one batch, and what to log."""
     layers = model.merged()
     weight, tau = stage["loss"], stage["temperature"]
@@ -121,7 +123,7 @@ class Trainer:
         self.model = self.model.to(self.device)
         self.out = Path(config["out"])
         self.out.mkdir(parents=True, exist_ok=True)
-        self.stage_index, self.step, self.spent = 0, 0, 0.0
+        self.stage_index, self.step, self.spent, self.recent = 0, 0, 0.0, None
         self.optimizer = self._optimizer()
 
     def _optimizer(self):
@@ -162,7 +164,7 @@ class Trainer:
                     dist.all_reduce(p.grad, dist.ReduceOp.AVG)
 
     def train_step(self, batch: Batch, stage: dict) -> dict:
-        loss, log = step_loss(self.model, batch.to(self.device), stage, self.exchange)
+        loss, log = step_loss(self.model, batch.to(self.device), stage, self.exchange or self.recent)
         loss.backward()
         self.average_gradients()
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
@@ -173,6 +175,7 @@ class Trainer:
 
     def run_stage(self, stage: dict, neighbours) -> None:
         stage = self.before_deadline(stage)
+        self.recent = Recent(stage["recent"]) if stage.get("recent") else None
         mean, tokens, mark = {}, 0, time.time()
         last, saved = time.time(), time.time()
         for batch in self.loader(stage, neighbours):
@@ -262,7 +265,7 @@ def main() -> None:
     parser.add_argument("config")
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint, if there is one")
     parser.add_argument("overrides", nargs="*", help="key.sub=value")
-    args = parser.parse_args()
+    args = parser.parse_intermixed_args()     # --resume may stand before the overrides
     try:
         trainer = Trainer(load_config(args.config, args.overrides))
         if args.resume:

@@ -1,5 +1,6 @@
 """CPU tests: `python -m unittest discover -s training/tests -t .` (under a minute on one core)."""
 import json
+import random
 import tempfile
 import unittest
 from pathlib import Path
@@ -7,15 +8,15 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from training import batches, frames, losses
+from training import batches, frames, losses, synth
 from training.adapter_io import load_adapter, read_config, save_adapter
 from training.data import Batch, Group
 from training.decode import complete
-from training.exchange import Exchange, Others
+from training.exchange import Exchange, Others, Recent
 from training.model import MsaConfig, MsaModel
 from training.tests import toy
 from training.corpus import write_xz
-from training.train import Trainer, step_loss
+from training.train import Trainer, step_loss, with_others
 
 torch.set_num_threads(1)
 STAGE = {"attend": True, "temperature": 0.05, "loss": {"routing": 1.0, "memory": 1.0, "reading": 1.0}}
@@ -208,6 +209,37 @@ class ExchangeTest(ToyCase):
                                                rtol=1e-4)
 
 
+class RecentTest(ToyCase):
+    """Documents of earlier batches as further negatives."""
+
+    def test_scores_gradient_and_what_counts(self):
+        model, batch = MsaModel(str(self.folder), MsaConfig((2, 3), 4, 2, 4, 4)), self.batch(pool=4)
+        longer = batches.documents([frames.document_ids(self.tokenizer, 9, t * 3) for t in toy.documents()[:3]], 4)
+        stage = {"attend": True, "temperature": 0.05, "loss": {"routing": 1.0, "reading": 1.0}}
+        first = Batch("toy", longer, [], None, 0, torch.tensor([1, 20, 21]))
+        batch.names, recent = torch.arange(8), Recent(1)
+        with torch.no_grad():
+            memory = model.run(model.merged(), longer).memory
+        alone = step_loss(model, batch, stage)[0]
+        self.assertIsNone(recent.documents(memory.keys, memory.table, first.names))
+        wide = step_loss(model, batch, stage, recent)[0]
+        self.assertGreater(wide.item(), alone.item() - 1e-6)
+        self.assertEqual(len(recent.parts), 1)
+        self.assertTrue(torch.equal(recent.parts[0].names, batch.names))    # the oldest went
+        # All of them together score as each memory alone does; the document of the same name counts for nothing.
+        both, out = Recent(2), model.run(model.merged(), batch.docs, groups=(batch.groups[0].queries,))
+        both.documents(memory.keys, memory.table, first.names)
+        ((group, scores),) = with_others(model, batch, out, both)
+        self.assertEqual(scores[3].shape, (8, 11))
+        self.assertTrue(group.ignored[:, 8].all() and not group.ignored[:, 9:].any() and not group.positive[:, 8:].any())
+        again = model.score(out.folded[0][3], memory.keys[3], memory.table, batch.groups[0].queries)
+        torch.testing.assert_close(scores[3][:, 8:], again)
+        # Only this batch's keys and queries have a gradient.
+        self.assertFalse(any(k.requires_grad for part in both.parts for k in part.keys.values()))
+        wide.backward()
+        self.assertGreater(model.routers["3/q"].grad.abs().max().item(), 0)
+
+
 def exchanged(rank: int, scratch: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", f"file://{scratch}/meet", rank=rank, world_size=2)
@@ -283,6 +315,23 @@ class RunTest(ToyCase):
             config["adapter"]["lora_rank"] = 8
             with self.assertRaisesRegex(SystemExit, "lora_rank"):
                 Trainer(config).resume()
+
+
+class DietTest(unittest.TestCase):
+    """Questions and texts made to have no answer."""
+
+    def test_a_sentence_is_taken_out(self):
+        text = "The bell is old. It was cast by Ann Lee in 1803 in the town. " + "Nobody knows who paid for it at the time. " * 4
+        self.assertNotIn("Lee", synth.without(text, ["Ann Lee"]))
+        self.assertIsNone(synth.without(text, ["Nobody"]))      # in several sentences
+        self.assertIsNone(synth.without("It was Ann Lee. So it was.", ["Ann Lee"]))
+
+    def test_a_word_becomes_its_opposite(self):
+        rng = random.Random(1)
+        self.assertEqual(synth.twisted(rng, "Who was the first mayor?", "The first mayor was Ann."), ("Who was the last mayor?", "last"))
+        for _ in range(20):     # the opposite stands in the text: only a negation is left
+            made = synth.twisted(rng, "Who was the first mayor?", "The first and the last mayor.")
+            self.assertTrue(made is None or "not" in made[1] or "n't" in made[1])
 
 
 class FileTest(ToyCase):
