@@ -60,7 +60,7 @@ absl::Status ReadQueries(ServerCall& call, Request* first, std::vector<float>* q
         absl::StrCat("queries of ", bytes->size(), " bytes are not float32 numbers"));
   }
   queries->resize(bytes->size() / sizeof(float));
-  std::memcpy(queries->data(), bytes->data(), bytes->size());
+  if (!bytes->empty()) std::memcpy(queries->data(), bytes->data(), bytes->size());
   return absl::OkStatus();
 }
 
