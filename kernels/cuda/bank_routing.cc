@@ -88,11 +88,15 @@ void ChoosePrecision(const std::vector<RoutingSegment>& table, RoutingArgs& args
   if (CanBoundErrors(rounded)) args.precision = rounded.precision;
 }
 
+bool Rounds(const RoutingArgs& args, ScanMode mode) {
+  return mode == ScanMode::kBounded && args.precision != QueryPrecision::kSplit;
+}
+
 // What the errors of a scan say: its bounds where it rounded, 0 where it is exact, NaN where
 // nothing is known.
 void WriteErrors(Device& device, const RoutingArgs& args, ScanMode mode, float* errors) {
   if (errors == nullptr) return;
-  if (mode == ScanMode::kBounded && args.precision != QueryPrecision::kSplit) {
+  if (Rounds(args, mode)) {
     device.Check(ScoreErrors(args, errors, device.stream()), "bounding scores");
     return;
   }
@@ -116,25 +120,37 @@ bool ScoreBankOn(Device& device, const ScoreBankArgs& bank) {
   args.scores = staging.Out(bank.scores, num_questions * args.num_parts);
   if (args.num_parts > 0 && bank.mode == ScanMode::kBounded) ChoosePrecision(table, args);
   void* workspace = args.num_parts > 0 ? staging.Room(RoutingWorkspaceBytes(args)) : nullptr;
-  const bool bounds = bank.mode == ScanMode::kBounded && args.precision != QueryPrecision::kSplit;
-  const bool exact = bank.mode != ScanMode::kCoarse && !bounds;
-  if (staging.failed()) return !exact;
+  const bool inexact = bank.mode == ScanMode::kCoarse || Rounds(args, bank.mode);
+  if (staging.failed()) return inexact;
   WriteErrors(device, args, bank.mode, errors);
   if (args.num_parts > 0) {
     device.Check(ScoreParts(args, workspace, device.stream()), "a routing pass");
   }
-  return !exact;
+  return inexact;
 }
+
+namespace {
+
+// Exact scores of one question's parts, still without them; `query_begin` is [2], for as long as
+// the result.
+ListedArgs ListedOf(const RoutingShape& shape, absl::Span<const KeySegment> segments,
+                    const int32_t* query_begin, Staging& staging,
+                    std::vector<RoutingSegment>& table) {
+  ListedArgs args;
+  args.scan = ScanOf(shape, segments, /*coarse=*/false, staging, table);
+  args.scan.host_query_begin = query_begin;
+  args.scan.num_questions = 1;
+  return args;
+}
+
+}  // namespace
 
 bool ScoreListedOn(Device& device, const ScoreListedArgs& listed) {
   if (listed.parts.empty()) return true;
   Staging staging(device);
   std::vector<RoutingSegment> table;
   const int32_t query_begin[] = {0, listed.num_rows};
-  ListedArgs args;
-  args.scan = ScanOf(listed.shape, listed.segments, /*coarse=*/false, staging, table);
-  args.scan.host_query_begin = query_begin;
-  args.scan.num_questions = 1;
+  ListedArgs args = ListedOf(listed.shape, listed.segments, query_begin, staging, table);
   if (!CanScoreListed(args.scan)) return false;
   args.scan.queries = staging.In(listed.queries, listed.num_rows * listed.shape.query_width());
   args.columns = staging.In(listed.parts.data(), listed.parts.size());
@@ -245,10 +261,7 @@ bool ListBestOn(Device& device, const ListBestArgs& listed, void* out) {
   Staging staging(device);
   std::vector<RoutingSegment> table;
   const int32_t query_begin[] = {0, listed.num_rows};
-  ListedArgs args;
-  args.scan = ScanOf(listed.shape, listed.segments, /*coarse=*/false, staging, table);
-  args.scan.host_query_begin = query_begin;
-  args.scan.num_questions = 1;
+  ListedArgs args = ListedOf(listed.shape, listed.segments, query_begin, staging, table);
   if (args.scan.num_parts == 0 || !CanScoreListed(args.scan)) return false;
   // Scores, exact scores, indices, the error: one copy brings all.
   const int k = listed.k;

@@ -238,11 +238,7 @@ absl::StatusOr<KeptTables::Table> Device::KeepTable(const void* table, size_t by
     Copy(buffer.data(), content.data(), content.size());
     return buffer;
   };
-  const std::string_view content(static_cast<const char*>(table), bytes);
-  if (stream() == stream_) return tables_.Find(content, copy);
-  // A copy that is recorded is made when the recording runs.
-  MSA_ASSIGN_OR_RETURN(Buffer buffer, copy(content));
-  return std::make_shared<const Buffer>(std::move(buffer));
+  return tables_.Find({static_cast<const char*>(table), bytes}, copy);
 }
 
 bool Device::Reaches(const void* pointer) const {

@@ -49,7 +49,8 @@ class Device {
   absl::StatusOr<Buffer> Allocate(size_t bytes, Backend::Purpose purpose);
   // For the length of one operation, from what the budget leaves free.
   absl::StatusOr<Buffer> AllocateScratch(size_t bytes);
-  // A table of the processor's memory where kernels reach it, until the caller lets go of it.
+  // A table of the processor's memory where kernels reach it, until the caller lets go of it. Not
+  // of what is recorded, which takes nothing of the processor's (Backend::Record).
   absl::StatusOr<KeptTables::Table> KeepTable(const void* table, size_t bytes);
   // Whether kernels can use the pointer: it lies in a buffer of Allocate.
   bool Reaches(const void* pointer) const;
