@@ -264,8 +264,9 @@ absl::Status Answering::RouterMode(MemorySession& session, const Frames& frames)
   if (texts.empty()) return Finish(&session, "", "no_retrieval");
   std::sort(texts.begin(), texts.end(),
             [](const auto& a, const auto& b) { return a.reference < b.reference; });
+  const ReaderQuestion place = memory_config().reader_question;
   MSA_ASSIGN_OR_RETURN(const auto ids,
-                       Timed([&] { return frames.Reader(texts, request_.question); }));
+                       Timed([&] { return frames.Reader(texts, request_.question, place); }));
   MSA_ASSIGN_OR_RETURN(Prefill state, PlainPrefill(ids));
   MSA_ASSIGN_OR_RETURN(const auto first, RefusalBias(memory_config(), parts_.tokenizer));
   MSA_ASSIGN_OR_RETURN(const Written written, WriteAnswer(state, first));

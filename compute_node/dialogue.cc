@@ -42,9 +42,14 @@ absl::StatusOr<std::vector<int32_t>> Frames::TemplateHead() const {
 }
 
 absl::StatusOr<std::vector<int32_t>> Frames::Reader(absl::Span<const ReferencedText> documents,
-                                                    std::string_view question) const {
+                                                    std::string_view question,
+                                                    ReaderQuestion place) const {
   Tokenizer::Text text;
   text.Append("<|im_start|>user\n");
+  if (place == ReaderQuestion::kTwice) {
+    AppendUser(question, text);
+    text.Append("\n");
+  }
   for (const ReferencedText& document : documents) {
     text.Append(StrCat(Bracketed(document.reference), ". "));
     AppendUser(document.text, text);

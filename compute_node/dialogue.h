@@ -12,6 +12,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
+#include "compute_node/model/config.h"
 #include "compute_node/model/tokenizer.h"
 
 namespace msa::compute_node {
@@ -44,9 +45,10 @@ class Frames {
   // `<|im_start|>user\n`: encoded once, alone; every query attends to it.
   absl::StatusOr<std::vector<int32_t>> TemplateHead() const;
   // The reader prompt of router mode, documents in the order given, which the caller makes
-  // ascending.
+  // ascending; `place` is the checkpoint's.
   absl::StatusOr<std::vector<int32_t>> Reader(absl::Span<const ReferencedText> documents,
-                                              std::string_view question) const;
+                                              std::string_view question,
+                                              ReaderQuestion place) const;
 
   // Adds what a user wrote.
   void AppendUser(std::string_view text, Tokenizer::Text& to) const;

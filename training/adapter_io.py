@@ -79,7 +79,8 @@ def read_config(folder: str) -> MsaConfig:
     raw = json.loads((Path(folder) / "adapter_config.json").read_text())
     msa = raw["msa_config"]
     layers = tuple(int(x) for x in msa["router_layer_idx"].split(","))
-    return MsaConfig(layers, msa["pooling_kernel_size"], msa.get("doc_top_k", 16), raw["r"], raw["lora_alpha"])
+    return MsaConfig(layers, msa["pooling_kernel_size"], msa.get("doc_top_k", 16), raw["r"], raw["lora_alpha"],
+                     msa.get("reader_question", "after"))
 
 
 def load_adapter(model: MsaModel, folder: str) -> None:

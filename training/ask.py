@@ -11,6 +11,7 @@ Writes FOLDER/made.<rank>.jsonl: {"q", "a": [answer], "p": [passages], "n": [pas
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import multiprocessing
 import os
@@ -76,8 +77,8 @@ class Writer:
         texts = [self.text(n) for n in item[0]]
         return texts, frames.encode(self.tokenizer, frames.asking_prompt(texts, item[1]))
 
-    def reading(self, m: dict) -> tuple[list[int], list[int]]:
-        prompt = frames.reader_prompt(m["q"], [(1 + i, self.text(n)) for i, n in enumerate(m["p"])])
+    def reading(self, m: dict, place: str) -> tuple[list[int], list[int]]:
+        prompt = frames.reader_prompt(m["q"], [(1 + i, self.text(n)) for i, n in enumerate(m["p"])], place)
         answer = first_token(self.tokenizer) if "u" in m else None
         return frames.encode(self.tokenizer, prompt), [answer] if answer is not None else \
             frames.encode(self.tokenizer, m["a"][0]) + [self.stop]
@@ -90,8 +91,8 @@ def asking_of(items: list[Item]) -> list[tuple[list[str], list[int]]]:
     return [WRITER.asking(item) for item in items]
 
 
-def reading_of(m: dict) -> tuple[list[int], list[int]]:
-    return WRITER.reading(m)
+def reading_of(m: dict, place: str) -> tuple[list[int], list[int]]:
+    return WRITER.reading(m, place)
 
 
 class Asker:
@@ -198,7 +199,8 @@ def main() -> None:
         if args.reader:
             model = place(MsaModel(args.base, read_config(args.reader), dtype), args.reader, device)
             asker = Asker(model, tokenizer, args.seed, 0.0)
-        asker.check(made, pool.map(reading_of, made, chunksize=128), args.block)
+        reading = functools.partial(reading_of, place=model.msa.reader_question)
+        asker.check(made, pool.map(reading, made, chunksize=128), args.block)
     if args.vectors and Path(args.vectors + ".npy").exists():
         add_negatives(made, docs, args.vectors, device)
     Path(args.out).mkdir(parents=True, exist_ok=True)

@@ -59,11 +59,11 @@ class TrainingSet(ReadingSamples, Dataset):
 
     def __init__(self, bundle: str, tokenizer: str, stage: dict, seed: int, top_k: int, pool: int,
                  neighbours: np.ndarray | None = None, made: str | None = None, world: int = 1,
-                 labels: str | None = None):
+                 labels: str | None = None, reader_question: str = "after"):
         root = Path(bundle)
         self.docs = read_xz(root / "docs.jsonl.xz", ("s", "t", "x", "g"))
         self.tokenizer_path, self.stage, self.seed, self.world = tokenizer, stage, seed, world
-        self.top_k, self.pool, self.neighbours = top_k, pool, neighbours
+        self.top_k, self.pool, self.neighbours, self.reader_question = top_k, pool, neighbours, reader_question
         self.by_source, self.by_group = defaultdict(list), defaultdict(list)
         for number, d in enumerate(self.docs):
             self.by_source[d["s"]].append(number)

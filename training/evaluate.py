@@ -146,7 +146,7 @@ def reading(model, layers, tokenizer, bank, questions, orders, n: int | None, bi
     prompts = []
     for q, order in zip(questions, orders):
         texts = [(i, frames.cut(tokenizer, bank.texts[i], READ_TOKENS)) for i in order[:n]]
-        prompts.append(frames.reader_prompt(q["question"], texts))
+        prompts.append(frames.reader_prompt(q["question"], texts, model.msa.reader_question))
     raw[name] = judged(say(model, layers, tokenizer, prompts), questions)
     scores = at_bias(raw[name], bias)
     return scores if questions[0]["answers"] else {k: scores[k] for k in ("questions", "refused")}

@@ -14,6 +14,7 @@ ROUTE = ("\nPlease answer the question based on the above historical document in
          "{question}\nPlease return all documents related to the question\n")
 TAIL = ("<|im_end|>\n", "<|im_start|>")
 REF_END = "<|object_ref_end|>"
+READER_QUESTION = ("after", "twice")     # where the reader prompt has the question
 REFUSAL = "The memory has no answer to this question."
 
 
@@ -83,10 +84,14 @@ def next_round_prompt(tokenizer: Tokenizer, question: str,
     return Prompt(encoding.ids, routing)
 
 
-def reader_prompt(question: str, documents: list[tuple[int, str]]) -> str:
-    """Documents in ascending reference number, as the stored vectors have them."""
+def reader_prompt(question: str, documents: list[tuple[int, str]], place: str = "after") -> str:
+    """Documents in ascending reference number, as the stored vectors have them.
+
+    place, a checkpoint's `reader_question`: the question stands `after` the documents, or `twice`, before them too, so that a causal
+    model reads them knowing what is asked."""
     body = "".join(f"[{ref}]. {text}\n" for ref, text in sorted(documents))
-    return f"{HEAD}{body}\n{question}<|im_end|>\n<|im_start|>assistant\n"
+    before = f"{question}\n" if place == "twice" else ""
+    return f"{HEAD}{before}{body}\n{question}<|im_end|>\n<|im_start|>assistant\n"
 
 
 def asking_prompt(documents: list[str], unanswerable: bool = False) -> str:

@@ -42,7 +42,8 @@ def chance(model: MsaModel, layers, samples: list[tuple[list[int], list[int]]], 
 @torch.no_grad()
 def answers(model: MsaModel, tokenizer, questions: list[dict], docs: list[dict], block_tokens: int) -> list[dict]:
     layers, stop = model.merged(), tokenizer.token_to_id("<|im_end|>")
-    prompts = [frames.encode(tokenizer, frames.reader_prompt(q["q"], [(1, docs[q["p"][0]]["x"])])) for q in questions]
+    prompts = [frames.encode(tokenizer, frames.reader_prompt(q["q"], [(1, docs[q["p"][0]]["x"])], model.msa.reader_question))
+               for q in questions]
     kept, samples = [], []
     for block in in_blocks(prompts, block_tokens, STEPS):
         for i, tokens in zip(block, complete(model, layers, [prompts[i] for i in block], stop, STEPS)):

@@ -55,6 +55,7 @@ class MsaConfig:
     top_k: int = 16         # documents a layer attends to
     lora_rank: int = 16     # 0: full weights are trained
     lora_alpha: float = 16
+    reader_question: str = "after"      # see frames.reader_prompt
 
 
 @dataclass

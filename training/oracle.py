@@ -192,7 +192,8 @@ def describe(oracle, tokenizer, spec, question, scores, selected, out, index) ->
     entry["ranking_scores"] = [float(mean[i]) for i in order[:5]]
     entry["ranking_margins"] = [float(mean[a] - mean[b]) for a, b in zip(order[:5], order[1:6])]
     best = sorted(order[: spec["reader_documents"]])
-    text = frames.reader_prompt(question["question"], [(i, spec["documents"][i]["text"]) for i in best])
+    text = frames.reader_prompt(question["question"], [(i, spec["documents"][i]["text"]) for i in best],
+                                oracle.msa.get("reader_question", "after"))
     ids = frames.encode(tokenizer, text)
     bias = oracle.msa.get("refusal_bias", 0.0)
     refusal = (frames.encode(tokenizer, oracle.msa["refusal"])[0], bias) if bias else None

@@ -159,7 +159,8 @@ class Study:
         return report
 
     def with_text(self, layers, texts, references, questions) -> dict:
-        samples = [(frames.encode(self.tokenizer, frames.reader_prompt(q, [(references[gold], texts[gold])])),
+        samples = [(frames.encode(self.tokenizer, frames.reader_prompt(q, [(references[gold], texts[gold])],
+                                                                        self.model.msa.reader_question)),
                     frames.encode(self.tokenizer, f"{a}<|im_end|>")[:48]) for q, gold, a in questions]
         loss, exact = [], []
         for begin in range(0, len(samples), 100):

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from training import frames, synth
 
 READING = ("squad", "refused", "hops", "wiki", "factbook", "chain", "made", "linked", "edited", "reqa", "pubmed",
-           "yes_no", "removed", "unanswered")
+           "yes_no", "removed", "unanswered", "recurring")
 SAID = ("yes", "no", "maybe", frames.REFUSAL)                   # answers that stand in no text
 LOSES_GOLD = ("squad", "wiki", "factbook", "made", "reqa")      # kinds whose gold text may be taken away
 
@@ -75,7 +75,7 @@ class ReadingSamples:
         references = sorted(rng.sample(range(1, 100_000 if rng.random() < 0.5 else 2000), len(chosen)))
         rng.shuffle(chosen)
         texts = [(r, frames.document_text(*c)) for r, c in zip(references, chosen)]
-        prompt = frames.encode(self.tokenizer, frames.reader_prompt(synth.varied(rng, question), texts))
+        prompt = frames.encode(self.tokenizer, frames.reader_prompt(synth.varied(rng, question), texts, self.reader_question))
         weight = self.stage.get("refusal_weight", 1.0) if answer == frames.REFUSAL else 1.0
         return prompt, frames.encode(self.tokenizer, answer)[:48] + [self.tokenizer.token_to_id("<|im_end|>")], weight
 
@@ -188,6 +188,18 @@ class ReadingSamples:
                 run = [n for n in run if made[1] not in self.docs[n]["x"]]
                 return made[0], made[1], [self._text(number)], [self._text(n) for n in rng.sample(run, min(3, len(run)))]
         return self._read_squad(rng)
+
+    def _read_recurring(self, rng):
+        """A sentence whose name, date or number is to be found in a passage that does not hold the sentence."""
+        for _ in range(20):
+            number = rng.choice(self.by_source["wiki"])
+            title, text = self._text(number)
+            run = [n for n in self.by_group[("wiki", self.docs[number]["g"])] if n != number]
+            made = synth.recurring(rng, text, [self.docs[n]["x"] for n in rng.sample(run, min(2, len(run)))])
+            if made and len(made[1]) < 60:
+                near = [n for n in run if made[1] not in self.docs[n]["x"]]
+                return made[0], made[1], [(title, made[2])], [self._text(n) for n in rng.sample(near, min(3, len(near)))]
+        return self._read_wiki(rng)
 
     def _read_yes_no(self, rng):
         for _ in range(40):

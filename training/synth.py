@@ -85,6 +85,26 @@ def blank(rng: random.Random, title: str, text: str) -> tuple[str, str] | None:
     return None
 
 
+def recurring(rng: random.Random, text: str, others: list[str]) -> tuple[str, str, str] | None:
+    """A sentence asked for a name, date or number that the passage has too, but not in that sentence: (question, answer, passage).
+
+    The sentence is taken out of the passage, or is another one's (`others`), so that what is asked for has to be understood, not matched."""
+    pieces = re.split(r"(?<=[.!?]) +(?=[A-Z\"])", text)
+    own = [(p, " ".join(pieces[:i] + pieces[i + 1:])) for i, p in enumerate(pieces) if len(p.split()) >= 6]
+    found = own + [(p, text) for other in others for p in sentences(other)]
+    rng.shuffle(found)
+    for piece, rest in found[:12]:
+        spans = [(m, "when" if YEAR.fullmatch(m.group()) else "how many" if p is NUMBER else rng.choice(("who", "what", "which")))
+                 for p in (NAME, YEAR, NUMBER) for m in p.finditer(piece) if m.start() > 0 and len(m.group()) > 2]
+        spans = [(m, asked) for m, asked in spans if m.group().lower() not in STOP
+                 and len(re.findall(rf"(?<!\w){re.escape(m.group())}(?!\w)", rest)) in (1, 2) and piece.count(m.group()) == 1]
+        if spans and len(rest.split()) >= 20:
+            match, asked = rng.choice(spans)
+            before, after = piece[: match.start()].split()[-18:], piece[match.end():].split()[:14]
+            return " ".join(before + [asked] + after).rstrip(" .,;").replace(" ,", ",") + "?", match.group().strip(" .,"), rest
+    return None
+
+
 def edited(rng: random.Random, question: str, text: str, other: str) -> tuple[str, str] | None:
     """The question with a name, date or number of `text` changed for one of `other`; and what was put in."""
     for pattern in rng.sample((NAME, YEAR, NUMBER), 3):

@@ -21,7 +21,7 @@ import yaml
 from safetensors import SafetensorError
 from torch.utils.data import DataLoader
 
-from training import losses
+from training import frames, losses
 from training.adapter_io import load_adapter, save_adapter
 from training.data import Batch, Group, TrainingSet
 from training.exchange import Exchange, Recent
@@ -47,7 +47,10 @@ def load_config(path: str, overrides: list[str]) -> dict:
 
 def msa_config(config: dict) -> MsaConfig:
     a = config["adapter"]
-    return MsaConfig(tuple(a["router_layers"]), a["pool"], a["top_k"], a["lora_rank"], a["lora_alpha"])
+    place = config.get("msa_extra", {}).get("reader_question", "after")
+    if place not in frames.READER_QUESTION:
+        raise ValueError(f"msa_extra.reader_question is '{place}'; known: {', '.join(frames.READER_QUESTION)}")
+    return MsaConfig(tuple(a["router_layers"]), a["pool"], a["top_k"], a["lora_rank"], a["lora_alpha"], place)
 
 
 def with_others(model: MsaModel, batch: Batch, out: Result, exchange: Exchange | Recent) -> list[tuple[Group, dict]]:
@@ -151,7 +154,8 @@ class Trainer:
     def loader(self, stage: dict, neighbours) -> DataLoader:
         c = self.config
         data = TrainingSet(c["bundle"], c.get("tokenizer") or f"{c['base']}/tokenizer.json", stage, c["seed"],
-                           c["adapter"]["top_k"], c["adapter"]["pool"], neighbours, c.get("made"), self.world, c.get("labels"))
+                           c["adapter"]["top_k"], c["adapter"]["pool"], neighbours, c.get("made"), self.world, c.get("labels"),
+                           self.model.msa.reader_question)
         first, workers = self.step, c.get("workers", 0)
         order = range(first * self.world + self.rank, 1 << 30, self.world)
         return DataLoader(data, batch_size=None, sampler=order, num_workers=workers,

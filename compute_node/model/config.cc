@@ -152,6 +152,12 @@ MemoryConfig ReadMemoryConfig(FieldReader& reader, int32_t num_layers) {
   memory.chunk_reduce = ReadReduce(reader, "chunk_reduce_method", Reduce::kMax, false);
   memory.final_question_causal = reader.String("final_question", "") == "causal";
   memory.reader_documents = reader.Int("reader_documents", 1, 64, 3);
+  const std::string place = reader.String("reader_question", "after");
+  if (place == "twice") {
+    memory.reader_question = ReaderQuestion::kTwice;
+  } else if (place != "after") {
+    reader.Fail("reader_question", StrCat("is '", place, "'; known: after, twice"));
+  }
   memory.router_rounds = reader.Int("router_rounds", 1, 32, 1);
   memory.round_min_score = reader.Float("round_min_score", memory.round_min_score);
   memory.refusal = reader.String("refusal", "");

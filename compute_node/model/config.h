@@ -17,6 +17,10 @@ namespace msa::compute_node {
 
 enum class RetrievalMode { kGenerative, kRouter };
 
+// Where the reader prompt of router mode has the question: after the texts, or before them too, so
+// that a causal model reads them knowing what is asked.
+enum class ReaderQuestion { kAfter, kTwice };
+
 // "generative" or "router"; INVALID_ARGUMENT otherwise.
 absl::StatusOr<RetrievalMode> ParseRetrievalMode(std::string_view name);
 std::string_view RetrievalModeName(RetrievalMode mode);
@@ -35,6 +39,7 @@ struct MemoryConfig {
   RetrievalMode retrieval_mode = RetrievalMode::kGenerative;
   bool final_question_causal = false;  // final_question == "causal"
   int32_t reader_documents = 3;        // router mode: texts taken a round
+  ReaderQuestion reader_question = ReaderQuestion::kAfter;  // "after" or "twice"
   int32_t router_rounds = 1;           // router mode: round limit
   // Router mode: a later round adds only documents whose mean score is at least this; a round that
   // adds none is the last. Calibrated with the checkpoint; absent: any score.

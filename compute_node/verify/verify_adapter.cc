@@ -146,7 +146,9 @@ class AdapterVerifier {
       }
     }
     MSA_ASSIGN_OR_RETURN(
-        const auto ids, engine_.frames().Reader(texts, question.at("question").get<std::string>()));
+        const auto ids,
+        engine_.frames().Reader(texts, question.at("question").get<std::string>(),
+                                engine_.node().transformer().config().memory.reader_question));
     comparer_.Equal(name + ".reader.prompt_ids", ids,
                     reader.at("prompt_ids").get<std::vector<int32_t>>());
     const MemoryConfig& memory = engine_.node().transformer().config().memory;

@@ -72,6 +72,11 @@ class BadInputTest(test_training.ToyCase):
         del config["stages"]
         self.assertIn("missing stages", self.run_main(config))
 
+    def test_an_unknown_reader_prompt_is_refused(self):
+        config = self.config(self.out)
+        config["msa_extra"] = {"reader_question": "before"}
+        self.assertIn("reader_question is 'before'; known: after, twice", self.run_main(config))
+
     def test_a_checkpoint_of_another_configuration_is_refused_and_kept(self):
         Trainer(self.config(self.out)).save()
         before = (Path(self.out) / "checkpoint.pt").read_bytes()

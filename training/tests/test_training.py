@@ -256,6 +256,12 @@ def exchanged(rank: int, scratch: str) -> None:
 
 
 class FrameTest(ToyCase):
+    def test_the_reader_is_asked_after_the_texts_or_twice(self):
+        texts = [(7, "two"), (4, "one")]
+        self.assertEqual(frames.reader_prompt("Why?", texts), "<|im_start|>user\n[4]. one\n[7]. two\n\nWhy?<|im_end|>\n<|im_start|>assistant\n")
+        self.assertEqual(frames.reader_prompt("Why?", texts, "twice"),
+                         "<|im_start|>user\nWhy?\n[4]. one\n[7]. two\n\nWhy?<|im_end|>\n<|im_start|>assistant\n")
+
     def test_later_round_routes_question_and_last_texts(self):
         prompt = frames.next_round_prompt(self.tokenizer, "Why?", [[(7, "first text")], [(9, "second text")]])
         routed = self.tokenizer.decode([i for i, r in zip(prompt.ids, prompt.routing) if r])
@@ -326,6 +332,17 @@ class DietTest(unittest.TestCase):
         self.assertIsNone(synth.without(text, ["Nobody"]))      # in several sentences
         self.assertIsNone(synth.without("It was Ann Lee. So it was.", ["Ann Lee"]))
 
+    def test_what_recurs_is_asked_for_by_another_sentence(self):
+        text = "The old bell was cast by Ann Lee. It hung in the tower for years. Later Ann Lee moved to the far coast. " \
+            "Nobody knows who paid for all of it at the time."
+        for seed in range(30):
+            question, answer, rest = synth.recurring(random.Random(seed), text, ["The town paid Ann Lee well for the old bell."])
+            self.assertEqual(answer, "Ann Lee")
+            self.assertNotIn("Ann", question)
+            self.assertIn("Ann Lee", rest)
+            self.assertNotIn(" ".join(question.rstrip("?").split()[-3:]), rest)     # its sentence is gone, or never was there
+        self.assertIsNone(synth.recurring(random.Random(1), text.replace("Later Ann Lee", "Later she"), []))
+
     def test_a_word_becomes_its_opposite(self):
         rng = random.Random(1)
         self.assertEqual(synth.twisted(rng, "Who was the first mayor?", "The first mayor was Ann."), ("Who was the last mayor?", "last"))
@@ -339,6 +356,9 @@ class FileTest(ToyCase):
         model = MsaModel(str(self.folder), MsaConfig((2, 3), 4, 2, 4, 4))
         with tempfile.TemporaryDirectory() as scratch:
             save_adapter(model, scratch, "toy", {"retrieval_mode": "router"})
+            self.assertEqual(read_config(scratch).reader_question, "after")
+            save_adapter(model, scratch, "toy", {"retrieval_mode": "router", "reader_question": "twice"})
+            self.assertEqual(read_config(scratch).reader_question, "twice")
             again = MsaModel(str(self.folder), read_config(scratch))
             load_adapter(again, scratch)
             self.assertTrue(torch.equal(again.lora_a["q_proj"], model.lora_a["q_proj"].bfloat16().float()))

@@ -51,21 +51,24 @@ TEST(ConfigTest, ReadsAPublishedCheckpoint) {
   EXPECT_EQ(config->memory.routing_chunk_tokens, 4);
   EXPECT_EQ(config->memory.retrieval_mode, RetrievalMode::kGenerative);
   EXPECT_FALSE(config->memory.final_question_causal);
+  EXPECT_EQ(config->memory.reader_question, ReaderQuestion::kAfter);
   EXPECT_EQ(config->Routing().scale, 1.0f);
 }
 
 TEST(ConfigTest, ReadsWhatACheckpointWasCalibratedFor) {
   json config = PlainLlama();
   config["msa_config"] = {{"router_layer_idx", "2,3"},
+                          {"reader_question", "twice"},
                           {"refusal", "No answer."},
                           {"refusal_bias", -0.875},
                           {"round_min_score", 0.46}};
   const auto parsed = ParseModelConfig(config.dump());
   ASSERT_TRUE(parsed.ok()) << parsed.status();
+  EXPECT_EQ(parsed->memory.reader_question, ReaderQuestion::kTwice);
   EXPECT_EQ(parsed->memory.refusal, "No answer.");
   EXPECT_FLOAT_EQ(parsed->memory.refusal_bias, -0.875f);
   EXPECT_FLOAT_EQ(parsed->memory.round_min_score, 0.46f);
-  for (const char* field : {"refusal_bias", "round_min_score"}) {
+  for (const char* field : {"refusal_bias", "round_min_score", "reader_question"}) {
     json wrong = config;
     wrong["msa_config"][field] = "much";
     ExpectRefused(wrong, field);
