@@ -56,13 +56,17 @@ def adapter_config(model: MsaModel, base_name: str, msa_extra: dict) -> dict:
     }
 
 
-def save_adapter(model: MsaModel, folder: str, base_name: str, msa_extra: dict) -> None:
+def write_adapter(folder: str, stored: dict[str, torch.Tensor], config: dict) -> None:
+    """The adapter's two files; whoever copies them meanwhile gets whole tensors, and the configuration is written last."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(tensors(model), str(folder / "adapter.tmp"))
-    os.replace(folder / "adapter.tmp", folder / "adapter.safetensors")     # whoever copies it meanwhile gets a whole one
-    config = adapter_config(model, base_name, msa_extra)
+    save_file(stored, str(folder / "adapter.tmp"))
+    os.replace(folder / "adapter.tmp", folder / "adapter.safetensors")
     (folder / "adapter_config.json").write_text(json.dumps(config, indent=1) + "\n")
+
+
+def save_adapter(model: MsaModel, folder: str, base_name: str, msa_extra: dict) -> None:
+    write_adapter(folder, tensors(model), adapter_config(model, base_name, msa_extra))
 
 
 def wait_for(paths: list[str], until: float) -> None:

@@ -12,7 +12,10 @@ import os
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from training.adapter_io import write_adapter
 
 
 def mean_pair(pairs: list[tuple[torch.Tensor, torch.Tensor]]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -41,19 +44,32 @@ def soup(files: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
     return {name: value.to(torch.bfloat16).contiguous() for name, value in out.items()}
 
 
+CALIBRATED = ("refusal", "refusal_bias", "round_min_score")     # chosen anew for the mean (calibrate.py)
+
+
+def common_config(configs: list[dict]) -> dict:
+    """The first's, if all were trained to be used alike; what is calibrated may differ."""
+    def used(config: dict) -> dict:
+        kept = {k: v for k, v in config["msa_config"].items() if k not in CALIBRATED}
+        return kept | {k: config[k] for k in ("r", "lora_alpha", "base_model_name_or_path")}
+    for config in configs[1:]:
+        odd = sorted(k for k in used(configs[0]) | used(config) if used(configs[0]).get(k) != used(config).get(k))
+        if odd:
+            raise ValueError(f"the adapters differ in {', '.join(odd)}: their mean would fit none of their settings")
+    return configs[0]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("adapters", nargs="+")
     parser.add_argument("--out", required=True)
     args = parser.parse_args()
     torch.set_num_threads(min(8, os.cpu_count() or 1))
-    mixed = soup([load_file(str(Path(a) / "adapter.safetensors")) for a in args.adapters])
-    out = Path(args.out)
-    out.mkdir(parents=True, exist_ok=True)
-    save_file(mixed, str(out / "adapter.tmp"))
-    os.replace(out / "adapter.tmp", out / "adapter.safetensors")
-    config = json.loads((Path(args.adapters[0]) / "adapter_config.json").read_text())
-    (out / "adapter_config.json").write_text(json.dumps(config, indent=1) + "\n")
+    try:
+        config = common_config([json.loads((Path(a) / "adapter_config.json").read_text()) for a in args.adapters])
+        write_adapter(args.out, soup([load_file(str(Path(a) / "adapter.safetensors")) for a in args.adapters]), config)
+    except (ValueError, OSError, SafetensorError) as error:
+        raise SystemExit(f"soup: {error}") from error
 
 
 if __name__ == "__main__":

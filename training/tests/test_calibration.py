@@ -13,7 +13,7 @@ from training.evaluate import after_two, at_bias
 from training.mine import Keys, best
 from training.model import MsaConfig, MsaModel
 from training.refusal import first_token, say
-from training.soup import mean_pair
+from training.soup import common_config, mean_pair
 from training.tests import toy
 
 torch.set_num_threads(1)
@@ -72,6 +72,16 @@ class SoupTest(unittest.TestCase):
         two = (e[1:2], 2 * e[:, 1:2])
         a, b = mean_pair([one, two])
         torch.testing.assert_close(b @ a, torch.diag(torch.tensor([2.0, 0.0, 0.0])), atol=1e-5, rtol=0)
+
+    def test_adapters_of_other_settings_are_not_mixed(self):
+        def config(**more) -> dict:
+            return {"r": 4, "lora_alpha": 4, "base_model_name_or_path": "toy", "msa_config": {"doc_top_k": 2, **more}}
+        first = config(refusal_bias=-1.0)
+        self.assertIs(common_config([first, config(refusal_bias=2.0), config()]), first)
+        with self.assertRaisesRegex(ValueError, "differ in reader_question"):
+            common_config([first, config(reader_question="twice")])
+        with self.assertRaisesRegex(ValueError, "differ in lora_alpha"):
+            common_config([first, config() | {"lora_alpha": 8}])
 
 
 class ToyModelTest(unittest.TestCase):
