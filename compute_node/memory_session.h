@@ -15,6 +15,7 @@
 #include "compute_node/content_cache.h"
 #include "compute_node/dialogue.h"
 #include "compute_node/model/transformer.h"
+#include "compute_node/pass_sharer.h"
 #include "rpc/compute_node.h"
 #include "rpc/session_router.h"
 
@@ -26,6 +27,7 @@ struct MemoryAccess {
   std::vector<rpc::MemoryShard*> shards;  // in the shard map's order
   std::vector<std::string> shard_names;   // the map's; empty where shards cannot be missed
   ContentCache* cache = nullptr;
+  PassSharer* passes = nullptr;
   // Layers fetched at once for a document not in the cache, from the one that selected it on.
   int prefetch_layers = 1;
 };

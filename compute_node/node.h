@@ -18,6 +18,7 @@
 #include "compute_node/memory_session.h"
 #include "compute_node/model/tokenizer.h"
 #include "compute_node/model/transformer.h"
+#include "compute_node/pass_sharer.h"
 #include "rpc/compute_node.h"
 
 namespace msa::compute_node {
@@ -84,6 +85,7 @@ class Node : public rpc::ComputeNode {
   std::unique_ptr<TemplatePrefix> prefix_;
   std::unique_ptr<DocumentEncoder> encoder_;
   std::unique_ptr<StepBatcher> steps_;
+  std::unique_ptr<PassSharer> passes_;
   ContentCache cache_;
   MemoryAccess memory_;
   absl::Mutex mu_;

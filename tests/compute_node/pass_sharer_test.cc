@@ -1,0 +1,187 @@
+// Oracle: Transformer::Forward of each sequence alone.
+#include "compute_node/pass_sharer.h"
+
+#include <atomic>
+#include <barrier>
+#include <functional>
+#include <memory>
+#include <thread>
+
+#include "absl/strings/str_cat.h"
+#include "absl/synchronization/notification.h"
+#include "compute_node/model/synthetic_model.h"
+#include "gtest/gtest.h"
+
+namespace msa::compute_node {
+namespace {
+
+constexpr int kSequences = 4;
+constexpr int kTop = 3;  // the last layer
+
+// Keeps the queries of its router layers; fails in `fail_at`.
+class Watcher : public RoutedHook {
+ public:
+  explicit Watcher(const Transformer& model) : model_(model), shape_(model.config().Routing()) {}
+
+  absl::Status OnAttentionInputs(int layer, const AttentionInputs& inputs) override {
+    return Ask(model_, layer, inputs);
+  }
+  bool Routes(int layer) const override { return layer >= 2; }
+  const RoutingShape& shape() const override { return shape_; }
+  absl::Span<const int32_t> query_rows() const override { return rows; }
+
+  absl::Status OnQueries(int layer, std::vector<float> of_layer) override {
+    EXPECT_FALSE(running_.exchange(true)) << "one call at a time";
+    EXPECT_EQ(layer, calls++);
+    EXPECT_EQ(of_layer.size(), Routes(layer) ? rows.size() * shape_.query_width() : 0);
+    queries.push_back(std::move(of_layer));
+    if (at_layer) at_layer(layer);
+    running_ = false;
+    return layer == fail_at ? absl::CancelledError("gone") : absl::OkStatus();
+  }
+
+  std::vector<int32_t> rows = {0};
+  int fail_at = -1;
+  int calls = 0;
+  std::vector<std::vector<float>> queries;
+  std::function<void(int)> at_layer;
+
+ protected:
+  const Transformer& model_;
+  RoutingShape shape_;
+
+ private:
+  std::atomic<bool> running_ = false;
+};
+
+// Its bank does not fold heads.
+class OtherShape : public Watcher {
+ public:
+  explicit OtherShape(const Transformer& model) : Watcher(model) { shape_.head = Reduce::kMax; }
+};
+
+class PassSharerTest : public ::testing::Test {
+ protected:
+  struct Sequence {
+    explicit Sequence(const Transformer& model)
+        : cache(std::make_unique<KvCache>(model.NewCache(8))),
+          hook(std::make_unique<Watcher>(model)) {}
+    std::vector<int32_t> tokens;
+    std::unique_ptr<KvCache> cache;
+    std::unique_ptr<Watcher> hook;
+    absl::StatusOr<std::vector<float>> hidden;
+  };
+
+  void SetUp() override {
+    const ModelConfig config = *SyntheticConfig("msa-tiny");
+    model_ = *Transformer::Make(
+        config, *SyntheticWeights(config, *backend_, kernels::WeightFormat::kFloat32), *backend_);
+  }
+
+  SequenceChunk Chunk(const Sequence& sequence) const {
+    SequenceChunk chunk;
+    chunk.tokens = sequence.tokens;
+    chunk.first_position = 3;
+    chunk.cache = sequence.cache.get();
+    return chunk;
+  }
+
+  std::vector<std::unique_ptr<Sequence>> Make() const {
+    std::vector<std::unique_ptr<Sequence>> made;
+    for (int s = 0; s < kSequences; ++s) {
+      made.push_back(std::make_unique<Sequence>(*model_));
+      if (s == 1) made.back()->hook = std::make_unique<OtherShape>(*model_);
+      for (int i = 0; i < 5 + 7 * s; ++i) made.back()->tokens.push_back(100 + 37 * s + i);
+      for (int i = 0; i < 3 + s; ++i) made.back()->hook->rows.push_back(i + 1);
+    }
+    return made;
+  }
+
+  // The first pass has one sequence and holds until all the others wait for the next.
+  void RunTogether(const std::vector<std::unique_ptr<Sequence>>& sequences, bool hooked) {
+    PassSharer sharer(*model_, /*joins=*/true);
+    Sequence blocker(*model_);
+    blocker.tokens = {7};
+    absl::Notification began, go;
+    blocker.hook->at_layer = [&](int layer) {
+      if (layer > 0) return;
+      began.Notify();
+      go.WaitForNotification();
+    };
+    std::thread first([&] { blocker.hidden = sharer.Forward(Chunk(blocker), blocker.hook.get()); });
+    began.WaitForNotification();
+    std::vector<std::thread> threads;
+    for (const auto& s : sequences) {
+      threads.emplace_back([&sharer, &s = *s, hooked, this] {
+        s.hidden = sharer.Forward(Chunk(s), hooked ? s.hook.get() : nullptr);
+      });
+    }
+    // Nothing holds those without hooks.
+    while (hooked && sharer.waiting() < sequences.size()) std::this_thread::yield();
+    go.Notify();
+    for (std::thread& thread : threads) thread.join();
+    first.join();
+    EXPECT_TRUE(blocker.hidden.ok());
+  }
+
+  const std::unique_ptr<kernels::Backend> backend_ = *kernels::MakeBackend("reference", 1);
+  std::unique_ptr<Transformer> model_;
+};
+
+TEST_F(PassSharerTest, GivesWhatEachAloneGives) {
+  const auto alone = Make();
+  for (const auto& s : alone) {
+    const SequenceChunk chunk = Chunk(*s);
+    s->hidden = model_->Forward({&chunk, 1}, s->hook.get());
+    ASSERT_TRUE(s->hidden.ok());
+  }
+  for (const bool hooked : {true, false}) {
+    const auto together = Make();
+    RunTogether(together, hooked);
+    for (int s = 0; s < kSequences; ++s) {
+      SCOPED_TRACE(absl::StrCat(s, hooked));
+      ASSERT_TRUE(together[s]->hidden.ok()) << together[s]->hidden.status();
+      EXPECT_EQ(*together[s]->hidden, *alone[s]->hidden);
+      EXPECT_EQ(together[s]->cache->num_tokens(), alone[s]->cache->num_tokens());
+      if (!hooked) continue;
+      EXPECT_EQ(together[s]->hook->queries, alone[s]->hook->queries);
+    }
+  }
+}
+
+TEST_F(PassSharerTest, AHooksErrorIsItsSequencesOwn) {
+  const auto sequences = Make();
+  sequences[2]->hook->fail_at = 2;
+  RunTogether(sequences, /*hooked=*/true);
+  for (int s = 0; s < kSequences; ++s) {
+    EXPECT_EQ(sequences[s]->hidden.ok(), s != 2);
+    EXPECT_EQ(sequences[s]->hook->calls, s == 2 ? 3 : kTop + 1);
+  }
+  EXPECT_TRUE(absl::IsCancelled(sequences[2]->hidden.status()));
+}
+
+TEST_F(PassSharerTest, APassOfWhichAllFailedEnds) {
+  const auto sequences = Make();
+  for (const auto& s : sequences) s->hook->fail_at = 0;
+  RunTogether(sequences, /*hooked=*/true);
+  for (const auto& s : sequences) {
+    EXPECT_TRUE(absl::IsCancelled(s->hidden.status()));
+    EXPECT_EQ(s->hook->calls, 1);
+  }
+}
+
+// The hooks of a layer run at once: each waits for all.
+TEST_F(PassSharerTest, HooksOfALayerWaitTogether) {
+  const auto sequences = Make();
+  std::barrier<> all(kSequences);
+  for (const auto& s : sequences) {
+    s->hook->at_layer = [&all, &s](int layer) {
+      if (s->hook->Routes(layer)) all.arrive_and_wait();
+    };
+  }
+  RunTogether(sequences, /*hooked=*/true);
+  for (const auto& s : sequences) EXPECT_EQ(s->hook->calls, kTop + 1);
+}
+
+}  // namespace
+}  // namespace msa::compute_node
