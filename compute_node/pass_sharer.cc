@@ -5,6 +5,7 @@
 #include <thread>
 #include <utility>
 
+#include "absl/synchronization/mutex.h"
 #include "common/status_macros.h"
 
 namespace msa::compute_node {
@@ -47,6 +48,7 @@ class PassSharer::Hooks : public ForwardHook {
     if (Together()) {
       step_.arrive_and_wait();
       TakeTurn(0);
+      queries_ = kernels::Buffer();
     } else {
       for (size_t i = 0; i < items_.size(); ++i) Call(i, {});
     }
@@ -62,7 +64,7 @@ class PassSharer::Hooks : public ForwardHook {
   bool Asks(const Item& item) const { return item.status.ok() && item.hook->Routes(layer_); }
 
   // Computes the layer's queries; false where it has none. Those of a bank that reduces otherwise
-  // than the first are left to their own turn.
+  // than the first are left to their own turn, all where memory is short.
   bool Together() {
     std::vector<int32_t> rows;
     const RoutingShape* shape = nullptr;
@@ -81,6 +83,8 @@ class PassSharer::Hooks : public ForwardHook {
     }
     if (!any) return false;
     queries_ = RoutingQueries(transformer_, *shape, layer_, inputs_, rows);
+    // No room for those of all.
+    if (!queries_.ok()) std::fill(queries_of_.begin(), queries_of_.end(), kNone);
     return true;
   }
 
@@ -105,14 +109,13 @@ class PassSharer::Hooks : public ForwardHook {
     step_.arrive_and_wait();
   }
 
-  absl::StatusOr<std::vector<float>> Queries(size_t i) const {
+  absl::StatusOr<std::vector<float>> Queries(size_t i) {
     const Item& item = *items_[i];
     if (!Asks(item)) return std::vector<float>();
     const RoutingShape& shape = item.hook->shape();
     const absl::Span<const int32_t> rows = item.hook->query_rows();
     const kernels::Backend& backend = transformer_.backend();
     if (queries_of_[i] != kNone) {
-      MSA_RETURN_IF_ERROR(queries_.status());
       return QueriesOf(backend, *queries_, shape, queries_of_[i], rows.size());
     }
     AttentionInputs own;
@@ -121,6 +124,8 @@ class PassSharer::Hooks : public ForwardHook {
     own.q = inputs_.q + first_rows_[i] * transformer_.q_width();
     own.k = inputs_.k + first_rows_[i] * transformer_.kv_width();
     own.v = inputs_.v + first_rows_[i] * transformer_.kv_width();
+    // One after the other, so that there is room where there is room for one.
+    absl::MutexLock lock(&own_queries_);
     MSA_ASSIGN_OR_RETURN(const kernels::Buffer queries,
                          RoutingQueries(transformer_, shape, layer_, own, rows));
     return QueriesOf(backend, queries, shape, 0, rows.size());
@@ -141,6 +146,7 @@ class PassSharer::Hooks : public ForwardHook {
   AttentionInputs inputs_;
   absl::StatusOr<kernels::Buffer> queries_;  // of all that have a place in it
   std::vector<size_t> queries_of_;           // first row in queries_, or kNone
+  absl::Mutex own_queries_;                  // held while those that have none are computed
   std::barrier<> step_;
   std::vector<std::thread> threads_;  // all items' but the first's
 };

@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <barrier>
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <thread>
@@ -11,12 +12,40 @@
 #include "absl/synchronization/notification.h"
 #include "compute_node/model/synthetic_model.h"
 #include "gtest/gtest.h"
+#include "kernels/forwarding_backend.h"
 
 namespace msa::compute_node {
 namespace {
 
 constexpr int kSequences = 4;
 constexpr int kTop = 3;  // the last layer
+
+// Has memory for `most` bytes at once, and for `all` in use.
+class TightBackend : public kernels::ForwardingBackend {
+ public:
+  using ForwardingBackend::ForwardingBackend;
+
+  absl::StatusOr<kernels::Buffer> Allocate(size_t bytes, Purpose purpose) const override {
+    const size_t used = in_use.fetch_add(bytes) + bytes;
+    auto memory = std::make_shared<absl::StatusOr<kernels::Buffer>>(
+        used > all || bytes > most ? absl::ResourceExhaustedError("no memory")
+                                   : ForwardingBackend::Allocate(bytes, purpose));
+    if (!memory->ok()) {
+      in_use -= bytes;
+      ++refused;
+      return memory->status();
+    }
+    largest = std::max<size_t>(largest, bytes);
+    return kernels::Buffer((*memory)->data(), bytes,
+                           [this, memory](void*) { in_use -= (*memory)->size(); });
+  }
+
+  std::atomic<size_t> most = SIZE_MAX;
+  std::atomic<size_t> all = SIZE_MAX;
+  mutable std::atomic<size_t> in_use = 0;
+  mutable std::atomic<size_t> largest = 0;  // that was had
+  mutable std::atomic<int> refused = 0;
+};
 
 // Keeps the queries of its router layers; fails in `fail_at`.
 class Watcher : public RoutedHook {
@@ -90,7 +119,7 @@ class PassSharerTest : public ::testing::Test {
     std::vector<std::unique_ptr<Sequence>> made;
     for (int s = 0; s < kSequences; ++s) {
       made.push_back(std::make_unique<Sequence>(*model_));
-      if (s == 1) made.back()->hook = std::make_unique<OtherShape>(*model_);
+      if (s == 1 && shapes_differ_) made.back()->hook = std::make_unique<OtherShape>(*model_);
       for (int i = 0; i < 5 + 7 * s; ++i) made.back()->tokens.push_back(100 + 37 * s + i);
       for (int i = 0; i < 3 + s; ++i) made.back()->hook->rows.push_back(i + 1);
     }
@@ -124,17 +153,33 @@ class PassSharerTest : public ::testing::Test {
     EXPECT_TRUE(blocker.hidden.ok());
   }
 
-  const std::unique_ptr<kernels::Backend> backend_ = *kernels::MakeBackend("reference", 1);
+  std::vector<std::unique_ptr<Sequence>> RunAlone() const {
+    auto sequences = Make();
+    memory_.largest = 0;
+    for (const auto& s : sequences) {
+      const SequenceChunk chunk = Chunk(*s);
+      s->hidden = model_->Forward({&chunk, 1}, s->hook.get());
+      EXPECT_TRUE(s->hidden.ok());
+    }
+    return sequences;
+  }
+
+  static void ExpectSame(const Sequence& sequence, const Sequence& alone) {
+    ASSERT_TRUE(sequence.hidden.ok()) << sequence.hidden.status();
+    EXPECT_EQ(*sequence.hidden, *alone.hidden);
+    EXPECT_EQ(sequence.cache->num_tokens(), alone.cache->num_tokens());
+    EXPECT_EQ(sequence.hook->queries, alone.hook->queries);
+  }
+
+  const std::unique_ptr<kernels::Backend> reference_ = *kernels::MakeBackend("reference", 1);
+  TightBackend memory_{*reference_};
+  const kernels::Backend* const backend_ = &memory_;
   std::unique_ptr<Transformer> model_;
+  bool shapes_differ_ = true;
 };
 
 TEST_F(PassSharerTest, GivesWhatEachAloneGives) {
-  const auto alone = Make();
-  for (const auto& s : alone) {
-    const SequenceChunk chunk = Chunk(*s);
-    s->hidden = model_->Forward({&chunk, 1}, s->hook.get());
-    ASSERT_TRUE(s->hidden.ok());
-  }
+  const auto alone = RunAlone();
   for (const bool hooked : {true, false}) {
     const auto together = Make();
     RunTogether(together, hooked);
@@ -150,12 +195,13 @@ TEST_F(PassSharerTest, GivesWhatEachAloneGives) {
 }
 
 TEST_F(PassSharerTest, AHooksErrorIsItsSequencesOwn) {
+  const auto alone = RunAlone();
   const auto sequences = Make();
   sequences[2]->hook->fail_at = 2;
   RunTogether(sequences, /*hooked=*/true);
   for (int s = 0; s < kSequences; ++s) {
-    EXPECT_EQ(sequences[s]->hidden.ok(), s != 2);
     EXPECT_EQ(sequences[s]->hook->calls, s == 2 ? 3 : kTop + 1);
+    if (s != 2) ExpectSame(*sequences[s], *alone[s]);
   }
   EXPECT_TRUE(absl::IsCancelled(sequences[2]->hidden.status()));
 }
@@ -168,6 +214,30 @@ TEST_F(PassSharerTest, APassOfWhichAllFailedEnds) {
     EXPECT_TRUE(absl::IsCancelled(s->hidden.status()));
     EXPECT_EQ(s->hook->calls, 1);
   }
+}
+
+TEST_F(PassSharerTest, WhereTheTensorsOfAllDoNotFitEachHasItsOwn) {
+  const auto alone = RunAlone();
+  memory_.most = memory_.largest.load();
+  const auto sequences = Make();
+  RunTogether(sequences, /*hooked=*/true);
+  EXPECT_GT(memory_.refused, 0);
+  for (int s = 0; s < kSequences; ++s) ExpectSame(*sequences[s], *alone[s]);
+}
+
+TEST_F(PassSharerTest, WhereTheQueriesOfAllDoNotFitEachHasItsOwn) {
+  shapes_differ_ = false;
+  const auto alone = RunAlone();
+  const auto sequences = Make();
+  // What projecting the rows of the last, which has most, takes.
+  const size_t of_a_row = (model_->config().hidden_size + model_->q_width()) * sizeof(float);
+  const size_t room = sequences.back()->hook->rows.size() * of_a_row;
+  sequences[0]->hook->at_layer = [&](int layer) {
+    if (layer == 1) memory_.all = memory_.in_use + room;
+  };
+  RunTogether(sequences, /*hooked=*/true);
+  EXPECT_GT(memory_.refused, 0);
+  for (int s = 0; s < kSequences; ++s) ExpectSame(*sequences[s], *alone[s]);
 }
 
 // The hooks of a layer run at once: each waits for all.
