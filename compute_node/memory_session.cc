@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <map>
+#include <string>
 #include <utility>
 
 #include "absl/time/clock.h"
@@ -177,12 +178,24 @@ absl::Status MemorySession::Fetch(const rpc::CallContext& ctx, int32_t layer, in
   const auto first = std::lower_bound(routed.begin(), routed.end(), layer);
   const auto count = std::min<int64_t>(memory_.prefetch_layers, routed.end() - first);
   request.layers.assign(first, first + count);
+  // A shard that hangs keeps all who share the pass and all who wait for the next: not for as long
+  // as this question may last.
+  rpc::CallContext limited = ctx;
+  limited.deadline = std::min(ctx.deadline, absl::Now() + memory_.fetch_timeout);
   std::vector<rpc::FetchedBlock> blocks;
-  MSA_RETURN_IF_ERROR(
-      memory_.shards[shard]->FetchBlocks(ctx, request, [&](rpc::FetchedBlock block) {
+  const absl::Status status =
+      memory_.shards[shard]->FetchBlocks(limited, request, [&](rpc::FetchedBlock block) {
         blocks.push_back(std::move(block));
         return absl::OkStatus();
-      }));
+      });
+  if (absl::IsDeadlineExceeded(status) && absl::Now() < ctx.deadline) {
+    const auto index = static_cast<size_t>(shard);
+    const bool named = index < memory_.shard_names.size();
+    return absl::UnavailableError(StrCat("shard '",
+                                         named ? memory_.shard_names[index] : std::to_string(shard),
+                                         "' gave no blocks in time"));
+  }
+  MSA_RETURN_IF_ERROR(status);
   for (rpc::FetchedBlock& fetched : blocks) {
     usage_.fetched_bytes += static_cast<int64_t>(fetched.record.size());
     MSA_ASSIGN_OR_RETURN(auto block, ParseContentBlock(bank(), fetched.reference, fetched.layer,

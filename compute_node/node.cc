@@ -88,6 +88,7 @@ void Node::Attach(rpc::SessionRouter* router, std::vector<rpc::MemoryShard*> sha
   memory_.shard_names = std::move(shard_names);
   memory_.cache = &cache_;
   memory_.prefetch_layers = options_.prefetch_layers;
+  memory_.fetch_timeout = options_.fetch_timeout;
 }
 
 AnsweringParts Node::Parts() const {

@@ -30,9 +30,10 @@ struct NodeOptions {
   std::string adapter_dir;     // empty: none
   kernels::WeightFormat weights = kernels::WeightFormat::kFloat32;
   size_t content_cache_bytes = size_t{1} << 30;
-  int prefetch_layers = 8;  // MemoryAccess
-  int max_sessions = 16;    // questions answered at once; more wait
-  int max_waiting = 256;    // more are refused
+  int prefetch_layers = 8;                           // MemoryAccess
+  absl::Duration fetch_timeout = absl::Seconds(60);  // MemoryAccess
+  int max_sessions = 16;                             // questions answered at once; more wait
+  int max_waiting = 256;                             // more are refused
 };
 
 class Node : public rpc::ComputeNode {
