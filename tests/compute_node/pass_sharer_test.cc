@@ -20,7 +20,7 @@ namespace {
 constexpr int kSequences = 4;
 constexpr int kTop = 3;  // the last layer
 
-// Has memory for `most` bytes at once, and for `all` in use.
+// Has memory for `most` bytes at once, and for `all` in use; counts what it is asked to attend.
 class TightBackend : public kernels::ForwardingBackend {
  public:
   using ForwardingBackend::ForwardingBackend;
@@ -40,6 +40,14 @@ class TightBackend : public kernels::ForwardingBackend {
                            [this, memory](void*) { in_use -= (*memory)->size(); });
   }
 
+  void Attend(absl::Span<const kernels::AttentionArgs> sequences) const override {
+    ++attended;
+    if (before_attend) before_attend();
+    ForwardingBackend::Attend(sequences);
+  }
+
+  std::function<void()> before_attend;
+  mutable std::atomic<int> attended = 0;
   std::atomic<size_t> most = SIZE_MAX;
   std::atomic<size_t> all = SIZE_MAX;
   mutable std::atomic<size_t> in_use = 0;
@@ -132,24 +140,23 @@ class PassSharerTest : public ::testing::Test {
     Sequence blocker(*model_);
     blocker.tokens = {7};
     absl::Notification began, go;
-    blocker.hook->at_layer = [&](int layer) {
-      if (layer > 0) return;
+    memory_.before_attend = [&] {
+      if (began.HasBeenNotified()) return;
       began.Notify();
       go.WaitForNotification();
     };
-    std::thread first([&] { blocker.hidden = sharer.Forward(Chunk(blocker), blocker.hook.get()); });
+    const auto run = [&sharer, hooked, this](Sequence& s) {
+      s.hidden = sharer.Forward(Chunk(s), hooked ? s.hook.get() : nullptr);
+    };
+    std::thread first([&] { run(blocker); });
     began.WaitForNotification();
     std::vector<std::thread> threads;
-    for (const auto& s : sequences) {
-      threads.emplace_back([&sharer, &s = *s, hooked, this] {
-        s.hidden = sharer.Forward(Chunk(s), hooked ? s.hook.get() : nullptr);
-      });
-    }
-    // Nothing holds those without hooks.
-    while (hooked && sharer.waiting() < sequences.size()) std::this_thread::yield();
+    for (const auto& s : sequences) threads.emplace_back([&run, &s = *s] { run(s); });
+    while (sharer.waiting() < sequences.size()) std::this_thread::yield();
     go.Notify();
     for (std::thread& thread : threads) thread.join();
     first.join();
+    memory_.before_attend = nullptr;
     EXPECT_TRUE(blocker.hidden.ok());
   }
 
@@ -182,7 +189,9 @@ TEST_F(PassSharerTest, GivesWhatEachAloneGives) {
   const auto alone = RunAlone();
   for (const bool hooked : {true, false}) {
     const auto together = Make();
+    memory_.attended = 0;
     RunTogether(together, hooked);
+    EXPECT_EQ(memory_.attended, 2 * (kTop + 1)) << "passes, the first one's included";
     for (int s = 0; s < kSequences; ++s) {
       SCOPED_TRACE(absl::StrCat(s, hooked));
       ASSERT_TRUE(together[s]->hidden.ok()) << together[s]->hidden.status();
