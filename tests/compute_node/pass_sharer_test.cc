@@ -262,5 +262,32 @@ TEST_F(PassSharerTest, HooksOfALayerWaitTogether) {
   for (const auto& s : sequences) EXPECT_EQ(s->hook->calls, kTop + 1);
 }
 
+// Whoever leads, in whatever company, some of whom fail.
+TEST_F(PassSharerTest, ManyCallersOfBothKinds) {
+  const auto alone = RunAlone();
+  PassSharer sharer(*model_, /*joins=*/true);
+  constexpr int kThreads = 8, kCalls = 8;
+  std::vector<std::thread> threads;
+  for (int t = 0; t < kThreads; ++t) {
+    threads.emplace_back([&, t] {
+      for (int i = 0; i < kCalls; ++i) {
+        SCOPED_TRACE(absl::StrCat(t, " ", i));
+        const auto made = Make();
+        Sequence& s = *made[(t + i) % kSequences];
+        const bool hooked = (t + i / 2) % 3 != 0;
+        if (hooked && i % 4 == 3) s.hook->fail_at = t % (kTop + 1);
+        s.hidden = sharer.Forward(Chunk(s), hooked ? s.hook.get() : nullptr);
+        if (s.hook->fail_at >= 0) {
+          EXPECT_TRUE(absl::IsCancelled(s.hidden.status()));
+          continue;
+        }
+        ASSERT_TRUE(s.hidden.ok()) << s.hidden.status();
+        EXPECT_EQ(*s.hidden, *alone[(t + i) % kSequences]->hidden);
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+}
+
 }  // namespace
 }  // namespace msa::compute_node
