@@ -62,7 +62,7 @@ class Answering {
         sink_(sink),
         start_(absl::Now()),
         sampler_(request.temperature, request.seed),
-        decoder_(parts.transformer, parts.tokenizer, parts.steps, sampler_) {
+        decoder_(parts.transformer, parts.tokenizer, *parts.memory.passes, parts.steps, sampler_) {
     timings_.queue = absl::ToDoubleMilliseconds(queued);
   }
 

@@ -61,6 +61,12 @@ class Batcher {
     Lead(&entry);
   }
 
+  // Items that no batch has taken yet.
+  size_t waiting() const {
+    absl::MutexLock lock(&mu_);
+    return queue_.size();
+  }
+
  private:
   struct Entry {
     explicit Entry(Item* i) : item(i) {}
@@ -104,7 +110,7 @@ class Batcher {
   const size_t max_cost_;
   const Cost cost_;
   const Process process_;
-  absl::Mutex mu_;
+  mutable absl::Mutex mu_;
   std::deque<Entry*> queue_ ABSL_GUARDED_BY(mu_);
   bool leading_ ABSL_GUARDED_BY(mu_) = false;
   size_t regulars_ ABSL_GUARDED_BY(mu_) = 0;

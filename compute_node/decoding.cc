@@ -89,7 +89,7 @@ absl::Status Decoder::Feed(Prefill& state, absl::Span<const int32_t> ids, bool c
   sequence.cache = state.cache.get();
   sequence.causal = causal;
   sequence.context = state.context.get();
-  MSA_ASSIGN_OR_RETURN(state.last_hidden, transformer_.Forward({&sequence, 1}, nullptr));
+  MSA_ASSIGN_OR_RETURN(state.last_hidden, passes_.Forward(sequence, nullptr));
   state.next_position += static_cast<int32_t>(ids.size());
   return absl::OkStatus();
 }

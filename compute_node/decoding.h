@@ -14,6 +14,7 @@
 #include "compute_node/memory_session.h"
 #include "compute_node/model/tokenizer.h"
 #include "compute_node/model/transformer.h"
+#include "compute_node/pass_sharer.h"
 
 namespace msa::compute_node {
 
@@ -101,9 +102,13 @@ struct DecodeOptions {
 // Decodes for one session. Not thread-safe.
 class Decoder {
  public:
-  Decoder(const Transformer& transformer, const Tokenizer& tokenizer, StepBatcher& batcher,
-          Sampler& sampler)
-      : transformer_(transformer), tokenizer_(tokenizer), batcher_(batcher), sampler_(sampler) {}
+  Decoder(const Transformer& transformer, const Tokenizer& tokenizer, PassSharer& passes,
+          StepBatcher& batcher, Sampler& sampler)
+      : transformer_(transformer),
+        tokenizer_(tokenizer),
+        passes_(passes),
+        batcher_(batcher),
+        sampler_(sampler) {}
 
   // Goes on from `state`, whose last_hidden gives the first token. Every token written is fed, so
   // that the context holds all of `ids`. CANCELLED, DEADLINE_EXCEEDED within one step.
@@ -118,6 +123,7 @@ class Decoder {
  private:
   const Transformer& transformer_;
   const Tokenizer& tokenizer_;
+  PassSharer& passes_;
   StepBatcher& batcher_;
   Sampler& sampler_;
 };

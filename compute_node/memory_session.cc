@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <map>
+#include <string>
 #include <utility>
 
 #include "absl/time/clock.h"
@@ -29,7 +30,7 @@ absl::StatusOr<TemplatePrefix> TemplatePrefix::Make(const Transformer& transform
 }
 
 // Routes at every router layer and fills the pass's context with what was selected.
-class MemorySession::RoutingHook : public ForwardHook {
+class MemorySession::RoutingHook : public RoutedHook {
  public:
   RoutingHook(MemorySession& session, const rpc::CallContext& ctx, const RoutingPrompt& prompt,
               int32_t top_k, Prefill& prefill, ForwardHook* observer)
@@ -42,12 +43,21 @@ class MemorySession::RoutingHook : public ForwardHook {
 
   absl::Status OnAttentionInputs(int layer, const AttentionInputs& inputs) override {
     if (observer_ != nullptr) MSA_RETURN_IF_ERROR(observer_->OnAttentionInputs(layer, inputs));
+    return Ask(session_.transformer_, layer, inputs);
+  }
+
+  bool Routes(int layer) const override {
+    const std::vector<int32_t>& routed = session_.bank().router_layers;
+    return std::binary_search(routed.begin(), routed.end(), layer);
+  }
+  const RoutingShape& shape() const override { return session_.bank().routing; }
+  absl::Span<const int32_t> query_rows() const override { return prompt_.routing_rows; }
+
+  absl::Status OnQueries(int layer, std::vector<float> queries) override {
     if (ctx_.Cancelled()) return absl::CancelledError("the client went away");
     if (absl::Now() > ctx_.deadline) return absl::DeadlineExceededError("out of time in prefill");
     prefill_.context->layers[layer].push_back(session_.prefix_.View(layer));
-    const std::vector<int32_t>& routed = session_.bank().router_layers;
-    if (!std::binary_search(routed.begin(), routed.end(), layer)) return absl::OkStatus();
-    MSA_ASSIGN_OR_RETURN(std::vector<float> queries, Queries(layer, inputs));
+    if (queries.empty()) return absl::OkStatus();
     rpc::Selection selection;
     {
       const Stopwatch watch(session_.timings_.route);
@@ -72,28 +82,6 @@ class MemorySession::RoutingHook : public ForwardHook {
   }
 
  private:
-  // [routing tokens, query_width]: projected, normalised where the model routes by cosine, folded
-  // where heads are averaged.
-  absl::StatusOr<std::vector<float>> Queries(int layer, const AttentionInputs& inputs) const {
-    const Transformer& transformer = session_.transformer_;
-    const kernels::Backend& backend = transformer.backend();
-    const RoutingShape& shape = session_.bank().routing;
-    const auto tokens = static_cast<int64_t>(prompt_.routing_rows.size());
-    MSA_ASSIGN_OR_RETURN(const kernels::Buffer projected,
-                         transformer.RouterQueries(layer, inputs, prompt_.routing_rows));
-    if (transformer.config().memory.cosine) {
-      backend.L2Normalize(projected.as<float>(), tokens * shape.num_q_heads, shape.head_dim);
-    }
-    std::vector<float> queries(tokens * shape.query_width());
-    if (shape.folded()) {
-      backend.FoldQueries(projected.as<float>(), tokens, shape.num_q_heads, shape.num_kv_heads,
-                          shape.head_dim, queries.data());
-    } else {
-      backend.Copy(queries.data(), projected.data(), queries.size() * sizeof(float));
-    }
-    return queries;
-  }
-
   MemorySession& session_;
   const rpc::CallContext& ctx_;
   const RoutingPrompt& prompt_;
@@ -170,7 +158,9 @@ absl::StatusOr<Prefill> MemorySession::Route(const rpc::CallContext& ctx,
   sequence.cache = prefill.cache.get();
   sequence.context = prefill.context.get();
   RoutingHook hook(*this, ctx, prompt, top_k, prefill, observer);
-  MSA_ASSIGN_OR_RETURN(prefill.last_hidden, transformer_.Forward({&sequence, 1}, &hook));
+  MSA_ASSIGN_OR_RETURN(prefill.last_hidden, observer != nullptr
+                                                ? transformer_.Forward({&sequence, 1}, &hook)
+                                                : memory_.passes->Forward(sequence, &hook));
   usage_.prompt_tokens += num_tokens;
   usage_.rounds = round_;
   const double total = absl::ToDoubleMilliseconds(absl::Now() - start);
@@ -188,12 +178,24 @@ absl::Status MemorySession::Fetch(const rpc::CallContext& ctx, int32_t layer, in
   const auto first = std::lower_bound(routed.begin(), routed.end(), layer);
   const auto count = std::min<int64_t>(memory_.prefetch_layers, routed.end() - first);
   request.layers.assign(first, first + count);
+  // A shard that hangs keeps all who share the pass and all who wait for the next: not for as long
+  // as this question may last.
+  rpc::CallContext limited = ctx;
+  limited.deadline = std::min(ctx.deadline, absl::Now() + memory_.fetch_timeout);
   std::vector<rpc::FetchedBlock> blocks;
-  MSA_RETURN_IF_ERROR(
-      memory_.shards[shard]->FetchBlocks(ctx, request, [&](rpc::FetchedBlock block) {
+  const absl::Status status =
+      memory_.shards[shard]->FetchBlocks(limited, request, [&](rpc::FetchedBlock block) {
         blocks.push_back(std::move(block));
         return absl::OkStatus();
-      }));
+      });
+  if (absl::IsDeadlineExceeded(status) && absl::Now() < ctx.deadline) {
+    const auto index = static_cast<size_t>(shard);
+    const bool named = index < memory_.shard_names.size();
+    return absl::UnavailableError(StrCat("shard '",
+                                         named ? memory_.shard_names[index] : std::to_string(shard),
+                                         "' gave no blocks in time"));
+  }
+  MSA_RETURN_IF_ERROR(status);
   for (rpc::FetchedBlock& fetched : blocks) {
     usage_.fetched_bytes += static_cast<int64_t>(fetched.record.size());
     MSA_ASSIGN_OR_RETURN(auto block, ParseContentBlock(bank(), fetched.reference, fetched.layer,

@@ -12,9 +12,11 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "absl/time/time.h"
 #include "compute_node/content_cache.h"
 #include "compute_node/dialogue.h"
 #include "compute_node/model/transformer.h"
+#include "compute_node/pass_sharer.h"
 #include "rpc/compute_node.h"
 #include "rpc/session_router.h"
 
@@ -26,8 +28,10 @@ struct MemoryAccess {
   std::vector<rpc::MemoryShard*> shards;  // in the shard map's order
   std::vector<std::string> shard_names;   // the map's; empty where shards cannot be missed
   ContentCache* cache = nullptr;
+  PassSharer* passes = nullptr;
   // Layers fetched at once for a document not in the cache, from the one that selected it on.
   int prefetch_layers = 1;
+  absl::Duration fetch_timeout = absl::Seconds(60);  // of one shard's blocks
 };
 
 // K,V of `<|im_start|>user\n` alone, every layer: each query attends to it.
@@ -91,6 +95,7 @@ class MemorySession {
   // meanwhile and, with allow_partial, those of a shard that cannot be reached any more.
   absl::Status Gather(const rpc::CallContext& ctx, int32_t layer,
                       const std::vector<rpc::RoutedPart>& parts, AttentionContext& context);
+  // UNAVAILABLE, naming the shard, when it has not answered in fetch_timeout.
   absl::Status Fetch(const rpc::CallContext& ctx, int32_t layer, int32_t shard,
                      const std::vector<int64_t>& references);
   // Fetch, of which UNAVAILABLE is no error with allow_partial: the shard is missing from then on.

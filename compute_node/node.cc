@@ -74,6 +74,10 @@ absl::StatusOr<std::unique_ptr<Node>> Node::Make(const NodeOptions& options, std
   node->prefix_ = std::make_unique<TemplatePrefix>(std::move(prefix));
   node->encoder_ = std::make_unique<DocumentEncoder>(*node->transformer_, *node->tokenizer_);
   node->steps_ = std::make_unique<StepBatcher>(*node->transformer_);
+  // On a processor a prompt alone keeps all cores busy.
+  node->passes_ =
+      std::make_unique<PassSharer>(*node->transformer_, /*joins=*/!backend.memory_is_host());
+  node->memory_.passes = node->passes_.get();
   return node;
 }
 
@@ -84,6 +88,7 @@ void Node::Attach(rpc::SessionRouter* router, std::vector<rpc::MemoryShard*> sha
   memory_.shard_names = std::move(shard_names);
   memory_.cache = &cache_;
   memory_.prefetch_layers = options_.prefetch_layers;
+  memory_.fetch_timeout = options_.fetch_timeout;
 }
 
 AnsweringParts Node::Parts() const {

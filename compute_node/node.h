@@ -18,6 +18,7 @@
 #include "compute_node/memory_session.h"
 #include "compute_node/model/tokenizer.h"
 #include "compute_node/model/transformer.h"
+#include "compute_node/pass_sharer.h"
 #include "rpc/compute_node.h"
 
 namespace msa::compute_node {
@@ -29,9 +30,10 @@ struct NodeOptions {
   std::string adapter_dir;     // empty: none
   kernels::WeightFormat weights = kernels::WeightFormat::kFloat32;
   size_t content_cache_bytes = size_t{1} << 30;
-  int prefetch_layers = 8;  // MemoryAccess
-  int max_sessions = 16;    // questions answered at once; more wait
-  int max_waiting = 256;    // more are refused
+  int prefetch_layers = 8;                           // MemoryAccess
+  absl::Duration fetch_timeout = absl::Seconds(60);  // MemoryAccess
+  int max_sessions = 16;                             // questions answered at once; more wait
+  int max_waiting = 256;                             // more are refused
 };
 
 class Node : public rpc::ComputeNode {
@@ -84,6 +86,7 @@ class Node : public rpc::ComputeNode {
   std::unique_ptr<TemplatePrefix> prefix_;
   std::unique_ptr<DocumentEncoder> encoder_;
   std::unique_ptr<StepBatcher> steps_;
+  std::unique_ptr<PassSharer> passes_;
   ContentCache cache_;
   MemoryAccess memory_;
   absl::Mutex mu_;

@@ -108,14 +108,21 @@ absl::StatusOr<std::optional<std::vector<ScoredPart>>> RankSums::RankListed(
     return candidate.segment->Visible(candidate.part, sequence) &&
            !exclude.contains(candidate.reference()) && std::isfinite(candidate.score);
   };
+  // Of those that were looked at to tell whether they tell: scored once.
+  std::vector<Candidate> scored;
+  std::vector<float> exact;
+  const auto same = [](const Candidate& a, const Candidate& b) { return a.column == b.column; };
   if (args.error != 0) {
     args.exact = [&](const std::vector<Candidate>& candidates) {
-      return ExactMeans(backend, candidates);
+      scored = candidates;
+      return exact = ExactMeans(backend, candidates);
     };
   }
   const auto shortlist = Shortlist(backend, view, {means.as<float>(), num_parts}, args);
   if (!shortlist.has_value()) return std::nullopt;
-  const std::vector<float> exact = ExactMeans(backend, *shortlist);
+  if (!std::equal(scored.begin(), scored.end(), shortlist->begin(), shortlist->end(), same)) {
+    exact = ExactMeans(backend, *shortlist);
+  }
   std::vector<ScoredPart> parts;
   std::vector<uint64_t> documents;
   for (size_t i = 0; i < exact.size(); ++i) {

@@ -50,9 +50,10 @@ kernels::KvView KvCache::View(int layer) const {
   return view;
 }
 
-absl::Status KvCache::Reserve() {
+absl::Status KvCache::Reserve(int64_t num_tokens) {
   for (Layer& layer : layers_) {
-    if (layer.num_tokens == layer.capacity) MSA_RETURN_IF_ERROR(Grow(layer, layer.num_tokens + 1));
+    const int64_t total = layer.num_tokens + num_tokens;
+    if (total > layer.capacity) MSA_RETURN_IF_ERROR(Grow(layer, total));
   }
   return absl::OkStatus();
 }

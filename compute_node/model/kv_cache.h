@@ -34,11 +34,12 @@ class KvCache {
   // Valid until the layer's next Append.
   kernels::KvView View(int layer) const;
 
-  // Of all layers at once, when they hold equally many tokens: room for one more, and that it has
-  // been written, straight behind the rows of View.
-  absl::Status Reserve();
-  Slots Rows(int layer) const { return {layers_[layer].k.data(), layers_[layer].v.data()}; }
+  // Room for so many more, so that Append of them cannot fail.
+  absl::Status Reserve(int64_t num_tokens);
+  // Of all layers at once, when they hold equally many tokens: that one more, for which there was
+  // room, has been written straight behind the rows of View.
   void Advance();
+  Slots Rows(int layer) const { return {layers_[layer].k.data(), layers_[layer].v.data()}; }
   int64_t num_tokens() const { return layers_[0].num_tokens; }
   int64_t capacity() const { return layers_[0].capacity; }
   // A number no other cache has, nor this one with its rows at other addresses.

@@ -10,6 +10,23 @@
 #include "compute_node/model/transformer_steps.h"
 
 namespace msa::compute_node {
+namespace {
+
+// Rows of contexts that a backend is given at once, but of one sequence: it may need room for a
+// copy of all (4 KB a row of 8 heads of 128), and a device without it has failed for good.
+constexpr int64_t kMaxContextRows = 1 << 15;
+
+// How many sequences from the first on have no more.
+size_t NumAtOnce(absl::Span<const kernels::AttentionArgs> sequences) {
+  int64_t rows = 0;
+  for (size_t s = 0; s < sequences.size(); ++s) {
+    for (const kernels::KvView& block : sequences[s].blocks) rows += block.num_tokens;
+    if (s > 0 && rows > kMaxContextRows) return s;
+  }
+  return sequences.size();
+}
+
+}  // namespace
 
 Transformer::Transformer(ModelConfig config, ModelWeights weights, const kernels::Backend& backend)
     : config_(std::move(config)), weights_(std::move(weights)), backend_(backend) {}
@@ -112,7 +129,11 @@ absl::Status Transformer::Attend(int layer, absl::Span<const SequenceChunk> sequ
     row += num_tokens;
   }
   backend_.AppendRows(a.k, a.v, kv_width(), appends);
-  backend_.Attend(args);
+  for (absl::Span<const kernels::AttentionArgs> left = args; !left.empty();) {
+    const size_t count = NumAtOnce(left);
+    backend_.Attend(left.first(count));
+    left.remove_prefix(count);
+  }
   return absl::OkStatus();
 }
 

@@ -48,7 +48,7 @@ absl::Status Transformer::Steps::Prepare(absl::Span<const SequenceChunk* const> 
 }
 
 absl::Status Transformer::Steps::Run(absl::Span<const SequenceChunk* const> sequences) {
-  for (const SequenceChunk* s : sequences) MSA_RETURN_IF_ERROR(s->cache->Reserve());
+  for (const SequenceChunk* s : sequences) MSA_RETURN_IF_ERROR(s->cache->Reserve(1));
   MSA_RETURN_IF_ERROR(Prepare(sequences));
   if (layout_ != steps_->layout()) recordings_.clear();
   layout_ = steps_->layout();

@@ -126,7 +126,7 @@ absl::Status AnswerGreedily(CaseEngine& engine, const Dialogue& dialogue, const 
   Node& node = engine.node();
   const Transformer& transformer = node.transformer();
   Sampler greedy(0, 0);
-  Decoder decoder(transformer, node.tokenizer(), node.steps(), greedy);
+  Decoder decoder(transformer, node.tokenizer(), *node.memory().passes, node.steps(), greedy);
   MSA_ASSIGN_OR_RETURN(const auto question, dialogue.FinalQuestion());
   MSA_RETURN_IF_ERROR(
       decoder.Feed(state, question, transformer.config().memory.final_question_causal));

@@ -3,6 +3,7 @@
 #ifndef MSA_KERNELS_CUDA_ATTENTION_PLAN_H_
 #define MSA_KERNELS_CUDA_ATTENTION_PLAN_H_
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -49,8 +50,13 @@ inline constexpr int kMaxAttentionDim = 256;
 // A decode sequence is cut into so many splits at most.
 inline constexpr int64_t kMostDecodeSplits = 32;
 // Decode blocks that a Hopper chip holds at once, three on each of 132 multiprocessors: rather than
-// more, longer ones. A tensor-core plan has no more, unless it has more sequences.
+// more, longer ones. A tensor-core plan has no more, unless it has more sequences: then they are
+// four times as many and short, as those that come last leave most of the chip idle.
 inline constexpr int64_t kMostDecodeBlocks = 396;
+inline constexpr int64_t MostDecodeBlocks(int64_t sequences, int num_kv_heads) {
+  const int64_t least = sequences * num_kv_heads;
+  return least <= kMostDecodeBlocks ? kMostDecodeBlocks : std::max(least, 4 * kMostDecodeBlocks);
+}
 
 struct AttentionOptions {
   // Tokens a decode split covers; 0 = by the sequence's own length (256 up to 8,192 tokens).

@@ -38,7 +38,8 @@ StepTable::StepTable(const AttentionShape& shape, int num_layers, int max_sequen
 
 int StepTable::MostItems(int rows) const {
   if (!tensor_cores_) return rows * static_cast<int>(kMostDecodeSplits);
-  return std::max(rows, static_cast<int>(kMostDecodeBlocks) / shape_.num_kv_heads);
+  return std::max(
+      rows, static_cast<int>(MostDecodeBlocks(rows, shape_.num_kv_heads)) / shape_.num_kv_heads);
 }
 
 size_t StepTable::StateOffset() const {

@@ -1,7 +1,8 @@
-// A block selects the best k of a list by radix: digit by digit from the top it finds the value of
-// the k-th, first in the scores, then (only among equals) in the references; collects what is not
-// worse; and at the end sorts that by a bitonic network in shared memory. One block a slice of the
-// candidates, then one block a question over what the slices gave.
+// A block selects the best k of a list by radix: digit by digit from the highest bit in which
+// scores differ it finds the value of the k-th, first in the scores, then (only among equals) in
+// the references; collects what is not worse; and at the end sorts that by a bitonic network in
+// shared memory. One block a slice of the candidates, then one block a question over what the
+// slices gave.
 #include <algorithm>
 
 #include "common/routing.h"
@@ -14,8 +15,7 @@ namespace {
 
 constexpr int kThreads = 512;
 constexpr int kBins = 256;
-constexpr int kScoreDigits = 4;
-constexpr int kDigits = kScoreDigits + 8;
+constexpr int kReferenceDigits = 8;
 constexpr int64_t kMinSlice = 4096;
 constexpr int64_t kMaxSlices = 512;
 
@@ -76,6 +76,8 @@ constexpr int64_t kAlwaysCached = 4096;
 struct SelectShared {
   uint32_t histogram[kBins];
   uint32_t suffix[kBins];  // candidates in this bin and those above
+  uint32_t largest_key;
+  uint32_t least_key;  // of those to be taken
   int bin;
   int count;
   Order order[kMaxTopK];
@@ -83,46 +85,82 @@ struct SelectShared {
   int32_t index[kMaxTopK];
 };
 
-__device__ uint32_t Digit(const Order& order, int digit) {
-  return digit < kScoreDigits ? order.score >> (24 - 8 * digit) & 0xff
-                              : order.reference >> (56 - 8 * (digit - kScoreDigits)) & 0xff;
-}
+// How an order is cut into digits of up to 8 bits: its score's bits below those that all scores
+// have in common, then its reference's.
+struct Digits {
+  int score_bits = 32;  // that scores differ in
 
-// The digits of `order` from the first to `count`, the others zero.
-__device__ Order Prefix(const Order& order, int count) {
-  Order prefix = {0, 0};
-  if (count >= kScoreDigits) {
-    prefix.score = order.score;
-  } else if (count > 0) {
-    prefix.score = order.score & ~0u << (32 - 8 * count);
+  __device__ int of_score() const { return (score_bits + 7) / 8; }
+  __device__ int all() const { return of_score() + kReferenceDigits; }
+  // Bits of the score below its first `count` digits.
+  __device__ int BitsBelow(int count) const { return max(score_bits - 8 * count, 0); }
+
+  __device__ uint32_t At(const Order& order, int digit) const {
+    if (digit >= of_score()) return order.reference >> (56 - 8 * (digit - of_score())) & 0xff;
+    const int below = BitsBelow(digit + 1);
+    return order.score >> below & ((1u << (BitsBelow(digit) - below)) - 1);
   }
-  if (count >= kDigits) {
-    prefix.reference = order.reference;
-  } else if (count > kScoreDigits) {
-    prefix.reference = order.reference & ~uint64_t{0} << (64 - 8 * (count - kScoreDigits));
+
+  // The digits of `order` from the first to `count` and what is above them, the others zero.
+  __device__ Order Prefix(const Order& order, int count) const {
+    const int below = BitsBelow(count);
+    Order prefix = {below < 32 ? order.score >> below << below : 0, 0};
+    if (count >= all()) {
+      prefix.reference = order.reference;
+    } else if (count > of_score()) {
+      prefix.reference = order.reference & ~uint64_t{0} << (64 - 8 * (count - of_score()));
+    }
+    return prefix;
   }
-  return prefix;
-}
+};
 
 __device__ bool Less(const Order& a, const Order& b) {
   return a.score != b.score ? a.score < b.score : a.reference < b.reference;
 }
 
-__device__ void CountDigits(const Candidates& from, const Order& threshold, int digit,
-                            SelectShared& shared) {
+// The bits in which the scores of those to be taken differ, and those above.
+__device__ Digits FindDigits(const Candidates& from, Order& common, SelectShared& shared) {
+  if (threadIdx.x == 0) {
+    shared.largest_key = 0;
+    shared.least_key = ~0u;
+  }
+  __syncthreads();
+  uint32_t largest = 0;
+  uint32_t least = ~0u;
+  for (int64_t i = from.begin + threadIdx.x; i < from.end; i += kThreads) {
+    const uint32_t key = from.Key(i);
+    if (key == 0) continue;
+    largest = max(largest, key);
+    least = min(least, key);
+  }
+  largest = __reduce_max_sync(~0u, largest);
+  least = __reduce_min_sync(~0u, least);
+  if (threadIdx.x % 32 == 0) {
+    atomicMax(&shared.largest_key, largest);
+    atomicMin(&shared.least_key, least);
+  }
+  __syncthreads();
+  largest = shared.largest_key;
+  Digits digits = {32};
+  if (largest > 0) digits.score_bits = 32 - __clz(largest ^ shared.least_key);
+  common = digits.Prefix({largest, 0}, 0);
+  return digits;
+}
+
+__device__ void CountDigits(const Candidates& from, const Digits& digits, const Order& threshold,
+                            int digit, SelectShared& shared) {
   for (int i = threadIdx.x; i < kBins; i += kThreads) shared.histogram[i] = 0;
   __syncthreads();
   for (int64_t i = from.begin + threadIdx.x; i < from.end; i += kThreads) {
     const uint32_t key = from.Key(i);
     if (key == 0) continue;
     Order order = {key, 0};
-    const Order of_scores = Prefix(order, min(digit, kScoreDigits));
-    if (of_scores.score != threshold.score) continue;
-    if (digit >= kScoreDigits) {
+    if (digits.Prefix(order, digit).score != threshold.score) continue;
+    if (digit >= digits.of_score()) {
       order.reference = ReferenceOrder(from.Reference(i));
-      if (Prefix(order, digit).reference != threshold.reference) continue;
+      if (digits.Prefix(order, digit).reference != threshold.reference) continue;
     }
-    atomicAdd(&shared.histogram[Digit(order, digit)], 1);
+    atomicAdd(&shared.histogram[digits.At(order, digit)], 1);
   }
   __syncthreads();
 }
@@ -148,12 +186,14 @@ __device__ void SumBins(SelectShared& shared) {
 }
 
 // The prefix of the k-th best; candidates whose prefix is not below it are the best k (or all).
-// `digits` is how many digits the prefix has.
-__device__ Order FindThreshold(const Candidates& from, int k, SelectShared& shared, int& digits) {
+// `count` is how many digits the prefix has.
+__device__ Order FindThreshold(const Candidates& from, int k, SelectShared& shared, Digits& digits,
+                               int& count) {
   Order threshold = {0, 0};
+  digits = FindDigits(from, threshold, shared);
   uint32_t wanted = k;
-  for (digits = 0; digits < kDigits;) {
-    CountDigits(from, threshold, digits, shared);
+  for (count = 0; count < digits.all();) {
+    CountDigits(from, digits, threshold, count, shared);
     SumBins(shared);
     if (shared.suffix[0] <= wanted) return threshold;  // all that are left
     for (int bin = threadIdx.x; bin < kBins; bin += kThreads) {
@@ -164,27 +204,27 @@ __device__ Order FindThreshold(const Candidates& from, int k, SelectShared& shar
     const uint64_t bin = shared.bin;
     const uint32_t inside = shared.histogram[bin];
     wanted -= shared.suffix[bin] - inside;
-    if (digits < kScoreDigits) {
-      threshold.score |= static_cast<uint32_t>(bin) << (24 - 8 * digits);
+    if (count < digits.of_score()) {
+      threshold.score |= static_cast<uint32_t>(bin) << digits.BitsBelow(count + 1);
     } else {
-      threshold.reference |= bin << (56 - 8 * (digits - kScoreDigits));
+      threshold.reference |= bin << (56 - 8 * (count - digits.of_score()));
     }
-    ++digits;
+    ++count;
     __syncthreads();
     if (inside == wanted) break;
   }
   return threshold;
 }
 
-__device__ void Collect(const Candidates& from, const Order& threshold, int digits,
-                        SelectShared& shared) {
+__device__ void Collect(const Candidates& from, const Digits& digits, const Order& threshold,
+                        int count, SelectShared& shared) {
   if (threadIdx.x == 0) shared.count = 0;
   __syncthreads();
   for (int64_t i = from.begin + threadIdx.x; i < from.end; i += kThreads) {
     const uint32_t key = from.Key(i);
     if (key == 0 || key < threshold.score) continue;
     const Order order = {key, ReferenceOrder(from.Reference(i))};
-    if (Less(Prefix(order, digits), threshold)) continue;
+    if (Less(digits.Prefix(order, count), threshold)) continue;
     const int at = atomicAdd(&shared.count, 1);
     if (at >= kMaxTopK) continue;  // only if references are not unique
     shared.order[at] = order;
@@ -235,9 +275,10 @@ __device__ void Select(Candidates from, int num_cached, int k, bool sorted, cons
     from.cached = keys;
     __syncthreads();
   }
-  int digits = 0;
-  const Order threshold = FindThreshold(from, k, shared, digits);
-  Collect(from, threshold, digits, shared);
+  Digits digits;
+  int num_digits = 0;
+  const Order threshold = FindThreshold(from, k, shared, digits, num_digits);
+  Collect(from, digits, threshold, num_digits, shared);
   if (threadIdx.x == 0) shared.count = min(shared.count, kMaxTopK);
   __syncthreads();
   int size = 2;

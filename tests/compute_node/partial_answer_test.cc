@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/time/clock.h"
 #include "compute_node/node.h"
 #include "memory_node/document_store.h"
 #include "memory_node/shard.h"
@@ -26,6 +27,7 @@ class PartialAnswerTest : public ::testing::Test {
     options.model_dir = golden + "qwen3_small";
     options.tokenizer_file = golden + "tokenizers/qwen_small.json";
     options.prefetch_layers = 1;
+    options.fetch_timeout = absl::Milliseconds(200);
     auto node = Node::Load(options, *backend_);
     ASSERT_TRUE(node.ok()) << node.status();
     node_ = *std::move(node);
@@ -37,8 +39,8 @@ class PartialAnswerTest : public ::testing::Test {
     ASSERT_TRUE(alive.ok()) << alive.status();
     alive_ = *std::move(alive);
     const std::vector<rpc::MemoryShard*> shards = {alive_.get(), &dying_};
-    router_ = std::make_unique<router::Router>(map_, shards,
-                                               std::vector<rpc::ComputeNode*>{node_.get()});
+    router_ =
+        std::make_unique<router::Router>(map_, shards, std::vector<rpc::ComputeNode*>{node_.get()});
     node_->Attach(router_.get(), shards, {"a", "b"});
     rpc::BankOptions bank;
     bank.routing_dtype = bank.content_dtype = DType::kFloat32;
@@ -100,6 +102,23 @@ TEST_F(PartialAnswerTest, NamesWhatIsMissingAndAsksItOnce) {
   EXPECT_THAT(reply->missing_shards, ElementsAre("b"));
   EXPECT_EQ(refused_, 1);
   EXPECT_FALSE(reply->documents.empty());
+}
+
+// The question has ten minutes, the shard has not: others wait for this question's pass.
+TEST_F(PartialAnswerTest, AShardThatHangsIsMissing) {
+  dying_.before = [](const std::string& method, const rpc::CallContext& ctx) {
+    if (method != "FetchBlocks") return absl::OkStatus();
+    EXPECT_LE(ctx.deadline, absl::Now() + absl::Milliseconds(200));
+    absl::SleepFor(ctx.deadline - absl::Now());
+    return absl::DeadlineExceededError("too late");
+  };
+  ctx_.deadline = absl::Now() + absl::Minutes(10);
+  const auto none = Retrieve(/*allow_partial=*/false);
+  EXPECT_EQ(none.status().code(), absl::StatusCode::kUnavailable) << none.status();
+  EXPECT_THAT(std::string(none.status().message()), HasSubstr("shard 'b'"));
+  const auto some = Retrieve(/*allow_partial=*/true);
+  ASSERT_TRUE(some.ok()) << some.status();
+  EXPECT_THAT(some->missing_shards, ElementsAre("b"));
 }
 
 }  // namespace

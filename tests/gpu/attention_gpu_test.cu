@@ -220,6 +220,24 @@ void TestDecodeBatch(AttentionPrecision p) {
   }
 }
 
+// More sequences than the chip holds blocks of at once: a block then takes fewer splits.
+void TestManySequences(AttentionPrecision p) {
+  std::vector<std::unique_ptr<Sequence>> sequences;
+  std::vector<Sequence*> batch;
+  for (int i = 0; i < 56; ++i) {
+    sequences.push_back(std::make_unique<Sequence>(1, Shape{32, 8, 128},
+                                                   std::vector<Block>{{3, kF32}, {140, kBf16}},
+                                                   Block{1 + 53 * i % 700, kBf16}, 700 + i));
+    batch.push_back(sequences.back().get());
+  }
+  Check(batch, p, "many sequences " + Name(p));
+  for (int i = 0; i < 56; i += 11) {
+    const std::vector<float> in_batch = batch[i]->out().ToHost();
+    Run({batch[i]}, p);
+    Expect(in_batch == batch[i]->out().ToHost(), "independent of many " + Name(p));
+  }
+}
+
 // More views than the decode kernel keeps at hand, of types that change in the middle of a unit.
 void TestManyViews(AttentionPrecision p) {
   for (const int num_blocks : {5, 48, 130}) {
@@ -354,6 +372,7 @@ int main(int argc, char** argv) {
     TestFullMask(p);
     if (!quick) TestLong(p);
     if (!quick) TestDecodeBatch(p);
+    if (!quick) TestManySequences(p);
     TestManyViews(p);
     TestFewWideRows(p);
     TestBatchIndependence(p);

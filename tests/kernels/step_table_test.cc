@@ -1,6 +1,7 @@
 // The table of decode steps: launches made once find every set of sequences where they look.
 #include "kernels/cuda/step_table.h"
 
+#include <algorithm>
 #include <cstring>
 #include <vector>
 
@@ -117,6 +118,38 @@ TEST_P(StepTableTest, SplitsDependOnTheSequenceAlone) {
   Set({20, 5000, 300, 300, 300, 300, 300, 300});
   CheckItems(1, kMaxSequences);
   EXPECT_EQ(At<TableSequence>(1, 0, 1).num_splits, alone);
+}
+
+// Around the number of sequences from which on a block takes fewer splits: a table that has no
+// place for all items would leave steps to the slow way.
+TEST_P(StepTableTest, ItemsOfManySequencesHavePlaces) {
+  for (const int rows : {48, 49, 50, 64}) {
+    SCOPED_TRACE(rows);
+    StepTable table(Shape(), 1, 64, reinterpret_cast<const float*>(g_memory),
+                    reinterpret_cast<float*>(g_memory));
+    std::vector<StepInput> inputs;
+    for (int i = 0; i < rows; ++i) inputs.push_back({{}, Kv(1 + 997 * i % 30000, i % 64)});
+    table.Begin();
+    ASSERT_TRUE(table.SetLayer(0, inputs));
+    const AttentionLaunch launch = table.Launch(0, rows);
+    const uint8_t* part = table.fixed_part().data();
+    int splits = 0, most = 0, held = 0;
+    for (int i = 0; i < rows; ++i) {
+      splits += reinterpret_cast<const TableSequence*>(part)[i].num_splits;
+    }
+    const auto* items = reinterpret_cast<const TableItem*>(part + launch.decode_offset);
+    for (int i = 0; i < launch.num_decode_items; ++i) {
+      if (items[i].sequence < 0) continue;
+      held += items[i].num_splits;
+      most = std::max(most, items[i].num_splits);
+    }
+    EXPECT_EQ(held, splits);
+    EXPECT_LE(launch.decode_offset + launch.num_decode_items * sizeof(TableItem),
+              launch.merge_offset);
+    if (GetParam() == AttentionPrecision::kFloat32) continue;
+    EXPECT_EQ(launch.num_decode_items, rows < 50 ? 49 : 198);
+    EXPECT_LE(most, rows < 50 ? 32 : 16);
+  }
 }
 
 TEST_P(StepTableTest, PartialSumsHaveRoom) {

@@ -9,6 +9,7 @@
 
 #include "common/safetensors.h"
 #include "gtest/gtest.h"
+#include "kernels/forwarding_backend.h"
 
 namespace msa::compute_node {
 namespace {
@@ -170,6 +171,54 @@ TEST(TransformerTest, StepsOfABatchAreWhatForwardGives) {
       const std::vector<float> one(logits.begin() + s * vocab, logits.begin() + (s + 1) * vocab);
       EXPECT_LE(MaxError(one, vectors.logits, row), kLogitTolerance) << "sequence " << s;
     }
+  }
+}
+
+// Of many contexts a backend is given so many at once that it has room for a copy of them.
+TEST(TransformerTest, LargeContextsAreAttendedToOneAfterTheOther) {
+  class Watching : public kernels::ForwardingBackend {
+   public:
+    using ForwardingBackend::ForwardingBackend;
+    void Attend(absl::Span<const kernels::AttentionArgs> sequences) const override {
+      counts.push_back(sequences.size());
+      ForwardingBackend::Attend(sequences);
+    }
+    mutable std::vector<size_t> counts;
+  };
+  const auto reference = *kernels::MakeBackend("reference", 1);
+  const Watching backend(*reference);
+  const auto model = Load("qwen3", backend, kernels::WeightFormat::kFloat32);
+  const Vectors vectors = LoadVectors("qwen3");
+  constexpr int64_t kRows = 15000;
+  std::vector<float> rows(kRows * model->kv_width());
+  for (size_t i = 0; i < rows.size(); ++i) rows[i] = static_cast<float>(i * 7919 % 1000) / 500 - 1;
+  kernels::KvView view;
+  view.k = view.v = rows.data();
+  view.num_tokens = kRows;
+  const int num_layers = model->config().num_layers;
+  std::vector<AttentionContext> contexts(5, AttentionContext(num_layers));
+  for (size_t i = 0; i < contexts.size(); ++i) {
+    // The first alone is more than is given at once; the last has none.
+    const int blocks = i == 0 ? 3 : i == 4 ? 0 : 1;
+    for (auto& layer : contexts[i].layers) {
+      for (int b = 0; b < blocks; ++b) layer.push_back(view);
+    }
+  }
+  std::vector<SequenceChunk> batch(contexts.size());
+  for (size_t i = 0; i < batch.size(); ++i) {
+    batch[i].tokens = absl::MakeConstSpan(vectors.ids).subspan(i, 1 + i % 2);
+    batch[i].context = &contexts[i];
+  }
+  const auto hidden = model->Forward(batch, nullptr);
+  ASSERT_TRUE(hidden.ok());
+  std::vector<size_t> expected;
+  for (int layer = 0; layer < num_layers; ++layer) expected.insert(expected.end(), {1, 2, 2});
+  EXPECT_EQ(backend.counts, expected);
+  const size_t width = model->config().hidden_size;
+  for (size_t i = 0; i < batch.size(); ++i) {
+    const auto alone = model->Forward({&batch[i], 1}, nullptr);
+    const auto row = hidden->begin() + static_cast<int64_t>(i * width);
+    EXPECT_EQ(*alone, std::vector<float>(row, row + static_cast<int64_t>(width))) << i;
   }
 }
 

@@ -1,0 +1,212 @@
+#include "compute_node/pass_sharer.h"
+
+#include <algorithm>
+#include <barrier>
+#include <thread>
+#include <utility>
+
+#include "absl/synchronization/mutex.h"
+#include "common/status_macros.h"
+
+namespace msa::compute_node {
+
+struct PassSharer::Item {
+  const SequenceChunk* sequence = nullptr;
+  RoutedHook* hook = nullptr;
+  std::vector<float> hidden;  // out
+  absl::Status status;        // out
+
+  size_t tokens() const { return sequence->tokens.size(); }
+};
+
+// The hook of a pass of several sequences. In a layer that routes, all queries are computed at once
+// and every sequence's hook has a thread: hooks wait for their memory, and those that wait together
+// are scanned for together.
+class PassSharer::Hooks : public ForwardHook {
+ public:
+  Hooks(const Transformer& transformer, absl::Span<Item* const> items)
+      : transformer_(transformer),
+        items_(items),
+        queries_of_(items.size()),
+        step_(static_cast<ptrdiff_t>(items.size())) {
+    int64_t row = 0;
+    for (const Item* item : items) {
+      first_rows_.push_back(row);
+      row += static_cast<int64_t>(item->tokens());
+    }
+    for (size_t i = 1; i < items.size(); ++i) threads_.emplace_back([this, i] { Help(i); });
+  }
+  ~Hooks() override {
+    layer_ = kOver;
+    step_.arrive_and_wait();
+    for (std::thread& thread : threads_) thread.join();
+  }
+
+  absl::Status OnAttentionInputs(int layer, const AttentionInputs& inputs) override {
+    layer_ = layer;
+    inputs_ = inputs;
+    if (Together()) {
+      step_.arrive_and_wait();
+      TakeTurn(0);
+      queries_ = kernels::Buffer();
+    } else {
+      for (size_t i = 0; i < items_.size(); ++i) Call(i, {});
+    }
+    for (const Item* item : items_) {
+      if (item->status.ok()) return absl::OkStatus();
+    }
+    return items_.front()->status;  // nobody is left
+  }
+
+ private:
+  static constexpr int kOver = -1;
+
+  bool Asks(const Item& item) const { return item.status.ok() && item.hook->Routes(layer_); }
+
+  // Computes the layer's queries; false where it has none. Those of a bank that reduces otherwise
+  // than the first are left to their own turn, all where memory is short.
+  bool Together() {
+    std::vector<int32_t> rows;
+    const RoutingShape* shape = nullptr;
+    bool any = false;
+    for (size_t i = 0; i < items_.size(); ++i) {
+      const Item& item = *items_[i];
+      queries_of_[i] = kNone;
+      if (!Asks(item)) continue;
+      any = true;
+      if (shape == nullptr) shape = &item.hook->shape();
+      if (!(item.hook->shape() == *shape)) continue;
+      queries_of_[i] = rows.size();
+      for (const int32_t row : item.hook->query_rows()) {
+        rows.push_back(static_cast<int32_t>(first_rows_[i]) + row);
+      }
+    }
+    if (!any) return false;
+    queries_ = RoutingQueries(transformer_, *shape, layer_, inputs_, rows);
+    // No room for those of all.
+    if (!queries_.ok()) std::fill(queries_of_.begin(), queries_of_.end(), kNone);
+    return true;
+  }
+
+  void Help(size_t i) {
+    while (true) {
+      step_.arrive_and_wait();
+      if (layer_ == kOver) return;
+      TakeTurn(i);
+    }
+  }
+
+  // All queries are on the processor before the first scan is asked for: a copy waits for what the
+  // device was asked before it.
+  void TakeTurn(size_t i) {
+    auto queries = Queries(i);
+    step_.arrive_and_wait();
+    if (queries.ok()) {
+      Call(i, *std::move(queries));
+    } else {
+      items_[i]->status = queries.status();
+    }
+    step_.arrive_and_wait();
+  }
+
+  absl::StatusOr<std::vector<float>> Queries(size_t i) {
+    const Item& item = *items_[i];
+    if (!Asks(item)) return std::vector<float>();
+    const RoutingShape& shape = item.hook->shape();
+    const absl::Span<const int32_t> rows = item.hook->query_rows();
+    const kernels::Backend& backend = transformer_.backend();
+    if (queries_of_[i] != kNone) {
+      return QueriesOf(backend, *queries_, shape, queries_of_[i], rows.size());
+    }
+    AttentionInputs own;
+    own.rows = static_cast<int64_t>(item.tokens());
+    own.normed = inputs_.normed + first_rows_[i] * transformer_.config().hidden_size;
+    own.q = inputs_.q + first_rows_[i] * transformer_.q_width();
+    own.k = inputs_.k + first_rows_[i] * transformer_.kv_width();
+    own.v = inputs_.v + first_rows_[i] * transformer_.kv_width();
+    // One after the other, so that there is room where there is room for one.
+    absl::MutexLock lock(&own_queries_);
+    MSA_ASSIGN_OR_RETURN(const kernels::Buffer queries,
+                         RoutingQueries(transformer_, shape, layer_, own, rows));
+    return QueriesOf(backend, queries, shape, 0, rows.size());
+  }
+
+  void Call(size_t i, std::vector<float> queries) {
+    Item& item = *items_[i];
+    if (item.status.ok()) item.status = item.hook->OnQueries(layer_, std::move(queries));
+  }
+
+  static constexpr size_t kNone = SIZE_MAX;
+
+  const Transformer& transformer_;
+  const absl::Span<Item* const> items_;
+  std::vector<int64_t> first_rows_;
+  // Written by the pass's own thread while the others wait for a layer.
+  int layer_ = 0;
+  AttentionInputs inputs_;
+  absl::StatusOr<kernels::Buffer> queries_;  // of all that have a place in it
+  std::vector<size_t> queries_of_;           // first row in queries_, or kNone
+  absl::Mutex own_queries_;                  // held while those that have none are computed
+  std::barrier<> step_;
+  std::vector<std::thread> threads_;  // all items' but the first's
+};
+
+PassSharer::PassSharer(const Transformer& transformer, bool joins)
+    : transformer_(transformer),
+      joins_(joins),
+      routed_(
+          kMaxTokens, [](const Item& item) { return item.tokens(); },
+          [this](absl::Span<Item* const> items) { Process(items); }),
+      plain_(
+          kMaxTokens, [](const Item& item) { return item.tokens(); },
+          [this](absl::Span<Item* const> items) { Process(items); }) {}
+
+absl::StatusOr<std::vector<float>> PassSharer::Forward(const SequenceChunk& sequence,
+                                                       RoutedHook* hook) {
+  if (!joins_) return transformer_.Forward({&sequence, 1}, hook);
+  // Its own memory is taken here, so that a want of it is this sequence's alone.
+  MSA_RETURN_IF_ERROR(sequence.cache->Reserve(static_cast<int64_t>(sequence.tokens.size())));
+  Item item;
+  item.sequence = &sequence;
+  item.hook = hook;
+  (hook != nullptr ? routed_ : plain_).Run(&item);
+  MSA_RETURN_IF_ERROR(item.status);
+  return std::move(item.hidden);
+}
+
+void PassSharer::RunAlone(Item& item) const {
+  auto hidden = transformer_.Forward({item.sequence, 1}, item.hook);
+  item.status = hidden.status();
+  if (hidden.ok()) item.hidden = *std::move(hidden);
+}
+
+void PassSharer::Process(absl::Span<Item* const> items) const {
+  if (items.size() == 1) return RunAlone(*items.front());
+  std::vector<SequenceChunk> sequences;
+  for (const Item* item : items) sequences.push_back(*item->sequence);
+  absl::StatusOr<std::vector<float>> hidden;
+  if (items.front()->hook != nullptr) {
+    Hooks hooks(transformer_, items);
+    hidden = transformer_.Forward(sequences, &hooks);
+  } else {
+    hidden = transformer_.Forward(sequences, nullptr);
+  }
+  // No room for all their tensors, of which nothing was computed yet.
+  if (absl::IsResourceExhausted(hidden.status())) {
+    for (Item* item : items) {
+      if (item->status.ok()) RunAlone(*item);
+    }
+    return;
+  }
+  const int64_t width = transformer_.config().hidden_size;
+  for (size_t i = 0; i < items.size(); ++i) {
+    Item& item = *items[i];
+    if (!item.status.ok()) continue;
+    item.status = hidden.status();
+    if (!hidden.ok()) continue;
+    const auto row = hidden->begin() + static_cast<int64_t>(i) * width;
+    item.hidden.assign(row, row + width);
+  }
+}
+
+}  // namespace msa::compute_node

@@ -1,0 +1,293 @@
+// Oracle: Transformer::Forward of each sequence alone.
+#include "compute_node/pass_sharer.h"
+
+#include <atomic>
+#include <barrier>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <thread>
+
+#include "absl/strings/str_cat.h"
+#include "absl/synchronization/notification.h"
+#include "compute_node/model/synthetic_model.h"
+#include "gtest/gtest.h"
+#include "kernels/forwarding_backend.h"
+
+namespace msa::compute_node {
+namespace {
+
+constexpr int kSequences = 4;
+constexpr int kTop = 3;  // the last layer
+
+// Has memory for `most` bytes at once, and for `all` in use; counts what it is asked to attend.
+class TightBackend : public kernels::ForwardingBackend {
+ public:
+  using ForwardingBackend::ForwardingBackend;
+
+  absl::StatusOr<kernels::Buffer> Allocate(size_t bytes, Purpose purpose) const override {
+    const size_t used = in_use.fetch_add(bytes) + bytes;
+    auto memory = std::make_shared<absl::StatusOr<kernels::Buffer>>(
+        used > all || bytes > most ? absl::ResourceExhaustedError("no memory")
+                                   : ForwardingBackend::Allocate(bytes, purpose));
+    if (!memory->ok()) {
+      in_use -= bytes;
+      ++refused;
+      return memory->status();
+    }
+    largest = std::max<size_t>(largest, bytes);
+    return kernels::Buffer((*memory)->data(), bytes,
+                           [this, memory](void*) { in_use -= (*memory)->size(); });
+  }
+
+  void Attend(absl::Span<const kernels::AttentionArgs> sequences) const override {
+    ++attended;
+    if (before_attend) before_attend();
+    ForwardingBackend::Attend(sequences);
+  }
+
+  std::function<void()> before_attend;
+  mutable std::atomic<int> attended = 0;
+  std::atomic<size_t> most = SIZE_MAX;
+  std::atomic<size_t> all = SIZE_MAX;
+  mutable std::atomic<size_t> in_use = 0;
+  mutable std::atomic<size_t> largest = 0;  // that was had
+  mutable std::atomic<int> refused = 0;
+};
+
+// Keeps the queries of its router layers; fails in `fail_at`.
+class Watcher : public RoutedHook {
+ public:
+  explicit Watcher(const Transformer& model) : model_(model), shape_(model.config().Routing()) {}
+
+  absl::Status OnAttentionInputs(int layer, const AttentionInputs& inputs) override {
+    return Ask(model_, layer, inputs);
+  }
+  bool Routes(int layer) const override { return layer >= 2; }
+  const RoutingShape& shape() const override { return shape_; }
+  absl::Span<const int32_t> query_rows() const override { return rows; }
+
+  absl::Status OnQueries(int layer, std::vector<float> of_layer) override {
+    EXPECT_FALSE(running_.exchange(true)) << "one call at a time";
+    EXPECT_EQ(layer, calls++);
+    EXPECT_EQ(of_layer.size(), Routes(layer) ? rows.size() * shape_.query_width() : 0);
+    queries.push_back(std::move(of_layer));
+    if (at_layer) at_layer(layer);
+    running_ = false;
+    return layer == fail_at ? absl::CancelledError("gone") : absl::OkStatus();
+  }
+
+  std::vector<int32_t> rows = {0};
+  int fail_at = -1;
+  int calls = 0;
+  std::vector<std::vector<float>> queries;
+  std::function<void(int)> at_layer;
+
+ protected:
+  const Transformer& model_;
+  RoutingShape shape_;
+
+ private:
+  std::atomic<bool> running_ = false;
+};
+
+// Its bank does not fold heads.
+class OtherShape : public Watcher {
+ public:
+  explicit OtherShape(const Transformer& model) : Watcher(model) { shape_.head = Reduce::kMax; }
+};
+
+class PassSharerTest : public ::testing::Test {
+ protected:
+  struct Sequence {
+    explicit Sequence(const Transformer& model)
+        : cache(std::make_unique<KvCache>(model.NewCache(8))),
+          hook(std::make_unique<Watcher>(model)) {}
+    std::vector<int32_t> tokens;
+    std::unique_ptr<KvCache> cache;
+    std::unique_ptr<Watcher> hook;
+    absl::StatusOr<std::vector<float>> hidden;
+  };
+
+  void SetUp() override {
+    const ModelConfig config = *SyntheticConfig("msa-tiny");
+    model_ = *Transformer::Make(
+        config, *SyntheticWeights(config, *backend_, kernels::WeightFormat::kFloat32), *backend_);
+  }
+
+  SequenceChunk Chunk(const Sequence& sequence) const {
+    SequenceChunk chunk;
+    chunk.tokens = sequence.tokens;
+    chunk.first_position = 3;
+    chunk.cache = sequence.cache.get();
+    return chunk;
+  }
+
+  std::vector<std::unique_ptr<Sequence>> Make() const {
+    std::vector<std::unique_ptr<Sequence>> made;
+    for (int s = 0; s < kSequences; ++s) {
+      made.push_back(std::make_unique<Sequence>(*model_));
+      if (s == 1 && shapes_differ_) made.back()->hook = std::make_unique<OtherShape>(*model_);
+      for (int i = 0; i < 5 + 7 * s; ++i) made.back()->tokens.push_back(100 + 37 * s + i);
+      for (int i = 0; i < 3 + s; ++i) made.back()->hook->rows.push_back(i + 1);
+    }
+    return made;
+  }
+
+  // The first pass has one sequence and holds until all the others wait for the next.
+  void RunTogether(const std::vector<std::unique_ptr<Sequence>>& sequences, bool hooked) {
+    PassSharer sharer(*model_, /*joins=*/true);
+    Sequence blocker(*model_);
+    blocker.tokens = {7};
+    absl::Notification began, go;
+    memory_.before_attend = [&] {
+      if (began.HasBeenNotified()) return;
+      began.Notify();
+      go.WaitForNotification();
+    };
+    const auto run = [&sharer, hooked, this](Sequence& s) {
+      s.hidden = sharer.Forward(Chunk(s), hooked ? s.hook.get() : nullptr);
+    };
+    std::thread first([&] { run(blocker); });
+    began.WaitForNotification();
+    std::vector<std::thread> threads;
+    for (const auto& s : sequences) threads.emplace_back([&run, &s = *s] { run(s); });
+    while (sharer.waiting() < sequences.size()) std::this_thread::yield();
+    go.Notify();
+    for (std::thread& thread : threads) thread.join();
+    first.join();
+    memory_.before_attend = nullptr;
+    EXPECT_TRUE(blocker.hidden.ok());
+  }
+
+  std::vector<std::unique_ptr<Sequence>> RunAlone() const {
+    auto sequences = Make();
+    memory_.largest = 0;
+    for (const auto& s : sequences) {
+      const SequenceChunk chunk = Chunk(*s);
+      s->hidden = model_->Forward({&chunk, 1}, s->hook.get());
+      EXPECT_TRUE(s->hidden.ok());
+    }
+    return sequences;
+  }
+
+  static void ExpectSame(const Sequence& sequence, const Sequence& alone) {
+    ASSERT_TRUE(sequence.hidden.ok()) << sequence.hidden.status();
+    EXPECT_EQ(*sequence.hidden, *alone.hidden);
+    EXPECT_EQ(sequence.cache->num_tokens(), alone.cache->num_tokens());
+    EXPECT_EQ(sequence.hook->queries, alone.hook->queries);
+  }
+
+  const std::unique_ptr<kernels::Backend> reference_ = *kernels::MakeBackend("reference", 1);
+  TightBackend memory_{*reference_};
+  const kernels::Backend* const backend_ = &memory_;
+  std::unique_ptr<Transformer> model_;
+  bool shapes_differ_ = true;
+};
+
+TEST_F(PassSharerTest, GivesWhatEachAloneGives) {
+  const auto alone = RunAlone();
+  for (const bool hooked : {true, false}) {
+    const auto together = Make();
+    memory_.attended = 0;
+    RunTogether(together, hooked);
+    EXPECT_EQ(memory_.attended, 2 * (kTop + 1)) << "passes, the first one's included";
+    for (int s = 0; s < kSequences; ++s) {
+      SCOPED_TRACE(absl::StrCat(s, hooked));
+      ASSERT_TRUE(together[s]->hidden.ok()) << together[s]->hidden.status();
+      EXPECT_EQ(*together[s]->hidden, *alone[s]->hidden);
+      EXPECT_EQ(together[s]->cache->num_tokens(), alone[s]->cache->num_tokens());
+      if (!hooked) continue;
+      EXPECT_EQ(together[s]->hook->queries, alone[s]->hook->queries);
+    }
+  }
+}
+
+TEST_F(PassSharerTest, AHooksErrorIsItsSequencesOwn) {
+  const auto alone = RunAlone();
+  const auto sequences = Make();
+  sequences[2]->hook->fail_at = 2;
+  RunTogether(sequences, /*hooked=*/true);
+  for (int s = 0; s < kSequences; ++s) {
+    EXPECT_EQ(sequences[s]->hook->calls, s == 2 ? 3 : kTop + 1);
+    if (s != 2) ExpectSame(*sequences[s], *alone[s]);
+  }
+  EXPECT_TRUE(absl::IsCancelled(sequences[2]->hidden.status()));
+}
+
+TEST_F(PassSharerTest, APassOfWhichAllFailedEnds) {
+  const auto sequences = Make();
+  for (const auto& s : sequences) s->hook->fail_at = 0;
+  RunTogether(sequences, /*hooked=*/true);
+  for (const auto& s : sequences) {
+    EXPECT_TRUE(absl::IsCancelled(s->hidden.status()));
+    EXPECT_EQ(s->hook->calls, 1);
+  }
+}
+
+TEST_F(PassSharerTest, WhereTheTensorsOfAllDoNotFitEachHasItsOwn) {
+  const auto alone = RunAlone();
+  memory_.most = memory_.largest.load();
+  const auto sequences = Make();
+  RunTogether(sequences, /*hooked=*/true);
+  EXPECT_GT(memory_.refused, 0);
+  for (int s = 0; s < kSequences; ++s) ExpectSame(*sequences[s], *alone[s]);
+}
+
+TEST_F(PassSharerTest, WhereTheQueriesOfAllDoNotFitEachHasItsOwn) {
+  shapes_differ_ = false;
+  const auto alone = RunAlone();
+  const auto sequences = Make();
+  // What projecting the rows of the last, which has most, takes.
+  const size_t of_a_row = (model_->config().hidden_size + model_->q_width()) * sizeof(float);
+  const size_t room = sequences.back()->hook->rows.size() * of_a_row;
+  sequences[0]->hook->at_layer = [&](int layer) {
+    if (layer == 1) memory_.all = memory_.in_use + room;
+  };
+  RunTogether(sequences, /*hooked=*/true);
+  EXPECT_GT(memory_.refused, 0);
+  for (int s = 0; s < kSequences; ++s) ExpectSame(*sequences[s], *alone[s]);
+}
+
+// The hooks of a layer run at once: each waits for all.
+TEST_F(PassSharerTest, HooksOfALayerWaitTogether) {
+  const auto sequences = Make();
+  std::barrier<> all(kSequences);
+  for (const auto& s : sequences) {
+    s->hook->at_layer = [&all, &s](int layer) {
+      if (s->hook->Routes(layer)) all.arrive_and_wait();
+    };
+  }
+  RunTogether(sequences, /*hooked=*/true);
+  for (const auto& s : sequences) EXPECT_EQ(s->hook->calls, kTop + 1);
+}
+
+// Whoever leads, in whatever company, some of whom fail.
+TEST_F(PassSharerTest, ManyCallersOfBothKinds) {
+  const auto alone = RunAlone();
+  PassSharer sharer(*model_, /*joins=*/true);
+  constexpr int kThreads = 8, kCalls = 8;
+  std::vector<std::thread> threads;
+  for (int t = 0; t < kThreads; ++t) {
+    threads.emplace_back([&, t] {
+      for (int i = 0; i < kCalls; ++i) {
+        SCOPED_TRACE(absl::StrCat(t, " ", i));
+        const auto made = Make();
+        Sequence& s = *made[(t + i) % kSequences];
+        const bool hooked = (t + i / 2) % 3 != 0;
+        if (hooked && i % 4 == 3) s.hook->fail_at = t % (kTop + 1);
+        s.hidden = sharer.Forward(Chunk(s), hooked ? s.hook.get() : nullptr);
+        if (s.hook->fail_at >= 0) {
+          EXPECT_TRUE(absl::IsCancelled(s.hidden.status()));
+          continue;
+        }
+        ASSERT_TRUE(s.hidden.ok()) << s.hidden.status();
+        EXPECT_EQ(*s.hidden, *alone[(t + i) % kSequences]->hidden);
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+}
+
+}  // namespace
+}  // namespace msa::compute_node
