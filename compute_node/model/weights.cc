@@ -6,7 +6,9 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <functional>
 #include <numeric>
+#include <set>
 #include <utility>
 
 #include "common/safetensors.h"
@@ -35,11 +37,11 @@ bool AllFinite(absl::Span<const float> values) {
 // Reads tensors by name, merges LoRA, packs. One per load.
 class Loader {
  public:
-  Loader(const Checkpoint& base, const Checkpoint& adapter, float lora_scale,
+  Loader(const Checkpoint& base, const Checkpoint& adapter, const AdapterConfig& adapter_config,
          const ModelConfig& config, const kernels::Backend& backend, kernels::WeightFormat format)
       : base_(base),
         adapter_(adapter),
-        lora_scale_(lora_scale),
+        adapter_config_(adapter_config),
         config_(config),
         backend_(backend),
         format_(format) {}
@@ -47,6 +49,7 @@ class Loader {
   absl::StatusOr<std::vector<float>> Read(const Checkpoint& from, const std::string& name,
                                           std::vector<int64_t> shape) const {
     const TensorView* view = from.Find(name);
+    if (&from == &adapter_) used_.insert(name);
     if (view == nullptr) {
       return absl::InvalidArgumentError(
           StrCat("tensor ", name, " is missing: do config.json and weights belong together?"));
@@ -91,6 +94,11 @@ class Loader {
       return absl::InvalidArgumentError(StrCat("adapter tensor ", lora, ".lora_A is no matrix"));
     }
     const int64_t rank = a_view->shape[0];
+    if (rank != adapter_config_.lora_rank) {
+      return absl::InvalidArgumentError(StrCat(
+          "adapter tensor ", lora, ".lora_A has rank ", rank, ", adapter_config.json says 'r' is ",
+          adapter_config_.lora_rank, ": do the adapter's files belong together?"));
+    }
     MSA_ASSIGN_OR_RETURN(auto a, Read(adapter_, lora + ".lora_A.weight", {rank, in}));
     MSA_ASSIGN_OR_RETURN(auto b, Read(adapter_, lora + ".lora_B.weight", {out, rank}));
     MergeLowRank(a, b, out, in, rank, w);
@@ -121,6 +129,18 @@ class Loader {
 
   absl::StatusOr<LayerWeights> Layer(int layer) const;
 
+  // After all has been read: what the adapter holds besides would be left out without a word.
+  absl::Status CheckAllOfAdapterWasUsed() const {
+    for (const auto& [name, view] : adapter_.tensors()) {
+      if (used_.contains(name)) continue;
+      return absl::InvalidArgumentError(
+          StrCat("adapter tensor ", name,
+                 " has no place in this model: was the adapter made for it, and with these router "
+                 "layers?"));
+    }
+    return absl::OkStatus();
+  }
+
  private:
   void MergeLowRank(const std::vector<float>& a, const std::vector<float>& b, int64_t out,
                     int64_t in, int64_t rank, std::vector<float>& w) const {
@@ -132,13 +152,14 @@ class Loader {
         const float* row = a.data() + r * in;
         for (int64_t j = 0; j < in; ++j) delta[j] += factor * row[j];
       }
-      for (int64_t j = 0; j < in; ++j) w[i * in + j] += lora_scale_ * delta[j];
+      for (int64_t j = 0; j < in; ++j) w[i * in + j] += adapter_config_.lora_scale * delta[j];
     }
   }
 
   const Checkpoint& base_;
   const Checkpoint& adapter_;
-  float lora_scale_;
+  const AdapterConfig& adapter_config_;
+  mutable std::set<std::string, std::less<>> used_;  // names of the adapter's tensors
   const ModelConfig& config_;
   const kernels::Backend& backend_;
   kernels::WeightFormat format_;
@@ -232,9 +253,9 @@ absl::Status LoadEmbeddingsAndHead(const Checkpoint& base, const Loader& loader,
   if (as_stored) weights.embedding_dtype = DType::kBFloat16;
   MSA_ASSIGN_OR_RETURN(
       weights.embeddings,
-      as_stored ? kernels::CopyToBackend(backend, view->data.data(), view->data.size())
-                : kernels::CopyToBackend(backend, embeddings.data(),
-                                         embeddings.size() * sizeof(float)));
+      as_stored
+          ? kernels::CopyToBackend(backend, view->data.data(), view->data.size())
+          : kernels::CopyToBackend(backend, embeddings.data(), embeddings.size() * sizeof(float)));
   return absl::OkStatus();
 }
 
@@ -272,13 +293,19 @@ absl::StatusOr<AdapterConfig> ReadAdapterConfig(const std::string& adapter_dir,
   MSA_ASSIGN_OR_RETURN(adapter.json, ReadFile(path, kMaxModelJsonBytes));
   const json root = json::parse(adapter.json, nullptr, false);
   if (!root.is_object()) return absl::InvalidArgumentError(StrCat(path, " is not a JSON object"));
-  const auto number = [&](const char* field) {
-    return root.contains(field) && root[field].is_number() ? root[field].get<float>() : 0.0f;
-  };
-  const float rank = number("r");
-  if (rank <= 0) return absl::InvalidArgumentError(StrCat(path, ": field 'r' must be positive"));
+  for (const char* field : {"r", "lora_alpha"}) {
+    if (!root.contains(field) || !root[field].is_number() || root[field].get<float>() <= 0) {
+      return absl::InvalidArgumentError(
+          StrCat(path, ": field '", field, "' must be a positive number"));
+    }
+  }
   for (const char* unsupported : {"use_rslora", "use_dora", "fan_in_fan_out"}) {
     if (root.value(unsupported, false)) {
+      return absl::InvalidArgumentError(StrCat(path, ": ", unsupported, " is not supported"));
+    }
+  }
+  for (const char* unsupported : {"rank_pattern", "alpha_pattern"}) {
+    if (root.contains(unsupported) && !root[unsupported].empty()) {
       return absl::InvalidArgumentError(StrCat(path, ": ", unsupported, " is not supported"));
     }
   }
@@ -287,7 +314,8 @@ absl::StatusOr<AdapterConfig> ReadAdapterConfig(const std::string& adapter_dir,
       return absl::InvalidArgumentError(StrCat(path, ": ", status.message()));
     }
   }
-  adapter.lora_scale = number("lora_alpha") / rank;
+  adapter.lora_rank = root["r"].get<int64_t>();
+  adapter.lora_scale = root["lora_alpha"].get<float>() / root["r"].get<float>();
   return adapter;
 }
 
@@ -298,7 +326,7 @@ absl::StatusOr<ModelWeights> LoadWeights(const WeightSource& source, const Model
   MSA_RETURN_IF_ERROR(source.weights_file.empty() ? base.AddFolder(source.model_dir)
                                                   : base.AddFile(source.weights_file));
   if (!source.adapter.dir.empty()) MSA_RETURN_IF_ERROR(OpenAdapter(source.adapter.dir, adapter));
-  const Loader loader(base, adapter, source.adapter.lora_scale, config, backend, format);
+  const Loader loader(base, adapter, source.adapter, config, backend, format);
   Fingerprint fingerprint;
   MSA_RETURN_IF_ERROR(AddModelFiles(source.model_dir, fingerprint));
   ModelWeights weights;
@@ -312,6 +340,7 @@ absl::StatusOr<ModelWeights> LoadWeights(const WeightSource& source, const Model
   fingerprint.AddRest(base);
   MSA_ASSIGN_OR_RETURN(weights.final_norm, loader.Vector("model.norm.weight", config.hidden_size));
   if (!adapter.empty()) {
+    MSA_RETURN_IF_ERROR(loader.CheckAllOfAdapterWasUsed());
     fingerprint.Add(source.adapter.json);
     fingerprint.AddRest(adapter);
   }

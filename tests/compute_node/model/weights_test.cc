@@ -208,6 +208,33 @@ TEST_F(AdapterTest, SaysWhatIsWrongWithAnAdapter) {
   EXPECT_THAT(std::string(Load(adapter_).status().message()), HasSubstr("lora_A"));
   std::ofstream(adapter_ / "adapter_config.json") << json{{"r", 0}};
   EXPECT_THAT(std::string(Load(adapter_).status().message()), HasSubstr("'r'"));
+  std::ofstream(adapter_ / "adapter_config.json") << json{{"r", 2}};
+  EXPECT_THAT(std::string(Load(adapter_).status().message()), HasSubstr("'lora_alpha'"));
+  std::ofstream(adapter_ / "adapter_config.json")
+      << json{{"r", 2}, {"lora_alpha", 2}, {"rank_pattern", {{"o_proj", 4}}}};
+  EXPECT_THAT(std::string(Load(adapter_).status().message()), HasSubstr("rank_pattern"));
+}
+
+// Each would be served, and answer worse than the adapter can.
+TEST_F(AdapterTest, RefusesFilesThatDoNotBelongTogether) {
+  const std::string lora = "base_model.model.model.layers.0.self_attn.o_proj";
+  const auto write = [&](const std::string& more) {
+    Writer writer;
+    writer.Add(lora + ".lora_A.weight", {2, 48}, std::vector<float>(2 * 48));
+    writer.Add(lora + ".lora_B.weight", {48, 2}, std::vector<float>(48 * 2));
+    if (!more.empty()) writer.Add(more, {48, 48}, std::vector<float>(48 * 48));
+    writer.Write(adapter_ / "adapter.safetensors");
+  };
+  write("");
+  EXPECT_TRUE(Load(adapter_).ok()) << Load(adapter_).status();
+  for (const std::string other : {"base_model.model.model.layers.90.self_attn.o_proj.lora_A.weight",
+                                  "model.layers.0.self_attn.router_q_proj.0.weight"}) {
+    write(other);
+    EXPECT_THAT(std::string(Load(adapter_).status().message()), HasSubstr(other));
+  }
+  write("");
+  std::ofstream(adapter_ / "adapter_config.json") << json{{"r", 4}, {"lora_alpha", 6}};
+  EXPECT_THAT(std::string(Load(adapter_).status().message()), HasSubstr("'r' is 4"));
 }
 
 }  // namespace
