@@ -3,6 +3,7 @@
 #include <fstream>
 #include <map>
 #include <ostream>
+#include <set>
 #include <variant>
 
 #include "absl/strings/str_format.h"
@@ -26,9 +27,64 @@ struct Outcome {
   absl::Status status;  // of this question; a failed one scores 0
   std::vector<NamedDocument> ranked;
   std::string answer;
+  bool no_answer = false;  // the model said so
   double retrieve_ms = 0;
   double answer_ms = 0;
 };
+
+// Sums over questions of one kind.
+struct Scores {
+  int64_t questions = 0, with_gold = 0, with_answers = 0, without_answers = 0;
+  int64_t refused_answerable = 0, refused_unanswerable = 0;
+  std::map<int32_t, double> recall, all_gold;  // by k
+  double exact = 0, f1 = 0;
+
+  void Add(const Question& question, const Outcome& outcome, const std::vector<int32_t>& ks);
+  void AddTo(Json& report, bool with_answers) const;
+};
+
+void Scores::Add(const Question& question, const Outcome& outcome, const std::vector<int32_t>& ks) {
+  ++questions;
+  with_gold += !question.gold.empty();
+  for (int32_t k : ks) {
+    const double share = RecallAt(static_cast<size_t>(k), outcome.ranked, question.gold);
+    recall[k] += share;
+    all_gold[k] += share == 1;
+  }
+  if (question.answers.empty()) {
+    ++without_answers;
+    refused_unanswerable += outcome.no_answer;
+    return;
+  }
+  ++with_answers;
+  refused_answerable += outcome.no_answer;
+  exact += ExactMatch(outcome.answer, question.answers);
+  f1 += F1(outcome.answer, question.answers);
+}
+
+// Shares of nothing are null.
+void Scores::AddTo(Json& report, bool answered) const {
+  const auto share = [](double sum, int64_t of) { return of == 0 ? Json() : Json(sum / of); };
+  report["questions"] = questions;
+  report["with_gold"] = with_gold;
+  report["recall"] = report["all_gold"] = Json::object();
+  for (const auto& [k, sum] : recall) {
+    report["recall"][std::to_string(k)] = share(sum, with_gold);
+    report["all_gold"][std::to_string(k)] = share(all_gold.at(k), with_gold);
+  }
+  if (!answered) return;
+  report["with_answers"] = with_answers;
+  report["exact_match"] = share(exact, with_answers);
+  report["f1"] = share(f1, with_answers);
+  report["refused"] = share(static_cast<double>(refused_answerable), with_answers);
+  report["without_answers"] = without_answers;
+  report["refused_without_answers"] =
+      share(static_cast<double>(refused_unanswerable), without_answers);
+}
+
+std::string Percent(const Json& share) {
+  return share.is_null() ? "–" : absl::StrFormat("%.1f", share.get<double>() * 100);
+}
 
 // These end the whole run: no other question would fare better.
 bool IsFatal(const absl::Status& status) {
@@ -56,7 +112,9 @@ class EvalVerb : public ClientVerb {
     flags.AddRequired("--questions", &questions_path_,
                       "JSON lines {\"id\",\"question\",\"answers\",\"supporting_titles_or_ids\"}");
     flags.Add("--k", &ks_, "Ranks at which recall is taken");
-    flags.Add("--answers", &with_answers_, "Also answer each question: exact match and F1");
+    flags.Add("--answers", &with_answers_,
+              "Also answer each question: exact match, F1, and how many are refused, of those with "
+              "answers and of those without, which nothing in the corpus answers");
     flags.Add("--no-add", &no_add_, "Use --bank as it is, add nothing");
     flags.Add("--keep-bank", &keep_bank_, "Leave the bank made for this run in place");
     flags.Add("--limit", &limit_, "Use the first so many questions, 0 for all");
@@ -129,7 +187,7 @@ class EvalVerb : public ClientVerb {
   absl::Status AskOne(rpc::MemoryService& service, size_t i) {
     Outcome& outcome = outcomes_[i];
     outcome.status = Retrieve(service, questions_[i], &outcome);
-    if (outcome.status.ok() && with_answers_ && !questions_[i].answers.empty()) {
+    if (outcome.status.ok() && with_answers_) {
       outcome.status = Answer(service, questions_[i], &outcome);
     }
     if (!IsFatal(outcome.status)) return absl::OkStatus();
@@ -159,7 +217,10 @@ class EvalVerb : public ClientVerb {
     request.max_rounds = max_rounds_;
     const absl::Time start = absl::Now();
     MSA_RETURN_IF_ERROR(service.Generate(NewCall(), request, [&](const rpc::GenerateEvent& event) {
-      if (const auto* done = std::get_if<rpc::DoneEvent>(&event)) outcome->answer = done->answer;
+      if (const auto* done = std::get_if<rpc::DoneEvent>(&event)) {
+        outcome->answer = done->answer;
+        outcome->no_answer = done->no_answer;
+      }
       return true;
     }));
     outcome->answer_ms = MillisecondsSince(start);
@@ -167,45 +228,30 @@ class EvalVerb : public ClientVerb {
   }
 
   Json Report() const {
-    int64_t with_gold = 0, with_answers = 0, failed = 0;
-    std::map<int32_t, double> recall, all_gold;
-    double exact = 0, f1 = 0;
+    Scores all;
+    std::map<size_t, Scores> by_gold;  // by how many documents a question needs
+    int64_t failed = 0;
     std::vector<double> retrieve_ms, answer_ms;
     for (size_t i = 0; i < questions_.size(); ++i) {
-      const Question& question = questions_[i];
       const Outcome& outcome = outcomes_[i];
       failed += !outcome.status.ok();
       if (outcome.retrieve_ms > 0) retrieve_ms.push_back(outcome.retrieve_ms);
       if (outcome.answer_ms > 0) answer_ms.push_back(outcome.answer_ms);
-      with_gold += !question.gold.empty();
-      for (int32_t k : ks_) {
-        const double share = RecallAt(static_cast<size_t>(k), outcome.ranked, question.gold);
-        recall[k] += share;
-        all_gold[k] += share == 1;
-      }
-      if (question.answers.empty()) continue;
-      ++with_answers;
-      exact += ExactMatch(outcome.answer, question.answers);
-      f1 += F1(outcome.answer, question.answers);
+      const std::set<std::string> gold(questions_[i].gold.begin(), questions_[i].gold.end());
+      all.Add(questions_[i], outcome, ks_);
+      by_gold[gold.size()].Add(questions_[i], outcome, ks_);
     }
-    Json report = {{"questions", questions_.size()},
-                   {"with_gold", with_gold},
-                   {"failed", failed},
+    Json report = {{"failed", failed},
                    {"bank", bank_},
                    {"documents_added", add_totals_.added},
                    {"tokens_added", add_totals_.tokens},
-                   {"recall", Json::object()},
-                   {"all_gold", Json::object()},
-                   {"retrieve_ms", LatencyJson(retrieve_ms)}};
-    for (int32_t k : ks_) {
-      report["recall"][std::to_string(k)] = recall[k] / std::max<double>(1, with_gold);
-      report["all_gold"][std::to_string(k)] = all_gold[k] / std::max<double>(1, with_gold);
+                   {"retrieve_ms", LatencyJson(retrieve_ms)},
+                   {"by_gold_documents", Json::object()}};
+    all.AddTo(report, with_answers_);
+    if (with_answers_) report["answer_ms"] = LatencyJson(answer_ms);
+    for (const auto& [count, scores] : by_gold) {
+      scores.AddTo(report["by_gold_documents"][std::to_string(count)], with_answers_);
     }
-    if (!with_answers_) return report;
-    report["with_answers"] = with_answers;
-    report["exact_match"] = exact / std::max<double>(1, with_answers);
-    report["f1"] = f1 / std::max<double>(1, with_answers);
-    report["answer_ms"] = LatencyJson(answer_ms);
     return report;
   }
 
@@ -213,20 +259,44 @@ class EvalVerb : public ClientVerb {
     out << absl::StrFormat("%d questions, %d with gold documents, %d failed\n",
                            report["questions"].get<int64_t>(), report["with_gold"].get<int64_t>(),
                            report["failed"].get<int64_t>());
-    out << absl::StrFormat("%6s %10s %10s\n", "k", "recall %", "all gold %");
-    for (const auto& [k, share] : report["recall"].items()) {
-      out << absl::StrFormat("%6s %10.1f %10.1f\n", k, share.get<double>() * 100,
-                             report["all_gold"][k].get<double>() * 100);
-    }
+    PrintScores(report, out);
     out << absl::StrFormat("retrieve p50 %.0f ms, p99 %.0f ms\n",
                            report["retrieve_ms"]["p50"].get<double>(),
                            report["retrieve_ms"]["p99"].get<double>());
-    if (!report.contains("f1")) return;
-    out << absl::StrFormat(
-        "exact match %.1f %%, F1 %.1f %% of %d questions with answers; p50 %.0f ms, p99 %.0f ms\n",
-        report["exact_match"].get<double>() * 100, report["f1"].get<double>() * 100,
-        report["with_answers"].get<int64_t>(), report["answer_ms"]["p50"].get<double>(),
-        report["answer_ms"]["p99"].get<double>());
+    if (report.contains("answer_ms")) {
+      out << absl::StrFormat("answer p50 %.0f ms, p99 %.0f ms\n",
+                             report["answer_ms"]["p50"].get<double>(),
+                             report["answer_ms"]["p99"].get<double>());
+    }
+    const Json& by_gold = report["by_gold_documents"];
+    if (by_gold.size() < 2) return;
+    for (const auto& [count, scores] : by_gold.items()) {
+      out << absl::StrFormat("\n%d questions with %s gold documents\n",
+                             scores["questions"].get<int64_t>(), count);
+      PrintScores(scores, out);
+    }
+  }
+
+  static void PrintScores(const Json& scores, std::ostream& out) {
+    if (scores["with_gold"] != 0) {
+      out << absl::StrFormat("%6s %10s %10s\n", "k", "recall %", "all gold %");
+      for (const auto& [k, share] : scores["recall"].items()) {
+        out << absl::StrFormat("%6s %10s %10s\n", k, Percent(share),
+                               Percent(scores["all_gold"][k]));
+      }
+    }
+    if (!scores.contains("f1")) return;
+    if (scores["with_answers"] != 0) {
+      out << absl::StrFormat(
+          "exact match %s %%, F1 %s %% of %d questions with answers, %s %% refused\n",
+          Percent(scores["exact_match"]), Percent(scores["f1"]),
+          scores["with_answers"].get<int64_t>(), Percent(scores["refused"]));
+    }
+    if (scores["without_answers"] != 0) {
+      out << absl::StrFormat("%s %% of %d questions without answers refused\n",
+                             Percent(scores["refused_without_answers"]),
+                             scores["without_answers"].get<int64_t>());
+    }
   }
 
   absl::Status WriteDetails() const {
@@ -241,6 +311,7 @@ class EvalVerb : public ClientVerb {
                     {"ranked", std::move(ranked)},
                     {"answers", questions_[i].answers},
                     {"answer", outcomes_[i].answer},
+                    {"no_answer", outcomes_[i].no_answer},
                     {"exact_match", ExactMatch(outcomes_[i].answer, questions_[i].answers)},
                     {"f1", F1(outcomes_[i].answer, questions_[i].answers)},
                     {"status", std::string(absl::StatusCodeToString(outcomes_[i].status.code()))}})

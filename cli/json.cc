@@ -54,6 +54,7 @@ Json EventJson(const rpc::TextEvent& event) {
 Json EventJson(const rpc::DoneEvent& event) {
   return {{"event", "done"},
           {"answer", event.answer},
+          {"no_answer", event.no_answer},
           {"documents", Array(event.documents)},
           {"finish_reason", event.finish_reason},
           {"missing_shards", event.missing_shards},

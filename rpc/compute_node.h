@@ -97,6 +97,7 @@ struct DoneEvent {
   std::vector<std::string> missing_shards;
   Usage usage;
   Timings timings;
+  bool no_answer = false;  // nothing was retrieved, or the model said what its checkpoint says then
 };
 using GenerateEvent = std::variant<RoutingEvent, DocumentsLoadedEvent, TextEvent, DoneEvent>;
 // false: the client is gone, stop.

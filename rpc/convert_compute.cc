@@ -103,6 +103,7 @@ void Put(const DoneEvent& in, pb::GenerateEvent* event) {
   AddStrings(in.missing_shards, out->mutable_missing_shards());
   ToProto(in.usage, out->mutable_usage());
   ToProto(in.timings, out->mutable_timings());
+  out->set_no_answer(in.no_answer);
 }
 
 RoutingEvent Take(const pb::RoutingEvent& in) {
@@ -123,7 +124,8 @@ RoutingEvent Take(const pb::RoutingEvent& in) {
 DoneEvent Take(const pb::DoneEvent& in) {
   return {in.answer(),           TakeDocuments(in.documents()),
           in.finish_reason(),    ToVector<std::string>(in.missing_shards()),
-          FromProto(in.usage()), FromProto(in.timings())};
+          FromProto(in.usage()), FromProto(in.timings()),
+          in.no_answer()};
 }
 
 }  // namespace

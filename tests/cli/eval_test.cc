@@ -44,6 +44,39 @@ TEST_F(EvalTest, GivesRecallExactMatchAndF1) {
   EXPECT_EQ(report["with_answers"], 2);
   EXPECT_NEAR(report["exact_match"], 0.5, 1e-9);
   EXPECT_NEAR(report["f1"], (1 + 2.0 / 3) / 2, 1e-9);
+  EXPECT_EQ(report["refused"], 0.0);
+  EXPECT_EQ(report["without_answers"], 1);
+  EXPECT_EQ(report["refused_without_answers"], 0.0);
+  // Question b needs one document, the others two.
+  const Json& one = report["by_gold_documents"]["1"];
+  const Json& two = report["by_gold_documents"]["2"];
+  EXPECT_EQ(one["questions"], 1);
+  EXPECT_EQ(one["recall"]["1"], 1.0);
+  EXPECT_EQ(one["exact_match"], 1.0);
+  EXPECT_TRUE(one["refused_without_answers"].is_null());
+  EXPECT_EQ(two["questions"], 2);
+  EXPECT_NEAR(two["recall"]["1"], 0.25, 1e-9);
+  EXPECT_NEAR(two["f1"], 2.0 / 3, 1e-9);
+}
+
+// The service of the test has no answer where a question says "nobody".
+TEST_F(EvalTest, CountsWhatIsRefused) {
+  const std::string asked = Write(
+      "refused.jsonl",
+      "{\"question\":\"nobody knows\",\"answers\":[]}\n{\"question\":\"apple\",\"answers\":[]}\n"
+      "{\"question\":\"nobody had an apple\",\"answers\":[\"pear\"]}\n");
+  ASSERT_EQ(Msa({"eval", "--json", "--corpus", corpus_, "--questions", asked, "--answers"}), 0)
+      << err_;
+  const Json report = OutLines()[0];
+  EXPECT_EQ(report["without_answers"], 2);
+  EXPECT_EQ(report["refused_without_answers"], 0.5);
+  EXPECT_EQ(report["with_answers"], 1);
+  EXPECT_EQ(report["refused"], 1.0);
+  EXPECT_TRUE(report["recall"]["1"].is_null()) << "of no question with gold documents";
+  ASSERT_EQ(Msa({"eval", "--corpus", corpus_, "--questions", asked, "--answers"}), 0);
+  EXPECT_THAT(out_, HasSubstr("50.0 % of 2 questions without answers refused"));
+  EXPECT_THAT(out_, HasSubstr("100.0 % refused"));
+  EXPECT_THAT(out_, ::testing::Not(HasSubstr("recall %")));
 }
 
 TEST_F(EvalTest, LeavesNoBankBehind) {

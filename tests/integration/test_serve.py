@@ -62,6 +62,14 @@ class CalibratedThresholds(ServerTest):
         self.assertFalse(answers.startswith("T"), answers)
         self.assertIn(plain, (refuses, answers))
 
+    def test_an_answer_that_is_the_refusal_says_so(self):
+        plain = self.answer("says", refusal="something else")[0]
+        self.assertFalse(plain["no_answer"])
+        self.assertTrue(plain["answer"])
+        same = self.answer("same", refusal=plain["answer"])[0]
+        self.assertEqual(plain["answer"], same["answer"])
+        self.assertTrue(same["no_answer"])
+
 
 class Life(ServerTest):
     def test_add_ask_replace_delete_crash_restart(self):

@@ -237,6 +237,7 @@ absl::Status FakeMemoryService::Generate(const rpc::CallContext& ctx,
     }
   }
   done.finish_reason = "stop";
+  done.no_answer = request.question.find("nobody") != std::string::npos;
   done.usage.rounds = 1;
   const rpc::RoutingEvent routing{
       .round = 1, .documents = done.documents, .layers = {}, .missing_shards = {}};
