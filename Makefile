@@ -3,7 +3,7 @@
 # make build     leaves build/release/bin/msa
 # make model     leaves models/smollm2-135m-instruct/
 # make bench     runs the benchmarks, writes benchmarks/results/<date>.json
-# make dist      packs build/dist/msa-VERSION-linux-ARCH.tar.zst, which runs without any package
+# make dist      packs build/dist/msa-VERSION-linux-ARCH.tar.gz, which runs without any package
 # make packages  installs the Debian packages (root or sudo)
 SHELL := bash
 BUILD := build/release

@@ -100,6 +100,12 @@ class BankCalibrateVerb : public ClientVerb {
     state.codes = state.on || had_codes;
     MSA_ASSIGN_OR_RETURN(state, service.SetCoarse(NewCall(), name_, state));
     Report(state, io);
+    if (state.candidates >= most_parts_) {
+      io.err << "note: " << state.candidates << " candidates are all parts of every shard ("
+             << WithCommas(most_parts_)
+             << " at most), so the scans could not differ: calibrate again when the bank has "
+                "grown\n";
+    }
     return passed;
   }
 
@@ -109,6 +115,7 @@ class BankCalibrateVerb : public ClientVerb {
     for (const rpc::ShardStatsEntry& shard : stats.shards) {
       MSA_RETURN_IF_ERROR(shard.status);
       codes = codes && shard.stats.coarse.codes;
+      most_parts_ = std::max(most_parts_, shard.stats.num_parts);
     }
     return codes;
   }
@@ -167,6 +174,7 @@ class BankCalibrateVerb : public ClientVerb {
   bool codes_ = false;
   bool off_ = false;
 
+  int64_t most_parts_ = 0;  // of a shard
   std::vector<Question> questions_;
   std::vector<rpc::ScanComparison> curve_;  // by candidates
 };

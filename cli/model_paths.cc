@@ -4,6 +4,7 @@
 #include <system_error>
 #include <vector>
 
+#include "absl/strings/ascii.h"
 #include "common/strings.h"
 
 namespace msa::cli {
@@ -51,6 +52,7 @@ absl::StatusOr<std::string> FindModel(const std::string& given) {
 
 std::string FindAdapter(const std::string& model_dir) {
   std::error_code error;
+  std::vector<std::string> names;
   // As it was named, and where it leads when that is a link.
   for (fs::path model : {fs::absolute(model_dir, error).lexically_normal(),
                          fs::weakly_canonical(model_dir, error)}) {
@@ -59,6 +61,13 @@ std::string FindAdapter(const std::string& model_dir) {
     const fs::path adapter = model.parent_path() / (model.filename().string() + "-msa");
     if (fs::exists(adapter / "adapter_config.json", error)) return adapter.string();
     error.clear();
+    names.push_back(absl::AsciiStrToLower(model.filename().string()));
+  }
+  for (const fs::path& place : PlacesToLook()) {
+    for (const std::string& name : names) {
+      const fs::path adapter = place / "models" / (name + "-msa");
+      if (fs::exists(adapter / "adapter_config.json", error)) return adapter.string();
+    }
   }
   return "";
 }

@@ -13,7 +13,8 @@ namespace msa::cli {
 absl::StatusOr<std::string> FindModel(const std::string& given);
 
 // The folder beside `model_dir` called as it with "-msa" after it, when it holds an adapter; where
-// `model_dir` is a link, beside the link first, then beside what it leads to. Else empty.
+// `model_dir` is a link, beside the link first, then beside what it leads to; then, in small
+// letters, in the models/ where FindModel looks. Else empty.
 std::string FindAdapter(const std::string& model_dir);
 
 }  // namespace msa::cli

@@ -24,8 +24,7 @@ install(CODE "execute_process(
     COMMAND ${CMAKE_SOURCE_DIR}/scripts/collect_licences.sh \"\$ENV{DESTDIR}\${CMAKE_INSTALL_PREFIX}\"
     COMMAND_ERROR_IS_FATAL ANY)" COMPONENT msa)
 
-set(CPACK_GENERATOR TZST)
-set(CPACK_THREADS 0)
+set(CPACK_GENERATOR TGZ)  # every machine has gzip, not every one zstd
 set(CPACK_PACKAGE_NAME msa)
 set(CPACK_PACKAGE_FILE_NAME msa-${PROJECT_VERSION}-linux-${CMAKE_SYSTEM_PROCESSOR})
 set(CPACK_COMPONENTS_ALL msa)

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# make_dist.sh BUILD OUT: packs a release build into OUT/msa-VERSION-linux-ARCH.tar.zst and runs what it packed
+# make_dist.sh BUILD OUT: packs a release build into OUT/msa-VERSION-linux-ARCH.tar.gz and runs what it packed
 # (a golden case, on the CPU) where there is nothing but a glibc: an empty root with the C library's own files.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -10,7 +10,7 @@ mkdir -p "$out"
   cat "$build/dist.log" >&2
   exit 1
 }
-tarball=$(ls -t "$build"/dist/msa-*.tar.zst | head -n 1)
+tarball=$(ls -t "$build"/dist/msa-*.tar.gz | head -n 1)
 mv "$tarball" "$out/"
 tarball=$out/$(basename "$tarball")
 

@@ -34,6 +34,7 @@ TEST_F(CalibrateTest, TheFewestCandidatesThatAlwaysAgreedAreTurnedOn) {
   EXPECT_EQ(states[1].candidates, 64);
   EXPECT_EQ(states[1].selections, 1000);
   EXPECT_EQ(states[1].same, 1000);
+  EXPECT_THAT(err_, HasSubstr("64 candidates are all parts of every shard"));  // which is empty
   ASSERT_EQ(Msa({"bank", "calibrate", "default", "--questions", questions_, "--json"}), 0);
   EXPECT_EQ(OutLines()[0]["curve"].size(), 4u);
   EXPECT_EQ(OutLines()[0]["coarse"]["on"], true);

@@ -52,5 +52,19 @@ TEST_F(ModelPathsTest, ALinkHasItsAdapterBesideItOrWhereItLeads) {
   EXPECT_EQ(FindAdapter(Path("models/link/")), of_link);
 }
 
+// A bundle, or the tree, brings an adapter for a model that lies anywhere.
+TEST_F(ModelPathsTest, AdapterOfOurOwnModelsFolder) {
+  const fs::path before = fs::current_path();
+  fs::current_path(root_);
+  fs::create_directories(root_ / "store" / "Some-Model");
+  EXPECT_EQ(FindAdapter(Path("store/Some-Model")), "");
+  MakeAdapter("models/some-model-msa");
+  EXPECT_EQ(FindAdapter(Path("store/Some-Model")), "models/some-model-msa");
+  EXPECT_EQ(FindAdapter(Path("store/m")), "");
+  const std::string beside = MakeAdapter("store/Some-Model-msa");
+  EXPECT_EQ(FindAdapter(Path("store/Some-Model")), beside);
+  fs::current_path(before);
+}
+
 }  // namespace
 }  // namespace msa::cli

@@ -257,6 +257,7 @@ absl::StatusOr<rpc::BankStats> FakeMemoryService::Stats(const rpc::CallContext& 
   rpc::ShardStatsEntry& shard = stats.shards.emplace_back();
   shard.shard = "shard-0";
   shard.stats.num_documents = static_cast<int64_t>(found->documents.size());
+  shard.stats.num_parts = shard.stats.num_documents;
   return stats;
 }
 
