@@ -15,7 +15,9 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib import pyplot  # noqa: E402  (the backend is chosen first)
 
+from training import tool  # noqa: E402
 from training.evaluate import CUTS, at_bias  # noqa: E402
+from training.files import read_json  # noqa: E402
 
 SETS = {"squad": "SQuAD", "2wiki": "2Wiki", "hotpot": "Hotpot", "strategy": "StrategyQA"}
 RANKINGS = ("one_round", "two_rounds", "two_rounds_rule", "bm25", "minilm")
@@ -23,7 +25,7 @@ RANKINGS = ("one_round", "two_rounds", "two_rounds_rule", "bm25", "minilm")
 
 def load(folder: Path, name: str) -> dict:
     path = folder / name
-    return json.loads(path.read_text()) if path.exists() else {}
+    return read_json(path) if path.exists() else {}
 
 
 def table(head: list, rows: list[list]) -> None:
@@ -37,7 +39,7 @@ def merged(folder: Path, pattern: str, suffix: str = ".json") -> dict:
     out = {}
     for path in sorted(folder.glob(pattern)):
         if path.name.endswith(".raw.json") == (suffix == ".raw.json"):
-            out |= json.loads(path.read_text())
+            out |= read_json(path)
     return out
 
 
@@ -60,7 +62,7 @@ def reading(report: dict) -> None:
 
 def seeds(folder: Path) -> None:
     """Mean and standard deviation over the seeds of every figure that all have."""
-    runs = [json.loads(p.read_text()) for p in sorted(folder.glob("eval-seed-*.json")) if not p.name.endswith(".raw.json")]
+    runs = [read_json(p) for p in sorted(folder.glob("eval-seed-*.json")) if not p.name.endswith(".raw.json")]
     rows = []
     for name, label in SETS.items():
         for kind in (*RANKINGS, "reading"):
@@ -175,4 +177,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    tool.run(main)

@@ -18,13 +18,13 @@ import numpy as np
 import torch
 import torch.distributed as dist
 import yaml
-from safetensors import SafetensorError
 from torch.utils.data import DataLoader
 
-from training import frames, losses
+from training import frames, losses, tool
 from training.adapter_io import load_adapter, save_adapter
 from training.data import Batch, Group, TrainingSet
 from training.exchange import Exchange, Recent
+from training.files import replace_file
 from training.model import MsaConfig, MsaModel, Result
 
 REQUIRED = ("base", "bundle", "out", "adapter", "stages", "seed")
@@ -234,10 +234,9 @@ class Trainer:
         image = io.BytesIO()    # torch's own writer hides why a disk refuses
         torch.save(state, image)
         try:
-            (self.out / "checkpoint.tmp").write_bytes(image.getbuffer())
-            os.replace(self.out / "checkpoint.tmp", self.out / "checkpoint.pt")
+            replace_file(self.out / "checkpoint.pt", image.getbuffer())
             save_adapter(self.model, str(self.out / "adapter"), self.config["base_name"], self.config["msa_extra"])
-        except (OSError, SafetensorError) as error:
+        except OSError as error:
             raise SystemExit(f"{self.out}: could not be written ({error}); the last checkpoint is kept") from error
 
     def resume(self) -> None:
@@ -270,14 +269,11 @@ def main() -> None:
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint, if there is one")
     parser.add_argument("overrides", nargs="*", help="key.sub=value")
     args = parser.parse_intermixed_args()     # --resume may stand before the overrides
-    try:
-        trainer = Trainer(load_config(args.config, args.overrides))
-        if args.resume:
-            trainer.resume()
-        trainer.run()
-    except (ValueError, OSError) as error:  # what a user can mend: say it without a trace
-        raise SystemExit(f"{args.config}: {error}") from error
+    trainer = Trainer(load_config(args.config, args.overrides))
+    if args.resume:
+        trainer.resume()
+    trainer.run()
 
 
 if __name__ == "__main__":
-    main()
+    tool.run(main)

@@ -10,7 +10,7 @@ from unittest import mock
 import torch
 import yaml
 
-from training import train
+from training import tool, train
 from training.corpus import read_xz, write_xz
 from training.tests import test_training
 from training.train import Trainer
@@ -33,7 +33,7 @@ class BadInputTest(test_training.ToyCase):
         path = Path(self.out) / "run.yaml"
         path.write_text(yaml.safe_dump(config))
         with mock.patch.object(sys, "argv", ["train", str(path), *more]), self.assertRaises(SystemExit) as end:
-            train.main()
+            tool.run(train.main)
         self.assertIsInstance(end.exception.code, str)
         return end.exception.code
 
@@ -94,6 +94,7 @@ class BadInputTest(test_training.ToyCase):
         with self.assertRaisesRegex(SystemExit, "No space left.*the last checkpoint is kept"):
             trainer.save()
         self.assertEqual((Path(self.out) / "checkpoint.pt").read_bytes(), before)
+        self.assertFalse(os.path.lexists(Path(self.out) / "checkpoint.tmp"))
         again = Trainer(self.config(self.out))
         again.resume()
         self.assertEqual(again.step, 0)
