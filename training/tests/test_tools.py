@@ -105,6 +105,15 @@ class DataTest(unittest.TestCase):
             path.write_text("")
             self.assertRegex(outcome("plot", str(path), "curve.png"), "curve.jsonl: holds no line")
 
+    def test_a_report_has_every_set_but_not_the_seeds(self):
+        from training import report
+        with tempfile.TemporaryDirectory() as scratch:
+            self.assertRegex(outcome("report", scratch), f"^report: {scratch}: holds neither eval")
+            for name in ("squad", "strategy", "seed-1"):
+                (Path(scratch) / f"eval-{name}.json").write_text(f'{{"{name}": {{}}, "device": "{name}"}}')
+            self.assertEqual(sorted(report.merged(Path(scratch), "eval-*.json")), ["device", "squad", "strategy"])
+            self.assertEqual(report.whole(Path(scratch))["device"], "squad")
+
 
 class TensorTest(test_training.ToyCase):
     def adapter(self, folder: Path, layers: tuple[int, ...] = (2, 3), rank: int = 4) -> str:
