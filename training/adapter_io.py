@@ -97,6 +97,16 @@ def read_config(folder: str) -> MsaConfig:
                      msa.get("reader_question", "after"))
 
 
+def refuse_shape(folder: str, name: str, given: torch.Size, wanted: torch.Size, axis: int) -> None:
+    """LoRA may be of a smaller rank, nothing else may differ."""
+    alike = len(given) == len(wanted) and all(a == b for i, (a, b) in enumerate(zip(given, wanted)) if "lora_" not in name or i != axis)
+    if not alike:
+        raise ValueError(f"{folder}: {name} is {list(given)}, the model's {list(wanted)}; give an adapter of this backbone")
+    if given[axis] > wanted[axis]:
+        raise ValueError(f"{folder}: its LoRA has rank {given[axis]}, the model's {wanted[axis]}; give adapter.lora_rank={given[axis]} "
+                         "(and a lora_alpha in proportion), or an adapter of a smaller rank")
+
+
 def load_adapter(model: MsaModel, folder: str) -> None:
     """Copies the adapter's tensors into `model`; refuses a file that does not fit.
 
@@ -111,6 +121,7 @@ def load_adapter(model: MsaModel, folder: str) -> None:
     with torch.no_grad():
         for name, parameter in wanted.items():
             value, axis = stored[name].float(), 1 if name.endswith("lora_B.weight") else 0
+            refuse_shape(folder, name, value.shape, parameter.shape, axis)
             if "lora_" not in name or value.shape[axis] >= parameter.shape[axis]:
                 parameter.copy_(value)
                 continue

@@ -11,13 +11,13 @@ import io
 import json
 import math
 import os
+import pickle
 import time
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.distributed as dist
-import yaml
 from torch.utils.data import DataLoader
 
 from training import frames, losses, tool
@@ -26,23 +26,7 @@ from training.data import Batch, Group, TrainingSet
 from training.exchange import Exchange, Recent
 from training.files import replace_file
 from training.model import MsaConfig, MsaModel, Result
-
-REQUIRED = ("base", "bundle", "out", "adapter", "stages", "seed")
-
-
-def load_config(path: str, overrides: list[str]) -> dict:
-    config = yaml.safe_load(Path(path).read_text())
-    for item in overrides:
-        key, _, value = item.partition("=")
-        node = config
-        *parents, leaf = key.split(".")
-        for part in parents:
-            node = node[int(part) if isinstance(node, list) else part]
-        node[int(leaf) if isinstance(node, list) else leaf] = yaml.safe_load(value)
-    missing = [k for k in REQUIRED if k not in config]
-    if missing:
-        raise SystemExit(f"{path}: missing {', '.join(missing)}")
-    return config
+from training.settings import load_config
 
 
 def msa_config(config: dict) -> MsaConfig:
@@ -243,7 +227,11 @@ class Trainer:
         path = self.out / "checkpoint.pt"
         if not path.exists():
             return
-        state = torch.load(path, map_location=self.device, weights_only=True)
+        try:
+            state = torch.load(path, map_location=self.device, weights_only=True)
+        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+            raise ValueError(f"{path}: not a whole checkpoint; give another out, and init={self.out / 'adapter'} to start from "
+                             "the weights saved beside it") from error
         if state["adapter"] != self.config["adapter"]:
             raise SystemExit(f"{path} was made with adapter {state['adapter']}, the configuration says "
                              f"{self.config['adapter']}")

@@ -1,6 +1,7 @@
 """What a user gets wrong, or a machine: a clear message, the last checkpoint whole, the run resumable."""
 import json
 import os
+import re
 import sys
 import tempfile
 import unittest
@@ -10,8 +11,11 @@ from unittest import mock
 import torch
 import yaml
 
-from training import tool, train
+from training import settings, tool, train
+from training.adapter_io import save_adapter
 from training.corpus import read_xz, write_xz
+from training.files import read_tensors, write_tensors
+from training.model import MsaConfig, MsaModel
 from training.tests import test_training
 from training.train import Trainer
 
@@ -28,10 +32,10 @@ class BadInputTest(test_training.ToyCase):
         self.addCleanup(scratch.cleanup)
         self.out = scratch.name
 
-    def run_main(self, config: dict, *more: str) -> str:
+    def run_main(self, config: dict | str, *more: str) -> str:
         """What the program says as it gives up."""
         path = Path(self.out) / "run.yaml"
-        path.write_text(yaml.safe_dump(config))
+        path.write_text(config if isinstance(config, str) else yaml.safe_dump(config))
         with mock.patch.object(sys, "argv", ["train", str(path), *more]), self.assertRaises(SystemExit) as end:
             tool.run(train.main)
         self.assertIsInstance(end.exception.code, str)
@@ -71,6 +75,56 @@ class BadInputTest(test_training.ToyCase):
         config = self.config(self.out)
         del config["stages"]
         self.assertIn("missing stages", self.run_main(config))
+
+    def test_a_typo_is_refused_with_the_nearest_known_name(self):
+        config = self.config(self.out)
+        for override, said in (("a.b=3", "no 'a' there"), ("stages.5.steps=3", "'5' is none of the list's entries; give 0 to 0"),
+                               ("stages.x.steps=3", "'x' is none"), ("seed.x=3", "nothing has a part 'x' there"),
+                               ("oops", "'oops': give key.sub=value"), ("init=", "'init=': give key.sub=value"), ("seed=[1", "'seed=.1': not YAML"),
+                               ("stages.0.stepz=3", r"stages\.0: unknown key 'stepz', perhaps steps; known: name"),
+                               ("sede=3", "unknown key 'sede', perhaps seed"), ("stages.0.loss.rooting=3", r"loss: .*perhaps routing"),
+                               ("stages.0.sizes.wike=3", r"sizes: .*perhaps wiki"), ("lr={lora: 1}", "lr: missing routers"),
+                               ("adapter={pool: 4}", "adapter: missing router_layers, top_k, lora_rank, lora_alpha"), ("adapter=4", "adapter is to be a mapping"),
+                               ("stages.0.mix={squid: 1}", r"mix: unknown key 'squid', perhaps squad; known: wiki, squad, pairs"),
+                               ("stages.0.reading_mix={squat: 1}", r"reading_mix: unknown key 'squat', perhaps squad; known: squad, refused"),
+                               ("msa_extra=3", "msa_extra is to be a mapping"), ("stages=3", "stages is to be a list"), ("stages=[3]", r"stages\.0 is to be a mapping"),
+                               ("stages.0={name: a, attend: true, temperature: 1, mix: {}, sizes: {}, loss: {routing: 1}}", "would never end")):
+            with self.subTest(override):
+                self.assertRegex(self.run_main(config, override), f"^train: .*{said}")
+
+    def test_a_file_that_is_no_configuration(self):
+        for text, said in (("", "holds no configuration"), ("a: [1", "not YAML"), ("- 1", "holds no configuration")):
+            self.assertRegex(self.run_main(text), said)
+
+    def test_the_shipped_configurations_load_and_every_key_that_is_read_is_known(self):
+        folder = Path(settings.__file__).parent
+        for path in (folder / "configs").glob("*.yaml"):
+            settings.load_config(str(path), ["stages.0.steps=3", "init=A", "made=B"])
+        source = "".join((folder / f"{name}.py").read_text() for name in ("train", "data", "reading"))
+        for pattern, known in ((r"stage(?:\.get\(|\[)\"(\w+)", settings.STAGE), (r"(?:config|\bc)(?:\.get\(|\[)\"(\w+)", settings.RUN),
+                               (r"(?:\"sizes\"\]|\bsize)\[\"(\w+)", settings.SIZES), (r"weight(?:\.get\(|\[)\"(\w+)", settings.LOSS)):
+            found = set(re.findall(pattern, source))
+            self.assertTrue(found and found <= set(known[0] + known[1]), found - set(known[0] + known[1]))
+
+    def test_a_start_of_a_larger_rank_or_another_backbone(self):
+        config = self.config(self.out)
+        start = Path(self.out) / "start"
+        save_adapter(MsaModel(str(self.folder), MsaConfig((2, 3), 4, 2, 8, 8)), str(start), "toy", {})
+        self.assertRegex(self.run_main(config, f"init={start}"), r"start: its LoRA has rank 8, the model's 4; give adapter\.lora_rank=8")
+        stored = read_tensors(start / "adapter.safetensors")
+        name = next(n for n in stored if "router_" in n)
+        write_tensors(start / "adapter.safetensors", {**stored, name: stored[name][:, :3].contiguous()})
+        self.assertRegex(self.run_main(config, f"init={start}", "adapter.lora_rank=8"), rf"start: {re.escape(name)} is .*of this backbone")
+        path = start / "adapter.safetensors"
+        path.write_bytes(path.read_bytes()[:-9])
+        self.assertRegex(self.run_main(config, f"init={start}"), r"adapter\.safetensors: not a whole safetensors file")
+
+    def test_a_cut_checkpoint_names_the_weights_beside_it(self):
+        Trainer(self.config(self.out)).save()
+        path = Path(self.out) / "checkpoint.pt"
+        for content in (path.read_bytes()[:-50], b"", b"PK"):
+            path.write_bytes(content)
+            self.assertRegex(self.run_main(self.config(self.out), "--resume"), rf"{path}: not a whole checkpoint; .* init={self.out}/adapter")
 
     def test_an_unknown_reader_prompt_is_refused(self):
         config = self.config(self.out)
