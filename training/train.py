@@ -2,7 +2,8 @@
 
 Stages run in order. Each has a share of wall time (`seconds`) or a number of `steps`, a mix of batches and loss
 weights. Loss = routing * L_aux + reading * L_LM(answer | texts) + memory * L_LM(answer | pooled K, V). A checkpoint is
-written to a temporary name and renamed, so an interrupt leaves the last one whole; resuming repeats the same batches.
+written to a temporary name and renamed, so an interrupt leaves the last one whole; resuming repeats the same batches
+and their lines of the curve.
 """
 from __future__ import annotations
 
@@ -110,7 +111,9 @@ class Trainer:
         self.model = self.model.to(self.device)
         self.out = Path(config["out"])
         self.out.mkdir(parents=True, exist_ok=True)
+        self.curve = self.out / "curve.jsonl"
         self.stage_index, self.step, self.spent, self.recent = 0, 0, 0.0, None
+        self.kept = "no checkpoint yet; the next run begins anew"
         self.optimizer = self._optimizer()
 
     def _optimizer(self):
@@ -200,7 +203,7 @@ class Trainer:
         line = {k: round(torch.stack(v).float().mean().item(), 4) for k, v in sorted(recent.items())}
         line |= {"stage": stage["name"], "step": self.step, "spent": round(self.spent, 1),
                  "tokens_per_s": round(rate)}
-        with (self.out / "curve.jsonl").open("a") as file:
+        with self.curve.open("a") as file:
             file.write(json.dumps(line) + "\n")
         print(json.dumps(line), flush=True)
 
@@ -214,7 +217,7 @@ class Trainer:
             return
         state = {"stage": self.stage_index, "step": self.step, "spent": self.spent,
                  "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
-                 "adapter": self.config["adapter"]}
+                 "adapter": self.config["adapter"], "curve": self.curve.stat().st_size if self.curve.exists() else 0}
         image = io.BytesIO()    # torch's own writer hides why a disk refuses
         torch.save(state, image)
         try:
@@ -222,10 +225,22 @@ class Trainer:
             save_adapter(self.model, str(self.out / "adapter"), self.config["base_name"], self.config["msa_extra"])
         except OSError as error:
             raise SystemExit(f"{self.out}: could not be written ({error}); the last checkpoint is kept") from error
+        self.note_kept()
+
+    def note_kept(self) -> None:
+        stages = self.config["stages"]
+        self.kept = f"the last checkpoint is of stage {stages[self.stage_index]['name']} step {self.step}; go on with --resume" \
+            if self.stage_index < len(stages) else "the run is finished"
+
+    def cut_curve(self, size: int) -> None:
+        """What was logged after the checkpoint is logged again."""
+        if not self.rank and self.curve.exists() and self.curve.stat().st_size > size:
+            os.truncate(self.curve, size)
 
     def resume(self) -> None:
         path = self.out / "checkpoint.pt"
         if not path.exists():
+            self.cut_curve(0)
             return
         try:
             state = torch.load(path, map_location=self.device, weights_only=True)
@@ -238,6 +253,8 @@ class Trainer:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.stage_index, self.step, self.spent = state["stage"], state["step"], state["spent"]
+        self.cut_curve(state.get("curve", 1 << 62))     # earlier checkpoints do not say
+        self.note_kept()
 
     def run(self) -> None:
         near = self.config.get("neighbours")
@@ -257,10 +274,18 @@ def main() -> None:
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint, if there is one")
     parser.add_argument("overrides", nargs="*", help="key.sub=value")
     args = parser.parse_intermixed_args()     # --resume may stand before the overrides
-    trainer = Trainer(load_config(args.config, args.overrides))
+    config = load_config(args.config, args.overrides)
+    if not args.resume and (Path(config["out"]) / "checkpoint.pt").exists():
+        raise ValueError(f"{config['out']}: holds the checkpoint of an earlier run; give --resume to go on with it, or another out")
+    trainer = Trainer(config)
     if args.resume:
         trainer.resume()
-    trainer.run()
+        if trainer.stage_index >= len(config["stages"]) and not trainer.rank:
+            print(f"{config['out']}: the run is finished, its adapter is {trainer.out / 'adapter'}; nothing to do")
+    try:
+        trainer.run()
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("interrupted" if trainer.rank else f"interrupted; {trainer.kept}") from None
 
 
 if __name__ == "__main__":

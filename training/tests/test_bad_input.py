@@ -1,4 +1,6 @@
 """What a user gets wrong, or a machine: a clear message, the last checkpoint whole, the run resumable."""
+import contextlib
+import io
 import json
 import os
 import re
@@ -40,6 +42,18 @@ class BadInputTest(test_training.ToyCase):
             tool.run(train.main)
         self.assertIsInstance(end.exception.code, str)
         return end.exception.code
+
+    def end_of(self, config: dict, *more: str) -> tuple[int, str]:
+        """Exit code, what is said on stderr."""
+        path = Path(self.out) / "run.yaml"
+        path.write_text(yaml.safe_dump(config))
+        code = 0
+        with mock.patch.object(sys, "argv", ["train", str(path), *more]), contextlib.redirect_stderr(io.StringIO()) as said:
+            try:
+                tool.run(train.main)
+            except SystemExit as end:
+                code = end.code
+        return code, said.getvalue()
 
     def test_unknown_family_names_the_family_and_those_known(self):
         config = self.config(self.out)
@@ -171,6 +185,38 @@ class BadInputTest(test_training.ToyCase):
         self.assertEqual(second.step, 2)
         second.run()
         self.assertEqual(self.losses(self.out), expected)
+
+    def test_a_resumed_curve_is_that_of_an_uninterrupted_run(self):
+        """The checkpoint is older than the last logged line."""
+        with tempfile.TemporaryDirectory() as whole:
+            Trainer(self.config(whole)).run()
+            expected = self.losses(whole)
+        first = Trainer({**self.config(self.out), "save_seconds": 1e9})
+        steps = iter((None, None, None, KeyboardInterrupt()))
+        save = lambda: (self.raise_if(next(steps)), first.step == 1 and first.save())
+        with mock.patch.object(Trainer, "average_gradients", side_effect=save), self.assertRaises(KeyboardInterrupt):
+            first.run()
+        self.assertEqual(self.losses(self.out), expected[:3])
+        with contextlib.redirect_stdout(io.StringIO()):
+            self.assertEqual(self.end_of(self.config(self.out), "--resume")[0], 0)
+        self.assertEqual(self.losses(self.out), expected)
+
+    def test_an_interrupt_says_where_the_checkpoint_is(self):
+        for done, said in (((), "no checkpoint yet"), ((None, None), "the last checkpoint is of stage joint step 2; go on with --resume")):
+            steps = iter((*done, KeyboardInterrupt()))
+            with mock.patch.object(Trainer, "average_gradients", side_effect=lambda: self.raise_if(next(steps))):
+                code, errors = self.end_of({**self.config(self.out), "save_seconds": -1})
+            self.assertEqual(code, 130)
+            self.assertRegex(errors, f"^train: interrupted; {said}[^\n]*\n$")
+
+    def test_a_checkpoint_is_not_overwritten_by_a_new_run_and_a_finished_run_says_so(self):
+        config = {**self.config(self.out), "stages": [{**self.config(self.out)["stages"][0], "steps": 1}]}
+        self.assertEqual(self.end_of(config), (0, ""))
+        self.assertRegex(self.run_main(config), f"^train: {self.out}: holds the checkpoint of an earlier run; give --resume")
+        with contextlib.redirect_stdout(io.StringIO()) as said:
+            self.assertEqual(self.end_of(config, "--resume")[0], 0)
+        self.assertRegex(said.getvalue(), f"^{self.out}: the run is finished[^\n]*\n$")
+        self.assertEqual(len(self.losses(self.out)), 1)
 
     @staticmethod
     def raise_if(error) -> None:
