@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from training import batches, frames
+from training import batches, frames, tool
 from training.adapter_io import load_adapter, read_config
 from training.corpus import read_xz
 from training.evaluate import Bank, recall
@@ -115,4 +115,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    tool.run(main)

@@ -2,13 +2,12 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
 
+from training.files import read_json, read_tensors, write_tensors
 from training.model import LINEAR, MsaConfig, MsaModel
 
 
@@ -60,8 +59,7 @@ def write_adapter(folder: str, stored: dict[str, torch.Tensor], config: dict) ->
     """The adapter's two files; whoever copies them meanwhile gets whole tensors, and the configuration is written last."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(stored, str(folder / "adapter.tmp"))
-    os.replace(folder / "adapter.tmp", folder / "adapter.safetensors")
+    write_tensors(folder / "adapter.safetensors", stored)
     (folder / "adapter_config.json").write_text(json.dumps(config, indent=1) + "\n")
 
 
@@ -75,16 +73,38 @@ def wait_for(paths: list[str], until: float) -> None:
         time.sleep(0.2)
 
 
+def read_raw(folder: str) -> dict:
+    """adapter_config.json, with what this code looks for in it."""
+    path = Path(folder) / "adapter_config.json"
+    raw = read_json(path)
+    for part, keys in ((raw, ("r", "lora_alpha", "base_model_name_or_path", "msa_config")),
+                       (raw.get("msa_config", {}), ("router_layer_idx", "pooling_kernel_size"))):
+        missing = [k for k in keys if k not in part]
+        if missing:
+            raise ValueError(f"{path}: no {', '.join(missing)}; give the folder of an MSA adapter")
+    return raw
+
+
 def read_msa(folder: str) -> dict:
-    return json.loads((Path(folder) / "adapter_config.json").read_text())["msa_config"]
+    return read_raw(folder)["msa_config"]
 
 
 def read_config(folder: str) -> MsaConfig:
-    raw = json.loads((Path(folder) / "adapter_config.json").read_text())
+    raw = read_raw(folder)
     msa = raw["msa_config"]
     layers = tuple(int(x) for x in msa["router_layer_idx"].split(","))
     return MsaConfig(layers, msa["pooling_kernel_size"], msa.get("doc_top_k", 16), raw["r"], raw["lora_alpha"],
                      msa.get("reader_question", "after"))
+
+
+def refuse_shape(folder: str, name: str, given: torch.Size, wanted: torch.Size, axis: int) -> None:
+    """LoRA may be of a smaller rank, nothing else may differ."""
+    alike = len(given) == len(wanted) and all(a == b for i, (a, b) in enumerate(zip(given, wanted)) if "lora_" not in name or i != axis)
+    if not alike:
+        raise ValueError(f"{folder}: {name} is {list(given)}, the model's {list(wanted)}; give an adapter of this backbone")
+    if given[axis] > wanted[axis]:
+        raise ValueError(f"{folder}: its LoRA has rank {given[axis]}, the model's {wanted[axis]}; give adapter.lora_rank={given[axis]} "
+                         "(and a lora_alpha in proportion), or an adapter of a smaller rank")
 
 
 def load_adapter(model: MsaModel, folder: str) -> None:
@@ -92,7 +112,7 @@ def load_adapter(model: MsaModel, folder: str) -> None:
 
     LoRA of a smaller rank fills the first ranks; the others of B become zero, so the weights W + BA are the file's
     where both scales alpha / r are equal."""
-    stored = load_file(str(Path(folder) / "adapter.safetensors"))
+    stored = read_tensors(Path(folder) / "adapter.safetensors")
     wanted = lora_tensors(model)
     wanted.update({router_name(int(k.split("/")[0]), k.split("/")[1]): v for k, v in model.routers.items()})
     if set(stored) != set(wanted):
@@ -101,6 +121,7 @@ def load_adapter(model: MsaModel, folder: str) -> None:
     with torch.no_grad():
         for name, parameter in wanted.items():
             value, axis = stored[name].float(), 1 if name.endswith("lora_B.weight") else 0
+            refuse_shape(folder, name, value.shape, parameter.shape, axis)
             if "lora_" not in name or value.shape[axis] >= parameter.shape[axis]:
                 parameter.copy_(value)
                 continue

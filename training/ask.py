@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import json
 import multiprocessing
 import os
 import random
@@ -23,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from training import batches, frames
+from training import batches, frames, tool
 from training.adapter_io import load_adapter, read_config, wait_for
 from training.corpus import read_xz, write_whole
 from training.decode import complete, in_blocks
@@ -211,4 +210,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    tool.run(main)

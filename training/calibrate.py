@@ -17,9 +17,10 @@ from pathlib import Path
 
 import torch
 
-from training import evaluate, frames
+from training import evaluate, frames, tool
 from training.adapter_io import load_adapter, read_config
 from training.corpus import calibration_articles, read_xz
+from training.files import read_json
 from training.model import MsaModel
 
 WRONG, STOPPED = 0.08, 0.95
@@ -71,7 +72,7 @@ def thresholds(model: MsaModel, layers, tokenizer, bundle: Path, held_articles: 
 
 def write(adapter: str, chosen: dict) -> None:
     path = Path(adapter) / "adapter_config.json"
-    config = json.loads(path.read_text())
+    config = read_json(path)
     config["msa_config"] |= {"refusal": frames.REFUSAL, "refusal_bias": chosen["refusal_bias"],
                              "round_min_score": chosen["round_min_score"]}
     path.write_text(json.dumps(config, indent=1) + "\n")
@@ -100,4 +101,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    tool.run(main)

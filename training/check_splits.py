@@ -5,10 +5,11 @@ Reads the bundle as training does and the evaluation sets as evaluation does; ex
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
+from training import tool
 from training.corpus import NON_COMMERCIAL, Sets, normal, read_xz, shingles, words
+from training.files import read_json
 
 
 def problems(sets: Sets, bundle: Path, overlap_titles: set[str]) -> list[str]:
@@ -44,7 +45,7 @@ def main() -> None:
     parser.add_argument("--bundle", required=True)
     args = parser.parse_args()
     root = Path(args.data)
-    overlap = json.loads((root / "wiki/overlap_titles.json").read_text())
+    overlap = read_json(root / "wiki/overlap_titles.json")
     found = problems(Sets(root), Path(args.bundle), {normal(t) for titles in overlap.values() for t in titles})
     for line in found[:20]:
         print(line)
@@ -54,4 +55,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    tool.run(main)

@@ -7,6 +7,8 @@ import re
 import subprocess
 from pathlib import Path
 
+from training.files import replace_file
+
 HELD_OUT_ARTICLES = 8       # the last articles of SQuAD dev: evaluation only
 SHINGLE_WORDS = 12          # a training passage may not share this many words in a row with an evaluation gold
 NON_COMMERCIAL = ("scifact",)
@@ -14,8 +16,14 @@ NON_COMMERCIAL = ("scifact",)
 
 def read_zst(path: Path) -> list[dict]:
     """JSON lines; split on newlines only (other Unicode separators occur inside the texts)."""
-    done = subprocess.run(["zstd", "-dc", str(path)], capture_output=True, check=True)
-    return [json.loads(line) for line in done.stdout.decode().split("\n") if line]
+    path.open("rb").close()     # why it cannot be opened, said better
+    try:
+        done = subprocess.run(["zstd", "-dc", str(path)], capture_output=True, check=True)
+    except FileNotFoundError as error:
+        raise ValueError(f"{path}: the program zstd is not here to read it; apt-get install zstd") from error
+    except subprocess.CalledProcessError as error:
+        raise ValueError(f"{path}: cannot be read ({error.stderr.decode().strip()}); copy it again") from error
+    return parse_lines(done.stdout.decode(), str(path), ())
 
 
 def read_xz(path: Path, fields: tuple[str, ...] = ()) -> list[dict]:
@@ -48,9 +56,7 @@ def parse_lines(text: str, name: str, fields: tuple[str, ...]) -> list[dict]:
 
 def write_whole(path: Path, records: list[dict]) -> None:
     """JSON lines under a temporary name, then renamed: who waits for the file finds it whole."""
-    with path.with_suffix(".tmp").open("w") as file:
-        file.writelines(json.dumps(r, ensure_ascii=False) + "\n" for r in records)
-    path.with_suffix(".tmp").rename(path)
+    replace_file(path, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in records).encode())
 
 
 def calibration_articles(docs: list[dict], count: int) -> set[str]:

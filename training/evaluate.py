@@ -16,10 +16,11 @@ from pathlib import Path
 
 import torch
 
-from training import batches, frames
+from training import batches, frames, tool
 from training.adapter_io import load_adapter, read_config, read_msa
 from training.bm25 import Bm25
 from training.corpus import read_xz
+from training.files import read_json
 from training.model import Memory, MsaModel
 from training.refusal import Said, say
 
@@ -249,7 +250,7 @@ def main() -> None:
     load_adapter(model, args.adapter)
     model = model.to("cuda" if cuda else "cpu")
     tokenizer = frames.load_tokenizer(f"{args.base}/tokenizer.json")
-    others = json.loads(Path(args.minilm).read_text()) if args.minilm else {}
+    others = read_json(args.minilm) if args.minilm else {}
     report, raw = {"adapter": args.adapter, "device": torch.cuda.get_device_name() if cuda else "cpu"}, {}
     msa = read_msa(args.adapter)
     with torch.no_grad():
@@ -269,4 +270,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    tool.run(main)

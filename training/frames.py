@@ -26,7 +26,10 @@ class Prompt:
 
 
 def load_tokenizer(path: str) -> Tokenizer:
-    tokenizer = Tokenizer.from_file(path)
+    try:
+        tokenizer = Tokenizer.from_file(path)
+    except Exception as error:      # the library has no narrower one
+        raise ValueError(f"{path}: not a tokenizer ({error}); give the folder of a Hugging Face checkpoint") from error
     tokenizer.no_padding()
     tokenizer.no_truncation()
     return tokenizer

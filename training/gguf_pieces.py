@@ -12,7 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
+
+from training import tool
+from training.files import read_json, write_tensors
 
 NAMES = {"attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj", "attn_v": "self_attn.v_proj",
          "attn_output": "self_attn.o_proj", "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj",
@@ -65,10 +67,10 @@ def unpermute(weight: np.ndarray, heads: int) -> np.ndarray:
 
 def join(folder: Path, base_files: Path, out: Path) -> None:
     """base_files: folder with config.json and tokenizer.json."""
-    config = json.loads((base_files / "config.json").read_text())
+    config = read_json(base_files / "config.json")
     heads = {"attn_q": config["num_attention_heads"], "attn_k": config["num_key_value_heads"]}
     pieces, weights = {}, {}
-    for t in json.loads((folder / "weights.json").read_text()):
+    for t in read_json(folder / "weights.json"):
         if t["piece"] not in pieces:
             pieces[t["piece"]] = np.fromfile(folder / f"weights.{t['piece']}.bin", dtype=np.uint8)
         value = dequantise(pieces[t["piece"]][t["at"]:t["at"] + t["bytes"]], t["type"], t["shape"])
@@ -77,7 +79,7 @@ def join(folder: Path, base_files: Path, out: Path) -> None:
             value = unpermute(value, heads[kind])
         weights[target_name(t["name"])] = torch.from_numpy(np.ascontiguousarray(value)).bfloat16()
     out.mkdir(parents=True, exist_ok=True)
-    save_file(weights, str(out / "model.safetensors"), metadata={"format": "pt"})
+    write_tensors(out / "model.safetensors", weights, {"format": "pt"})
     for name in ("config.json", "tokenizer.json"):
         shutil.copy(base_files / name, out / name)
 
@@ -97,4 +99,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    tool.run(main)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from training import batches, frames
+from training import batches, frames, tool
 from training.adapter_io import load_adapter, read_config, wait_for
 from training.corpus import read_lines, read_xz, write_whole
 from training.evaluate import join_memory
@@ -134,4 +134,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    tool.run(main)

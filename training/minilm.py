@@ -10,11 +10,10 @@ import json
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer
-from transformers import AutoModel
 
+from training import tool
 from training.corpus import read_xz
-from training.frames import document_text
+from training.frames import document_text, load_tokenizer
 
 SETS = {"squad": "squad", "2wiki": "2wiki", "hotpot": "hotpot", "squad_refused": "squad"}  # questions: corpus
 MOST_TOKENS, ROWS = 256, 128
@@ -22,9 +21,10 @@ MOST_TOKENS, ROWS = 256, 128
 
 class Embedder:
     def __init__(self, folder: str):
+        from transformers import AutoModel  # nothing else here needs it
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.model = AutoModel.from_pretrained(folder, local_files_only=True).float().eval().to(self.device)
-        self.tokenizer = Tokenizer.from_file(f"{folder}/tokenizer.json")
+        self.tokenizer = load_tokenizer(f"{folder}/tokenizer.json")
         self.tokenizer.enable_truncation(MOST_TOKENS)
         self.tokenizer.enable_padding()
 
@@ -67,4 +67,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    tool.run(main)

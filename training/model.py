@@ -6,16 +6,16 @@ D documents, S gathered chunks. `heads`, `kv_heads`, `head_dim` as in the backbo
 """
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import torch._dynamo
 import torch.nn.functional as F
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+
+from training.files import read_json, read_tensors
 
 FAMILIES = ("llama", "qwen2", "qwen3")
 LINEAR = {"q_proj": "self_attn", "k_proj": "self_attn", "v_proj": "self_attn", "o_proj": "self_attn",
@@ -37,7 +37,7 @@ class BackboneConfig:
 
     @staticmethod
     def load(folder: str) -> "BackboneConfig":
-        raw = json.loads((Path(folder) / "config.json").read_text())
+        raw = read_json(Path(folder) / "config.json")
         family = raw.get("model_type", "")
         if family not in FAMILIES:
             raise ValueError(f"{folder}/config.json: model_type '{family}' is not one of {', '.join(FAMILIES)}")
@@ -155,11 +155,11 @@ def join(parts: list[Packed]) -> Packed | None:
 def load_backbone(folder: str) -> dict[str, Tensor]:
     folder = Path(folder)
     index = folder / "model.safetensors.index.json"
-    files = sorted(set(json.loads(index.read_text())["weight_map"].values())) if index.exists() \
+    files = sorted(set(read_json(index)["weight_map"].values())) if index.exists() \
         else ["model.safetensors"]
     weights: dict[str, Tensor] = {}
     for name in files:
-        weights.update(load_file(str(folder / name)))
+        weights.update(read_tensors(folder / name))
     return weights
 
 

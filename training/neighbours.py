@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from training import tool
 from training.bm25 import terms
 from training.corpus import read_xz
 
@@ -93,4 +94,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    tool.run(main)

@@ -12,22 +12,22 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
 
-from training import frames
+from training import frames, tool
+from training.files import read_json, read_tensors, write_tensors
 
 
 class Oracle:
     """Merged fp32 weights and the layer-by-layer computation of a Llama-type MSA model."""
 
     def __init__(self, base: str, adapter: str):
-        self.raw = json.loads((Path(base) / "config.json").read_text())
-        adapter_config = json.loads((Path(adapter) / "adapter_config.json").read_text())
+        self.raw = read_json(Path(base) / "config.json")
+        adapter_config = read_raw(adapter)
         self.msa = adapter_config["msa_config"]
         self.routers = [int(x) for x in self.msa["router_layer_idx"].split(",")]
         self.pool, self.k = self.msa["pooling_kernel_size"], self.msa["doc_top_k"]
-        self.w = {n: t.float() for n, t in load_file(str(Path(base) / "model.safetensors")).items()}
-        delta = {n: t.float() for n, t in load_file(str(Path(adapter) / "adapter.safetensors")).items()}
+        self.w = {n: t.float() for n, t in read_tensors(Path(base) / "model.safetensors").items()}
+        delta = {n: t.float() for n, t in read_tensors(Path(adapter) / "adapter.safetensors").items()}
         scale = adapter_config["lora_alpha"] / adapter_config["r"]
         for name in [n for n in delta if n.endswith("lora_A.weight")]:
             target = name.removeprefix("base_model.model.").replace("lora_A.", "")
@@ -235,7 +235,7 @@ def describe_inputs(oracle, tokenizer, chosen: dict, base: str, adapter: str) ->
 
 
 def compare(case: Path, tensors: dict) -> None:
-    stored = load_file(str(case / "expected.safetensors"))
+    stored = read_tensors(case / "expected.safetensors")
     worst: dict[str, float] = {}
     for name, value in tensors.items():
         if name in stored:
@@ -259,22 +259,22 @@ def main() -> None:
     tokenizer = frames.load_tokenizer(str(Path(args.base) / "tokenizer.json"))
     with torch.no_grad():
         if args.verb == "check":
-            spec = json.loads((case / "input.json").read_text())
+            spec = read_json(case / "input.json")
             expected, tensors = compute(oracle, tokenizer, spec)
             compare(case, tensors)
-            stored = json.loads((case / "expected.json").read_text())["questions"]
+            stored = read_json(case / "expected.json")["questions"]
             for mine, theirs in zip(expected["questions"], stored):
                 same = mine["ranking"] == theirs["ranking"] and \
                     mine["reader"]["answer_ids"] == theirs["reader"]["answer_ids"]
                 print("same" if same else "DIFFERS", mine["reader"]["answer"])
             return
-        spec = describe_inputs(oracle, tokenizer, json.loads(Path(args.chosen).read_text()), args.base, args.adapter)
+        spec = describe_inputs(oracle, tokenizer, read_json(args.chosen), args.base, args.adapter)
         expected, tensors = compute(oracle, tokenizer, spec)
         case.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, str(case / "expected.safetensors"))
+        write_tensors(case / "expected.safetensors", tensors)
         for name, value in (("input.json", spec), ("expected.json", expected)):
             (case / name).write_text(json.dumps(value, ensure_ascii=False, indent=1) + "\n")
 
 
 if __name__ == "__main__":
-    main()
+    tool.run(main)

@@ -1,20 +1,28 @@
 """Loss and accuracy curves of a run as a picture: `python -m training.plot curve.jsonl curve.png`."""
 from __future__ import annotations
 
-import json
-import sys
+import argparse
+from pathlib import Path
 
 import matplotlib
 
 matplotlib.use("Agg")
 from matplotlib import pyplot  # noqa: E402  (the backend is chosen first)
 
+from training import tool  # noqa: E402
+from training.corpus import read_lines  # noqa: E402
+
 PANELS = (("routing loss", "aux_"), ("in-batch accuracy of the best document", "top1_"), ("loss", ""))
 
 
 def main() -> None:
-    source, target = sys.argv[1:]
-    lines = [json.loads(line) for line in open(source, encoding="utf-8")]
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("curve", type=Path, help="curve.jsonl of a run")
+    parser.add_argument("picture", help="to write, .png or .svg")
+    args = parser.parse_args()
+    lines = read_lines(args.curve, ("stage", "step"))
+    if not lines:
+        raise ValueError(f"{args.curve}: holds no line; a run writes one every log_every steps")
     start, places, marks, stage = 0, [], [], None
     for line in lines:
         if line["stage"] != stage:
@@ -34,8 +42,8 @@ def main() -> None:
         axis.set_xlabel("step")
         axis.legend(fontsize=7)
     figure.tight_layout()
-    figure.savefig(target, dpi=90)
+    figure.savefig(args.picture, dpi=90)
 
 
 if __name__ == "__main__":
-    main()
+    tool.run(main)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from training import batches, frames, losses
+from training import batches, frames, losses, tool
 from training.adapter_io import load_adapter, read_config
 from training.corpus import read_lines, read_xz
 from training.evaluate import spread
@@ -208,4 +208,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    tool.run(main)

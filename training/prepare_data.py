@@ -15,8 +15,10 @@ import random
 import re
 from pathlib import Path
 
-from training.corpus import (Sets, normal, read_zst, shingles, words, write_xz)
+from training import tool
 from training.bm25 import Bm25
+from training.corpus import (Sets, normal, read_zst, shingles, words, write_xz)
+from training.files import read_json
 
 WIKI = ("wiki_2018new-00", "wiki_core2018-00", "wiki_core2018-01", "wiki_core2018-02", "wiki_featured-00",
         "wiki_featured-01", "wiki_good_sample-00")
@@ -160,7 +162,7 @@ def shorten(paragraph: str) -> str:
 
 def wiki_articles(root: Path) -> list[dict]:
     """Articles that no question set is about."""
-    overlap = json.loads((root / "wiki/overlap_titles.json").read_text())
+    overlap = read_json(root / "wiki/overlap_titles.json")
     closed = {normal(t) for titles in overlap.values() for t in titles}
     articles = [a for name in WIKI for a in read_zst(root / f"wiki/{name}.jsonl.zst")]
     return [a for a in articles if normal(a["title"]) not in closed]
@@ -310,4 +312,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    tool.run(main)

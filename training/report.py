@@ -15,15 +15,18 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib import pyplot  # noqa: E402  (the backend is chosen first)
 
+from training import tool  # noqa: E402
 from training.evaluate import CUTS, at_bias  # noqa: E402
+from training.files import read_json  # noqa: E402
 
 SETS = {"squad": "SQuAD", "2wiki": "2Wiki", "hotpot": "Hotpot", "strategy": "StrategyQA"}
+STUDIES = ("scale.json", "pooled.json", "reference.json", "ablate.json")
 RANKINGS = ("one_round", "two_rounds", "two_rounds_rule", "bm25", "minilm")
 
 
 def load(folder: Path, name: str) -> dict:
     path = folder / name
-    return json.loads(path.read_text()) if path.exists() else {}
+    return read_json(path) if path.exists() else {}
 
 
 def table(head: list, rows: list[list]) -> None:
@@ -36,9 +39,16 @@ def table(head: list, rows: list[list]) -> None:
 def merged(folder: Path, pattern: str, suffix: str = ".json") -> dict:
     out = {}
     for path in sorted(folder.glob(pattern)):
-        if path.name.endswith(".raw.json") == (suffix == ".raw.json"):
-            out |= json.loads(path.read_text())
+        if not path.name.startswith("eval-seed-") and path.name.endswith(".raw.json") == (suffix == ".raw.json"):
+            out |= read_json(path)
     return out
+
+
+def whole(folder: Path) -> dict:
+    """Of every set; thresholds and device are those of SQuAD's run."""
+    if not any(folder.glob("eval-*.json")) and not any((folder / name).exists() for name in STUDIES):
+        raise ValueError(f"{folder}: holds neither eval-*.json nor {', '.join(STUDIES)}; give the folder that evaluate.py wrote to")
+    return merged(folder, "eval-*.json") | merged(folder, "eval-squad*.json")
 
 
 def retrieval(report: dict) -> None:
@@ -60,7 +70,7 @@ def reading(report: dict) -> None:
 
 def seeds(folder: Path) -> None:
     """Mean and standard deviation over the seeds of every figure that all have."""
-    runs = [json.loads(p.read_text()) for p in sorted(folder.glob("eval-seed-*.json")) if not p.name.endswith(".raw.json")]
+    runs = [read_json(p) for p in sorted(folder.glob("eval-seed-*.json")) if not p.name.endswith(".raw.json")]
     rows = []
     for name, label in SETS.items():
         for kind in (*RANKINGS, "reading"):
@@ -161,7 +171,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=8, help="that store K and V")
     parser.add_argument("--width", type=int, default=192, help="Hkv * D")
     args = parser.parse_args()
-    report, raw = merged(args.folder, "eval-[!s]*.json") | merged(args.folder, "eval-squad*.json"), {}
+    report = whole(args.folder)
     raw = merged(args.folder, "eval-squad*.json", ".raw.json")
     print(json.dumps(report.get("calibration", {})), "\n")
     retrieval(report)
@@ -175,4 +185,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    tool.run(main)

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from training import batches, frames
+from training import batches, frames, tool
 from training.adapter_io import load_adapter, read_config, read_msa
 from training.corpus import normal, read_xz
 from training.evaluate import DOC_TOKENS, rank, read_all, recall, spread
@@ -182,8 +182,11 @@ def score_in_blocks(folded, keys, table, queries, block: int = 1 << 19):
 
 def load(path: str) -> tuple[dict, list[np.ndarray]]:
     whole = Path(path).read_bytes()
-    line, flat = (lzma.decompress(whole) if whole.startswith(b"\xfd7zXZ") else whole).split(b"\n", 1)
-    head = json.loads(line)
+    try:
+        line, flat = (lzma.decompress(whole) if whole.startswith(b"\xfd7zXZ") else whole).split(b"\n", 1)
+        head = json.loads(line)
+    except (ValueError, lzma.LZMAError) as error:
+        raise ValueError(f"{path}: not what `scale prepare` writes ({error}); make it again") from error
     tokens, ends = np.frombuffer(flat, dtype="<u2"), np.cumsum(head["lengths"])
     return head, [tokens[e - n:e] for e, n in zip(ends, head["lengths"])]
 
@@ -250,4 +253,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    tool.run(main)

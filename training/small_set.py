@@ -10,6 +10,7 @@ import argparse
 import json
 from pathlib import Path
 
+from training import tool
 from training.corpus import read_xz, write_xz
 from training.evaluate import spread
 
@@ -41,4 +42,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    tool.run(main)

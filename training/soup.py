@@ -7,15 +7,14 @@ several is again factored, to the rank of one, by the singular value decompositi
 from __future__ import annotations
 
 import argparse
-import json
 import os
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
-from training.adapter_io import write_adapter
+from training import tool
+from training.adapter_io import read_raw, write_adapter
+from training.files import read_tensors
 
 
 def mean_pair(pairs: list[tuple[torch.Tensor, torch.Tensor]]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -30,12 +29,17 @@ def mean_pair(pairs: list[tuple[torch.Tensor, torch.Tensor]]) -> tuple[torch.Ten
     return (root[:, None] * v[:rank]) @ qa.T, qb @ (u[:, :rank] * root)
 
 
-def soup(files: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-    names = set(files[0])
-    if any(set(f) != names or any(f[n].shape != files[0][n].shape for n in names) for f in files):
-        raise ValueError("the adapters do not have the same tensors")
-    out = {}
-    for name in sorted(names):
+def soup(adapters: dict[str, dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """Of tensors by adapter, the adapters' names for what is wrong with one."""
+    (first, wanted), *_ = adapters.items()
+    for adapter, tensors in adapters.items():
+        odd = sorted(n for n in wanted | tensors if n not in tensors or n not in wanted or wanted[n].shape != tensors[n].shape)
+        if odd:
+            shape = lambda some: list(some[odd[0]].shape) if odd[0] in some else "missing"
+            raise ValueError(f"{adapter}: {len(odd)} tensors unlike those of {first}, the first is {odd[0]} ({shape(tensors)}, there "
+                             f"{shape(wanted)}); give adapters of one configuration")
+    files, out = list(adapters.values()), {}
+    for name in sorted(wanted):
         if ".lora_A." in name:
             other = name.replace(".lora_A.", ".lora_B.")
             out[name], out[other] = mean_pair([(f[name], f[other]) for f in files])
@@ -65,12 +69,9 @@ def main() -> None:
     parser.add_argument("--out", required=True)
     args = parser.parse_args()
     torch.set_num_threads(min(8, os.cpu_count() or 1))
-    try:
-        config = common_config([json.loads((Path(a) / "adapter_config.json").read_text()) for a in args.adapters])
-        write_adapter(args.out, soup([load_file(str(Path(a) / "adapter.safetensors")) for a in args.adapters]), config)
-    except (ValueError, OSError, SafetensorError) as error:
-        raise SystemExit(f"soup: {error}") from error
+    config = common_config([read_raw(a) for a in args.adapters])
+    write_adapter(args.out, soup({a: read_tensors(Path(a) / "adapter.safetensors") for a in args.adapters}), config)
 
 
 if __name__ == "__main__":
-    main()
+    tool.run(main)

@@ -2,7 +2,8 @@
 
 Stages run in order. Each has a share of wall time (`seconds`) or a number of `steps`, a mix of batches and loss
 weights. Loss = routing * L_aux + reading * L_LM(answer | texts) + memory * L_LM(answer | pooled K, V). A checkpoint is
-written to a temporary name and renamed, so an interrupt leaves the last one whole; resuming repeats the same batches.
+written to a temporary name and renamed, so an interrupt leaves the last one whole; resuming repeats the same batches
+and their lines of the curve.
 """
 from __future__ import annotations
 
@@ -11,38 +12,22 @@ import io
 import json
 import math
 import os
+import pickle
 import time
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.distributed as dist
-import yaml
-from safetensors import SafetensorError
 from torch.utils.data import DataLoader
 
-from training import frames, losses
+from training import frames, losses, tool
 from training.adapter_io import load_adapter, save_adapter
 from training.data import Batch, Group, TrainingSet
 from training.exchange import Exchange, Recent
+from training.files import replace_file
 from training.model import MsaConfig, MsaModel, Result
-
-REQUIRED = ("base", "bundle", "out", "adapter", "stages", "seed")
-
-
-def load_config(path: str, overrides: list[str]) -> dict:
-    config = yaml.safe_load(Path(path).read_text())
-    for item in overrides:
-        key, _, value = item.partition("=")
-        node = config
-        *parents, leaf = key.split(".")
-        for part in parents:
-            node = node[int(part) if isinstance(node, list) else part]
-        node[int(leaf) if isinstance(node, list) else leaf] = yaml.safe_load(value)
-    missing = [k for k in REQUIRED if k not in config]
-    if missing:
-        raise SystemExit(f"{path}: missing {', '.join(missing)}")
-    return config
+from training.settings import load_config
 
 
 def msa_config(config: dict) -> MsaConfig:
@@ -126,7 +111,9 @@ class Trainer:
         self.model = self.model.to(self.device)
         self.out = Path(config["out"])
         self.out.mkdir(parents=True, exist_ok=True)
+        self.curve = self.out / "curve.jsonl"
         self.stage_index, self.step, self.spent, self.recent = 0, 0, 0.0, None
+        self.kept = "no checkpoint yet; the next run begins anew"
         self.optimizer = self._optimizer()
 
     def _optimizer(self):
@@ -216,7 +203,7 @@ class Trainer:
         line = {k: round(torch.stack(v).float().mean().item(), 4) for k, v in sorted(recent.items())}
         line |= {"stage": stage["name"], "step": self.step, "spent": round(self.spent, 1),
                  "tokens_per_s": round(rate)}
-        with (self.out / "curve.jsonl").open("a") as file:
+        with self.curve.open("a") as file:
             file.write(json.dumps(line) + "\n")
         print(json.dumps(line), flush=True)
 
@@ -230,27 +217,44 @@ class Trainer:
             return
         state = {"stage": self.stage_index, "step": self.step, "spent": self.spent,
                  "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
-                 "adapter": self.config["adapter"]}
+                 "adapter": self.config["adapter"], "curve": self.curve.stat().st_size if self.curve.exists() else 0}
         image = io.BytesIO()    # torch's own writer hides why a disk refuses
         torch.save(state, image)
         try:
-            (self.out / "checkpoint.tmp").write_bytes(image.getbuffer())
-            os.replace(self.out / "checkpoint.tmp", self.out / "checkpoint.pt")
+            replace_file(self.out / "checkpoint.pt", image.getbuffer())
             save_adapter(self.model, str(self.out / "adapter"), self.config["base_name"], self.config["msa_extra"])
-        except (OSError, SafetensorError) as error:
+        except OSError as error:
             raise SystemExit(f"{self.out}: could not be written ({error}); the last checkpoint is kept") from error
+        self.note_kept()
+
+    def note_kept(self) -> None:
+        stages = self.config["stages"]
+        self.kept = f"the last checkpoint is of stage {stages[self.stage_index]['name']} step {self.step}; go on with --resume" \
+            if self.stage_index < len(stages) else "the run is finished"
+
+    def cut_curve(self, size: int) -> None:
+        """What was logged after the checkpoint is logged again."""
+        if not self.rank and self.curve.exists() and self.curve.stat().st_size > size:
+            os.truncate(self.curve, size)
 
     def resume(self) -> None:
         path = self.out / "checkpoint.pt"
         if not path.exists():
+            self.cut_curve(0)
             return
-        state = torch.load(path, map_location=self.device, weights_only=True)
+        try:
+            state = torch.load(path, map_location=self.device, weights_only=True)
+        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+            raise ValueError(f"{path}: not a whole checkpoint; give another out, and init={self.out / 'adapter'} to start from "
+                             "the weights saved beside it") from error
         if state["adapter"] != self.config["adapter"]:
             raise SystemExit(f"{path} was made with adapter {state['adapter']}, the configuration says "
                              f"{self.config['adapter']}")
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.stage_index, self.step, self.spent = state["stage"], state["step"], state["spent"]
+        self.cut_curve(state.get("curve", 1 << 62))     # earlier checkpoints do not say
+        self.note_kept()
 
     def run(self) -> None:
         near = self.config.get("neighbours")
@@ -270,14 +274,19 @@ def main() -> None:
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint, if there is one")
     parser.add_argument("overrides", nargs="*", help="key.sub=value")
     args = parser.parse_intermixed_args()     # --resume may stand before the overrides
+    config = load_config(args.config, args.overrides)
+    if not args.resume and (Path(config["out"]) / "checkpoint.pt").exists():
+        raise ValueError(f"{config['out']}: holds the checkpoint of an earlier run; give --resume to go on with it, or another out")
+    trainer = Trainer(config)
+    if args.resume:
+        trainer.resume()
+        if trainer.stage_index >= len(config["stages"]) and not trainer.rank:
+            print(f"{config['out']}: the run is finished, its adapter is {trainer.out / 'adapter'}; nothing to do")
     try:
-        trainer = Trainer(load_config(args.config, args.overrides))
-        if args.resume:
-            trainer.resume()
         trainer.run()
-    except (ValueError, OSError) as error:  # what a user can mend: say it without a trace
-        raise SystemExit(f"{args.config}: {error}") from error
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("interrupted" if trainer.rank else f"interrupted; {trainer.kept}") from None
 
 
 if __name__ == "__main__":
-    main()
+    tool.run(main)
