@@ -74,8 +74,8 @@ std::string Fault(const CLI::App& app, const CLI::App& meant, const CLI::Error& 
   if (leftovers.empty()) return error.what();
   const std::string culprit = Culprit(leftovers);
   const std::vector<std::string> verbs = Verbs(meant);
-  if (!verbs.empty() && !IsFlag(culprit)) {
-    return StrCat("there is no verb '", culprit, "'", Meant(Nearest(culprit, verbs)));
+  if (const std::string& first = leftovers.front(); !verbs.empty() && !IsFlag(first)) {
+    return StrCat("there is no verb '", first.substr(0, 80), "'", Meant(Nearest(first, verbs)));
   }
   if (!verbs.empty()) return StrCat("a verb is expected before ", culprit);
   if (!IsFlag(culprit)) {

@@ -33,6 +33,8 @@ TEST_F(CliTest, ASlipIsAnsweredWithWhatWasMeant) {
   EXPECT_THAT(err_, HasSubstr("there is no verb 'frobnicate'\nVerbs: add"));
   EXPECT_EQ(Msa({"retreive", "q"}), 2);
   EXPECT_THAT(err_, HasSubstr("there is no verb 'retreive'; did you mean retrieve?"));
+  EXPECT_EQ(Msa({"retreive", "--limit", "3", "q"}), 2);
+  EXPECT_THAT(err_, HasSubstr("there is no verb 'retreive'; did you mean retrieve?"));
   EXPECT_EQ(Msa({"bank", "creat", "b"}), 2);
   EXPECT_THAT(err_, HasSubstr("msa bank: there is no verb 'creat'; did you mean create?"));
   EXPECT_EQ(Msa({"ask", "--k", "5", "q"}), 2);
