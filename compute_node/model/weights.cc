@@ -299,10 +299,14 @@ absl::StatusOr<AdapterConfig> ReadAdapterConfig(const std::string& adapter_dir,
           StrCat(path, ": field '", field, "' must be a positive number"));
     }
   }
+  if (!root["r"].is_number_integer()) {
+    return absl::InvalidArgumentError(StrCat(path, ": field 'r' must be a whole number"));
+  }
   for (const char* unsupported : {"use_rslora", "use_dora", "fan_in_fan_out"}) {
-    if (root.value(unsupported, false)) {
-      return absl::InvalidArgumentError(StrCat(path, ": ", unsupported, " is not supported"));
-    }
+    const auto field = root.find(unsupported);
+    if (field == root.end() || field->is_null() || *field == false) continue;
+    return absl::InvalidArgumentError(StrCat(
+        path, ": ", unsupported, *field == true ? " is not supported" : " must be true or false"));
   }
   for (const char* unsupported : {"rank_pattern", "alpha_pattern"}) {
     if (root.contains(unsupported) && !root[unsupported].empty()) {

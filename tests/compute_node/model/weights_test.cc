@@ -213,6 +213,28 @@ TEST_F(AdapterTest, SaysWhatIsWrongWithAnAdapter) {
   std::ofstream(adapter_ / "adapter_config.json")
       << json{{"r", 2}, {"lora_alpha", 2}, {"rank_pattern", {{"o_proj", 4}}}};
   EXPECT_THAT(std::string(Load(adapter_).status().message()), HasSubstr("rank_pattern"));
+  for (const json& wrong : {json{{"r", 2.5}}, json{{"r", 1e300}}, json{{"use_dora", true}},
+                            json{{"use_rslora", "no"}}, json{{"fan_in_fan_out", 1}}}) {
+    json config = {{"r", 2}, {"lora_alpha", 2}};
+    config.update(wrong);
+    std::ofstream(adapter_ / "adapter_config.json") << config;
+    EXPECT_THAT(std::string(Load(adapter_).status().message()), HasSubstr(wrong.begin().key()));
+  }
+}
+
+// As PEFT writes it, and as others do who write null for what they leave out.
+TEST_F(AdapterTest, ReadsWhatPeftWrites) {
+  Writer writer;
+  const std::string lora = "base_model.model.model.layers.0.self_attn.o_proj";
+  writer.Add(lora + ".lora_A.weight", {2, 48}, std::vector<float>(2 * 48));
+  writer.Add(lora + ".lora_B.weight", {48, 2}, std::vector<float>(48 * 2));
+  writer.Write(adapter_ / "adapter_model.safetensors");
+  for (const char* rest :
+       {R"("use_dora": false, "rank_pattern": {}, "alpha_pattern": {}, "modules_to_save": null})",
+        R"("use_dora": null, "use_rslora": null, "fan_in_fan_out": null, "rank_pattern": null})"}) {
+    std::ofstream(adapter_ / "adapter_config.json") << R"({"r": 2, "lora_alpha": 4.0, )" << rest;
+    EXPECT_TRUE(Load(adapter_).ok()) << Load(adapter_).status();
+  }
 }
 
 // Each would be served, and answer worse than the adapter can.
