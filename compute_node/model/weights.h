@@ -39,7 +39,7 @@ struct ModelWeights {
 
 // An adapter folder's adapter_config.json, read once.
 struct AdapterConfig {
-  std::string dir = {};   // with adapter.safetensors or adapter_model.safetensors; empty: no adapter
+  std::string dir = {};  // with adapter.safetensors or adapter_model.safetensors; empty: no adapter
   std::string json = {};  // the file's bytes, part of the fingerprint
   int64_t lora_rank = 0;  // r
   float lora_scale = 0;   // lora_alpha / r
@@ -58,10 +58,10 @@ struct WeightSource {
 };
 
 // Reads and merges. Every value must be finite: INVALID_ARGUMENT naming the tensor; so for a tensor
-// that is missing, has the wrong shape or type, and for one of the adapter that has no place. NOT_FOUND for a missing file. A layer is hashed and
-// packed while it is in memory, so that a model larger than memory is read from its disk once.
-// Takes seconds for a model of 135 M parameters; memory: the packed weights and one layer in
-// float32.
+// that is missing, has the wrong shape or type, and for one of the adapter that has no place.
+// NOT_FOUND for a missing file. A layer is hashed and packed while it is in memory, so that a model
+// larger than memory is read from its disk once. Takes seconds for a model of 135 M parameters;
+// memory: the packed weights and one layer in float32.
 absl::StatusOr<ModelWeights> LoadWeights(const WeightSource& source, const ModelConfig& config,
                                          const kernels::Backend& backend,
                                          kernels::WeightFormat format);

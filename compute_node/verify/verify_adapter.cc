@@ -47,7 +47,8 @@ absl::StatusOr<Written> ReadPlain(Node& node, absl::Span<const int32_t> ids, int
                                   std::optional<TokenBias> first,
                                   std::vector<float>& first_logits) {
   Sampler greedy(0, 0);
-  Decoder decoder(node.transformer(), node.tokenizer(), *node.memory().passes, node.steps(), greedy);
+  Decoder decoder(node.transformer(), node.tokenizer(), *node.memory().passes, node.steps(),
+                  greedy);
   Prefill state;
   state.cache = std::make_unique<KvCache>(
       node.transformer().NewCache(static_cast<int64_t>(ids.size()) + max_tokens));

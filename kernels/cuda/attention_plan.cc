@@ -219,8 +219,7 @@ class Planner {
 
   int32_t SplitsOfABlock() const {
     if (!launch_.tensor_cores) return 1;
-    const auto limit =
-        MostDecodeBlocks(static_cast<int64_t>(decode_.size()), shape_.num_kv_heads);
+    const auto limit = MostDecodeBlocks(static_cast<int64_t>(decode_.size()), shape_.num_kv_heads);
     int32_t most = 1;
     for (int32_t i : decode_) most = std::max(most, sequences_[i].num_splits);
     for (int32_t each = 1; each < most; ++each) {
