@@ -2,6 +2,8 @@
 from __future__ import annotations
 
 import difflib
+import math
+import re
 from pathlib import Path
 
 import yaml
@@ -20,6 +22,16 @@ STAGE = (("name", "attend", "temperature", "mix", "sizes", "loss"),
           "twisted", "trim", "refusal_weight", "stopping", "stop_level"))
 SIZES = ((), ("wiki", "questions", "articles", "hops", "later", "made", "ask"))
 LOSS = (("routing",), ("later", "stop", "memory", "reading"))
+NO_NUMBERS = {"base", "base_name", "bundle", "out", "neighbours", "made", "labels", "init", "tokenizer", "compile", "checkpointing", "lr",
+              "adapter", "msa_extra", "stages"}                                                 # of RUN
+NO_NUMBERS_OF_STAGE = {"name", "attend", "mix", "sizes", "loss", "reading_mix", "reading_documents", "asking_mix"}
+
+
+class Loader(yaml.SafeLoader):
+    """1e-3 is a number too; YAML 1.1 wants 1.0e-3."""
+
+
+Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789"))
 
 
 def check_keys(place: str, given, required: tuple[str, ...], others: tuple[str, ...]) -> None:
@@ -35,10 +47,21 @@ def check_keys(place: str, given, required: tuple[str, ...], others: tuple[str, 
         raise ValueError(f"{place}: missing {', '.join(missing)}; give every one of them")
 
 
+def check_numbers(place: str, given: dict, others: set[str] = frozenset()) -> None:
+    for key, value in given.items():
+        if key not in others and (isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value)):
+            raise ValueError(f"{place}: {key} is to be a number, not '{value}'")
+
+
 def check(path: str, config: dict) -> None:
     check_keys(path, config, *RUN)
+    check_numbers(path, config, NO_NUMBERS)
     check_keys(f"{path}: adapter", config["adapter"], *ADAPTER)
+    check_numbers(f"{path}: adapter", config["adapter"], {"router_layers"})
     check_keys(f"{path}: lr", config["lr"], *RATES)
+    check_numbers(f"{path}: lr", config["lr"])
+    if config.get("log_every", 1) < 1:
+        raise ValueError(f"{path}: log_every is {config['log_every']}; give 1 or more")
     if not isinstance(config["msa_extra"], dict):
         raise ValueError(f"{path}: msa_extra is to be a mapping; give {{}} for none")
     if not isinstance(config["stages"], list):
@@ -46,18 +69,20 @@ def check(path: str, config: dict) -> None:
     for number, stage in enumerate(config["stages"]):
         place = f"{path}: stages.{number}"
         check_keys(place, stage, *STAGE)
-        check_keys(f"{place}.mix", stage["mix"], (), KINDS)
-        check_keys(f"{place}.sizes", stage["sizes"], *SIZES)
-        check_keys(f"{place}.loss", stage["loss"], *LOSS)
-        if stage.get("reading"):
-            check_keys(f"{place}.reading_mix", stage.get("reading_mix"), (), READING)
+        check_numbers(place, stage, NO_NUMBERS_OF_STAGE)
+        parts = {"mix": ((), KINDS), "sizes": SIZES, "loss": LOSS} | ({"reading_mix": ((), READING)} if stage.get("reading") else {})
+        for part, known in parts.items():
+            check_keys(f"{place}.{part}", stage.get(part), *known)
+            check_numbers(f"{place}.{part}", stage[part])
+        if stage["loss"].get("stop") and "stop_level" not in stage:
+            raise ValueError(f"{place}: missing stop_level, which loss.stop needs")
         if not {"steps", "seconds"} & set(stage) and "until" not in config:
             raise ValueError(f"{place}: would never end; give steps or seconds")
 
 
 def parse(place: str, text: str):
     try:
-        return yaml.safe_load(text)
+        return yaml.load(text, Loader)
     except yaml.YAMLError as error:
         raise ValueError(f"{place}: not YAML ({error})") from error
 
@@ -88,11 +113,19 @@ def override(config: dict, item: str) -> None:
     node[child(item, node, leaf)] = parse(f"'{item}'", value)
 
 
+def without_null(node):
+    """null is as if not given."""
+    if isinstance(node, dict):
+        return {k: without_null(v) for k, v in node.items() if v is not None}
+    return [without_null(v) for v in node] if isinstance(node, list) else node
+
+
 def load_config(path: str, overrides: list[str]) -> dict:
     config = parse(path, Path(path).read_text(encoding="utf-8"))
     if not isinstance(config, dict):
         raise ValueError(f"{path}: holds no configuration; give a mapping as in training/configs")
     for item in overrides:
         override(config, item)
+    config = without_null(config)
     check(path, config)
     return config

@@ -126,7 +126,7 @@ class Trainer:
                                  weight_decay=self.config.get("decay", 0.01), fused=self.device.type == "cuda")
 
     def progress(self, stage: dict) -> float:
-        steps = self.step / stage["steps"] if "steps" in stage else 0.0
+        steps = (self.step / stage["steps"] if stage["steps"] > 0 else 1.0) if "steps" in stage else 0.0
         spent = self.spent / max(stage["seconds"], 1e-9) if "seconds" in stage else 0.0
         return max(steps, spent)
 

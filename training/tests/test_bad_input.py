@@ -106,6 +106,26 @@ class BadInputTest(test_training.ToyCase):
             with self.subTest(override):
                 self.assertRegex(self.run_main(config, override), f"^train: .*{said}")
 
+    def test_what_is_no_number_is_refused_by_name(self):
+        config = self.config(self.out)
+        for override, said in (("stages.0.steps=abc", r"stages\.0: steps is to be a number, not 'abc'"), ("lr.lora=fast", "lr: lora is to be"),
+                               ("seed=true", "seed is to be a number"), ("adapter.pool=[4]", "adapter: pool is to be"), ("until=.nan", "until is to be"),
+                               ("stages.0.sizes.wiki=x", r"stages\.0\.sizes: wiki is to be"), ("stages.0.mix.wiki=x", r"\.mix: wiki is to be"),
+                               ("log_every=0", "log_every is 0; give 1 or more"), ("stages.0.steps=null", "would never end"),
+                               ("stages.0.loss.stop=0.3", "missing stop_level, which loss.stop needs"), ("seed=null", "missing seed")):
+            with self.subTest(override):
+                self.assertRegex(self.run_main(config, override), f"^train: .*{said}")
+
+    def test_null_is_not_given_and_1e_3_is_a_number(self):
+        with contextlib.redirect_stdout(io.StringIO()):
+            code = self.end_of(self.config(self.out), "stages.0.steps=null", "stages.0.seconds=1e-3", "lr.lora=1e-3", "until=null", "init=null")
+        self.assertEqual(code, (0, ""))
+        self.assertEqual([settings.parse("", t) for t in ("1e-3", "-2E+4", "3.e2", "1e-3x", "12", "1e")], [0.001, -2e4, 300.0, "1e-3x", 12, "1e"])
+
+    def test_a_stage_of_no_steps_is_passed_over(self):
+        self.assertEqual(self.end_of(self.config(self.out), "stages.0.steps=0"), (0, ""))
+        self.assertTrue((Path(self.out) / "adapter" / "adapter.safetensors").exists())
+
     def test_a_file_that_is_no_configuration(self):
         for text, said in (("", "holds no configuration"), ("a: [1", "not YAML"), ("- 1", "holds no configuration")):
             self.assertRegex(self.run_main(text), said)
