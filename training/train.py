@@ -237,10 +237,15 @@ class Trainer:
         if not self.rank and self.curve.exists() and self.curve.stat().st_size > size:
             os.truncate(self.curve, size)
 
+    def begin_curve(self) -> None:
+        """A run that begins anew does not go on with another's curve, nor throw it away."""
+        if not self.rank and self.curve.exists():
+            os.replace(self.curve, self.out / "curve.before.jsonl")
+
     def resume(self) -> None:
         path = self.out / "checkpoint.pt"
         if not path.exists():
-            self.cut_curve(0)
+            self.begin_curve()
             return
         try:
             state = torch.load(path, map_location=self.device, weights_only=True)
@@ -278,7 +283,9 @@ def main() -> None:
     if not args.resume and (Path(config["out"]) / "checkpoint.pt").exists():
         raise ValueError(f"{config['out']}: holds the checkpoint of an earlier run; give --resume to go on with it, or another out")
     trainer = Trainer(config)
-    if args.resume:
+    if not args.resume:
+        trainer.begin_curve()
+    else:
         trainer.resume()
         if trainer.stage_index >= len(config["stages"]) and not trainer.rank:
             print(f"{config['out']}: the run is finished, its adapter is {trainer.out / 'adapter'}; nothing to do")

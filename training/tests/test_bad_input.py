@@ -16,6 +16,7 @@ import yaml
 from training import settings, tool, train
 from training.adapter_io import save_adapter
 from training.corpus import read_xz, write_xz
+from training.data import TrainingSet
 from training.files import read_tensors, write_tensors
 from training.model import MsaConfig, MsaModel
 from training.tests import test_training
@@ -220,6 +221,21 @@ class BadInputTest(test_training.ToyCase):
         with contextlib.redirect_stdout(io.StringIO()):
             self.assertEqual(self.end_of(self.config(self.out), "--resume")[0], 0)
         self.assertEqual(self.losses(self.out), expected)
+
+    def test_a_run_that_begins_anew_keeps_the_earlier_curve_apart(self):
+        """Of a run without a checkpoint, or whose checkpoint was removed."""
+        for more in ((), ("--resume",)):
+            with self.subTest(more), tempfile.TemporaryDirectory() as out:
+                (Path(out) / "curve.jsonl").write_text('{"earlier": 1}\n')
+                with contextlib.redirect_stdout(io.StringIO()):
+                    self.assertEqual(self.end_of(self.config(out), *more), (0, ""))
+                self.assertEqual(len(self.losses(out)), 4)
+                self.assertEqual((Path(out) / "curve.before.jsonl").read_text(), '{"earlier": 1}\n')
+
+    def test_what_a_worker_of_the_loader_says_is_one_line_too(self):
+        for error in (ValueError("docs.jsonl line 3: no field 'x'"), FileNotFoundError(2, "No such file or directory", "docs.jsonl")):
+            with self.subTest(error), mock.patch.object(TrainingSet, "__getitem__", side_effect=error):
+                self.assertEqual(self.run_main(self.config(self.out), "workers=1"), f"train: {error}")
 
     def test_an_interrupt_says_where_the_checkpoint_is(self):
         for done, said in (((), "no checkpoint yet"), ((None, None), "the last checkpoint is of stage joint step 2; go on with --resume")):
