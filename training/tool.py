@@ -15,7 +15,10 @@ def said(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         wrong = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
         return f"{wrong}; give a path that can be used" if error.filename else wrong
-    return " ".join(str(error).split()) or type(error).__name__
+    text = str(error)
+    if text.startswith("Caught ") and "\nOriginal Traceback" in text:    # of a worker of torch's DataLoader
+        text = text.rpartition(f"{type(error).__name__}: ")[2]
+    return " ".join(text.split()) or type(error).__name__
 
 
 def run(main: Callable[[], None]) -> None:
