@@ -261,9 +261,15 @@ class Trainer:
         self.cut_curve(state.get("curve", 1 << 62))     # earlier checkpoints do not say
         self.note_kept()
 
+    def neighbours(self):
+        path = self.config.get("neighbours")
+        try:
+            return np.load(path) if path else None
+        except (ValueError, EOFError) as error:
+            raise ValueError(f"{path}: not what neighbours.py writes ({error}); make it again") from error
+
     def run(self) -> None:
-        near = self.config.get("neighbours")
-        neighbours = np.load(near) if near and Path(near).exists() else None
+        neighbours = self.neighbours()
         stages = self.config["stages"]
         while self.stage_index < len(stages):
             self.run_stage(stages[self.stage_index], neighbours)

@@ -72,6 +72,10 @@ class BadInputTest(test_training.ToyCase):
         write_xz(docs, records)
         self.assertRegex(self.run_main(config), r"docs\.jsonl\.xz line 3: no field 'x'")
 
+    def test_neighbours_that_are_not_there_are_not_done_without(self):
+        self.assertRegex(self.run_main(self.config(self.out), "neighbours=absent.npy"), "^train: absent.npy: No such file")
+        self.assertRegex(self.run_main(self.config(self.out), f"neighbours={self.out}/run.yaml"), "^train: .*run.yaml: not ")
+
     def test_a_cut_data_file_is_named(self):
         config = self.config(self.out)
         docs = Path(config["bundle"]) / "docs.jsonl.xz"
