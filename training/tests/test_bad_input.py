@@ -1,5 +1,6 @@
 """What a user gets wrong, or a machine: a clear message, the last checkpoint whole, the run resumable."""
 import contextlib
+import gc
 import io
 import json
 import os
@@ -240,6 +241,7 @@ class BadInputTest(test_training.ToyCase):
         for error in (ValueError("docs.jsonl line 3: no field 'x'"), FileNotFoundError(2, "No such file or directory", "docs.jsonl")):
             with self.subTest(error), mock.patch.object(TrainingSet, "__getitem__", side_effect=error):
                 self.assertEqual(self.run_main(self.config(self.out), "workers=1"), f"train: {error}")
+                gc.collect()    # the loader, before the next forks
 
     def test_an_interrupt_says_where_the_checkpoint_is(self):
         for done, said in (((), "no checkpoint yet"), ((None, None), "the last checkpoint is of stage joint step 2; go on with --resume")):
