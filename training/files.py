@@ -26,8 +26,9 @@ def read_tensors(path: str | Path) -> dict[str, torch.Tensor]:
 
 
 def replace_file(path: str | Path, content) -> None:
-    """Under a temporary name, then renamed: who reads meanwhile finds a whole file; a failure leaves what was there."""
-    path = Path(path)
+    """Under a temporary name, then renamed: who reads meanwhile finds a whole file; a failure leaves what was there. A link
+    stays one: what it leads to is replaced."""
+    path = Path(os.path.realpath(path))
     part = path.with_suffix(".tmp")
     try:
         part.write_bytes(content)

@@ -160,6 +160,16 @@ class TensorTest(test_training.ToyCase):
         finally:
             os.umask(old)
 
+    def test_a_link_stays_one(self):
+        """A checkpoint that lies on another disk goes on lying there."""
+        with tempfile.TemporaryDirectory() as scratch, tempfile.TemporaryDirectory() as disk:
+            link, target = Path(scratch) / "checkpoint.pt", Path(disk) / "large.pt"
+            target.write_bytes(b"old")
+            link.symlink_to(target)
+            files.replace_file(link, b"new")
+            self.assertTrue(link.is_symlink())
+            self.assertEqual((target.read_bytes(), os.listdir(scratch), os.listdir(disk)), (b"new", [link.name], [target.name]))
+
     def test_a_failed_write_leaves_what_was_there(self):
         with tempfile.TemporaryDirectory() as scratch:
             path = Path(scratch) / "adapter.safetensors"
