@@ -13,6 +13,7 @@ from training.evaluate import after_two, at_bias
 from training.mine import Keys, best
 from training.model import MsaConfig, MsaModel
 from training.refusal import first_token, say
+from training.small_set import with_unanswerable
 from training.soup import common_config, mean_pair
 from training.tests import toy
 
@@ -82,6 +83,17 @@ class SoupTest(unittest.TestCase):
             common_config([first, config(reader_question="twice")])
         with self.assertRaisesRegex(ValueError, "differ in lora_alpha"):
             common_config([first, config() | {"lora_alpha": 8}])
+
+
+class SmallSetTest(unittest.TestCase):
+    def test_unanswerable_questions_bring_their_paragraphs(self):
+        corpus = [{"id": str(i)} for i in range(5)]
+        asked = [{"question": "a", "answers": ["x"], "supporting_titles_or_ids": ["1"]}]
+        refused = [{"question": "b", "answers": ["plausible"], "supporting_titles_or_ids": ["3"]}]
+        documents, questions = with_unanswerable(corpus[1:3], asked, corpus, refused)
+        self.assertEqual([d["id"] for d in documents], ["1", "2", "3"])
+        self.assertEqual([q["answers"] for q in questions], [["x"], []])
+        self.assertEqual(with_unanswerable(corpus[1:3], asked, corpus, []), (corpus[1:3], asked))
 
 
 class ToyModelTest(unittest.TestCase):
