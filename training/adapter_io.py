@@ -1,13 +1,12 @@
 """Adapter files: PEFT's LoRA names and the published engine's router names, in bf16."""
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 
 import torch
 
-from training.files import read_json, read_tensors, write_tensors
+from training.files import read_json, read_tensors, write_json, write_tensors
 from training.model import LINEAR, MsaConfig, MsaModel
 
 
@@ -56,11 +55,11 @@ def adapter_config(model: MsaModel, base_name: str, msa_extra: dict) -> dict:
 
 
 def write_adapter(folder: str, stored: dict[str, torch.Tensor], config: dict) -> None:
-    """The adapter's two files; whoever copies them meanwhile gets whole tensors, and the configuration is written last."""
+    """The adapter's two files; whoever copies them meanwhile gets whole ones, and the configuration is written last."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     write_tensors(folder / "adapter.safetensors", stored)
-    (folder / "adapter_config.json").write_text(json.dumps(config, indent=1) + "\n")
+    write_json(folder / "adapter_config.json", config)
 
 
 def save_adapter(model: MsaModel, folder: str, base_name: str, msa_extra: dict) -> None:

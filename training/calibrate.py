@@ -20,7 +20,7 @@ import torch
 from training import evaluate, frames, tool
 from training.adapter_io import load_adapter, read_config
 from training.corpus import calibration_articles, read_xz
-from training.files import read_json
+from training.files import read_json, write_json
 from training.model import MsaModel
 
 WRONG, STOPPED = 0.08, 0.95
@@ -75,7 +75,7 @@ def write(adapter: str, chosen: dict) -> None:
     config = read_json(path)
     config["msa_config"] |= {"refusal": frames.REFUSAL, "refusal_bias": chosen["refusal_bias"],
                              "round_min_score": chosen["round_min_score"]}
-    path.write_text(json.dumps(config, indent=1) + "\n")
+    write_json(path, config)
 
 
 @torch.no_grad()

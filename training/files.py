@@ -38,6 +38,10 @@ def replace_file(path: str | Path, content) -> None:
         raise
 
 
+def write_json(path: str | Path, value: dict) -> None:
+    replace_file(path, (json.dumps(value, indent=1) + "\n").encode())
+
+
 def write_tensors(path: str | Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str] | None = None) -> None:
     """With the mode that files usually have; safetensors' own writer keeps others from reading."""
     replace_file(path, save(tensors, metadata))

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from training.files import read_json, read_tensors
+from training.frames import READER_QUESTION
 
 FAMILIES = ("llama", "qwen2", "qwen3")
 LINEAR = {"q_proj": "self_attn", "k_proj": "self_attn", "v_proj": "self_attn", "o_proj": "self_attn",
@@ -56,6 +57,10 @@ class MsaConfig:
     lora_rank: int = 16     # 0: full weights are trained
     lora_alpha: float = 16
     reader_question: str = "after"      # see frames.reader_prompt
+
+    def __post_init__(self):
+        if self.reader_question not in READER_QUESTION:
+            raise ValueError(f"reader_question is '{self.reader_question}'; known: {', '.join(READER_QUESTION)}")
 
 
 @dataclass

@@ -34,14 +34,18 @@ class Loader(yaml.SafeLoader):
 Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789"))
 
 
+def perhaps(key: str, known) -> str:
+    near = difflib.get_close_matches(key, known, 1)
+    return f", perhaps {near[0]}" if near else ""
+
+
 def check_keys(place: str, given, required: tuple[str, ...], others: tuple[str, ...]) -> None:
     known = required + others
     if not isinstance(given, dict):
         raise ValueError(f"{place} is to be a mapping with {', '.join(known)}")
     for key in given:
         if key not in known:
-            near = difflib.get_close_matches(str(key), known, 1)
-            raise ValueError(f"{place}: unknown key '{key}'{f', perhaps {near[0]}' if near else ''}; known: {', '.join(known)}")
+            raise ValueError(f"{place}: unknown key '{key}'{perhaps(str(key), known)}; known: {', '.join(known)}")
     missing = [k for k in required if k not in given]
     if missing:
         raise ValueError(f"{place}: missing {', '.join(missing)}; give every one of them")
@@ -107,8 +111,8 @@ def override(config: dict, item: str) -> None:
     for part in parents:
         place = child(item, node, part)
         if isinstance(node, dict) and place not in node:
-            near = difflib.get_close_matches(part, map(str, node), 1)
-            raise ValueError(f"'{item}': no '{part}' there{f', perhaps {near[0]}' if near else ''}; known: {', '.join(map(str, node))}")
+            known = [str(k) for k in node]
+            raise ValueError(f"'{item}': no '{part}' there{perhaps(part, known)}; known: {', '.join(known)}")
         node = node[place]
     node[child(item, node, leaf)] = parse(f"'{item}'", value)
 

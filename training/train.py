@@ -21,7 +21,7 @@ import torch
 import torch.distributed as dist
 from torch.utils.data import DataLoader
 
-from training import frames, losses, tool
+from training import losses, tool
 from training.adapter_io import load_adapter, save_adapter
 from training.data import Batch, Group, TrainingSet
 from training.exchange import Exchange, Recent
@@ -32,10 +32,8 @@ from training.settings import load_config
 
 def msa_config(config: dict) -> MsaConfig:
     a = config["adapter"]
-    place = config.get("msa_extra", {}).get("reader_question", "after")
-    if place not in frames.READER_QUESTION:
-        raise ValueError(f"msa_extra.reader_question is '{place}'; known: {', '.join(frames.READER_QUESTION)}")
-    return MsaConfig(tuple(a["router_layers"]), a["pool"], a["top_k"], a["lora_rank"], a["lora_alpha"], place)
+    return MsaConfig(tuple(a["router_layers"]), a["pool"], a["top_k"], a["lora_rank"], a["lora_alpha"],
+                     config["msa_extra"].get("reader_question", "after"))
 
 
 def with_others(model: MsaModel, batch: Batch, out: Result, exchange: Exchange | Recent) -> list[tuple[Group, dict]]:

@@ -360,6 +360,10 @@ class FileTest(ToyCase):
             save_adapter(model, scratch, "toy", {"retrieval_mode": "router", "reader_question": "twice"})
             self.assertEqual(read_config(scratch).reader_question, "twice")
             again = MsaModel(str(self.folder), read_config(scratch))
+            with tempfile.TemporaryDirectory() as odd:
+                save_adapter(model, odd, "toy", {"reader_question": "before"})
+                with self.assertRaisesRegex(ValueError, "reader_question is 'before'; known: after, twice"):
+                    read_config(odd)    # it was read as "after"
             load_adapter(again, scratch)
             self.assertTrue(torch.equal(again.lora_a["q_proj"], model.lora_a["q_proj"].bfloat16().float()))
             other = MsaModel(str(self.folder), MsaConfig((1,), 4, 2, 4, 4))
