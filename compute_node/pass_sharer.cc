@@ -112,11 +112,9 @@ class PassSharer::Hooks : public ForwardHook {
   absl::StatusOr<std::vector<float>> Queries(size_t i) {
     const Item& item = *items_[i];
     if (!Asks(item)) return std::vector<float>();
-    const RoutingShape& shape = item.hook->shape();
-    const absl::Span<const int32_t> rows = item.hook->query_rows();
-    const kernels::Backend& backend = transformer_.backend();
     if (queries_of_[i] != kNone) {
-      return QueriesOf(backend, *queries_, shape, queries_of_[i], rows.size());
+      return QueriesOf(transformer_.backend(), *queries_, item.hook->shape(), queries_of_[i],
+                       item.hook->query_rows().size());
     }
     AttentionInputs own;
     own.rows = static_cast<int64_t>(item.tokens());
@@ -126,9 +124,7 @@ class PassSharer::Hooks : public ForwardHook {
     own.v = inputs_.v + first_rows_[i] * transformer_.kv_width();
     // One after the other, so that there is room where there is room for one.
     absl::MutexLock lock(&own_queries_);
-    MSA_ASSIGN_OR_RETURN(const kernels::Buffer queries,
-                         RoutingQueries(transformer_, shape, layer_, own, rows));
-    return QueriesOf(backend, queries, shape, 0, rows.size());
+    return item.hook->OwnQueries(transformer_, layer_, own);
   }
 
   void Call(size_t i, std::vector<float> queries) {

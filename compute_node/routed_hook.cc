@@ -1,5 +1,7 @@
 #include "compute_node/routed_hook.h"
 
+#include <utility>
+
 #include "common/status_macros.h"
 
 namespace msa::compute_node {
@@ -7,10 +9,16 @@ namespace msa::compute_node {
 absl::Status RoutedHook::Ask(const Transformer& transformer, int layer,
                              const AttentionInputs& inputs) {
   if (!Routes(layer)) return OnQueries(layer, {});
+  MSA_ASSIGN_OR_RETURN(auto queries, OwnQueries(transformer, layer, inputs));
+  return OnQueries(layer, std::move(queries));
+}
+
+absl::StatusOr<std::vector<float>> RoutedHook::OwnQueries(const Transformer& transformer, int layer,
+                                                          const AttentionInputs& inputs) const {
   const absl::Span<const int32_t> rows = query_rows();
   MSA_ASSIGN_OR_RETURN(const kernels::Buffer queries,
                        RoutingQueries(transformer, shape(), layer, inputs, rows));
-  return OnQueries(layer, QueriesOf(transformer.backend(), queries, shape(), 0, rows.size()));
+  return QueriesOf(transformer.backend(), queries, shape(), 0, rows.size());
 }
 
 absl::StatusOr<kernels::Buffer> RoutingQueries(const Transformer& transformer,

@@ -22,6 +22,10 @@ class RoutedHook : public ForwardHook {
   // error ends the sequence with it.
   virtual absl::Status OnQueries(int layer, std::vector<float> queries) = 0;
 
+  // What OnQueries takes, of this sequence alone: `inputs` are its rows.
+  absl::StatusOr<std::vector<float>> OwnQueries(const Transformer& transformer, int layer,
+                                                const AttentionInputs& inputs) const;
+
  protected:
   // OnAttentionInputs of a pass of its own.
   absl::Status Ask(const Transformer& transformer, int layer, const AttentionInputs& inputs);
