@@ -1,13 +1,15 @@
-"""How routing and reading hold up as the memory grows: `python -m training.scale prepare|run …`.
+"""How routing and reading hold up as the memory grows: `python -m training.scale prepare|run|texts …`.
 
 `prepare` lays out one corpus: the gold paragraphs of some held-out SQuAD questions, then the rest of their articles,
 then the rest of SQuAD, then encyclopedia passages that share no title with any evaluation set; as token ids, so
 that the machine with the GPU tokenises nothing. `run` asks the same questions with ever longer beginnings of that corpus
 in memory. Each document is encoded once; every question is routed again at each size, since what it attends to changes.
+`texts` writes the same documents and questions as JSON lines for `msa add` and `msa eval`; scripts/scale_curve.py asks an engine.
 """
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import lzma
 import multiprocessing
@@ -20,7 +22,7 @@ import torch
 
 from training import batches, frames, tool
 from training.adapter_io import load_adapter, read_config, read_msa
-from training.corpus import normal, read_xz
+from training.corpus import normal, read_xz, write_whole
 from training.evaluate import DOC_TOKENS, rank, read_all, recall, spread
 from training.model import Memory, MsaModel
 from training.prepare_data import wiki_articles
@@ -29,6 +31,7 @@ GOLD_TOKENS = 15_000    # of the questions' own paragraphs: the smallest memory 
 
 
 PASSAGE_WORDS = 130
+SIZES = [16_000, 100_000, 400_000, 1_000_000, 4_000_000]
 
 
 def whole_passages(text: str) -> list[str]:
@@ -86,17 +89,43 @@ def prepare(args) -> None:
 
 def tokenised(tokenizer, texts: list[str], processes: int):
     """Each text's frame as tokens, numbered by place."""
-    global FRAME
-    FRAME = lambda place: frames.document_ids(tokenizer, place, frames.cut(tokenizer, texts[place], DOC_TOKENS))
+    yield from forked(lambda place: np.asarray(frames.document_ids(tokenizer, place, frames.cut(tokenizer, texts[place], DOC_TOKENS)),
+                                               dtype="<u2"), len(texts), processes)
+
+
+def forked(work, count: int, processes: int):
+    """work(0), work(1), … in this order, by forked processes."""
+    global WORK
+    WORK = work
     with multiprocessing.get_context("fork").Pool(processes) as pool:
-        yield from pool.imap(framed, range(len(texts)), chunksize=256)
+        yield from pool.imap(worked, range(count), chunksize=256)
 
 
-FRAME = None    # what tokenised() left for its workers, which are forked
+WORK = None     # what forked() left for its workers
 
 
-def framed(place: int) -> np.ndarray:
-    return np.asarray(FRAME(place), dtype="<u2")
+def worked(place: int):
+    return WORK(place)
+
+
+def texts(args) -> None:
+    """FOLDER/questions.jsonl, and a file a size with the documents that it has beyond the smaller ones."""
+    head, sequences = load(args.corpus)
+    whole, out = Texts(frames.load_tokenizer(args.tokenizer), sequences), Path(args.out)
+    ends = np.searchsorted(np.cumsum([len(s) for s in sequences]), sorted(args.sizes), side="right").tolist()
+    out.mkdir(parents=True, exist_ok=True)
+    write_whole(out / "questions.jsonl", head["questions"])
+    lines = forked(lambda place: json.dumps(document(head["ids"], place, whole[place]), ensure_ascii=False) + "\n", ends[-1], args.processes)
+    for size, count in zip(sorted(args.sizes), np.diff(ends, prepend=0).tolist()):
+        with (out / f"documents_{size:09d}.jsonl").open("w", encoding="utf-8") as file:
+            file.writelines(itertools.islice(lines, count))
+        print(json.dumps({"size": size, "documents": count}), flush=True)
+
+
+def document(ids: list[str], place: int, text: str) -> dict:
+    """As `msa add` reads it; the engine puts the title's line before the text again."""
+    title, _, rest = text.partition("\n")
+    return {"id": ids[place] if place < len(ids) else f"passage-{place}", **({"title": title, "text": rest} if rest else {"text": text})}
 
 
 class Texts:
@@ -243,10 +272,16 @@ def main() -> None:
     second.add_argument("--base", required=True)
     second.add_argument("--adapter", required=True)
     second.add_argument("--corpus", required=True, help="what prepare wrote")
-    second.add_argument("--sizes", type=int, nargs="*", default=[16_000, 100_000, 400_000, 1_000_000, 4_000_000])
+    second.add_argument("--sizes", type=int, nargs="+", default=SIZES)
     second.add_argument("--limit", type=int, default=0, help="questions asked, evenly spaced, 0 = all")
     second.add_argument("--read-limit", type=int, default=0, help="questions read too, 0 = none")
-    for verb in (first, second):
+    third = verbs.add_parser("texts")
+    third.set_defaults(act=texts)
+    third.add_argument("--corpus", required=True, help="what prepare wrote")
+    third.add_argument("--tokenizer", required=True)
+    third.add_argument("--sizes", type=int, nargs="+", default=SIZES)
+    third.add_argument("--processes", type=int, default=1)
+    for verb in (first, second, third):
         verb.add_argument("--out", required=True)
     args = parser.parse_args()
     args.act(args)

@@ -1,7 +1,12 @@
 """Thresholds, stopping and mining against small cases worked out by hand or by the plain path."""
+import argparse
+import contextlib
+import io
+import json
 import tempfile
 import unittest
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import torch
@@ -170,6 +175,26 @@ class ToyModelTest(unittest.TestCase):
         for layer in (1, 3):
             torch.testing.assert_close(plain.scores[0][layer], grown.scores[0][layer], atol=1e-5, rtol=1e-5)
         self.assertEqual(bank.texts[2], toy.documents()[2])
+
+    def test_texts_for_the_engine_are_those_of_the_corpus(self):
+        """Nested files whose documents, as the engine joins title and text, have the corpus's tokens; the questions as they are."""
+        corpus, out = self.folder / "corpus", self.folder / "texts"
+        documents = [*((f"gold:{i}", t) for i, t in enumerate(toy.documents()[:2])), *(("", t) for t in toy.documents()[2:]), ("", "one line – é")]
+        asked = [{"question": q, "answers": [a], "supporting_titles_or_ids": ["gold:0"]} for q, a in toy.questions()[:2]]
+        names = {"bundle": "", "data": "", "tokenizer": str(self.folder / "tokenizer.json"), "processes": 2}
+        with mock.patch.object(scale, "lay_out", return_value=(documents, asked)), contextlib.redirect_stdout(io.StringIO()):
+            scale.prepare(argparse.Namespace(**names, tokens=10_000, preset=-1, out=str(corpus)))
+            lengths = scale.load(str(corpus))[0]["lengths"]
+            scale.texts(argparse.Namespace(**names, corpus=str(corpus), sizes=[10_000, sum(lengths[:3])], out=str(out)))
+        files = sorted(out.glob("documents_*.jsonl"))
+        self.assertEqual([f.name for f in files], [f"documents_{size:09d}.jsonl" for size in (sum(lengths[:3]), 10_000)])
+        small, large = ([json.loads(line) for line in f.read_text().split("\n") if line] for f in files)
+        self.assertEqual((len(small), len(large)), (3, len(documents) - 3))
+        self.assertEqual([d["id"] for d in small], ["gold:0", "gold:1", "passage-2"])
+        whole = [d["title"] + "\n" + d["text"] if "title" in d else d["text"] for d in small + large]
+        self.assertEqual(whole, [text for _, text in documents])
+        self.assertEqual(small[0]["title"], "Notes")
+        self.assertEqual([json.loads(line) for line in (out / "questions.jsonl").read_text().split("\n") if line], asked)
 
     def test_both_continuations(self):
         """The margin tells which of them plain greedy decoding writes."""
