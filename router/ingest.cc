@@ -131,6 +131,7 @@ class Stream {
     absl::StatusOr<rpc::EncodeRequest> request = Prepare(document);
     if (!request.ok()) return Refuse(index, std::move(document.id), request.status());
     request->document = std::move(document);
+    parts_.budget->Take(request->document.text.size());
     auto task = [this, index,
                  request = std::make_shared<const rpc::EncodeRequest>(*std::move(request))] {
       Encode(index, *request);
@@ -167,6 +168,7 @@ class Stream {
       MSA_ASSIGN_OR_RETURN(result.put, node.EncodeDocument(context_, request));
       return absl::OkStatus();
     });
+    parts_.budget->GiveBack(request.document.text.size());
     reports_.Complete(std::move(result));
   }
 
@@ -193,6 +195,22 @@ int64_t References::Reserve(uint64_t bank_uid, int64_t floor, int64_t count) {
   const int64_t first = std::max(next, floor);
   next = first + count;
   return first;
+}
+
+void EncodeBudget::Take(size_t text_bytes) {
+  absl::MutexLock lock(&mutex_);
+  const auto room = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    return documents_ < always_ || (documents_ < most_ && bytes_ + text_bytes <= max_bytes_);
+  };
+  mutex_.Await(absl::Condition(&room));
+  ++documents_;
+  bytes_ += text_bytes;
+}
+
+void EncodeBudget::GiveBack(size_t text_bytes) {
+  absl::MutexLock lock(&mutex_);
+  --documents_;
+  bytes_ -= text_bytes;
 }
 
 absl::Status AddDocuments(const IngestParts& parts, const rpc::CallContext& context,

@@ -2,6 +2,7 @@
 #ifndef MSA_ROUTER_INGEST_H_
 #define MSA_ROUTER_INGEST_H_
 
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <map>
@@ -30,6 +31,26 @@ class References {
   std::map<uint64_t, int64_t> next_ ABSL_GUARDED_BY(mutex_);  // by bank uid
 };
 
+// What may be encoded at once, over all streams. Thread-safe.
+class EncodeBudget {
+ public:
+  // Up to `always` documents whatever their size; up to `most` while their texts have at most
+  // `bytes`: what a document takes until it is stored grows with its text.
+  EncodeBudget(int always, int most, size_t bytes)
+      : always_(always), most_(most), max_bytes_(bytes) {}
+
+  // Waits for a place.
+  void Take(size_t text_bytes);
+  void GiveBack(size_t text_bytes);
+
+ private:
+  const int always_, most_;
+  const size_t max_bytes_;
+  absl::Mutex mutex_;
+  int documents_ ABSL_GUARDED_BY(mutex_) = 0;
+  size_t bytes_ ABSL_GUARDED_BY(mutex_) = 0;
+};
+
 // All borrowed for the stream.
 struct IngestParts {
   const ShardGroup* shards;
@@ -37,6 +58,7 @@ struct IngestParts {
   Banks* banks;
   References* references;
   rpc::WorkerPool* encoders;
+  EncodeBudget* budget;
   int window = 4;  // documents of one stream that are encoded or wait for their turn to be reported
 };
 

@@ -40,13 +40,25 @@ absl::StatusOr<int32_t> PageSize(int32_t wanted) {
 
 }  // namespace
 
+RouterOptions RouterOptions::ForDevices(int compute_nodes) {
+  RouterOptions options;
+  options.encode_threads = 4 * compute_nodes;
+  options.encode_threads_if_short = 160 * compute_nodes;
+  options.encode_short_bytes = (size_t{1} << 20) * compute_nodes;
+  options.encode_window = 320 * compute_nodes;
+  return options;
+}
+
 Router::Router(const rpc::ShardMap& map, std::vector<rpc::MemoryShard*> shards,
                const std::vector<rpc::ComputeNode*>& compute_nodes, RouterOptions options)
     : shards_(map, std::move(shards), options.shard_timeout, options.fan_out_threads),
       banks_(&shards_, &compute_),
       sessions_(options.session_ttl, options.max_sessions, options.clock),
       encode_window_(options.encode_window),
-      encoders_(options.encode_threads, 1 << 16) {
+      encode_budget_(options.encode_threads,
+                     std::max(options.encode_threads, options.encode_threads_if_short),
+                     options.encode_short_bytes),
+      encoders_(std::max(options.encode_threads, options.encode_threads_if_short), 1 << 16) {
   for (size_t i = 0; i < compute_nodes.size(); ++i) {
     const bool named = i < map.compute_nodes.size();
     compute_.Add(named ? map.compute_nodes[i].name : StrCat("compute-", i), compute_nodes[i]);
@@ -88,6 +100,7 @@ absl::Status Router::AddDocuments(const rpc::CallContext& ctx, const std::string
                           .banks = &banks_,
                           .references = &references_,
                           .encoders = &encoders_,
+                          .budget = &encode_budget_,
                           .window = encode_window_};
   return router::AddDocuments(parts, ctx, bank, next, done);
 }

@@ -4,8 +4,10 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <latch>
 #include <mutex>
 #include <set>
+#include <thread>
 
 #include "absl/synchronization/notification.h"
 #include "tests/router/fake_cluster.h"
@@ -188,6 +190,44 @@ TEST(Ingest, WorksWithinItsWindow) {
   };
   EXPECT_EQ(cluster.Add(SomeDocuments(300)).size(), 300u);
   EXPECT_LE(most, 3);
+}
+
+// Whether there is place for a document of so many bytes while `held` are encoded.
+bool HasPlace(std::vector<size_t> held, size_t bytes) {
+  EncodeBudget budget(/*always=*/2, /*most=*/5, /*bytes=*/1000);
+  for (size_t each : held) budget.Take(each);
+  absl::Notification taken;
+  std::thread next([&] {
+    budget.Take(bytes);
+    taken.Notify();
+  });
+  const bool at_once = taken.WaitForNotificationWithTimeout(absl::Milliseconds(20));
+  for (size_t each : held) budget.GiveBack(each);
+  next.join();
+  return at_once;
+}
+
+TEST(Ingest, EncodesMoreAtOnceWhileTheyAreShort) {
+  EXPECT_TRUE(HasPlace({5000}, 5000));
+  EXPECT_FALSE(HasPlace({5000, 5000}, 1));
+  EXPECT_TRUE(HasPlace({300, 300, 300}, 100));
+  EXPECT_FALSE(HasPlace({300, 300, 300}, 101));
+  EXPECT_TRUE(HasPlace({1, 1, 1, 1}, 1));
+  EXPECT_FALSE(HasPlace({1, 1, 1, 1, 1}, 1));
+}
+
+// All of a stream's short documents are in work together.
+TEST(Ingest, FillsItsBudget) {
+  RouterOptions options;
+  options.encode_threads_if_short = options.encode_window = 12;
+  FakeCluster cluster(1, 1, options);
+  std::latch all_here(12);
+  std::atomic<int> seen = 0;
+  cluster.nodes[0]->before = [&](const std::string& method, const rpc::CallContext&) {
+    if (method == "EncodeDocument" && seen++ < 12) all_here.arrive_and_wait();
+    return absl::OkStatus();
+  };
+  EXPECT_EQ(cluster.Add(SomeDocuments(40)).size(), 40u);
 }
 
 }  // namespace
