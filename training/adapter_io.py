@@ -10,6 +10,9 @@ from training.files import read_json, read_tensors, write_json, write_tensors
 from training.model import LINEAR, MsaConfig, MsaModel
 
 
+COSINE = "INFONCE"      # any other aux_loss_method routes by the products of rows that are not normalised
+
+
 def lora_name(layer: int, linear: str, which: str) -> str:
     return f"base_model.model.model.layers.{layer}.{LINEAR[linear]}.{linear}.lora_{which}.weight"
 
@@ -47,7 +50,7 @@ def adapter_config(model: MsaModel, base_name: str, msa_extra: dict) -> dict:
         "msa_config": {
             "router_layer_idx": ",".join(map(str, m.router_layers)), "pooling_kernel_size": m.pool,
             "doc_top_k": m.top_k, "top_k_docs": m.top_k, "decouple_router": True,
-            "aux_loss_method": "INFONCE", "head_reduce_method": "mean", "query_reduce_method": "max",
+            "aux_loss_method": COSINE if m.cosine else "INFONCE_DOT", "head_reduce_method": "mean", "query_reduce_method": "max",
             "chunk_reduce_method": "max", "decouple_pooling_mode": "mean", "rewrite_position": True,
             **msa_extra,
         },
@@ -93,7 +96,7 @@ def read_config(folder: str) -> MsaConfig:
     msa = raw["msa_config"]
     layers = tuple(int(x) for x in msa["router_layer_idx"].split(","))
     return MsaConfig(layers, msa["pooling_kernel_size"], msa.get("doc_top_k", 16), raw["r"], raw["lora_alpha"],
-                     msa.get("reader_question", "after"))
+                     msa.get("aux_loss_method", COSINE) == COSINE, msa.get("reader_question", "after"))
 
 
 def refuse_shape(folder: str, name: str, given: torch.Size, wanted: torch.Size, axis: int) -> None:

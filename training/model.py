@@ -56,6 +56,7 @@ class MsaConfig:
     top_k: int = 16         # documents a layer attends to
     lora_rank: int = 16     # 0: full weights are trained
     lora_alpha: float = 16
+    cosine: bool = True     # keys and routing queries normalised; else their products times head_dim^-0.5
     reader_question: str = "after"      # see frames.reader_prompt
 
     def __post_init__(self):
@@ -122,7 +123,7 @@ class Queries:
 
 @dataclass
 class Memory:
-    """Pooled state of the router layers: keys [C, Hkv*Dh] fp32 normalised, k and v [C, Hkv, Dh] fp32; see Documents.
+    """Pooled state of the router layers: keys [C, Hkv*Dh] fp32, normalised if routing is cosine, k and v [C, Hkv, Dh] fp32; see Documents.
 
     content: table and count of k and v where their chunks are not the keys'."""
     keys: dict[int, Tensor]
@@ -190,10 +191,10 @@ def before_attention(x, cos, sin, w, heads: int, kv_heads: int, eps: float):
     return h, rotate(q, cos, sin), rotate(k, cos, sin), v
 
 
-def after_attention(x, attended, w, eps: float):
-    x = x + F.linear(attended, w["o_proj"])
+def after_attention(x, attended, w, eps: float, dropout: float = 0.0):
+    x = x + F.dropout(F.linear(attended, w["o_proj"]), dropout, dropout > 0)
     h = rms_norm(x, w["post_attention_layernorm"], eps)
-    return x + F.linear(F.silu(F.linear(h, w["gate_proj"])) * F.linear(h, w["up_proj"]), w["down_proj"])
+    return x + F.dropout(F.linear(F.silu(F.linear(h, w["gate_proj"])) * F.linear(h, w["up_proj"]), w["down_proj"]), dropout, dropout > 0)
 
 
 def packed_attention(q, k, v, packed: Packed) -> Tensor:
@@ -219,12 +220,13 @@ class MsaModel(nn.Module):
     """Backbone (frozen under LoRA), LoRA on every linear map, dense routers on the router layers."""
 
     def __init__(self, folder: str, msa: MsaConfig, compute_dtype=torch.float32, weights=None,
-                 compiled: bool = False, checkpointing: bool = False):
+                 compiled: bool = False, checkpointing: bool = False, dropout: float = 0.0):
+        """dropout: of what attention and MLP add to a token, where gradients are taken."""
         super().__init__()
         self.cfg = BackboneConfig.load(folder)
         self.msa = msa
         self.dtype = compute_dtype
-        self.checkpointing = checkpointing
+        self.checkpointing, self.dropout = checkpointing, dropout
         if not set(msa.router_layers) <= set(range(self.cfg.num_layers)):
             raise ValueError(f"router layers {msa.router_layers} do not fit {self.cfg.num_layers} layers")
         weights = weights if weights is not None else load_backbone(folder)
@@ -340,7 +342,7 @@ class MsaModel(nn.Module):
                 attended = torch.cat(parts + self._attend_memory(out, index, groups, first_row, q, k, v))
             else:
                 attended = packed_attention(q, k, v, whole)
-            x = self._run(self._after, x, attended, w["after"], c.rms_eps)
+            x = self._run(self._after, x, attended, w["after"], c.rms_eps, self.dropout if torch.is_grad_enabled() else 0.0)
         if reading is not None:
             out.reading = x[first_row - len(reading.ids):first_row]
         for group, row in zip(groups, self._rows(groups, first_row)):
@@ -360,7 +362,8 @@ class MsaModel(nn.Module):
         r = F.linear(h[:n], router["k"]).view(k[:n].shape)
         content = docs.content or docs
         memory.k[index], memory.v[index] = self._pool(k[:n], content), self._pool(v[:n], content)
-        memory.keys[index] = F.normalize(self._pool(r, docs), dim=-1, eps=EPS).flatten(1)
+        keys = self._pool(r, docs)
+        memory.keys[index] = (F.normalize(keys, dim=-1, eps=EPS) if self.msa.cosine else keys).flatten(1)
 
     def _route(self, out: Result, index: int, h, router, groups) -> None:
         for number, (group, row) in enumerate(zip(groups, self._rows(groups, 0))):
@@ -390,9 +393,10 @@ class MsaModel(nn.Module):
         return total.index_add(0, docs.chunk_of, t.float()) / docs.chunk_len[:, None, None]
 
     def folded_queries(self, h: Tensor, router) -> Tensor:
-        """[n, E] -> [n, Hkv*D] fp32: normalised routing queries summed over each group, over Hq."""
+        """[n, E] -> [n, Hkv*D] fp32: routing queries, normalised or times D^-0.5, summed over each group, over Hq."""
         c = self.cfg
-        q = F.normalize(F.linear(h, router["q"]).float().view(len(h), c.num_heads, c.head_dim), dim=-1, eps=EPS)
+        q = F.linear(h, router["q"]).float().view(len(h), c.num_heads, c.head_dim)
+        q = F.normalize(q, dim=-1, eps=EPS) if self.msa.cosine else q * c.head_dim ** -0.5
         group = c.num_heads // c.num_kv_heads
         return q.view(len(h), c.num_kv_heads, group, -1).sum(2).flatten(1) / c.num_heads
 

@@ -13,13 +13,14 @@ from training.reading import READING
 
 # What is read, the required first.
 RUN = (("base", "base_name", "bundle", "out", "seed", "lr", "adapter", "msa_extra", "stages"),
-       ("neighbours", "made", "labels", "init", "tokenizer", "compile", "checkpointing", "workers", "log_every", "save_seconds", "decay", "until"))
-ADAPTER = (("router_layers", "pool", "top_k", "lora_rank", "lora_alpha"), ())
+       ("neighbours", "made", "labels", "init", "tokenizer", "compile", "checkpointing", "workers", "log_every", "save_seconds", "decay", "dropout", "until"))
+ADAPTER = (("router_layers", "pool", "top_k", "lora_rank", "lora_alpha"), ("similarity",))
 RATES = (("lora", "routers"), ("full",))
 STAGE = (("name", "attend", "temperature", "mix", "sizes", "loss"),
          ("seconds", "steps", "lr", "rise", "floor", "held_articles", "recent", "near", "cluster", "written_hops", "doc_tokens", "hop_tokens",
           "tokens", "reading", "reading_tokens", "read_tokens", "reading_mix", "reading_documents", "asking_mix", "no_gold", "ranked",
           "twisted", "trim", "refusal_weight", "stopping", "stop_level"))
+SIMILARITY = ("cosine", "dot")
 SIZES = ((), ("wiki", "questions", "articles", "hops", "later", "made", "ask"))
 LOSS = (("routing",), ("later", "stop", "memory", "reading"))
 NO_NUMBERS = {"base", "base_name", "bundle", "out", "neighbours", "made", "labels", "init", "tokenizer", "compile", "checkpointing", "lr",
@@ -61,7 +62,11 @@ def check(path: str, config: dict) -> None:
     check_keys(path, config, *RUN)
     check_numbers(path, config, NO_NUMBERS)
     check_keys(f"{path}: adapter", config["adapter"], *ADAPTER)
-    check_numbers(f"{path}: adapter", config["adapter"], {"router_layers"})
+    check_numbers(f"{path}: adapter", config["adapter"], {"router_layers", "similarity"})
+    if config["adapter"].get("similarity", "cosine") not in SIMILARITY:
+        raise ValueError(f"{path}: adapter: similarity is '{config['adapter']['similarity']}'; known: {', '.join(SIMILARITY)}")
+    if not 0 <= config.get("dropout", 0.0) < 1:
+        raise ValueError(f"{path}: dropout is {config['dropout']}; give a share of at least 0 and below 1")
     check_keys(f"{path}: lr", config["lr"], *RATES)
     check_numbers(f"{path}: lr", config["lr"])
     if config.get("log_every", 1) < 1:

@@ -33,7 +33,7 @@ from training.settings import load_config
 def msa_config(config: dict) -> MsaConfig:
     a = config["adapter"]
     return MsaConfig(tuple(a["router_layers"]), a["pool"], a["top_k"], a["lora_rank"], a["lora_alpha"],
-                     config["msa_extra"].get("reader_question", "after"))
+                     a.get("similarity", "cosine") == "cosine", config["msa_extra"].get("reader_question", "after"))
 
 
 def with_others(model: MsaModel, batch: Batch, out: Result, exchange: Exchange | Recent) -> list[tuple[Group, dict]]:
@@ -103,7 +103,7 @@ class Trainer:
         torch.backends.cuda.matmul.allow_tf32 = True
         dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
         self.model = MsaModel(config["base"], msa_config(config), dtype, compiled=config.get("compile", False),
-                              checkpointing=config.get("checkpointing", False))
+                              checkpointing=config.get("checkpointing", False), dropout=config.get("dropout", 0.0))
         if config.get("init"):  # start from an adapter's weights instead of anew
             load_adapter(self.model, config["init"])
         self.model = self.model.to(self.device)

@@ -88,6 +88,18 @@ class OverfitTest(ToyCase):
         torch.testing.assert_close(*grads)
 
 
+    def test_dropout_is_of_training_alone(self):
+        model = MsaModel(str(self.folder), MsaConfig((2, 3), 4, 2, 4, 4), dropout=0.5)
+        same = MsaModel(str(self.folder), MsaConfig((2, 3), 4, 2, 4, 4))
+        same.load_state_dict(model.state_dict())
+        batch = self.batch(pool=4)
+        with torch.no_grad():
+            self.assertEqual(step_loss(model, batch, STAGE)[0].item(), step_loss(same, batch, STAGE)[0].item())
+        one, two = (step_loss(model, batch, STAGE)[0].item() for _ in range(2))
+        self.assertNotEqual(one, two)
+        self.assertEqual(step_loss(same, batch, STAGE)[0].item(), step_loss(same, batch, STAGE)[0].item())
+
+
 class RoutingTest(ToyCase):
     def test_together_equals_apart(self):
         """Documents, texts and queries in one pass compute what they compute alone."""
@@ -126,6 +138,17 @@ class RoutingTest(ToyCase):
         with torch.no_grad():
             out = model.run(model.merged(), batch.docs, groups=(batch.groups[0].queries,))
         self.assertFalse((out.selected[0][2] == 3).any())
+
+    def test_dot_products_by_hand(self):
+        model = MsaModel(str(self.folder), MsaConfig((3,), pool=4, top_k=2, lora_rank=4, cosine=False))
+        batch = self.batch(pool=4)
+        with torch.no_grad():
+            out = model.run(model.merged(), batch.docs, groups=(batch.groups[0].queries,))
+            self.assertFalse(torch.allclose(out.memory.keys[3].view(-1, 2, 16).norm(dim=-1), torch.ones(1)))    # as pooled
+            h = torch.randn(5, 64)
+            q = (h @ model.routers["3/q"].T).view(5, 4, 16)         # two query heads a key head, four in all, D 16
+            by_hand = torch.stack([q[:, :2].sum(1), q[:, 2:].sum(1)], 1).flatten(1) / 4 / 16 ** 0.5
+            torch.testing.assert_close(model.folded_queries(h, {"q": model.routers["3/q"]}), by_hand)
 
     def test_families(self):
         for family in ("qwen2", "qwen3"):
@@ -359,6 +382,10 @@ class FileTest(ToyCase):
             self.assertEqual(read_config(scratch).reader_question, "after")
             save_adapter(model, scratch, "toy", {"retrieval_mode": "router", "reader_question": "twice"})
             self.assertEqual(read_config(scratch).reader_question, "twice")
+            self.assertTrue(read_config(scratch).cosine)
+            save_adapter(MsaModel(str(self.folder), MsaConfig((2, 3), 4, 2, 4, 4, cosine=False)), scratch, "toy", {})
+            self.assertFalse(read_config(scratch).cosine)
+            save_adapter(model, scratch, "toy", {"retrieval_mode": "router"})
             again = MsaModel(str(self.folder), read_config(scratch))
             with tempfile.TemporaryDirectory() as odd:
                 save_adapter(model, odd, "toy", {"reader_question": "before"})
