@@ -4,11 +4,13 @@ For each content chunk (tokens whose K and V are averaged; the routing keys keep
 while on answering from memory alone, without any text, and measures the answer's loss on held-out questions with nothing,
 with the pooled state of the routed documents, of the gold one, and with the gold text before a reader. --task reference
 trains what NUMERICS calls generative retrieval instead: after the routing prompt the model writes the reference number of the
-document, which it can only know from memory; compared with the router's best document. One GPU.
+document, which it can only know from memory; compared with the router's best document. --go-on: each chunk's copy starts from
+the one before. --distil W: that share of the loss is the divergence from what the adapter says with the gold text before it. One GPU.
 """
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import math
 import random
@@ -38,7 +40,7 @@ class Questions:
             if q["s"] == "squad" and "u" not in q:
                 self.by_article.setdefault(self.docs[q["p"][0]]["g"], []).append(q)
         files = sorted(Path(made).glob("made.*.jsonl")) if made else []
-        self.made = [m for f in files for m in read_lines(f) if len(m["p"]) == 1 and m["r"]]
+        self.made = [m for f in files for m in read_lines(f) if len(m["p"]) == 1 and m["r"] and "u" not in m]
         self.labelled = read_lines(Path(labels)) if labels else []
 
     def text(self, number: int) -> str:
@@ -62,15 +64,21 @@ class Questions:
         return [self.text(n) for n in numbers], [(q, place[gold], a) for q, gold, a, _ in chosen]
 
 
+def adapted(args) -> MsaModel:
+    cuda = torch.cuda.is_available()
+    config = read_config(args.adapter)
+    model = MsaModel(args.base, dataclasses.replace(config, top_k=args.top_k or config.top_k), torch.bfloat16 if cuda else torch.float32)
+    load_adapter(model, args.adapter)
+    return model.to("cuda" if cuda else "cpu")
+
+
 class Study:
-    def __init__(self, args, chunk: int):
-        self.args, self.chunk = args, chunk
-        cuda = torch.cuda.is_available()
-        self.device = "cuda" if cuda else "cpu"
+    """model: the copy that is trained."""
+
+    def __init__(self, args, chunk: int, model: MsaModel):
+        self.args, self.chunk, self.model = args, chunk, model
+        self.device = str(model.frequency.device)
         torch.manual_seed(args.seed)
-        self.model = MsaModel(args.base, read_config(args.adapter), torch.bfloat16 if cuda else torch.float32)
-        load_adapter(self.model, args.adapter)
-        self.model = self.model.to(self.device)
         self.tokenizer = frames.load_tokenizer(f"{args.base}/tokenizer.json")
         self.head = frames.encode(self.tokenizer, frames.HEAD)
 
@@ -95,27 +103,34 @@ class Study:
         return batches.queries(prompts, self.head, self.model.msa.top_k, excluded, said).to(self.device)
 
     def loss_of(self, layers, docs, queries, attend=True, memory=None):
-        """Answer loss a token [n], which row each token is of, whether it is the likeliest, and the pass."""
+        """Logits [n, V] of the answers' tokens, their loss [n], which row each is of, whether it is the likeliest, and the pass."""
         out = self.model.run(layers, docs, groups=(queries,), memory=memory, attend=attend)
         learnt = queries.labels >= 0
         logits = self.model.logits(out.hidden[0][learnt])
         targets = queries.labels[learnt]
         loss = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
-        return loss, learnt.nonzero()[:, 0], logits.argmax(-1) == targets, out
+        return logits, loss, learnt.nonzero()[:, 0], logits.argmax(-1) == targets, out
 
-    def train(self, data: Questions) -> dict:
+    def train(self, data: Questions, teacher) -> dict:
+        """teacher: the layers of who reads the text, or None."""
         args, m = self.args, self.model
-        optimizer = torch.optim.AdamW([*m.lora_a.values(), *m.lora_b.values()], lr=args.lr, betas=(0.9, 0.98), weight_decay=0.01)
-        rng, begun, step, recent = random.Random(args.seed), time.time(), 0, []
+        optimizer = torch.optim.AdamW([*m.lora_a.values(), *m.lora_b.values(), *m.routers.values()], lr=args.lr, betas=(0.9, 0.98),
+                                      weight_decay=0.01)
+        rng, begun, step, recent = random.Random(f"{args.seed}/{self.chunk}"), time.time(), 0, []
         while (done := max((time.time() - begun) / args.seconds, step / args.steps)) < 1:
             texts, questions = data.draw(rng, args.questions)
             docs, references = self.memory_of(texts, rng)
             rows = self.rows(questions, references)
-            loss, _, _, out = self.loss_of(m.merged(), docs, rows)
+            logits, loss, _, _, out = self.loss_of(m.merged(), docs, rows)
+            answer = loss.mean()
+            if teacher is not None:
+                said = self.said_with_text(teacher, texts, references, questions).log_softmax(-1)
+                apart = torch.nn.functional.kl_div(logits.log_softmax(-1), said, reduction="batchmean", log_target=True)
+                answer = (1 - args.distil) * answer + args.distil * apart
             positive = torch.zeros(len(questions), len(texts), dtype=torch.bool, device=self.device)
             positive[range(len(questions)), [gold for _, gold, _ in questions]] = True
             aux = losses.routing_loss(out.scores[0], positive, torch.zeros_like(positive), 0.02)
-            (loss.mean() + 0.1 * aux).backward()
+            (answer + args.routing * aux).backward()
             torch.nn.utils.clip_grad_norm_(m.parameters(), 1.0)
             for group in optimizer.param_groups:
                 group["lr"] = args.lr * min(1.0, (step + 1) / 30) * (0.03 + 0.97 * 0.5 * (1 + math.cos(math.pi * min(1.0, done))))
@@ -142,7 +157,7 @@ class Study:
             only[range(len(some)), [gold for _, gold, _ in some]] = False
             for name in totals:
                 rows = self.rows(some, references, only if name == "gold" else None)
-                loss, row, hit, out = self.loss_of(layers, None, rows, name != "nothing", memory)
+                _, loss, row, hit, out = self.loss_of(layers, None, rows, name != "nothing", memory)
                 totals[name][0] += loss.tolist()
                 totals[name][1] += [bool(hit[row == r].all()) for r in range(len(some))]
                 if name == "routed":
@@ -158,19 +173,26 @@ class Study:
                 round(100 * (report["nothing"]["loss"] - report[n]["loss"]) / gap, 1) for n in ("routed", "gold"))
         return report
 
-    def with_text(self, layers, texts, references, questions) -> dict:
+    def read(self, layers, texts, references, questions):
+        """Logits [n, V] and targets [n] of the answers' tokens with the gold text before a reader; how many tokens each answer has."""
         samples = [(frames.encode(self.tokenizer, frames.reader_prompt(q, [(references[gold], texts[gold])],
                                                                         self.model.msa.reader_question)),
                     frames.encode(self.tokenizer, f"{a}<|im_end|>")[:48]) for q, gold, a in questions]
+        packed, places, targets, _ = batches.reading(samples)
+        hidden = self.model.run(layers, reading=packed.to(self.device)).reading
+        return self.model.logits(hidden[places.to(self.device)]), targets.to(self.device), [len(a) for _, a in samples]
+
+    @torch.no_grad()
+    def said_with_text(self, teacher, texts, references, questions) -> torch.Tensor:
+        cut = [frames.cut(self.tokenizer, t, 320) for t in texts]
+        return self.read(teacher, cut, references, questions)[0]
+
+    def with_text(self, layers, texts, references, questions) -> dict:
         loss, exact = [], []
-        for begin in range(0, len(samples), 100):
-            some = samples[begin:begin + 100]
-            packed, places, targets, _ = batches.reading(some)
-            hidden = self.model.run(layers, reading=packed.to(self.device)).reading
-            logits, targets = self.model.logits(hidden[places.to(self.device)]), targets.to(self.device)
+        for begin in range(0, len(questions), 100):
+            logits, targets, lengths = self.read(layers, texts, references, questions[begin:begin + 100])
             loss += torch.nn.functional.cross_entropy(logits, targets, reduction="none").tolist()
-            for part in (logits.argmax(-1) == targets).split([len(a) for _, a in some]):
-                exact.append(bool(part.all()))
+            exact += [bool(part.all()) for part in (logits.argmax(-1) == targets).split(lengths)]
         return {"loss": round(sum(loss) / len(loss), 3), "exact": round(100 * sum(exact) / len(exact), 2)}
 
 
@@ -187,8 +209,14 @@ def main() -> None:
     parser.add_argument("--questions", type=int, default=64, help="a step")
     parser.add_argument("--limit", type=int, default=400, help="held-out questions")
     parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--top-k", type=int, default=0, help="documents attended to, 0 = the adapter's")
+    parser.add_argument("--routing", type=float, default=0.1, help="weight of the routing loss")
+    parser.add_argument("--go-on", action="store_true", help="start each chunk size from the one before")
+    parser.add_argument("--distil", type=float, default=0.0, help="share of the answer's loss, 0 to 1")
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
+    if not 0 <= args.distil <= 1 or (args.distil and args.task != "answer"):
+        raise ValueError(f"--distil {args.distil}: give a share from 0 to 1, and --task answer")
     torch.backends.cuda.matmul.allow_tf32 = True
     root = Path(args.bundle)
     data = Questions(root, args.made, args.labels, {"squad": 0.35, "made": 0.5, "reqa": 0.15})
@@ -197,14 +225,19 @@ def main() -> None:
     corpus = [d for d in read_xz(root / "eval_squad_corpus.jsonl.xz") if d["id"] in needed]
     asked = spread(questions, args.limit)
     report = {"task": args.task, "documents": len(corpus), "questions": len(asked)}
+    model, teacher = adapted(args), None
+    if args.distil:
+        with torch.no_grad():
+            teacher = model.merged()
     for chunk in args.chunks:
-        study = Study(args, chunk)
+        study = Study(args, chunk, model)
         before = study.measure(corpus, asked)
-        done = study.train(data)
+        done = study.train(data, teacher)
         report[str(chunk)] = {"before": before, **done, "after": study.measure(corpus, asked)}
         print(chunk, json.dumps(report[str(chunk)]), flush=True)
         Path(args.out).write_text(json.dumps(report, indent=1) + "\n")
-        del study
+        if not args.go_on:
+            model = adapted(args)
 
 
 if __name__ == "__main__":
