@@ -97,10 +97,7 @@ class BenchVerb : public ClientVerb {
     flags.AddChoice("--backend", &made_.backend, {"cpu", "cuda", "reference"},
                     "What it computes with");
     flags.Add("--codes", &codes_, "Keep codes of its keys, for coarse scans of so many candidates");
-    flags.Add("--gpus", &made_.gpus, "With --backend cuda: numbers of its GPUs, such as 0,1");
-    flags.Add("--gpu-memory", &made_.gpu_memory_mb, "MB of each GPU it may take, 0 for nearly all");
-    flags.Add("--host-memory", &made_.host_memory_mb,
-              "MB of pinned memory for keys that do not fit there, 0 for no limit");
+    made_.gpus.AddFlags(flags);
     flags.Add("--tokenizer", &made_.tokenizer,
               "Its tokenizer.json (default: that of models/smollm2-135m-instruct)");
   }
@@ -127,6 +124,7 @@ class BenchVerb : public ClientVerb {
   using Operation = std::function<absl::Status(size_t, Sample*)>;
 
   absl::StatusOr<Connection> Connect(const Connector& connect, const std::string& server) {
+    MSA_RETURN_IF_ERROR(made_.gpus.CheckFor(made_.backend));
     if (made_.model.empty()) return connect(server);
     MSA_ASSIGN_OR_RETURN(made_.tokens, ParseCount(tokens_));
     made_.max_sessions = std::max(concurrency_, 1);

@@ -7,6 +7,7 @@
 #include <memory>
 #include <string>
 
+#include "cli/gpu_flags.h"
 #include "cli/verb.h"
 
 namespace msa::cli {
@@ -19,9 +20,7 @@ struct SyntheticOptions {
   std::string content = "bf16";
   std::string weights = "bf16";
   std::string backend = "cpu";
-  std::string gpus = "0";
-  int32_t gpu_memory_mb = 0;
-  int32_t host_memory_mb = 0;
+  GpuFlags gpus;
   int32_t max_sessions = 64;
 };
 using SyntheticServer = std::function<absl::StatusOr<Connection>(const SyntheticOptions&)>;

@@ -3,9 +3,6 @@
 #include <thread>
 #include <utility>
 
-#include "absl/algorithm/container.h"
-#include "absl/strings/numbers.h"
-#include "absl/strings/str_split.h"
 #include "absl/time/clock.h"
 #include "cli/model_paths.h"
 #include "common/log.h"
@@ -21,40 +18,18 @@ absl::StatusOr<kernels::WeightFormat> ParseWeights(const std::string& name) {
   return absl::InvalidArgumentError(StrCat("unknown weights '", name, "': use f32, bf16 or int8"));
 }
 
-absl::StatusOr<std::vector<int>> ParseGpus(const std::string& list) {
-  std::vector<int> gpus;
-  for (absl::string_view number : absl::StrSplit(list, ',')) {
-    int gpu = 0;
-    if (!absl::SimpleAtoi(number, &gpu) || gpu < 0 || absl::c_linear_search(gpus, gpu)) {
-      return absl::InvalidArgumentError(
-          StrCat("--gpus '", list, "' is not a list of different GPU numbers, such as 0 or 0,1"));
-    }
-    gpus.push_back(gpu);
-  }
-  return gpus;
-}
-
 void BackendFlags::AddFlags(FlagSet& flags) {
   flags.AddChoice("--backend", &backend, {"cpu", "cuda", "reference"}, "What to compute with");
-  flags.Add("--gpus,--gpu", &gpus,
-            "With --backend cuda: numbers of the GPUs, such as 0,1; keys are spread over them and "
-            "each has the weights");
-  flags.Add("--gpu-memory", &gpu_memory_mb,
-            "With --backend cuda: MB to take of each GPU, 0 for nearly all; keys beyond go to the "
-            "host");
-  flags.Add("--host-memory", &host_memory_mb,
-            "With --backend cuda: MB of pinned memory for such keys, 0 for no limit");
+  gpus.AddFlags(flags);
 }
 
 absl::StatusOr<kernels::BackendSet> BackendFlags::Make(int num_threads) const {
-  if (gpu_memory_mb < 0 || host_memory_mb < 0) {
-    return absl::InvalidArgumentError("--gpu-memory and --host-memory are 0 or more");
-  }
-  MSA_ASSIGN_OR_RETURN(const std::vector<int> numbers, ParseGpus(gpus));
+  MSA_RETURN_IF_ERROR(gpus.CheckFor(backend));
+  MSA_ASSIGN_OR_RETURN(const std::vector<int> numbers, gpus.Numbers());
   kernels::BackendOptions options;
   options.num_threads = num_threads;
-  options.gpu_memory_bytes = int64_t{gpu_memory_mb} << 20;
-  options.host_memory_bytes = int64_t{host_memory_mb} << 20;
+  options.gpu_memory_bytes = int64_t{gpus.gpu_memory_mb} << 20;
+  options.host_memory_bytes = int64_t{gpus.host_memory_mb} << 20;
   return kernels::BackendSet::Make(backend, options, numbers);
 }
 

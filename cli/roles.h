@@ -11,6 +11,7 @@
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "cli/flags.h"
+#include "cli/gpu_flags.h"
 #include "compute_node/node.h"
 #include "kernels/backend.h"
 #include "kernels/group_backend.h"
@@ -26,15 +27,10 @@ absl::StatusOr<kernels::WeightFormat> ParseWeights(const std::string& name);
 // For log lines that say how long something took.
 inline double SecondsSince(absl::Time start) { return absl::ToDoubleSeconds(absl::Now() - start); }
 
-// "0" or "0,1,3": each number once; INVALID_ARGUMENT otherwise.
-absl::StatusOr<std::vector<int>> ParseGpus(const std::string& list);
-
 // What computes.
 struct BackendFlags {
   std::string backend = "cpu";
-  std::string gpus = "0";
-  int32_t gpu_memory_mb = 0;
-  int32_t host_memory_mb = 0;
+  GpuFlags gpus;
 
   void AddFlags(FlagSet& flags);
   absl::StatusOr<kernels::BackendSet> Make(int num_threads) const;

@@ -88,8 +88,6 @@ absl::StatusOr<Connection> MakeSyntheticServer(const SyntheticOptions& options) 
   BackendFlags backend;
   backend.backend = options.backend;
   backend.gpus = options.gpus;
-  backend.gpu_memory_mb = options.gpu_memory_mb;
-  backend.host_memory_mb = options.host_memory_mb;
   MSA_ASSIGN_OR_RETURN(kernels::BackendSet kernels, backend.Make(0));
   const auto roles = std::make_shared<Roles>(std::move(kernels));
   absl::Time start = absl::Now();
@@ -117,11 +115,12 @@ absl::StatusOr<Connection> MakeSyntheticServer(const SyntheticOptions& options) 
       .keeps = roles,
       .service = std::move(router),
       .reachable = [] { return true; },
-      .about = StrCat(options.tokens, " tokens, ", options.keys, " keys resident on ",
-                      options.backend, " (", options.gpus, "), ", stats.resident_key_bytes,
-                      " bytes, loaded in ", load_seconds,
-                      " s; weights, keys and content are random, content is made up when it is "
-                      "fetched")};
+      .about = StrCat(
+          options.tokens, " tokens, ", options.keys, " keys resident on ", options.backend,
+          options.backend == "cuda" ? StrCat(" (", options.gpus.gpus.value_or("0"), ")") : "", ", ",
+          stats.resident_key_bytes, " bytes, loaded in ", load_seconds,
+          " s; weights, keys and content are random, content is made up when it is "
+          "fetched")};
 }
 
 }  // namespace msa::cli

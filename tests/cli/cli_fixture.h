@@ -93,8 +93,8 @@ class CliTest : public ::testing::Test {
     arguments.insert(arguments.begin(), "msa");
     std::vector<const char*> argv;
     for (const std::string& argument : arguments) argv.push_back(argument.c_str());
-    const int code =
-        RunCommandLine(ClientVerbs(connect_), static_cast<int>(argv.size()), argv.data(), io);
+    const int code = RunCommandLine(ClientVerbs(connect_, synthetic_),
+                                    static_cast<int>(argv.size()), argv.data(), io);
     out_ = out.str();
     err_ = err.str();
     return code;
@@ -129,6 +129,7 @@ class CliTest : public ::testing::Test {
                       .service = std::make_unique<BorrowedService>(service_),
                       .reachable = [this] { return reachable_; }};
   };
+  SyntheticServer synthetic_;  // null: `bench` has none of its flags
   bool reachable_ = true;
   std::string folder_;
   std::string server_;  // the address last connected to
