@@ -36,10 +36,9 @@ absl::StatusOr<kernels::BackendSet> BackendFlags::Make(int num_threads) const {
 void ModelFlags::AddFlags(FlagSet& flags) {
   flags.Add("--model", &model,
             "Folder of Hugging Face files (default: models/smollm2-135m-instruct)");
-  flags.Add(
-      "--adapter", &adapter,
-      "Folder of routers and LoRA, merged at load (default: MODEL-msa beside the model, else in "
-      "models/)");
+  flags.Add("--adapter", &adapter,
+            "Folder of routers and LoRA or whole weights, merged at load (default: MODEL-msa "
+            "beside the model, else in models/)");
   flags.Add("--no-adapter", &no_adapter, "Use no adapter although there is one");
   flags.AddChoice("--weights", &weights, {"f32", "bf16", "int8"}, "Precision of the weights");
   flags.Add("--content-cache-mb", &content_cache_mb, "Memory for fetched blocks, MB");

@@ -1,4 +1,4 @@
-"""Adapter files: PEFT's LoRA names and the published engine's router names, in bf16."""
+"""Adapter files: PEFT's LoRA names, the published engine's router names, the backbone's own names; in bf16."""
 from __future__ import annotations
 
 import time
@@ -28,15 +28,25 @@ def lora_tensors(model: MsaModel) -> dict[str, torch.Tensor]:
             for linear, stack in store.items() for layer in range(len(stack))}
 
 
-def tensors(model: MsaModel) -> dict[str, torch.Tensor]:
-    """The adapter's tensors by file name (LoRA and routers, or every weight when all were trained)."""
-    out = lora_tensors(model)
+def full_tensors(model: MsaModel) -> dict[str, torch.Tensor]:
+    """Every weight when all are trained, else none; without what old files hold besides and nothing uses."""
+    unused = ("lm_head.weight",) if model.cfg.tied else ()
+    return {name: model.base(name) for name in (model._names if model.full is not None else ())
+            if name not in unused and not name.endswith("rotary_emb.inv_freq")}
+
+
+def parameters(model: MsaModel) -> dict[str, torch.Tensor]:
+    """What is trained, by file name: LoRA and routers, or every weight and routers."""
+    out = lora_tensors(model) | full_tensors(model)
     for key, value in model.routers.items():
         layer, which = key.split("/")
         out[router_name(int(layer), which)] = value
-    if model.full is not None:
-        out.update({name: model.base(name) for name in model._names})
-    return {name: value.detach().to(torch.bfloat16).cpu().contiguous() for name, value in out.items()}
+    return out
+
+
+def tensors(model: MsaModel) -> dict[str, torch.Tensor]:
+    """The adapter's tensors by file name."""
+    return {name: value.detach().to(torch.bfloat16).cpu().contiguous() for name, value in parameters(model).items()}
 
 
 def adapter_config(model: MsaModel, base_name: str, msa_extra: dict) -> dict:
@@ -115,8 +125,7 @@ def load_adapter(model: MsaModel, folder: str) -> None:
     LoRA of a smaller rank fills the first ranks; the others of B become zero, so the weights W + BA are the file's
     where both scales alpha / r are equal."""
     stored = read_tensors(Path(folder) / "adapter.safetensors")
-    wanted = lora_tensors(model)
-    wanted.update({router_name(int(k.split("/")[0]), k.split("/")[1]): v for k, v in model.routers.items()})
+    wanted = parameters(model)
     if set(stored) != set(wanted):
         odd = sorted(set(stored) ^ set(wanted))
         raise ValueError(f"{folder}: {len(odd)} tensors do not match the model's, the first is {odd[0]}")

@@ -8,12 +8,14 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 
 from training import frames, tool
+from training.adapter_io import read_raw
 from training.files import read_json, read_tensors, write_tensors
 
 
@@ -28,11 +30,11 @@ class Oracle:
         self.pool, self.k = self.msa["pooling_kernel_size"], self.msa["doc_top_k"]
         self.w = {n: t.float() for n, t in read_tensors(Path(base) / "model.safetensors").items()}
         delta = {n: t.float() for n, t in read_tensors(Path(adapter) / "adapter.safetensors").items()}
-        scale = adapter_config["lora_alpha"] / adapter_config["r"]
+        self.w.update({n: t for n, t in delta.items() if "lora_" not in n})     # routers; all, where all were trained
+        scale = adapter_config["lora_alpha"] / max(adapter_config["r"], 1)
         for name in [n for n in delta if n.endswith("lora_A.weight")]:
             target = name.removeprefix("base_model.model.").replace("lora_A.", "")
             self.w[target] = self.w[target] + scale * (delta[name.replace("lora_A", "lora_B")] @ delta[name])
-        self.w.update({n: t for n, t in delta.items() if "router_" in n})
         self.hq, self.hkv = self.raw["num_attention_heads"], self.raw["num_key_value_heads"]
         self.d = self.raw["hidden_size"] // self.hq
         self.layers = self.raw["num_hidden_layers"]
@@ -205,8 +207,9 @@ def describe(oracle, tokenizer, spec, question, scores, selected, out, index) ->
     return entry
 
 
-def describe_inputs(oracle, tokenizer, chosen: dict, base: str, adapter: str) -> dict:
-    """input.json from `chosen`: {"documents": [{source,title,text}], "questions": [{question,gold,answers,source}]}."""
+def describe_inputs(oracle, tokenizer, chosen: dict, base: str, adapter: str, case: Path) -> dict:
+    """input.json from `chosen`: {"documents": [{source,title,text}], "questions": [{question,gold,answers,source}]}, and
+    in "about" the fields that are others than for SmolLM2."""
     first = 3 + oracle.k
     documents, questions = [], []
     for index, d in enumerate(chosen["documents"]):
@@ -221,7 +224,7 @@ def describe_inputs(oracle, tokenizer, chosen: dict, base: str, adapter: str) ->
     files = ("config.json", "model.safetensors", "tokenizer.json")
     return {
         "base": {"model": "SmolLM2-135M-Instruct", "files_sha256": {f: sha256(Path(base) / f) for f in files}},
-        "adapter": "../../../models/smollm2-135m-instruct-msa",
+        "adapter": os.path.relpath(adapter, case),
         "adapter_sha256": sha256(Path(adapter) / "adapter.safetensors"),
         "weights": "bf16 raised to fp32; W = W_base + (lora_alpha / r) * (B @ A) in fp32, not rounded afterwards; "
                    "all compute fp32",
@@ -230,7 +233,7 @@ def describe_inputs(oracle, tokenizer, chosen: dict, base: str, adapter: str) ->
         "pooled_layers": [oracle.routers[0], oracle.routers[-1]],
         "reader_documents": oracle.msa.get("reader_documents", 3), "reader_max_new_tokens": 32, "stop_token": 2,
         "text_licence": "document and question texts: SQuAD 1.1 dev (Wikipedia), CC BY-SA 4.0",
-        "documents": documents, "questions": questions,
+        "documents": documents, "questions": questions, **chosen.get("about", {}),
     }
 
 
@@ -245,6 +248,33 @@ def compare(case: Path, tensors: dict) -> None:
     print(json.dumps({k: float(f"{v:.3g}") for k, v in worst.items()}))
 
 
+def make(case: Path, base: str, adapter: str, chosen: dict) -> None:
+    """Writes a case's three files."""
+    oracle = Oracle(base, adapter)
+    tokenizer = frames.load_tokenizer(str(Path(base) / "tokenizer.json"))
+    with torch.no_grad():
+        spec = describe_inputs(oracle, tokenizer, chosen, base, adapter, case)
+        expected, tensors = compute(oracle, tokenizer, spec)
+    case.mkdir(parents=True, exist_ok=True)
+    write_tensors(case / "expected.safetensors", tensors)
+    for name, value in (("input.json", spec), ("expected.json", expected)):
+        (case / name).write_text(json.dumps(value, ensure_ascii=False, indent=1) + "\n")
+
+
+def check(case: Path, base: str, adapter: str) -> bool:
+    """Prints the largest differences, and a question a line; whether rankings and answers are the stored ones."""
+    spec = read_json(case / "input.json")
+    tokenizer = frames.load_tokenizer(str(Path(base) / "tokenizer.json"))
+    with torch.no_grad():
+        expected, tensors = compute(Oracle(base, adapter), tokenizer, spec)
+    compare(case, tensors)
+    pairs = list(zip(expected["questions"], read_json(case / "expected.json")["questions"]))
+    same = [a["ranking"] == b["ranking"] and a["reader"]["answer_ids"] == b["reader"]["answer_ids"] for a, b in pairs]
+    for alike, (mine, _) in zip(same, pairs):
+        print("same" if alike else "DIFFERS", mine["reader"]["answer"])
+    return all(same)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("verb", choices=("make", "check"))
@@ -253,27 +283,11 @@ def main() -> None:
     parser.add_argument("--case", required=True)
     parser.add_argument("--chosen", help="documents and questions to make a case of (JSON)")
     args = parser.parse_args()
-    case = Path(args.case)
     torch.set_num_threads(1)
-    oracle = Oracle(args.base, args.adapter)
-    tokenizer = frames.load_tokenizer(str(Path(args.base) / "tokenizer.json"))
-    with torch.no_grad():
-        if args.verb == "check":
-            spec = read_json(case / "input.json")
-            expected, tensors = compute(oracle, tokenizer, spec)
-            compare(case, tensors)
-            stored = read_json(case / "expected.json")["questions"]
-            for mine, theirs in zip(expected["questions"], stored):
-                same = mine["ranking"] == theirs["ranking"] and \
-                    mine["reader"]["answer_ids"] == theirs["reader"]["answer_ids"]
-                print("same" if same else "DIFFERS", mine["reader"]["answer"])
-            return
-        spec = describe_inputs(oracle, tokenizer, read_json(args.chosen), args.base, args.adapter)
-        expected, tensors = compute(oracle, tokenizer, spec)
-        case.mkdir(parents=True, exist_ok=True)
-        write_tensors(case / "expected.safetensors", tensors)
-        for name, value in (("input.json", spec), ("expected.json", expected)):
-            (case / name).write_text(json.dumps(value, ensure_ascii=False, indent=1) + "\n")
+    if args.verb == "make":
+        make(Path(args.case), args.base, args.adapter, read_json(args.chosen))
+    elif not check(Path(args.case), args.base, args.adapter):
+        raise SystemExit(1)
 
 
 if __name__ == "__main__":

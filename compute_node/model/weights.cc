@@ -34,7 +34,7 @@ bool AllFinite(absl::Span<const float> values) {
   return bad == 0;
 }
 
-// Reads tensors by name, merges LoRA, packs. One per load.
+// Reads tensors by name, the adapter's where it has one, merges LoRA, packs. One per load.
 class Loader {
  public:
   Loader(const Checkpoint& base, const Checkpoint& adapter, const AdapterConfig& adapter_config,
@@ -46,24 +46,31 @@ class Loader {
         backend_(backend),
         format_(format) {}
 
-  absl::StatusOr<std::vector<float>> Read(const Checkpoint& from, const std::string& name,
+  // Null: neither file has it.
+  const TensorView* Find(const std::string& name) const {
+    const TensorView* view = adapter_.Find(name);
+    return view != nullptr ? view : base_.Find(name);
+  }
+
+  absl::StatusOr<std::vector<float>> Read(const std::string& name,
                                           std::vector<int64_t> shape) const {
-    const TensorView* view = from.Find(name);
-    if (&from == &adapter_) used_.insert(name);
+    const TensorView* view = Find(name);
+    const bool of_adapter = adapter_.Find(name) != nullptr;
+    const std::string tensor = StrCat(of_adapter ? "adapter tensor " : "tensor ", name);
+    if (of_adapter) used_.insert(name);
     if (view == nullptr) {
       return absl::InvalidArgumentError(
-          StrCat("tensor ", name, " is missing: do config.json and weights belong together?"));
+          StrCat(tensor, " is missing: do config.json and weights belong together?"));
     }
     if (view->shape != shape) {
-      return absl::InvalidArgumentError(StrCat("tensor ", name, " has shape ",
-                                               ShapeString(view->shape), ", config.json asks for ",
-                                               ShapeString(shape)));
+      return absl::InvalidArgumentError(StrCat(tensor, " has shape ", ShapeString(view->shape),
+                                               ", config.json asks for ", ShapeString(shape)));
     }
     std::vector<float> values(view->num_elements());
     MSA_RETURN_IF_ERROR(CopyToFloat32(*view, absl::MakeSpan(values)));
     if (!AllFinite(values)) {
       return absl::InvalidArgumentError(
-          StrCat("tensor ", name, " holds NaN or infinity: the file is damaged"));
+          StrCat(tensor, " holds NaN or infinity: the file is damaged"));
     }
     return values;
   }
@@ -77,16 +84,16 @@ class Loader {
     if (!present) return WeightVector();
     std::vector<float> all;
     for (const auto& [name, size] : names) {
-      MSA_ASSIGN_OR_RETURN(const std::vector<float> values, Read(base_, name, {size}));
+      MSA_ASSIGN_OR_RETURN(const std::vector<float> values, Read(name, {size}));
       all.insert(all.end(), values.begin(), values.end());
     }
     return kernels::CopyToBackend(backend_, all.data(), all.size() * sizeof(float));
   }
 
-  // `module` without ".weight": base weight plus scale · B · A where the adapter has them.
+  // `module` without ".weight": the weight plus scale · B · A where the adapter has them.
   absl::StatusOr<std::vector<float>> Matrix(const std::string& module, int64_t out,
                                             int64_t in) const {
-    MSA_ASSIGN_OR_RETURN(std::vector<float> w, Read(base_, module + ".weight", {out, in}));
+    MSA_ASSIGN_OR_RETURN(std::vector<float> w, Read(module + ".weight", {out, in}));
     const std::string lora = "base_model.model." + module;
     const TensorView* a_view = adapter_.Find(lora + ".lora_A.weight");
     if (a_view == nullptr) return w;
@@ -99,8 +106,8 @@ class Loader {
           "adapter tensor ", lora, ".lora_A has rank ", rank, ", adapter_config.json says 'r' is ",
           adapter_config_.lora_rank, ": do the adapter's files belong together?"));
     }
-    MSA_ASSIGN_OR_RETURN(auto a, Read(adapter_, lora + ".lora_A.weight", {rank, in}));
-    MSA_ASSIGN_OR_RETURN(auto b, Read(adapter_, lora + ".lora_B.weight", {out, rank}));
+    MSA_ASSIGN_OR_RETURN(auto a, Read(lora + ".lora_A.weight", {rank, in}));
+    MSA_ASSIGN_OR_RETURN(auto b, Read(lora + ".lora_B.weight", {out, rank}));
     MergeLowRank(a, b, out, in, rank, w);
     return w;
   }
@@ -118,12 +125,10 @@ class Loader {
     return backend_.PackLinear(rows.data(), out, in, format_);
   }
 
-  // The adapter's router wins over the checkpoint's. Routers stay float32: selection hangs on small
-  // differences.
+  // Routers stay float32: selection hangs on small differences.
   absl::StatusOr<std::unique_ptr<kernels::LinearWeights>> Router(const std::string& name,
                                                                  int64_t out, int64_t in) const {
-    const Checkpoint& from = adapter_.Find(name) != nullptr ? adapter_ : base_;
-    MSA_ASSIGN_OR_RETURN(std::vector<float> w, Read(from, name, {out, in}));
+    MSA_ASSIGN_OR_RETURN(std::vector<float> w, Read(name, {out, in}));
     return backend_.PackLinear(w.data(), out, in, kernels::WeightFormat::kFloat32);
   }
 
@@ -207,16 +212,14 @@ absl::StatusOr<LayerWeights> Loader::Layer(int layer) const {
 }
 
 absl::StatusOr<std::unique_ptr<kernels::LinearWeights>> LoadHead(
-    const Checkpoint& base, const Loader& loader, const ModelConfig& c,
-    const kernels::Backend& backend, kernels::WeightFormat format,
-    const std::vector<float>& embeddings) {
+    const Loader& loader, const ModelConfig& c, const kernels::Backend& backend,
+    kernels::WeightFormat format, const std::vector<float>& embeddings) {
   // A file may carry its own head although the configuration says tied: transformers ties it then,
   // and so do we.
   if (c.tied_embeddings) {
     return backend.PackLinear(embeddings.data(), c.vocab_size, c.hidden_size, format);
   }
-  MSA_ASSIGN_OR_RETURN(auto head,
-                       loader.Read(base, "lm_head.weight", {c.vocab_size, c.hidden_size}));
+  MSA_ASSIGN_OR_RETURN(auto head, loader.Read("lm_head.weight", {c.vocab_size, c.hidden_size}));
   return backend.PackLinear(head.data(), c.vocab_size, c.hidden_size, format);
 }
 
@@ -240,15 +243,13 @@ std::vector<int> LayersByName(int num_layers) {
   return layers;
 }
 
-absl::Status LoadEmbeddingsAndHead(const Checkpoint& base, const Loader& loader,
-                                   const ModelConfig& config, const kernels::Backend& backend,
-                                   kernels::WeightFormat format, ModelWeights& weights) {
+absl::Status LoadEmbeddingsAndHead(const Loader& loader, const ModelConfig& config,
+                                   const kernels::Backend& backend, kernels::WeightFormat format,
+                                   ModelWeights& weights) {
   const std::string name = "model.embed_tokens.weight";
-  MSA_ASSIGN_OR_RETURN(auto embeddings,
-                       loader.Read(base, name, {config.vocab_size, config.hidden_size}));
-  MSA_ASSIGN_OR_RETURN(weights.lm_head,
-                       LoadHead(base, loader, config, backend, format, embeddings));
-  const TensorView* view = base.Find(name);
+  MSA_ASSIGN_OR_RETURN(auto embeddings, loader.Read(name, {config.vocab_size, config.hidden_size}));
+  MSA_ASSIGN_OR_RETURN(weights.lm_head, LoadHead(loader, config, backend, format, embeddings));
+  const TensorView* view = loader.Find(name);
   const bool as_stored = view->type == TensorType::kBF16;
   if (as_stored) weights.embedding_dtype = DType::kBFloat16;
   MSA_ASSIGN_OR_RETURN(
@@ -293,14 +294,15 @@ absl::StatusOr<AdapterConfig> ReadAdapterConfig(const std::string& adapter_dir,
   MSA_ASSIGN_OR_RETURN(adapter.json, ReadFile(path, kMaxModelJsonBytes));
   const json root = json::parse(adapter.json, nullptr, false);
   if (!root.is_object()) return absl::InvalidArgumentError(StrCat(path, " is not a JSON object"));
-  for (const char* field : {"r", "lora_alpha"}) {
-    if (!root.contains(field) || !root[field].is_number() || root[field].get<float>() <= 0) {
-      return absl::InvalidArgumentError(
-          StrCat(path, ": field '", field, "' must be a positive number"));
-    }
+  const json rank = root.value("r", json());
+  if (!rank.is_number_integer() || rank < 0) {
+    return absl::InvalidArgumentError(
+        StrCat(path, ": field 'r' must be a whole number, LoRA's rank, or 0 where there is none"));
   }
-  if (!root["r"].is_number_integer()) {
-    return absl::InvalidArgumentError(StrCat(path, ": field 'r' must be a whole number"));
+  const json alpha = root.value("lora_alpha", json());
+  if (rank > 0 && (!alpha.is_number() || alpha.get<float>() <= 0)) {
+    return absl::InvalidArgumentError(
+        StrCat(path, ": field 'lora_alpha' must be a positive number"));
   }
   for (const char* unsupported : {"use_rslora", "use_dora", "fan_in_fan_out"}) {
     const auto field = root.find(unsupported);
@@ -318,8 +320,8 @@ absl::StatusOr<AdapterConfig> ReadAdapterConfig(const std::string& adapter_dir,
       return absl::InvalidArgumentError(StrCat(path, ": ", status.message()));
     }
   }
-  adapter.lora_rank = root["r"].get<int64_t>();
-  adapter.lora_scale = root["lora_alpha"].get<float>() / root["r"].get<float>();
+  adapter.lora_rank = rank.get<int64_t>();
+  if (adapter.lora_rank > 0) adapter.lora_scale = alpha.get<float>() / rank.get<float>();
   return adapter;
 }
 
@@ -335,7 +337,7 @@ absl::StatusOr<ModelWeights> LoadWeights(const WeightSource& source, const Model
   MSA_RETURN_IF_ERROR(AddModelFiles(source.model_dir, fingerprint));
   ModelWeights weights;
   fingerprint.AddThrough(base, "model.embed_tokens.");
-  MSA_RETURN_IF_ERROR(LoadEmbeddingsAndHead(base, loader, config, backend, format, weights));
+  MSA_RETURN_IF_ERROR(LoadEmbeddingsAndHead(loader, config, backend, format, weights));
   weights.layers.resize(config.num_layers);
   for (const int layer : LayersByName(config.num_layers)) {
     fingerprint.AddThrough(base, StrCat("model.layers.", layer, "."));

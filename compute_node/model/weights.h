@@ -41,8 +41,8 @@ struct ModelWeights {
 struct AdapterConfig {
   std::string dir = {};  // with adapter.safetensors or adapter_model.safetensors; empty: no adapter
   std::string json = {};  // the file's bytes, part of the fingerprint
-  int64_t lora_rank = 0;  // r
-  float lora_scale = 0;   // lora_alpha / r
+  int64_t lora_rank = 0;  // r; 0: no LoRA
+  float lora_scale = 0;   // lora_alpha / r, if there is any
 };
 
 // Reads it and applies its msa_config, which replaces the checkpoint's, to `config`.
@@ -57,11 +57,13 @@ struct WeightSource {
   std::string fingerprint_extra;  // bytes that change what is computed and are in none of the files
 };
 
-// Reads and merges. Every value must be finite: INVALID_ARGUMENT naming the tensor; so for a tensor
-// that is missing, has the wrong shape or type, and for one of the adapter that has no place.
-// NOT_FOUND for a missing file. A layer is hashed and packed while it is in memory, so that a model
-// larger than memory is read from its disk once. Takes seconds for a model of 135 M parameters;
-// memory: the packed weights and one layer in float32.
+// Reads and merges: an adapter's tensor of a name that the checkpoint has takes that one's place
+// (so an adapter of full weights replaces all of them), and LoRA is added to it. Every value must
+// be finite: INVALID_ARGUMENT naming the tensor; so for a tensor that is missing, has the wrong
+// shape or type, and for one of the adapter that has no place. NOT_FOUND for a missing file. A
+// layer is hashed and packed while it is in memory, so that a model larger than memory is read from
+// its disk once. Takes seconds for a model of 135 M parameters; memory: the packed weights and one
+// layer in float32.
 absl::StatusOr<ModelWeights> LoadWeights(const WeightSource& source, const ModelConfig& config,
                                          const kernels::Backend& backend,
                                          kernels::WeightFormat format);

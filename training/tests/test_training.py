@@ -1,4 +1,6 @@
 """CPU tests: `python -m unittest discover -s training/tests -t .` (under a minute on one core)."""
+import contextlib
+import io
 import json
 import random
 import tempfile
@@ -8,11 +10,12 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from training import batches, frames, losses, synth
+from training import batches, frames, losses, oracle, synth
 from training.adapter_io import load_adapter, read_config, save_adapter
 from training.data import Batch, Group
 from training.decode import complete
 from training.exchange import Exchange, Others, Recent
+from training.files import read_json, read_tensors
 from training.model import MsaConfig, MsaModel
 from training.tests import toy
 from training.corpus import write_xz
@@ -396,6 +399,38 @@ class FileTest(ToyCase):
             other = MsaModel(str(self.folder), MsaConfig((1,), 4, 2, 4, 4))
             with self.assertRaisesRegex(ValueError, "do not match"):
                 load_adapter(other, scratch)
+
+    def test_an_adapter_of_all_weights_computes_what_the_stored_case_says(self):
+        """tests/golden/full_weights, which the engine runs too; made by make_full_case.py."""
+        case = Path(__file__).parents[2] / "tests" / "golden" / "full_weights"
+        base, adapter = str(case / "base"), str(case / "adapter")
+        with contextlib.redirect_stdout(io.StringIO()):
+            self.assertTrue(oracle.check(case, base, adapter))
+        model = MsaModel(base, read_config(adapter))
+        self.assertEqual(model.msa.lora_rank, 0)
+        load_adapter(model, adapter)
+        spec = read_json(case / "input.json")
+        docs = batches.documents([d["token_ids"] for d in spec["documents"]], model.msa.pool)
+        prompts = [frames.Prompt(q["prompt_ids"], [bool(x) for x in q["routing_mask"]]) for q in spec["questions"]]
+        rows = batches.queries(prompts, spec["template_head_ids"], model.msa.top_k)
+        with torch.no_grad():
+            scores = model.run(model.merged(), docs, groups=(rows,)).scores[0]
+        stored = read_tensors(case / "expected.safetensors")
+        for i in range(len(prompts)):
+            torch.testing.assert_close(torch.stack([s[i] for s in scores.values()]), stored[f"q{i}.doc_scores"], atol=5e-6, rtol=0)
+
+    def test_all_weights_are_written_but_those_that_nothing_uses(self):
+        weights = read_tensors(self.folder / "model.safetensors")
+        weights["lm_head.weight"] = weights["model.embed_tokens.weight"].clone()     # in files of tied models too
+        weights["model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.ones(8)
+        model = MsaModel(str(self.folder), MsaConfig((2, 3), 4, 2, 0, 0), weights=weights)
+        with tempfile.TemporaryDirectory() as scratch:
+            save_adapter(model, scratch, "toy", {})
+            stored = read_tensors(Path(scratch) / "adapter.safetensors")
+            routers = {f"model.layers.{l}.self_attn.router_{w}_proj.0.weight" for l in (2, 3) for w in "qk"}
+            self.assertEqual(set(stored), set(read_tensors(self.folder / "model.safetensors")) | routers)
+            with self.assertRaisesRegex(ValueError, "do not match"):
+                load_adapter(MsaModel(str(self.folder), MsaConfig((2, 3), 4, 2, 4, 4)), scratch)
 
     def test_unknown_family_is_refused(self):
         with tempfile.TemporaryDirectory() as scratch:

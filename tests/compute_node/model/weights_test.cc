@@ -206,8 +206,12 @@ TEST_F(AdapterTest, SaysWhatIsWrongWithAnAdapter) {
              std::vector<float>(94));
   writer.Write(adapter_ / "adapter.safetensors");
   EXPECT_THAT(std::string(Load(adapter_).status().message()), HasSubstr("lora_A"));
+  for (const json& config : {json{{"r", -1}}, json{{"r", nullptr}}, json{{"lora_alpha", 2}}}) {
+    std::ofstream(adapter_ / "adapter_config.json") << config;
+    EXPECT_THAT(std::string(Load(adapter_).status().message()), HasSubstr("field 'r'"));
+  }
   std::ofstream(adapter_ / "adapter_config.json") << json{{"r", 0}};
-  EXPECT_THAT(std::string(Load(adapter_).status().message()), HasSubstr("'r'"));
+  EXPECT_THAT(std::string(Load(adapter_).status().message()), HasSubstr("'r' is 0"));
   std::ofstream(adapter_ / "adapter_config.json") << json{{"r", 2}};
   EXPECT_THAT(std::string(Load(adapter_).status().message()), HasSubstr("'lora_alpha'"));
   std::ofstream(adapter_ / "adapter_config.json")
@@ -219,6 +223,41 @@ TEST_F(AdapterTest, SaysWhatIsWrongWithAnAdapter) {
     config.update(wrong);
     std::ofstream(adapter_ / "adapter_config.json") << config;
     EXPECT_THAT(std::string(Load(adapter_).status().message()), HasSubstr(wrong.begin().key()));
+  }
+}
+
+// What `training` writes where all weights were trained: rank 0, tensors by the checkpoint's names.
+TEST_F(AdapterTest, TensorsOfTheCheckpointsNamesTakeTheirPlace) {
+  const auto write = [&](const std::string& name, std::vector<int64_t> shape, float value) {
+    size_t count = 1;
+    for (int64_t dim : shape) count *= static_cast<size_t>(dim);
+    Writer writer;
+    writer.Add(name, shape, std::vector<float>(count, value));
+    writer.Write(adapter_ / "adapter.safetensors");
+  };
+  std::ofstream(adapter_ / "adapter_config.json") << json{{"r", 0}};
+  const std::string o_proj = "model.layers.0.self_attn.o_proj.weight";
+  write(o_proj, {48, 48}, 0.5f);
+  const auto plain = Load();
+  const auto replaced = Load(adapter_);
+  ASSERT_TRUE(replaced.ok()) << replaced.status();
+  EXPECT_NE(plain->fingerprint, replaced->fingerprint);
+  std::vector<float> x(48, 1.0f), y(48);
+  backend_->Linear(*replaced->layers[0].o, x.data(), 1, nullptr, y.data());
+  EXPECT_THAT(y, ::testing::Each(24.0f));
+  backend_->Linear(*plain->layers[0].o, x.data(), 1, nullptr, y.data());
+  EXPECT_THAT(y, ::testing::Not(::testing::Contains(24.0f)));
+
+  write("model.norm.weight", {48}, 0.25f);
+  const auto norm = Load(adapter_);
+  ASSERT_TRUE(norm.ok()) << norm.status();
+  EXPECT_EQ(static_cast<const float*>(norm->final_norm.data())[47], 0.25f);
+
+  for (const auto& [shape, value] : {std::pair(std::vector<int64_t>{48, 47}, 0.5f),
+                                     {{48, 48}, std::numeric_limits<float>::infinity()}}) {
+    write(o_proj, shape, value);
+    EXPECT_THAT(std::string(Load(adapter_).status().message()),
+                HasSubstr("adapter tensor " + o_proj));
   }
 }
 
