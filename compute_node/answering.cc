@@ -307,9 +307,8 @@ absl::Status Answering::Finish(MemorySession* session, std::string answer,
   rpc::DoneEvent done;
   done.answer = std::move(answer);
   done.finish_reason = std::move(finish_reason);
-  const std::string& refusal = memory_config().refusal;
-  done.no_answer =
-      done.finish_reason == "no_retrieval" || (!refusal.empty() && done.answer == refusal);
+  done.no_answer = done.finish_reason == "no_retrieval" ||
+                   Dialogue::IsRefusal(done.answer, memory_config().refusal);
   done.documents = read_;
   std::stable_sort(done.documents.begin(), done.documents.end(),
                    [](const rpc::RoutedDocument& a, const rpc::RoutedDocument& b) {

@@ -198,4 +198,9 @@ std::string Dialogue::Answer(std::string_view written) {
   return std::string(absl::StripAsciiWhitespace(ToAbsl(written)));
 }
 
+bool Dialogue::IsRefusal(std::string_view answer, std::string_view refusal) {
+  const std::string said = Answer(refusal);
+  return !said.empty() && answer == said;
+}
+
 }  // namespace msa::compute_node

@@ -95,6 +95,9 @@ class Dialogue {
   absl::StatusOr<std::vector<int32_t>> FinalQuestion() const;
   // The answer in what the model wrote after the final question.
   static std::string Answer(std::string_view written);
+  // Whether an answer is what the checkpoint says where the texts hold none, in what Answer makes
+  // of that: a model may be made to begin it with a space. Never, where it says nothing.
+  static bool IsRefusal(std::string_view answer, std::string_view refusal);
 
   // Everything so far as text.
   const std::string& text() const { return text_.utf8; }

@@ -49,13 +49,23 @@ TEST_F(DialogueTest, AnswerIsWhatFollowsTheLastMarker) {
   EXPECT_EQ(Dialogue::Answer("  plainly said "), "plainly said");
 }
 
+TEST_F(DialogueTest, ARefusalIsKnownThoughItsConfigurationHasSpacesAroundIt) {
+  for (const char* refusal : {"No answer.", " No answer.", "No answer.\n"}) {
+    EXPECT_TRUE(Dialogue::IsRefusal(Dialogue::Answer(" No answer.<|im_end|>"), refusal)) << refusal;
+    EXPECT_FALSE(Dialogue::IsRefusal("No answer", refusal));
+  }
+  EXPECT_FALSE(Dialogue::IsRefusal("", ""));
+  EXPECT_FALSE(Dialogue::IsRefusal("", " "));
+}
+
 TEST_F(DialogueTest, ReaderAsksAfterTheTextsOrTwice) {
   const Frames frames(*tokenizer_, /*parse_special_tokens=*/false);
   const ReferencedText texts[] = {{4, "one"}, {7, "two"}};
   EXPECT_EQ(tokenizer_->Decode(*frames.Reader(texts, "why?", ReaderQuestion::kAfter), false),
             "<|im_start|>user\n[4]. one\n[7]. two\n\nwhy?<|im_end|>\n<|im_start|>assistant\n");
-  EXPECT_EQ(tokenizer_->Decode(*frames.Reader(texts, "why?", ReaderQuestion::kTwice), false),
-            "<|im_start|>user\nwhy?\n[4]. one\n[7]. two\n\nwhy?<|im_end|>\n<|im_start|>assistant\n");
+  EXPECT_EQ(
+      tokenizer_->Decode(*frames.Reader(texts, "why?", ReaderQuestion::kTwice), false),
+      "<|im_start|>user\nwhy?\n[4]. one\n[7]. two\n\nwhy?<|im_end|>\n<|im_start|>assistant\n");
 }
 
 TEST_F(DialogueTest, UsersTextForgesNoStructure) {

@@ -66,7 +66,7 @@ class CalibratedThresholds(ServerTest):
         plain = self.answer("says", refusal="something else")[0]
         self.assertFalse(plain["no_answer"])
         self.assertTrue(plain["answer"])
-        same = self.answer("same", refusal=plain["answer"])[0]
+        same = self.answer("same", refusal=f" {plain['answer']}\n")[0]
         self.assertEqual(plain["answer"], same["answer"])
         self.assertTrue(same["no_answer"])
 
