@@ -1,30 +1,15 @@
 // Attention at MSA-4B's shape (32 query heads, 8 KV heads of size 128), beside the device's own
 // copy bandwidth. One JSON line a measurement; medians over replays of a CUDA graph, whose launches
 // rotate over data sets larger than the L2 cache.
-#include <cuda_runtime.h>
-
-#include <algorithm>
-#include <cstdio>
-#include <cstdlib>
 #include <cstring>
-#include <functional>
 #include <memory>
 #include <string>
-#include <vector>
 
+#include "benchmarks/cuda/device_bench.cuh"
 #include "kernels/cuda/attention.h"
 
 namespace msa::kernels::cuda {
 namespace {
-
-#define CUDA_OK(call)                                                                     \
-  do {                                                                                    \
-    const cudaError_t error = (call);                                                     \
-    if (error != cudaSuccess) {                                                           \
-      std::printf("FATAL line %d: %s: %s\n", __LINE__, #call, cudaGetErrorString(error)); \
-      std::exit(2);                                                                       \
-    }                                                                                     \
-  } while (0)
 
 constexpr int kQueryHeads = 32;
 constexpr int kKvHeads = 8;
@@ -84,34 +69,16 @@ class Arena {
   uint8_t* base_ = nullptr;
 };
 
+// A launch's share of the median replay.
 template <class Body>
 double MedianMicroseconds(int launches, const Body& body) {
   cudaStream_t stream;
-  cudaGraph_t graph;
-  cudaGraphExec_t exec;
   CUDA_OK(cudaStreamCreate(&stream));
-  CUDA_OK(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
-  for (int i = 0; i < launches; ++i) body(i, stream);
-  CUDA_OK(cudaStreamEndCapture(stream, &graph));
-  CUDA_OK(cudaGraphInstantiate(&exec, graph, 0));
-  cudaEvent_t begin, end;
-  CUDA_OK(cudaEventCreate(&begin));
-  CUDA_OK(cudaEventCreate(&end));
-  std::vector<double> times;
-  for (int run = 0; run < kRuns + 2; ++run) {
-    CUDA_OK(cudaEventRecord(begin, stream));
-    CUDA_OK(cudaGraphLaunch(exec, stream));
-    CUDA_OK(cudaEventRecord(end, stream));
-    CUDA_OK(cudaStreamSynchronize(stream));
-    float ms = 0;
-    CUDA_OK(cudaEventElapsedTime(&ms, begin, end));
-    if (run >= 2) times.push_back(ms * 1000.0 / launches);
-  }
-  std::sort(times.begin(), times.end());
-  CUDA_OK(cudaGraphExecDestroy(exec));
-  CUDA_OK(cudaGraphDestroy(graph));
+  const benchmarks::Time time = benchmarks::MeasureGraph(stream, kRuns, [&] {
+    for (int i = 0; i < launches; ++i) body(i, stream);
+  });
   CUDA_OK(cudaStreamDestroy(stream));
-  return times[times.size() / 2];
+  return time.median / launches;
 }
 
 double MeasureCopy() {

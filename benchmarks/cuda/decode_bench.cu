@@ -256,35 +256,13 @@ class Bench {
   void Report(const char* name, int64_t bytes, const std::function<void()>& body) {
     body();
     CUDA_OK(cudaStreamSynchronize(stream_));
-    cudaGraph_t graph;
-    cudaGraphExec_t exec;
-    CUDA_OK(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal));
-    body();
-    CUDA_OK(cudaStreamEndCapture(stream_, &graph));
-    CUDA_OK(cudaGraphInstantiate(&exec, graph, 0));
-    std::vector<float> times;
-    cudaEvent_t begin, end;
-    CUDA_OK(cudaEventCreate(&begin));
-    CUDA_OK(cudaEventCreate(&end));
-    for (int i = 0; i < kRuns; ++i) {
-      CUDA_OK(cudaEventRecord(begin, stream_));
-      CUDA_OK(cudaGraphLaunch(exec, stream_));
-      CUDA_OK(cudaEventRecord(end, stream_));
-      CUDA_OK(cudaEventSynchronize(end));
-      float ms = 0;
-      CUDA_OK(cudaEventElapsedTime(&ms, begin, end));
-      times.push_back(ms * 1e3f);
-    }
-    std::sort(times.begin(), times.end());
-    const double us = times[kRuns / 2];
+    const Time time = MeasureGraph(stream_, kRuns, body);
     const double floor_us = static_cast<double>(bytes) / bandwidth_ * 1e-3;
     std::printf(
         "{\"what\": \"%s\", \"rows\": %d, \"us\": %.1f, \"low\": %.1f, \"floor_us\": %.1f, "
         "\"of_floor\": %.3f}\n",
-        name, rows_, us, times.front(), floor_us, floor_us / us);
+        name, rows_, time.median, time.low, floor_us, floor_us / time.median);
     std::fflush(stdout);
-    CUDA_OK(cudaGraphExecDestroy(exec));
-    CUDA_OK(cudaGraphDestroy(graph));
   }
 
   const int rows_;

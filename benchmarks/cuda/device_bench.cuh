@@ -43,7 +43,7 @@ T* Allocate(int64_t count) {
   return static_cast<T*>(memory);
 }
 
-// Microseconds a run. `queued` is the mean when nothing but runs is in the stream.
+// Microseconds a run. `queued` is the mean when nothing but runs is in the stream (Measure only).
 struct Time {
   double median = 0;
   double low = 0;
@@ -76,6 +76,35 @@ inline Time Measure(int repetitions, const std::function<void(int)>& run) {
   for (cudaEvent_t event : events) cudaEventDestroy(event);
   std::sort(times.begin(), times.end());
   return {times[times.size() / 2], times.front(), times.back(), queued_ms * 1e3 / repetitions};
+}
+
+// Times of replays of what `body` puts into `stream`, captured as one graph, after two to warm up.
+inline Time MeasureGraph(cudaStream_t stream, int replays, const std::function<void()>& body) {
+  cudaGraph_t graph;
+  cudaGraphExec_t exec;
+  CUDA_OK(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
+  body();
+  CUDA_OK(cudaStreamEndCapture(stream, &graph));
+  CUDA_OK(cudaGraphInstantiate(&exec, graph, 0));
+  cudaEvent_t begin, end;
+  CUDA_OK(cudaEventCreate(&begin));
+  CUDA_OK(cudaEventCreate(&end));
+  std::vector<double> times;
+  for (int i = 0; i < replays + 2; ++i) {
+    CUDA_OK(cudaEventRecord(begin, stream));
+    CUDA_OK(cudaGraphLaunch(exec, stream));
+    CUDA_OK(cudaEventRecord(end, stream));
+    CUDA_OK(cudaEventSynchronize(end));
+    float ms = 0;
+    CUDA_OK(cudaEventElapsedTime(&ms, begin, end));
+    if (i >= 2) times.push_back(ms * 1e3);
+  }
+  CUDA_OK(cudaEventDestroy(begin));
+  CUDA_OK(cudaEventDestroy(end));
+  CUDA_OK(cudaGraphExecDestroy(exec));
+  CUDA_OK(cudaGraphDestroy(graph));
+  std::sort(times.begin(), times.end());
+  return {times[times.size() / 2], times.front(), times.back()};
 }
 
 // GB/s, bytes read and written.
