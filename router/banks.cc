@@ -5,6 +5,7 @@
 #include <random>
 #include <utility>
 
+#include "absl/cleanup/cleanup.h"
 #include "common/status_macros.h"
 #include "common/strings.h"
 #include "router/validate.h"
@@ -47,6 +48,22 @@ absl::Status UnknownBank(const std::string& name) {
                                         ? ": it is made when the first document is added"
                                         : ": create it first (msa bank create), or see which "
                                           "there are (msa bank ls)"));
+}
+
+absl::Status Banks::BeginChange(const rpc::CallContext& context) {
+  absl::MutexLock lock(&mutex_);
+  const auto free = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return !changing_; };
+  if (!mutex_.AwaitWithDeadline(absl::Condition(&free), context.deadline)) {
+    return absl::DeadlineExceededError(
+        "the deadline passed while another bank was made or deleted: try again");
+  }
+  changing_ = true;
+  return absl::OkStatus();
+}
+
+void Banks::EndChange() {
+  absl::MutexLock lock(&mutex_);
+  changing_ = false;
 }
 
 absl::StatusOr<std::map<std::string, Banks::Found>> Banks::Survey(
@@ -99,8 +116,15 @@ absl::Status Banks::Complete(const rpc::CallContext& context, const Found& found
 
 absl::StatusOr<Bank> Banks::Find(const rpc::CallContext& context, const std::string& name) {
   MSA_RETURN_IF_ERROR(CheckBankName(name));
-  MSA_ASSIGN_OR_RETURN(const auto banks, Survey(context));
-  const auto found = banks.find(name);
+  MSA_ASSIGN_OR_RETURN(auto banks, Survey(context));
+  auto found = banks.find(name);
+  if (found == banks.end()) return UnknownBank(name);
+  if (found->second.whole()) return found->second.bank;
+  // A crash's trace, or another's change under way: looked at again once that is over.
+  MSA_RETURN_IF_ERROR(BeginChange(context));
+  const absl::Cleanup end = [this] { EndChange(); };
+  MSA_ASSIGN_OR_RETURN(banks, Survey(context));
+  found = banks.find(name);
   if (found == banks.end()) return UnknownBank(name);
   MSA_RETURN_IF_ERROR(Complete(context, found->second));
   return found->second.bank;
@@ -117,6 +141,8 @@ absl::StatusOr<Bank> Banks::FindOrMakeDefault(const rpc::CallContext& context,
 }
 
 absl::Status Banks::Repair(const rpc::CallContext& context) {
+  MSA_RETURN_IF_ERROR(BeginChange(context));
+  const absl::Cleanup end = [this] { EndChange(); };
   MSA_ASSIGN_OR_RETURN(const auto banks, Survey(context));
   for (const auto& [name, found] : banks) MSA_RETURN_IF_ERROR(Complete(context, found));
   return absl::OkStatus();
@@ -155,7 +181,8 @@ absl::StatusOr<rpc::BankSpec> Banks::Create(const rpc::CallContext& context,
   MSA_RETURN_IF_ERROR(CheckBankOptions(options));
   MSA_ASSIGN_OR_RETURN(const rpc::ModelInfo model, compute_->Info(context));
   MSA_ASSIGN_OR_RETURN(const rpc::BankSpec spec, MakeSpec(model, name, options));
-  absl::MutexLock lock(&creating_);
+  MSA_RETURN_IF_ERROR(BeginChange(context));
+  const absl::Cleanup end = [this] { EndChange(); };
   MSA_ASSIGN_OR_RETURN(const auto banks, Survey(context));
   if (banks.count(name) > 0) {
     return absl::AlreadyExistsError(StrCat("there is already a bank '", name, "'"));
@@ -166,6 +193,8 @@ absl::StatusOr<rpc::BankSpec> Banks::Create(const rpc::CallContext& context,
 
 absl::Status Banks::Delete(const rpc::CallContext& context, const std::string& name) {
   MSA_RETURN_IF_ERROR(CheckBankName(name));
+  MSA_RETURN_IF_ERROR(BeginChange(context));
+  const absl::Cleanup end = [this] { EndChange(); };
   const auto statuses = shards_->AskEach(context, shards_->All(), /*all_or_nothing=*/false,
                                          [&](const rpc::CallContext& limited, int shard) {
                                            return shards_->shard(shard).DeleteBank(limited, name);

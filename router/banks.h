@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
@@ -27,6 +28,9 @@ struct Bank {
 class Banks {
  public:
   Banks(const ShardGroup* shards, ComputePool* compute) : shards_(shards), compute_(compute) {}
+
+  // Creations, deletions and completions are one at a time in this process; DEADLINE_EXCEEDED while
+  // waiting for another's end.
 
   // On all shards or on none: what was made is taken back when a shard fails. Should this process
   // die in between, Find or Repair completes the bank.
@@ -53,14 +57,20 @@ class Banks {
     int first_shard = 0;  // has it
     std::vector<int> missing_on;
     int differs_on = -1;  // a shard with another spec under the name
+    bool whole() const { return missing_on.empty() && differs_on < 0; }
   };
   absl::StatusOr<std::map<std::string, Found>> Survey(const rpc::CallContext& context) const;
+  // Waits until no other change is under way; EndChange says that this one is over.
+  absl::Status BeginChange(const rpc::CallContext& context);
+  void EndChange();
+  // These two within a change: what a deletion has left so far must not be made whole again.
   absl::Status Complete(const rpc::CallContext& context, const Found& found) const;
   absl::Status CreateEverywhere(const rpc::CallContext& context, const rpc::BankSpec& spec) const;
 
   const ShardGroup* const shards_;
   ComputePool* const compute_;
-  absl::Mutex creating_;  // one creation at a time in this process
+  absl::Mutex mutex_;
+  bool changing_ ABSL_GUARDED_BY(mutex_) = false;
 };
 
 absl::Status UnknownBank(const std::string& name);

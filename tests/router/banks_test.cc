@@ -1,6 +1,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <thread>
+
+#include "absl/synchronization/notification.h"
 #include "tests/router/fake_cluster.h"
 
 namespace msa::router {
@@ -52,6 +55,50 @@ TEST(Banks, ABankThatSomeShardsLackIsCompleted) {
   ASSERT_TRUE(cluster.shards[1].CreateBank(cluster.ctx, spec).ok());
   EXPECT_TRUE(cluster.router->OpenSession(cluster.ctx, "c", {}).ok());
   EXPECT_EQ(cluster.shards[0].open_snapshots(), 1u);
+}
+
+// What a deletion has left on some shards is not a crash's trace, to be completed.
+TEST(Banks, ABankIsNotMadeAgainWhileItIsDeleted) {
+  FakeCluster cluster(2);
+  ASSERT_TRUE(cluster.router->CreateBank(cluster.ctx, "b", {}).ok());
+  absl::Notification first_is_done;
+  cluster.shards[1].before = [&](const std::string& method, const rpc::CallContext&) {
+    if (method != "DeleteBank") return absl::OkStatus();
+    first_is_done.WaitForNotification();
+    // Somebody uses the bank now; for as long as it may take it waits for the deletion.
+    rpc::CallContext brief;
+    brief.deadline = absl::Now() + absl::Milliseconds(50);
+    std::thread([&] {
+      EXPECT_FALSE(cluster.router->DeleteDocuments(brief, "b", {"x"}).ok());
+    }).join();
+    return absl::OkStatus();
+  };
+  std::thread watcher([&] {
+    while (!cluster.shards[0].ListBanks(cluster.ctx)->empty()) std::this_thread::yield();
+    first_is_done.Notify();
+  });
+  EXPECT_TRUE(cluster.router->DeleteBank(cluster.ctx, "b").ok());
+  watcher.join();
+  for (auto& shard : cluster.shards) EXPECT_TRUE(shard.ListBanks(cluster.ctx)->empty());
+}
+
+TEST(Banks, WhoWaitsForAnotherCreationHasADeadline) {
+  FakeCluster cluster(2);
+  absl::Notification entered, over;
+  cluster.shards[1].before = [&](const std::string& method, const rpc::CallContext&) {
+    if (method != "CreateBank" || entered.HasBeenNotified()) return absl::OkStatus();
+    entered.Notify();
+    over.WaitForNotification();
+    return absl::OkStatus();
+  };
+  std::thread slow([&] { EXPECT_TRUE(cluster.router->CreateBank(cluster.ctx, "slow", {}).ok()); });
+  entered.WaitForNotification();
+  rpc::CallContext brief;
+  brief.deadline = absl::Now() + absl::Milliseconds(20);
+  EXPECT_EQ(cluster.router->CreateBank(brief, "b", {}).status().code(),
+            absl::StatusCode::kDeadlineExceeded);
+  over.Notify();
+  slow.join();
 }
 
 TEST(Banks, DifferentBanksUnderOneNameAreRefused) {
