@@ -80,6 +80,12 @@ void AppendReplacingInvalidUtf8(std::string_view bytes, std::string* out) {
   }
 }
 
+std::string_view CutUtf8(std::string_view text, size_t bytes) {
+  if (text.size() <= bytes) return text;
+  while (bytes > 0 && !IsUtf8CharStart(text[bytes])) --bytes;
+  return text.substr(0, bytes);
+}
+
 void AppendUtf8(char32_t code_point, std::string* out) {
   const auto add = [out](char32_t byte) { out->push_back(static_cast<char>(byte)); };
   if (code_point < 0x80) return add(code_point);

@@ -42,6 +42,9 @@ void AppendUtf8(char32_t code_point, std::string* out);
 // True for the first byte of a character, false for the bytes that continue one.
 constexpr bool IsUtf8CharStart(char byte) { return (static_cast<uint8_t>(byte) & 0xC0) != 0x80; }
 
+// Up to `bytes` bytes of UTF-8, as whole characters.
+std::string_view CutUtf8(std::string_view text, size_t bytes);
+
 }  // namespace msa
 
 #endif  // MSA_COMMON_UTF8_H_

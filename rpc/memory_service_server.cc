@@ -4,6 +4,7 @@
 
 #include "common/limits.h"
 #include "common/status_macros.h"
+#include "common/utf8.h"
 #include "rpc/convert.h"
 #include "rpc/event_stream.h"
 #include "rpc/services.h"
@@ -18,7 +19,7 @@ std::string BankOf(const std::string& name) { return name.empty() ? kDefaultBank
 void ToReply(const AddResult& result, pb::AddDocumentsReply* reply) {
   reply->set_index(result.index);
   // The client knows what it sent; a refused id of megabytes is not sent back.
-  reply->set_id(result.id.substr(0, kMaxDocumentIdBytes));
+  reply->set_id(std::string(CutUtf8(result.id, kMaxDocumentIdBytes)));
   if (result.status.ok()) {
     ToProto(result.put, reply->mutable_result());
   } else {
@@ -115,7 +116,7 @@ absl::Status Delete(MemoryService* service, const CallContext& context,
                                                 ToVector<std::string>(request.ids())));
   for (const DeleteResult& result : results) {
     pb::DeleteResult* to = reply->add_results();
-    to->set_id(result.id.substr(0, kMaxDocumentIdBytes));
+    to->set_id(std::string(CutUtf8(result.id, kMaxDocumentIdBytes)));
     if (!result.status.ok()) ToProto(result.status, to->mutable_status());
     to->set_revision(result.revision);
   }

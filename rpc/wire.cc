@@ -6,6 +6,7 @@
 #include <string>
 
 #include "absl/strings/str_cat.h"
+#include "common/strings.h"
 #include "common/utf8.h"
 #include "rpc/convert.h"
 
@@ -21,11 +22,9 @@ bool SilenceProtobufLog() {
   return true;
 }
 
-std::string CutAtCharacter(std::string text, size_t size) {
-  if (text.size() <= size) return text;
-  while (size > 0 && (static_cast<unsigned char>(text[size]) & 0xC0) == 0x80) --size;
-  text.resize(size);
-  return text + "…";
+std::string Short(const std::string& message) {
+  const std::string_view cut = CutUtf8(message, kMaxStatusMessageBytes);
+  return cut.size() == message.size() ? message : absl::StrCat(ToAbsl(cut), "…");
 }
 
 }  // namespace
@@ -54,9 +53,8 @@ absl::Status FromBuffer(grpc::ByteBuffer* buffer, google::protobuf::Message* mes
 
 grpc::Status ToGrpc(const absl::Status& status) {
   if (status.ok()) return grpc::Status::OK;
-  return grpc::Status(
-      static_cast<grpc::StatusCode>(status.code()),
-      CutAtCharacter(AsUtf8(std::string(status.message())), kMaxStatusMessageBytes));
+  return grpc::Status(static_cast<grpc::StatusCode>(status.code()),
+                      Short(AsUtf8(std::string(status.message()))));
 }
 
 absl::Status FromGrpc(const grpc::Status& status) {

@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/notification.h"
+#include "common/limits.h"
 #include "rpc/grpc_server.h"
 #include "rpc/remote.h"
 #include "tests/router/fake_cluster.h"
@@ -195,6 +196,21 @@ TEST_F(Cluster, BadInputIsRefusedInWordsAndTheRestGoesOn) {
   Add(SomeDocuments(1), "none");
   EXPECT_EQ(stream_.code(), absl::StatusCode::kNotFound);
   EXPECT_FALSE(Answer(*client_, "still here?").empty());
+}
+
+TEST_F(Cluster, AnIdThatIsTooLongIsSentBackAsWholeCharacters) {
+  std::vector<rpc::NewDocument> documents = SomeDocuments(2);
+  documents[0].id = "x";  // one byte, so that the limit falls inside a character
+  while (documents[0].id.size() <= kMaxDocumentIdBytes) documents[0].id += "é";
+  const auto results = Add(documents);
+  EXPECT_TRUE(stream_.ok()) << stream_;
+  ASSERT_EQ(results.size(), 2u);
+  EXPECT_EQ(results[0].status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(results[0].id, documents[0].id.substr(0, kMaxDocumentIdBytes - 1));
+  EXPECT_TRUE(results[1].status.ok()) << results[1].status;
+  const auto deleted = client_->DeleteDocuments(ctx_, "default", {documents[0].id});
+  ASSERT_TRUE(deleted.ok()) << deleted.status();
+  EXPECT_EQ(deleted->front().id, results[0].id);
 }
 
 TEST_F(Cluster, DeadShardIsNamed) {

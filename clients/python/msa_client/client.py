@@ -162,9 +162,10 @@ class Client:
 
     def delete(self, ids: Iterable[str]) -> Dict[str, Optional[ItemError]]:
         """By id: None where it was deleted, else why not."""
+        ids = [ids] if isinstance(ids, str) else list(ids)
         request = router_pb2.DeleteDocumentsRequest(bank=self.bank, ids=[i.encode() for i in ids])
         reply = self._call(self.stub.DeleteDocuments, request)
-        return {r.id.decode(): _error(r.status) for r in reply.results}
+        return {i: _error(r.status) for i, r in zip(ids, reply.results)}
 
     def get(self, document_id: str) -> Document:
         """`text` is the full text: title, newline, text."""
