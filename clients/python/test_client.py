@@ -50,6 +50,10 @@ class ClientTest(unittest.TestCase):
         gone = self.client.delete(["b", "never"])
         self.assertIsNone(gone["b"])
         self.assertEqual(gone["never"].code, grpc.StatusCode.NOT_FOUND.value[0])
+        self.assertEqual(list(self.client.delete("never")), ["never"])
+        too_long = "x" + 300 * "é"
+        refused = self.client.delete(i for i in [too_long])
+        self.assertEqual(refused[too_long].code, grpc.StatusCode.INVALID_ARGUMENT.value[0])
         self.assertEqual(self.code_of(lambda: self.client.get("b")), grpc.StatusCode.NOT_FOUND)
         shards = self.client.stats().shards
         self.assertEqual(sum(s.stats.num_documents for s in shards), 1)
