@@ -19,6 +19,7 @@
 #include "cli/metrics.h"
 #include "cli/progress.h"
 #include "cli/questions.h"
+#include "common/limits.h"
 #include "common/status_macros.h"
 #include "common/strings.h"
 
@@ -75,8 +76,8 @@ class BenchVerb : public ClientVerb {
     flags.AddChoice("--operation", &operation_, {"ask", "retrieve", "add"}, "What to time");
     flags.Add("--questions", &questions_path_, "Question set, JSON lines (ask, retrieve)");
     flags.Add("--corpus", &corpus_, "Documents, JSON lines (add); they go to a bank made for it");
-    flags.Add("--requests", &requests_, "Requests in all");
-    flags.Add("--concurrency", &concurrency_, "Requests at once");
+    flags.AddBounded("--requests", &requests_, 1, INT32_MAX, "Requests in all");
+    flags.AddBounded("--concurrency", &concurrency_, 1, 4096, "Requests at once");
     flags.Add("--max-new-tokens", &max_new_tokens_, "Tokens of an answer at most (ask)");
     flags.Add("--max-rounds", &max_rounds_, "Rounds of retrieval at most (ask, retrieve)");
     flags.Add("--no-memory", &no_memory_, "Ask the model alone, without documents (ask)");
@@ -96,7 +97,8 @@ class BenchVerb : public ClientVerb {
                     "Precision of its weights");
     flags.AddChoice("--backend", &made_.backend, {"cpu", "cuda", "reference"},
                     "What it computes with");
-    flags.Add("--codes", &codes_, "Keep codes of its keys, for coarse scans of so many candidates");
+    flags.AddBounded("--codes", &codes_, 0, kMaxCandidates,
+                     "Keep codes of its keys, for coarse scans of so many candidates");
     made_.gpus.AddFlags(flags);
     flags.Add("--tokenizer", &made_.tokenizer,
               "Its tokenizer.json (default: that of models/smollm2-135m-instruct)");
@@ -127,7 +129,7 @@ class BenchVerb : public ClientVerb {
     MSA_RETURN_IF_ERROR(made_.gpus.CheckFor(made_.backend));
     if (made_.model.empty()) return connect(server);
     MSA_ASSIGN_OR_RETURN(made_.tokens, ParseCount(tokens_));
-    made_.max_sessions = std::max(concurrency_, 1);
+    made_.max_sessions = concurrency_;
     auto connection = synthetic_(made_);
     if (connection.ok()) about_ = connection->about;
     return connection;
@@ -224,7 +226,7 @@ class BenchVerb : public ClientVerb {
   }
 
   absl::Status Measure(rpc::MemoryService& service, Io& io, const Operation& operation) {
-    std::vector<Sample> samples(static_cast<size_t>(std::max(requests_, 1)));
+    std::vector<Sample> samples(static_cast<size_t>(requests_));
     absl::Mutex mu;
     Progress progress(io.err, io.err_is_terminal);
     uint64_t done = 0;

@@ -43,8 +43,9 @@ class BankCalibrateVerb : public ClientVerb {
     flags.Add("--candidates", &candidates_,
               "Numbers of parts scored exactly after a coarse scan that are tried");
     flags.Add("--top-k", &top_k_, "Parts a layer whose selection must stay the same");
-    flags.Add("--limit", &limit_, "Use the first so many questions, 0 for all");
-    flags.Add("--concurrency", &concurrency_, "Questions at once");
+    flags.AddBounded("--limit", &limit_, 0, INT32_MAX,
+                     "Use the first so many questions, 0 for all");
+    flags.AddBounded("--concurrency", &concurrency_, 1, 4096, "Questions at once");
     flags.Add("--codes", &codes_,
               "Measure nothing: keep codes for requests that ask for a coarse scan");
     flags.Add("--off", &off_, "Measure nothing: scan in full from now on and give the codes up");

@@ -117,8 +117,9 @@ class EvalVerb : public ClientVerb {
               "answers and of those without, which nothing in the corpus answers");
     flags.Add("--no-add", &no_add_, "Use --bank as it is, add nothing");
     flags.Add("--keep-bank", &keep_bank_, "Leave the bank made for this run in place");
-    flags.Add("--limit", &limit_, "Use the first so many questions, 0 for all");
-    flags.Add("--concurrency", &concurrency_, "Questions at once");
+    flags.AddBounded("--limit", &limit_, 0, INT32_MAX,
+                     "Use the first so many questions, 0 for all");
+    flags.AddBounded("--concurrency", &concurrency_, 1, 4096, "Questions at once");
     flags.Add("--max-rounds", &max_rounds_, "Rounds of retrieval at most (default: the model's)");
     flags.Add("--details", &details_path_, "File to write an object a question to");
   }

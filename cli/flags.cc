@@ -4,6 +4,8 @@
 #include <cctype>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
+
 namespace msa::cli {
 namespace {
 
@@ -16,6 +18,18 @@ CLI::Option* AddTo(CLI::App* app, std::string_view flag, T* value, std::string_v
     if (value->empty()) return option;
   }
   return option->capture_default_str();
+}
+
+template <typename T>
+void AddBoundedTo(CLI::App* app, std::string_view flag, T* value, T least, T most,
+                  std::string_view help) {
+  const auto within = [least, most](const std::string& text) -> std::string {
+    T number;
+    if (!CLI::detail::lexical_cast(text, number)) return "";  // said better by the conversion
+    if (number >= least && number <= most) return "";         // NaN is not
+    return absl::StrCat(text, " is not allowed: use ", least, " to ", most);
+  };
+  AddTo(app, flag, value, help)->check(within);
 }
 
 }  // namespace
@@ -60,6 +74,14 @@ void FlagSet::Add(std::string_view flag, std::vector<std::string>* value, std::s
 
 void FlagSet::AddRequired(std::string_view flag, std::string* value, std::string_view help) {
   AddTo(app_, flag, value, help)->required();
+}
+void FlagSet::AddBounded(std::string_view flag, int32_t* value, int32_t least, int32_t most,
+                         std::string_view help) {
+  AddBoundedTo(app_, flag, value, least, most, help);
+}
+void FlagSet::AddBounded(std::string_view flag, double* value, double least, double most,
+                         std::string_view help) {
+  AddBoundedTo(app_, flag, value, least, most, help);
 }
 void FlagSet::AddChoice(std::string_view flag, std::string* value, std::vector<std::string> choices,
                         std::string_view help) {

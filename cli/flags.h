@@ -36,6 +36,11 @@ class FlagSet {
 
   // As Add, and the parse fails when neither flag nor environment gives it.
   void AddRequired(std::string_view flag, std::string* value, std::string_view help);
+  // As Add, and what is not within least … most is refused, from the environment too.
+  void AddBounded(std::string_view flag, int32_t* value, int32_t least, int32_t most,
+                  std::string_view help);
+  void AddBounded(std::string_view flag, double* value, double least, double most,
+                  std::string_view help);
   // As Add, and other values are refused with the list.
   void AddChoice(std::string_view flag, std::string* value, std::vector<std::string> choices,
                  std::string_view help);

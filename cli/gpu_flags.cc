@@ -25,17 +25,15 @@ void GpuFlags::AddFlags(FlagSet& flags) {
   flags.Add("--gpus,--gpu", &gpus,
             "With --backend cuda: numbers of the GPUs, such as 0,1; keys are spread over them and "
             "each has the weights [0]");
-  flags.Add("--gpu-memory", &gpu_memory_mb,
-            "With --backend cuda: MB to take of each GPU, 0 for nearly all; keys beyond go to the "
-            "host");
-  flags.Add("--host-memory", &host_memory_mb,
-            "With --backend cuda: MB of pinned memory for such keys, 0 for no limit");
+  flags.AddBounded(
+      "--gpu-memory", &gpu_memory_mb, 0, INT32_MAX,
+      "With --backend cuda: MB to take of each GPU, 0 for nearly all; keys beyond go to the "
+      "host");
+  flags.AddBounded("--host-memory", &host_memory_mb, 0, INT32_MAX,
+                   "With --backend cuda: MB of pinned memory for such keys, 0 for no limit");
 }
 
 absl::Status GpuFlags::CheckFor(const std::string& backend) const {
-  if (gpu_memory_mb < 0 || host_memory_mb < 0) {
-    return absl::InvalidArgumentError("--gpu-memory and --host-memory are 0 or more");
-  }
   if (backend == "cuda") return absl::OkStatus();
   for (const auto& [given, flag] : {std::pair(gpus.has_value(), "--gpus"),
                                     {gpu_memory_mb > 0, "--gpu-memory"},

@@ -21,7 +21,7 @@ class LsVerb : public ClientVerb {
 
  protected:
   void AddVerbFlags(FlagSet& flags) override {
-    flags.Add("--limit", &limit_, "Documents to list at most, 0 for all");
+    flags.AddBounded("--limit", &limit_, 0, INT32_MAX, "Documents to list at most, 0 for all");
   }
 
   absl::Status RunWith(rpc::MemoryService& service, Io& io) override {

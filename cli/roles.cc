@@ -41,11 +41,14 @@ void ModelFlags::AddFlags(FlagSet& flags) {
             "beside the model, else in models/)");
   flags.Add("--no-adapter", &no_adapter, "Use no adapter although there is one");
   flags.AddChoice("--weights", &weights, {"f32", "bf16", "int8"}, "Precision of the weights");
-  flags.Add("--content-cache-mb", &content_cache_mb, "Memory for fetched blocks, MB");
-  flags.Add("--prefetch-layers", &prefetch_layers,
-            "Router layers whose blocks a document's first fetch brings");
-  flags.Add("--max-sessions", &max_sessions, "Questions answered at once; more wait");
-  flags.Add("--max-waiting", &max_waiting, "Questions that may wait; more are refused");
+  flags.AddBounded("--content-cache-mb", &content_cache_mb, 0, 1 << 24,
+                   "Memory for fetched blocks, MB");
+  flags.AddBounded("--prefetch-layers", &prefetch_layers, 1, 512,
+                   "Router layers whose blocks a document's first fetch brings");
+  flags.AddBounded("--max-sessions", &max_sessions, 1, 65536,
+                   "Questions answered at once; more wait");
+  flags.AddBounded("--max-waiting", &max_waiting, 0, 1 << 20,
+                   "Questions that may wait; more are refused");
 }
 
 absl::StatusOr<std::unique_ptr<compute_node::Node>> ModelFlags::LoadNode(
@@ -95,8 +98,8 @@ absl::StatusOr<std::vector<std::unique_ptr<compute_node::Node>>> ModelFlags::Loa
 
 void StoreFlags::AddFlags(FlagSet& flags) {
   flags.AddRequired("--data-dir", &data_dir, "Folder of the documents; made when missing");
-  flags.Add("--max-key-mb", &max_key_mb,
-            "Memory for routing keys, MB; documents over it are refused (0: no limit)");
+  flags.AddBounded("--max-key-mb", &max_key_mb, 0, INT32_MAX,
+                   "Memory for routing keys, MB; documents over it are refused (0: no limit)");
 }
 
 absl::StatusOr<std::unique_ptr<memory_node::DocumentStore>> StoreFlags::OpenStore() const {

@@ -26,7 +26,8 @@ class RouterVerb : public Verb {
 
   void AddFlags(FlagSet& flags) override {
     flags.AddRequired("--shard-map", &shard_map_, "File that names the cluster's processes");
-    flags.Add("--shard-timeout", &shard_timeout_s_, "Seconds a shard may take to answer");
+    flags.AddBounded("--shard-timeout", &shard_timeout_s_, 0.001, 86400,
+                     "Seconds a shard may take to answer");
     process_.AddFlags(flags, "");
   }
 

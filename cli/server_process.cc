@@ -37,8 +37,9 @@ void ServerProcess::AddFlags(FlagSet& flags, const std::string& listen) {
   flags.Add("--insecure-listen-any", &insecure_listen_any_,
             "Listen where others can reach it although there are no API keys");
   flags.Add("--reflection", &reflection_, "Offer gRPC reflection");
-  flags.Add("--threads", &threads_, "Threads to compute with, 0 for one a core");
-  flags.Add("--drain", &drain_s_, "Seconds that running calls may take after SIGTERM");
+  flags.AddBounded("--threads", &threads_, 0, 1024, "Threads to compute with, 0 for one a core");
+  flags.AddBounded("--drain", &drain_s_, 0, 86400,
+                   "Seconds that running calls may take after SIGTERM");
   flags.AddChoice("--log-level", &log_level_, {"debug", "info", "warning", "error"},
                   "Least level that is logged");
   flags.AddChoice("--log-format", &log_format_, {"text", "json"}, "Form of the log's lines");
@@ -50,7 +51,6 @@ absl::Status ServerProcess::Prepare() {
   const sigset_t signals = EndingSignals();
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
   signal(SIGPIPE, SIG_IGN);
-  if (threads_ < 0) return absl::InvalidArgumentError("--threads must be 0 or more");
   if (threads_ == 0) threads_ = static_cast<int32_t>(std::thread::hardware_concurrency());
   if (listen_.empty()) return absl::OkStatus();
   if (const absl::Status form = rpc::CheckAddress("--listen", listen_, 0); !form.ok()) {

@@ -107,7 +107,7 @@ class VerifyVerb : public Verb {
     flags.Positional("cases", &cases_, "Folders of golden cases (tests/golden/README.md)");
     flags.Add("--model", &model_, "Base model of the cases that name an adapter");
     backend_.AddFlags(flags);
-    flags.Add("--threads", &threads_, "Threads to compute with, 0 for one a core");
+    flags.AddBounded("--threads", &threads_, 0, 1024, "Threads to compute with, 0 for one a core");
     flags.Add("--all", &all_, "Print every check, not only those that failed");
     flags.Add("--json", &json_, "Print JSON, an object a case");
   }

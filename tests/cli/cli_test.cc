@@ -49,6 +49,18 @@ TEST_F(CliTest, ASlipIsAnsweredWithWhatWasMeant) {
   EXPECT_THAT(err_, HasSubstr("'words' is one argument too many"));
 }
 
+TEST_F(CliTest, ANumberOutOfBoundsIsRefusedWithThem) {
+  EXPECT_EQ(Msa({"bench", "--questions", "q", "--concurrency", "0"}), 2);
+  EXPECT_THAT(err_, HasSubstr("--concurrency: 0 is not allowed: use 1 to 4096"));
+  EXPECT_EQ(Msa({"ls", "--limit", "-1"}), 2);
+  EXPECT_THAT(err_, HasSubstr("-1 is not allowed: use 0 to"));
+  EXPECT_EQ(Msa({"ls", "--limit", "many"}), 2);
+  SetEnvironment("MSA_LIMIT", "-2");
+  EXPECT_EQ(Msa({"ls"}), 2);
+  EXPECT_THAT(err_, HasSubstr("-2 is not allowed"));
+  EXPECT_EQ(server_, "") << "nobody was asked";
+}
+
 TEST_F(CliTest, AnAddressOrATimeThatIsNoneIsAUsageError) {
   for (const char* address : {"127.0.0.1", "127.0.0.1:99999", "not an address", ""}) {
     EXPECT_EQ(Msa({"ls", "--server", address}), 2) << address;
