@@ -150,7 +150,11 @@ class EvalVerb : public ClientVerb {
         return UsageError(StrCat("--k takes ranks of 1 to ", kMaxRankLimit));
       }
     }
-    return absl::OkStatus();
+    // Told before hours of questions rather than after; what the file holds stays until then.
+    if (details_path_.empty() || std::ofstream(details_path_, std::ios::app)) {
+      return absl::OkStatus();
+    }
+    return CannotWriteDetails();
   }
 
   absl::Status AddCorpus(rpc::MemoryService& service, Io& io) {
@@ -300,6 +304,11 @@ class EvalVerb : public ClientVerb {
     }
   }
 
+  absl::Status CannotWriteDetails() const {
+    return absl::PermissionDeniedError(StrCat("cannot write --details ", details_path_,
+                                              ": check its folder and the room on its disk"));
+  }
+
   absl::Status WriteDetails() const {
     if (details_path_.empty()) return absl::OkStatus();
     std::ofstream file(details_path_);
@@ -318,10 +327,7 @@ class EvalVerb : public ClientVerb {
                     {"status", std::string(absl::StatusCodeToString(outcomes_[i].status.code()))}})
            << "\n";
     }
-    if (!file.flush()) {
-      return absl::PermissionDeniedError(StrCat("cannot write ", details_path_));
-    }
-    return absl::OkStatus();
+    return file.flush() ? absl::OkStatus() : CannotWriteDetails();
   }
 
   std::string corpus_;

@@ -67,7 +67,8 @@ absl::StatusOr<std::shared_ptr<Bank>> LocalShard::FindBank(const rpc::CallContex
   if (it != banks_.end()) return it->second;
   return absl::NotFoundError(
       StrCat("there is no bank '", name.substr(0, kMaxBankNameBytes),
-             "': create it first (msa bank create), or see which there are (msa bank ls)"));
+             "': 'default' is made by its first document, others by msa bank create; msa bank ls "
+             "shows which there are"));
 }
 
 std::vector<std::shared_ptr<Bank>> LocalShard::Banks() const {

@@ -95,6 +95,11 @@ TEST_F(EvalTest, MeasuresAnExistingBank) {
 }
 
 TEST_F(EvalTest, WritesAnObjectAQuestion) {
+  EXPECT_EQ(Msa({"eval", "--corpus", corpus_, "--questions", questions_, "--details",
+                 folder_ + "/none/details.jsonl"}),
+            1);
+  EXPECT_THAT(err_, HasSubstr("none/details.jsonl"));
+  EXPECT_EQ(service_.last_retrieve().question, "") << "it is told before anything is asked";
   const std::string details = folder_ + "/details.jsonl";
   ASSERT_EQ(Msa({"eval", "--corpus", corpus_, "--questions", questions_, "--answers", "--details",
                  details}),
