@@ -16,21 +16,15 @@ constexpr size_t kSweepChanges = 4096;
 
 }  // namespace
 
-void LocalShard::WakeMaintenance() {
-  absl::MutexLock lock(&wake_mutex_);
-  wake_ = true;
-}
-
 void LocalShard::MaintenanceLoop() {
   while (true) {
     {
-      absl::MutexLock lock(&wake_mutex_);
-      const auto stopped = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(wake_mutex_) { return stop_; };
-      // Woken work still waits out the interval: a burst of deletes is swept in one go.
-      if (wake_mutex_.AwaitWithTimeout(absl::Condition(&stopped), options_.maintenance_interval)) {
+      absl::MutexLock lock(&stop_mutex_);
+      const auto stopped = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(stop_mutex_) { return stop_; };
+      // Nothing wakes it sooner: a burst of deletes is swept in one go.
+      if (stop_mutex_.AwaitWithTimeout(absl::Condition(&stopped), options_.maintenance_interval)) {
         return;
       }
-      wake_ = false;
     }
     RunMaintenance();
   }

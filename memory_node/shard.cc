@@ -51,7 +51,7 @@ absl::StatusOr<std::unique_ptr<LocalShard>> LocalShard::Open(std::unique_ptr<Doc
 
 LocalShard::~LocalShard() {
   {
-    absl::MutexLock lock(&wake_mutex_);
+    absl::MutexLock lock(&stop_mutex_);
     stop_ = true;
   }
   if (maintenance_.joinable()) maintenance_.join();
@@ -129,7 +129,6 @@ absl::Status LocalShard::DeleteBank(const rpc::CallContext& ctx, const std::stri
     banks_.erase(name);
   }
   snapshots_.CloseAll(*bank);
-  WakeMaintenance();
   return absl::OkStatus();
 }
 
@@ -223,7 +222,6 @@ absl::StatusOr<rpc::PutResult> LocalShard::PutLocked(Bank& bank,
   }
   const auto replaced = current == nullptr ? std::vector<int64_t>() : current->references;
   bank.Install(entry, bank.index().Publish(entry->references, replaced));
-  if (current != nullptr) WakeMaintenance();
   return result(*entry);
 }
 
@@ -261,7 +259,6 @@ absl::StatusOr<uint64_t> LocalShard::DeleteLocked(Bank& bank, const std::string&
     bank.index().Mask(revision->references);
   }
   bank.Remove(id);
-  WakeMaintenance();
   return current->revision;
 }
 

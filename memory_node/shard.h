@@ -114,7 +114,6 @@ class LocalShard : public rpc::MemoryShard {
   void SweepBank(Bank& bank);
   void SweepDeletedBanks();
   void MaintenanceLoop();
-  void WakeMaintenance();
 
   const std::unique_ptr<DocumentStore> store_;
   const kernels::Backend* const backend_;
@@ -128,9 +127,8 @@ class LocalShard : public rpc::MemoryShard {
   absl::btree_map<std::string, std::shared_ptr<Bank>> banks_ ABSL_GUARDED_BY(banks_mutex_);
 
   absl::Mutex maintenance_mutex_;  // one RunMaintenance at a time
-  absl::Mutex wake_mutex_;
-  bool wake_ ABSL_GUARDED_BY(wake_mutex_) = false;
-  bool stop_ ABSL_GUARDED_BY(wake_mutex_) = false;
+  absl::Mutex stop_mutex_;
+  bool stop_ ABSL_GUARDED_BY(stop_mutex_) = false;
   std::thread maintenance_;
 };
 

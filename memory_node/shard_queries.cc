@@ -41,7 +41,6 @@ absl::StatusOr<rpc::Snapshot> LocalShard::OpenSnapshot(const rpc::CallContext& c
 
 absl::Status LocalShard::CloseSnapshot(const rpc::CallContext& ctx, uint64_t snapshot_id) {
   snapshots_.Close(snapshot_id);
-  WakeMaintenance();
   return absl::OkStatus();
 }
 
