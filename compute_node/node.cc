@@ -1,5 +1,6 @@
 #include "compute_node/node.h"
 
+#include <algorithm>
 #include <filesystem>
 #include <limits>
 #include <utility>
@@ -15,6 +16,8 @@ namespace {
 constexpr size_t kMaxConfigBytes = 1u << 20;
 // Words may merge differently at a part's edges once it is wrapped.
 constexpr int32_t kSeamTokens = 2;
+// How often a waiting question looks whether its client went away.
+constexpr absl::Duration kCancelPoll = absl::Milliseconds(50);
 
 absl::Status InFile(const absl::Status& status, const std::string& file) {
   if (status.ok()) return status;
@@ -172,7 +175,8 @@ class Node::Admission {
     if (admitted_) --node_.running_;
   }
 
-  // Waits for a place; returns how long. RESOURCE_EXHAUSTED when too many wait, DEADLINE_EXCEEDED.
+  // Waits for a place; returns how long. RESOURCE_EXHAUSTED when too many wait, DEADLINE_EXCEEDED,
+  // CANCELLED.
   absl::StatusOr<absl::Duration> Wait(const rpc::CallContext& ctx) {
     const absl::Time start = absl::Now();
     absl::MutexLock lock(&node_.mu_);
@@ -182,10 +186,9 @@ class Node::Admission {
             StrCat(node_.waiting_, " questions wait already: try again later"));
       }
       ++node_.waiting_;
-      const auto place = [this]() { return node_.running_ < node_.options_.max_sessions; };
-      const bool free = node_.mu_.AwaitWithDeadline(absl::Condition(&place), ctx.deadline);
+      const absl::Status status = AwaitPlace(ctx);
       --node_.waiting_;
-      if (!free) return absl::DeadlineExceededError("no place came free in time");
+      MSA_RETURN_IF_ERROR(status);
     }
     ++node_.running_;
     admitted_ = true;
@@ -193,6 +196,18 @@ class Node::Admission {
   }
 
  private:
+  absl::Status AwaitPlace(const rpc::CallContext& ctx) ABSL_EXCLUSIVE_LOCKS_REQUIRED(node_.mu_) {
+    const auto place = [this]() { return node_.running_ < node_.options_.max_sessions; };
+    while (!node_.mu_.AwaitWithDeadline(absl::Condition(&place),
+                                        std::min(ctx.deadline, absl::Now() + kCancelPoll))) {
+      if (ctx.Cancelled()) return absl::CancelledError("the client went away");
+      if (absl::Now() >= ctx.deadline) {
+        return absl::DeadlineExceededError("no place came free in time");
+      }
+    }
+    return absl::OkStatus();
+  }
+
   Node& node_;
   bool admitted_ = false;
 };

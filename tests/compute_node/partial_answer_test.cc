@@ -1,11 +1,14 @@
-// A shard that is there when documents are chosen and gone when their blocks are fetched.
+// A shard that is there when documents are chosen and gone, or hangs, when their blocks are
+// fetched; and who waits behind the question that it keeps.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <memory>
 #include <string>
+#include <thread>
 #include <vector>
 
+#include "absl/synchronization/notification.h"
 #include "absl/time/clock.h"
 #include "compute_node/node.h"
 #include "memory_node/document_store.h"
@@ -27,6 +30,7 @@ class PartialAnswerTest : public ::testing::Test {
     options.model_dir = golden + "qwen3_small";
     options.tokenizer_file = golden + "tokenizers/qwen_small.json";
     options.prefetch_layers = 1;
+    options.max_sessions = 1;
     options.fetch_timeout = absl::Milliseconds(200);
     auto node = Node::Load(options, *backend_);
     ASSERT_TRUE(node.ok()) << node.status();
@@ -119,6 +123,28 @@ TEST_F(PartialAnswerTest, AShardThatHangsIsMissing) {
   const auto some = Retrieve(/*allow_partial=*/true);
   ASSERT_TRUE(some.ok()) << some.status();
   EXPECT_THAT(some->missing_shards, ElementsAre("b"));
+}
+
+TEST_F(PartialAnswerTest, WhoLeavesWhileTheQuestionWaitsIsNotWaitedFor) {
+  absl::Notification fetching, over;
+  dying_.before = [&](const std::string& method, const rpc::CallContext&) {
+    if (method != "FetchBlocks") return absl::OkStatus();
+    fetching.Notify();
+    over.WaitForNotification();
+    return absl::UnavailableError("shard 'b': gone");
+  };
+  std::thread first([this] { EXPECT_FALSE(Retrieve(/*allow_partial=*/false).ok()); });
+  fetching.WaitForNotification();
+  rpc::RetrieveRequest request;
+  request.question = "And this one?";
+  request.bank = "default";
+  request.limit = 1;
+  rpc::CallContext gone;
+  gone.deadline = absl::Now() + absl::Seconds(5);
+  gone.cancelled = [] { return true; };
+  EXPECT_EQ(node_->Retrieve(gone, request).status().code(), absl::StatusCode::kCancelled);
+  over.Notify();
+  first.join();
 }
 
 }  // namespace
