@@ -6,7 +6,8 @@ D documents, S gathered chunks. `heads`, `kv_heads`, `head_dim` as in the backbo
 """
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -22,6 +23,11 @@ FAMILIES = ("llama", "qwen2", "qwen3")
 LINEAR = {"q_proj": "self_attn", "k_proj": "self_attn", "v_proj": "self_attn", "o_proj": "self_attn",
           "gate_proj": "mlp", "up_proj": "mlp", "down_proj": "mlp"}
 EPS = 1e-12
+ROPE = ("default", "linear", "llama3")
+
+
+def rope_type(rope: dict) -> str:
+    return rope.get("rope_type") or rope.get("type") or "default"
 
 
 @dataclass(frozen=True)
@@ -35,6 +41,7 @@ class BackboneConfig:
     rope_theta: float
     rms_eps: float
     tied: bool
+    rope: dict = field(default_factory=dict)    # rope_scaling or rope_parameters of the configuration
 
     @staticmethod
     def load(folder: str) -> "BackboneConfig":
@@ -42,11 +49,30 @@ class BackboneConfig:
         family = raw.get("model_type", "")
         if family not in FAMILIES:
             raise ValueError(f"{folder}/config.json: model_type '{family}' is not one of {', '.join(FAMILIES)}")
+        if raw.get("mlp_bias") or (raw.get("attention_bias") and family != "qwen2"):
+            raise ValueError(f"{folder}/config.json: attention_bias and mlp_bias are not known to training; give a backbone without")
+        rope = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
+        if rope_type(rope) not in ROPE:
+            raise ValueError(f"{folder}/config.json: rope_scaling has type '{rope_type(rope)}'; known: {', '.join(ROPE)}")
         heads = raw["num_attention_heads"]
-        theta = raw.get("rope_theta") or raw.get("rope_parameters", {}).get("rope_theta", 10000.0)
+        theta = raw.get("rope_theta") or rope.get("rope_theta", 10000.0)
         return BackboneConfig(family, raw["num_hidden_layers"], heads, raw.get("num_key_value_heads", heads),
                               raw.get("head_dim") or raw["hidden_size"] // heads, raw["hidden_size"], theta,
-                              raw["rms_norm_eps"], raw.get("tie_word_embeddings", False))
+                              raw["rms_norm_eps"], raw.get("tie_word_embeddings", False), rope)
+
+    def frequencies(self) -> Tensor:
+        """[D/2] angles of a position, as the configuration scales them."""
+        half, rope = self.head_dim // 2, self.rope
+        plain = self.rope_theta ** (-torch.arange(half).float() / half)
+        if rope_type(rope) == "default":
+            return plain
+        slow = plain / rope["factor"]
+        if rope_type(rope) == "linear":
+            return slow
+        low, high = rope.get("low_freq_factor", 1.0), rope.get("high_freq_factor", 4.0)    # llama3: slow waves are slowed
+        turns = rope.get("original_max_position_embeddings", 8192) * plain / (2 * math.pi)
+        share = ((turns - low) / (high - low)).clamp(0, 1)
+        return share * plain + (1 - share) * slow
 
 
 @dataclass(frozen=True)
@@ -241,9 +267,7 @@ class MsaModel(nn.Module):
         self.full = store
         self.lora_a, self.lora_b, self.routers = nn.ParameterDict(), nn.ParameterDict(), nn.ParameterDict()
         self._add_adapters(weights, compute_dtype)
-        half = self.cfg.head_dim // 2
-        self.register_buffer("frequency", self.cfg.rope_theta ** (-torch.arange(half).float() / half),
-                             persistent=False)
+        self.register_buffer("frequency", self.cfg.frequencies(), persistent=False)
         self._before, self._after = before_attention, after_attention
         if compiled:  # head counts and eps are constants; only the number of tokens changes
             torch._dynamo.config.specialize_int = torch._dynamo.config.specialize_float = True

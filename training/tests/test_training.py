@@ -432,6 +432,24 @@ class FileTest(ToyCase):
             with self.assertRaisesRegex(ValueError, "do not match"):
                 load_adapter(MsaModel(str(self.folder), MsaConfig((2, 3), 4, 2, 4, 4)), scratch)
 
+    def test_families_compute_what_transformers_does(self):
+        """Logits of tests/golden/families, which the engine runs too: rotary scaling was left out without a word."""
+        families = Path(__file__).parents[2] / "tests" / "golden" / "families"
+        for name in ("llama3_rope", "llama_linear_rope", "qwen2", "qwen3"):
+            folder = families / name
+            model, stored = MsaModel(str(folder), MsaConfig((2,), 4, 2, 4, 4)), read_tensors(folder / "vectors.safetensors")
+            text = batches.reading([(stored["input_ids"].tolist(), [0])])[0]
+            with torch.no_grad():
+                logits = model.logits(model.run(model.merged(), reading=text).reading)
+            torch.testing.assert_close(logits[: len(stored["logits"])], stored["logits"], atol=2e-4, rtol=0, msg=lambda m: f"{name}: {m}")
+        with self.assertRaisesRegex(ValueError, "attention_bias and mlp_bias"):
+            MsaModel(str(families / "llama_bias"), MsaConfig((2,), 4, 2, 4, 4))
+        with tempfile.TemporaryDirectory() as scratch:
+            config = read_json(self.folder / "config.json") | {"rope_scaling": {"type": "yarn", "factor": 2.0}}
+            (Path(scratch) / "config.json").write_text(json.dumps(config))
+            with self.assertRaisesRegex(ValueError, "type 'yarn'; known: default, linear, llama3"):
+                MsaModel(scratch, MsaConfig((2,), 4, 2, 4, 4))
+
     def test_unknown_family_is_refused(self):
         with tempfile.TemporaryDirectory() as scratch:
             (Path(scratch) / "config.json").write_text(json.dumps({"model_type": "mamba"}))
