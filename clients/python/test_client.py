@@ -58,6 +58,16 @@ class ClientTest(unittest.TestCase):
         shards = self.client.stats().shards
         self.assertEqual(sum(s.stats.num_documents for s in shards), 1)
 
+    def test_what_is_wrong_with_the_documents_is_raised_as_it_is(self):
+        for wrong, kind, words in (
+                ([{"text": "no id"}], TypeError, "id is to be a str, not None"),
+                ([{"id": "a", "txet": "b"}], ValueError, "unknown fields in a document"),
+                ({"id": "a", "text": "no list"}, TypeError, "a dict or .*, not str"),
+                ([{"id": "a", "metadata": {"n": float("nan")}}], ValueError, "JSON"),
+                ((1 / 0 for _ in "x"), ZeroDivisionError, "division")):
+            with self.assertRaisesRegex(kind, words):
+                self.client.add(wrong)
+
     def test_a_bank_keeps_the_precisions_it_was_made_with(self):
         name = f"{self.client.bank}-fp8"
         made = self.client.create_bank(name, routing_dtype=common_pb2.DTYPE_FLOAT8,

@@ -68,15 +68,21 @@ class Answer:
 def _message(document: Union[Dict, common_pb2.Document]) -> common_pb2.Document:
     if isinstance(document, common_pb2.Document):
         return document
+    if not isinstance(document, dict):
+        raise TypeError(f"a document is a dict or a common_pb2.Document, not "
+                        f"{type(document).__name__}; give a list or another iterable of them")
     unknown = set(document) - {"id", "title", "text", "metadata"}
     if unknown:
         raise ValueError(f"unknown fields in a document: {sorted(unknown)}")
+    texts = {"id": document.get("id"), "title": document.get("title", ""),
+             "text": document.get("text", "")}
+    for field, value in texts.items():
+        if not isinstance(value, str):
+            raise TypeError(f"a document's {field} is to be a str, not {value!r:.80}")
     metadata = document.get("metadata")
     return common_pb2.Document(
-        id=document["id"].encode(),
-        title=document.get("title", "").encode(),
-        text=document.get("text", "").encode(),
-        metadata=json.dumps(metadata).encode() if metadata else b"")
+        **{field: value.encode() for field, value in texts.items()},
+        metadata=json.dumps(metadata, allow_nan=False).encode() if metadata else b"")
 
 
 def _document(info: common_pb2.DocumentInfo, text: bytes = b"") -> Document:
@@ -141,12 +147,18 @@ class Client:
     def add_stream(self, documents: Iterable[Union[Dict, common_pb2.Document]],
                    timeout_s: Optional[float] = None) -> Iterator[AddResult]:
         """Results as documents become durable, in the order sent. `documents` may be a generator:
-        it is read from another thread, as the server has room. No timeout unless given."""
+        it is read from another thread, as the server has room; what it raises, or what is wrong
+        with a document here, is raised here and ends the stream. No timeout unless given."""
+        failed = []
 
         def requests():
-            yield router_pb2.AddDocumentsRequest(bank=self.bank)
-            for document in documents:
-                yield router_pb2.AddDocumentsRequest(document=_message(document))
+            try:
+                yield router_pb2.AddDocumentsRequest(bank=self.bank)
+                for document in documents:
+                    yield router_pb2.AddDocumentsRequest(document=_message(document))
+            except Exception as error:  # gRPC would say no more than that there was one
+                failed.append(error)
+                raise
 
         try:
             for reply in self.stub.AddDocuments(requests(), timeout=timeout_s):
@@ -155,6 +167,8 @@ class Client:
                                 reply.result.num_tokens, reply.result.num_chunks,
                                 reply.result.num_parts)
         except grpc.RpcError as error:
+            if failed:
+                raise failed[0] from None
             raise MsaError(error.code(), error.details()) from None
 
     def add(self, documents, timeout_s: Optional[float] = None) -> List[AddResult]:
