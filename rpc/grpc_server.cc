@@ -50,8 +50,7 @@ struct GrpcServer::Builder::Parts {
 
   template <class Interface>
   void Add(Interface* implementation) {
-    pools.push_back(std::unique_ptr<CallPools>(
-        new CallPools{{options.threads, options.queue}, {options.threads, options.queue}}));
+    pools.push_back(std::make_unique<CallPools>(options.threads, options.queue));
     services.push_back(MakeService(implementation, pools.back().get()));
   }
 };

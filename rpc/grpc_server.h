@@ -18,9 +18,9 @@ namespace msa::rpc {
 
 struct ServerOptions {
   bool reflection = false;
-  // Per service: threads for short calls, as many again for long streams (Generate, Retrieve,
-  // AddDocuments, EncodeDocument). Pools are never shared, so that a service waiting for another
-  // in the same process cannot take its threads.
+  // Per service: threads for short calls, as many for long ones (Generate, Retrieve,
+  // EncodeDocument, …), as many for AddDocuments, which waits for its client. Pools are never
+  // shared, so that a service waiting for another in the same process cannot take its threads.
   int threads = 32;
   // Calls that wait for a thread; more are refused with RESOURCE_EXHAUSTED.
   int queue = 1024;

@@ -140,7 +140,7 @@ absl::Status Stats(MemoryService* service, const CallContext& context,
 }
 
 void AddDocumentMethods(RawService* out, MemoryService* service, CallPools* pools) {
-  out->Method("AddDocuments", &pools->lengthy,
+  out->Method("AddDocuments", &pools->fed,
               [service](ServerCall& call) { return AddDocuments(service, call); });
   out->Method("DeleteDocuments", &pools->brief,
               Unary<pb::DeleteDocumentsRequest, pb::DeleteDocumentsReply>(

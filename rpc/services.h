@@ -18,11 +18,15 @@ inline constexpr char kRoutingServiceName[] = "msa.v1.RoutingService";
 inline constexpr char kComputeServiceName[] = "msa.v1.ComputeService";
 inline constexpr char kMemoryServiceName[] = "msa.v1.MemoryService";
 
-// Where a service's calls run: those that end by themselves soon, and those that may take as long
-// as a client likes. Two pools, so that the second kind cannot starve the first.
+// Where a service's calls run: those that end by themselves soon, those that take as long as what
+// is asked of them, and streams that wait for their client, for days if it likes. A pool each, so
+// that no kind can starve another.
 struct CallPools {
+  CallPools(int threads, int queue)
+      : brief(threads, queue), lengthy(threads, queue), fed(threads, queue) {}
   WorkerPool brief;
   WorkerPool lengthy;
+  WorkerPool fed;
 };
 
 // All borrow their arguments for the service's life.

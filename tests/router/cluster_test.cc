@@ -5,6 +5,7 @@
 
 #include <atomic>
 #include <thread>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/notification.h"
@@ -283,6 +284,33 @@ TEST_F(Cluster, AddsAreAcknowledgedOneByOne) {
         return true;
       });
   EXPECT_TRUE(status.ok()) << status;
+}
+
+// `msa add -` may wait for its user for days.
+TEST_F(Cluster, AStreamThatWaitsForDocumentsKeepsNoQuestionWaiting) {
+  rpc::GrpcServer::Builder builder({.threads = 1, .queue = 0});
+  const auto server = Serve(builder.Add(static_cast<rpc::MemoryService*>(router_.get())));
+  const auto client = MakeRemoteMemoryService(Client(*server));
+  absl::Notification added, over;
+  std::thread idle([&] {
+    bool sent = false;
+    const absl::Status status = client->AddDocuments(
+        ctx_, "default",
+        [&]() -> std::optional<rpc::NewDocument> {
+          if (!std::exchange(sent, true)) return SomeDocuments(1)[0];
+          over.WaitForNotification();
+          return std::nullopt;
+        },
+        [&](const rpc::AddResult&) {
+          added.Notify();
+          return true;
+        });
+    EXPECT_TRUE(status.ok()) << status;
+  });
+  added.WaitForNotification();
+  EXPECT_FALSE(Answer(*client, "still here?").empty());
+  over.Notify();
+  idle.join();
 }
 
 TEST_F(Cluster, ManyClientsAtOnce) {
