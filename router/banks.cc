@@ -5,6 +5,7 @@
 #include <random>
 #include <utility>
 
+#include "absl/algorithm/container.h"
 #include "absl/cleanup/cleanup.h"
 #include "common/status_macros.h"
 #include "common/strings.h"
@@ -107,6 +108,10 @@ absl::Status Banks::Complete(const rpc::CallContext& context, const Found& found
                "': one of them belongs to another cluster, or delete the bank and add again"));
   }
   if (found.missing_on.empty()) return absl::OkStatus();
+  if (half_deleted_.contains(name)) {
+    return absl::FailedPreconditionError(
+        StrCat("bank '", name, "' is deleted on some shards only: delete it again"));
+  }
   return FirstError(shards_->AskEach(context, found.missing_on, /*all_or_nothing=*/false,
                                      [&](const rpc::CallContext& limited, int shard) {
                                        return shards_->shard(shard).CreateBank(limited,
@@ -200,12 +205,15 @@ absl::Status Banks::Delete(const rpc::CallContext& context, const std::string& n
                                            return shards_->shard(shard).DeleteBank(limited, name);
                                          });
   // A shard that lacks it is where an earlier attempt came to.
-  bool deleted = false;
-  for (const absl::Status& status : statuses) {
-    deleted |= status.ok();
-    if (!status.ok() && !absl::IsNotFound(status)) return status;
+  const auto has_it = [](const absl::Status& s) { return !s.ok() && !absl::IsNotFound(s); };
+  const auto kept = absl::c_find_if(statuses, has_it);
+  const bool deleted = absl::c_any_of(statuses, [](const absl::Status& s) { return s.ok(); });
+  if (kept == statuses.end()) {
+    half_deleted_.erase(name);
+    return deleted ? absl::OkStatus() : UnknownBank(name);
   }
-  return deleted ? absl::OkStatus() : UnknownBank(name);
+  if (deleted) half_deleted_.insert(name);
+  return *kept;
 }
 
 absl::StatusOr<rpc::CoarseState> Banks::SetCoarse(const rpc::CallContext& context,

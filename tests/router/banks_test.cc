@@ -82,6 +82,26 @@ TEST(Banks, ABankIsNotMadeAgainWhileItIsDeleted) {
   for (auto& shard : cluster.shards) EXPECT_TRUE(shard.ListBanks(cluster.ctx)->empty());
 }
 
+// Made whole again it would answer from what the failed shard still has, as if that were all.
+TEST(Banks, ABankThatIsHalfDeletedIsRefusedUntilItIsDeleted) {
+  FakeCluster cluster(2);
+  ASSERT_TRUE(cluster.router->CreateBank(cluster.ctx, "b", {}).ok());
+  bool down = true;
+  cluster.shards[1].before = [&down](const std::string& method, const rpc::CallContext&) {
+    return down && method == "DeleteBank" ? absl::UnavailableError("down") : absl::OkStatus();
+  };
+  EXPECT_EQ(cluster.router->DeleteBank(cluster.ctx, "b").code(), absl::StatusCode::kUnavailable);
+  EXPECT_EQ(cluster.router->OpenSession(cluster.ctx, "b", {}).status().code(),
+            absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(cluster.router->Repair(cluster.ctx).code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_TRUE(cluster.shards[0].ListBanks(cluster.ctx)->empty());
+  down = false;
+  EXPECT_TRUE(cluster.router->DeleteBank(cluster.ctx, "b").ok());
+  EXPECT_TRUE(cluster.shards[1].ListBanks(cluster.ctx)->empty());
+  EXPECT_TRUE(cluster.router->CreateBank(cluster.ctx, "b", {}).ok());
+  EXPECT_TRUE(cluster.router->OpenSession(cluster.ctx, "b", {}).ok());
+}
+
 TEST(Banks, WhoWaitsForAnotherCreationHasADeadline) {
   FakeCluster cluster(2);
   absl::Notification entered, over;
