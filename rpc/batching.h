@@ -40,9 +40,7 @@ absl::Status ReadReplies(ClientCall* call, Each each) {
   grpc::ByteBuffer buffer;
   while (call->Read(&buffer)) {
     Reply reply;
-    if (absl::Status status = FromBuffer(&buffer, &reply); !status.ok()) {
-      return absl::InternalError(status.message());
-    }
+    if (absl::Status status = ReplyFromBuffer(&buffer, &reply); !status.ok()) return status;
     each(reply);
   }
   return call->Finish();

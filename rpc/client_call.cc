@@ -168,11 +168,7 @@ absl::Status CallUnary(Peer* peer, const char* method, const CallContext& contex
   const bool got = call.Read(&buffer);
   if (absl::Status status = call.Finish(); !status.ok()) return status;
   if (!got) return absl::InternalError(absl::StrCat(method, " ended well without a reply"));
-  if (!FromBuffer(&buffer, reply).ok()) {
-    return absl::InternalError(
-        absl::StrCat("the reply of ", method, " is damaged: do both ends run the same version?"));
-  }
-  return absl::OkStatus();
+  return ReplyFromBuffer(&buffer, reply);
 }
 
 }  // namespace msa::rpc

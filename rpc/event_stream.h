@@ -45,9 +45,7 @@ inline absl::Status CallGenerate(Peer* peer, const CallContext& ctx, const Gener
   grpc::ByteBuffer buffer;
   while (call.Read(&buffer)) {
     pb::GenerateEvent received;
-    if (absl::Status status = FromBuffer(&buffer, &received); !status.ok()) {
-      return absl::InternalError(status.message());
-    }
+    MSA_RETURN_IF_ERROR(ReplyFromBuffer(&buffer, &received));
     GenerateEvent event;
     if (!FromProto(received, &event)) continue;
     if (!sink(event)) return absl::CancelledError("the client is gone");

@@ -83,7 +83,7 @@ class RemoteMemoryService final : public MemoryService {
     grpc::ByteBuffer buffer;
     while (local.ok() && call.Read(&buffer)) {
       pb::AddDocumentsReply reply;
-      local = FromBuffer(&buffer, &reply);
+      local = ReplyFromBuffer(&buffer, &reply);
       if (local.ok() && !done(ToResult(reply))) local = absl::CancelledError("the client is gone");
     }
     if (!local.ok()) call.Cancel();

@@ -93,7 +93,7 @@ class RemoteMemoryShard final : public MemoryShard {
     call.Read(&buffer);
     MSA_RETURN_IF_ERROR(call.Finish());
     pb::PutDocumentReply reply;
-    MSA_RETURN_IF_ERROR(FromBuffer(&buffer, &reply));
+    MSA_RETURN_IF_ERROR(ReplyFromBuffer(&buffer, &reply));
     return FromProto(reply.result());
   }
 

@@ -51,6 +51,12 @@ absl::Status FromBuffer(grpc::ByteBuffer* buffer, google::protobuf::Message* mes
                    ": it is damaged, or a text field in it is not UTF-8"));
 }
 
+absl::Status ReplyFromBuffer(grpc::ByteBuffer* buffer, google::protobuf::Message* message) {
+  if (FromBuffer(buffer, message).ok()) return absl::OkStatus();
+  return absl::InternalError(absl::StrCat("a reply is damaged and no ", message->GetTypeName(),
+                                          ": do both ends run the same version?"));
+}
+
 grpc::Status ToGrpc(const absl::Status& status) {
   if (status.ok()) return grpc::Status::OK;
   return grpc::Status(static_cast<grpc::StatusCode>(status.code()),

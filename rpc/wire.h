@@ -15,6 +15,8 @@ grpc::ByteBuffer ToBuffer(const google::protobuf::Message& message);
 // INVALID_ARGUMENT naming the message when `buffer` is not one, broken UTF-8 in a `string` field
 // included. Clears `buffer`.
 absl::Status FromBuffer(grpc::ByteBuffer* buffer, google::protobuf::Message* message);
+// The same of what a server sent: INTERNAL, as whoever called it did nothing wrong.
+absl::Status ReplyFromBuffer(grpc::ByteBuffer* buffer, google::protobuf::Message* message);
 
 // Codes are the same numbers. Messages are made UTF-8 and cut to 2 KiB: they travel in HTTP/2
 // headers, which peers limit to 8 KiB.

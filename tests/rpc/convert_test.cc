@@ -163,6 +163,17 @@ TEST(Wire, StatusesKeepCodeAndMessage) {
   EXPECT_TRUE(FromGrpc(ToGrpc(absl::OkStatus())).ok());
 }
 
+TEST(Wire, ADamagedReplyIsNotTheCallersFault) {
+  grpc::Slice slice("\xFF");
+  grpc::ByteBuffer buffer(&slice, 1);
+  pb::PutDocumentReply reply;
+  EXPECT_EQ(ReplyFromBuffer(&buffer, &reply).code(), absl::StatusCode::kInternal);
+  grpc::ByteBuffer none;  // a call that ended well without one
+  EXPECT_EQ(ReplyFromBuffer(&none, &reply).code(), absl::StatusCode::kInternal);
+  grpc::ByteBuffer whole = ToBuffer(reply);
+  EXPECT_TRUE(ReplyFromBuffer(&whole, &reply).ok());
+}
+
 TEST(Wire, StatusMessagesAreUtf8AndShort) {
   const grpc::Status broken = ToGrpc(absl::InvalidArgumentError("bad \xFF id"));
   EXPECT_EQ(broken.error_message(), "bad \\xff id");
