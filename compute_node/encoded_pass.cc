@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <numeric>
 #include <utility>
 
 #include "common/block_layout.h"
@@ -74,17 +75,19 @@ absl::StatusOr<std::shared_ptr<EncodedPass>> EncodedPass::Make(
   std::shared_ptr<EncodedPass> pass(new EncodedPass(backend, spec, cosine, num_layers));
   pass->routing_ = Cut(part_tokens, spec.routing_chunk_tokens);
   pass->content_ = Cut(part_tokens, spec.content_chunk_tokens);
+  pass->each_key_.resize(pass->routing_.chunk_begin.size());
+  std::iota(pass->each_key_.begin(), pass->each_key_.end(), 0);
   pass->LayOut();
   MSA_ASSIGN_OR_RETURN(pass->computed_, backend.Allocate(pass->layer_bytes_ * num_layers));
   return pass;
 }
 
-void EncodedPass::Pool(const float* rows, const Pooled& pooled, bool routing, size_t offset,
-                       size_t scales) {
+void EncodedPass::Pool(const float* rows, absl::Span<const int32_t> chunk_begin, bool routing,
+                       size_t offset, size_t scales) {
   char* layer = computed_.as<char>(next_layer_ * layer_bytes_);
   kernels::PoolPackedArgs args;
   args.x = rows;
-  args.chunk_begin = pooled.chunk_begin;
+  args.chunk_begin = chunk_begin;
   args.num_heads = spec_.routing.num_kv_heads;
   args.head_dim = spec_.routing.head_dim;
   args.normalize = routing && cosine_;
@@ -96,9 +99,9 @@ void EncodedPass::Pool(const float* rows, const Pooled& pooled, bool routing, si
 }
 
 void EncodedPass::AddLayer(const float* router_keys, const float* k, const float* v) {
-  Pool(router_keys, routing_, true, 0, key_scales_);
-  Pool(k, content_, false, k_, k_scales_);
-  Pool(v, content_, false, v_, v_scales_);
+  Pool(router_keys, each_key_, true, 0, key_scales_);
+  Pool(k, content_.chunk_begin, false, k_, k_scales_);
+  Pool(v, content_.chunk_begin, false, v_, v_scales_);
   ++next_layer_;
 }
 

@@ -38,7 +38,10 @@ class EncodedPass {
                                                            absl::Span<const int64_t> part_tokens,
                                                            int num_layers);
 
-  // The next layer: rows [all tokens, num_kv_heads · head_dim]. Does not wait.
+  // Where the documents' routing chunks begin, and where the last one ends (PoolPackedArgs).
+  absl::Span<const int32_t> routing_chunks() const { return routing_.chunk_begin; }
+  // The next layer: rows of num_kv_heads · head_dim, router_keys a mean a routing chunk, k and v a
+  // row a token. Does not wait.
   void AddLayer(const float* router_keys, const float* k, const float* v);
   // To the processor's memory; waits for all layers.
   void Fetch();
@@ -60,7 +63,8 @@ class EncodedPass {
       : backend_(backend), spec_(spec), cosine_(cosine), num_layers_(num_layers) {}
   static Pooled Cut(absl::Span<const int64_t> part_tokens, int64_t chunk_tokens);
   void LayOut();
-  void Pool(const float* rows, const Pooled& pooled, bool routing, size_t offset, size_t scales);
+  void Pool(const float* rows, absl::Span<const int32_t> chunk_begin, bool routing, size_t offset,
+            size_t scales);
   const char* Layer(int layer) const { return fetched_.as<char>(layer * layer_bytes_); }
 
   const kernels::Backend& backend_;
@@ -68,6 +72,7 @@ class EncodedPass {
   const bool cosine_;
   const int num_layers_;
   Pooled routing_, content_;
+  std::vector<int32_t> each_key_;  // 0, 1, …: every routing chunk a row
   // Byte offsets in a layer: keys at 0.
   size_t key_scales_ = 0, k_ = 0, k_scales_ = 0, v_ = 0, v_scales_ = 0;
   size_t layer_bytes_ = 0;

@@ -41,7 +41,8 @@ class PoolingHook : public ForwardHook {
   absl::Status OnAttentionInputs(int layer, const AttentionInputs& inputs) override {
     const std::vector<int32_t>& routed = transformer_.config().memory.router_layers;
     if (!std::binary_search(routed.begin(), routed.end(), layer)) return absl::OkStatus();
-    MSA_ASSIGN_OR_RETURN(const kernels::Buffer router_keys, transformer_.RouterKeys(layer, inputs));
+    MSA_ASSIGN_OR_RETURN(const kernels::Buffer router_keys,
+                         transformer_.RouterKeys(layer, inputs, pass_.routing_chunks()));
     pass_.AddLayer(router_keys.as<float>(), inputs.k, inputs.v);
     return absl::OkStatus();
   }

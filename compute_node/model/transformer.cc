@@ -273,17 +273,25 @@ absl::StatusOr<kernels::Buffer> Transformer::RouterQueries(int layer, const Atte
   return queries;
 }
 
-absl::StatusOr<kernels::Buffer> Transformer::RouterKeys(int layer,
-                                                        const AttentionInputs& inputs) const {
+absl::StatusOr<kernels::Buffer> Transformer::RouterKeys(
+    int layer, const AttentionInputs& inputs, absl::Span<const int32_t> chunk_begin) const {
   const LayerWeights& w = weights_.layers[layer];
-  const size_t bytes = inputs.rows * kv_width() * sizeof(float);
-  MSA_ASSIGN_OR_RETURN(kernels::Buffer keys, backend_.Allocate(bytes));
-  if (w.router_k == nullptr) {
-    backend_.Copy(keys.data(), inputs.k, bytes);
-    return keys;
-  }
+  const bool decoupled = w.router_k != nullptr;
+  const auto chunks = static_cast<int64_t>(chunk_begin.size()) - 1;
+  kernels::PoolPackedArgs pool;
+  pool.x = decoupled ? inputs.normed : inputs.k;
+  pool.chunk_begin = chunk_begin;
+  pool.num_heads = 1;
+  pool.head_dim = static_cast<int>(decoupled ? config_.hidden_size : kv_width());
+  MSA_ASSIGN_OR_RETURN(kernels::Buffer means,
+                       backend_.Allocate(chunks * pool.head_dim * sizeof(float)));
+  pool.out = means.data();
+  backend_.PoolPacked(pool);
+  if (!decoupled) return means;
+  MSA_ASSIGN_OR_RETURN(kernels::Buffer keys,
+                       backend_.Allocate(chunks * kv_width() * sizeof(float)));
   absl::MutexLock lock(&compute_);
-  backend_.Linear(*w.router_k, inputs.normed, inputs.rows, nullptr, keys.as<float>());
+  backend_.Linear(*w.router_k, means.as<float>(), chunks, nullptr, keys.as<float>());
   return keys;
 }
 

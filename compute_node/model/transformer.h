@@ -101,12 +101,14 @@ class Transformer {
                    backend_.KvDType(config_.head_dim));
   }
 
-  // Routing projections of rows of AttentionInputs, before any normalisation or pooling; without a
-  // decoupled router these are q and k themselves. Floats [rows, q_width] and [rows, kv_width], in
-  // memory of the backend.
+  // Routing projections of rows of AttentionInputs, before any normalisation; without a decoupled
+  // router these are q and k themselves. Floats [rows, q_width], in memory of the backend.
   absl::StatusOr<kernels::Buffer> RouterQueries(int layer, const AttentionInputs& inputs,
                                                 absl::Span<const int32_t> rows) const;
-  absl::StatusOr<kernels::Buffer> RouterKeys(int layer, const AttentionInputs& inputs) const;
+  // The same, the means of the keys of each chunk (PoolPackedArgs): [chunks, kv_width]. A
+  // projection of a mean is the mean of the projections, so only the means are projected.
+  absl::StatusOr<kernels::Buffer> RouterKeys(int layer, const AttentionInputs& inputs,
+                                             absl::Span<const int32_t> chunk_begin) const;
 
  private:
   class Steps;

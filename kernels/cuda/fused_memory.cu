@@ -85,18 +85,19 @@ __device__ __forceinline__ ChunkRows RowsOf(const PoolArgs& args, int64_t chunk)
   return {begin, end < args.num_tokens ? end : args.num_tokens};
 }
 
-// The chunk's mean into `mean` [width], each thread its own columns; rows are added in order, eight
-// loads in flight.
+// Of one column; rows are added in order, eight loads in flight.
+__device__ __forceinline__ float MeanOfColumn(const PoolArgs& args, ChunkRows rows, int column) {
+  const float* x = args.x + rows.begin * args.stride + column;
+  float sum = x[0];
+#pragma unroll 8
+  for (int64_t t = 1; t < rows.end - rows.begin; ++t) sum += x[t * args.stride];
+  return sum * (1.0f / static_cast<float>(rows.end - rows.begin));
+}
+
+// The chunk's mean into `mean` [width], each thread its own columns.
 __device__ __forceinline__ void MeanOfChunk(const PoolArgs& args, ChunkRows rows, int width,
                                             float* mean) {
-  const float inverse = 1.0f / static_cast<float>(rows.end - rows.begin);
-  for (int i = threadIdx.x; i < width; i += blockDim.x) {
-    const float* x = args.x + rows.begin * args.stride + i;
-    float sum = x[0];
-#pragma unroll 8
-    for (int64_t t = 1; t < rows.end - rows.begin; ++t) sum += x[t * args.stride];
-    mean[i] = sum * inverse;
-  }
+  for (int i = threadIdx.x; i < width; i += blockDim.x) mean[i] = MeanOfColumn(args, rows, i);
 }
 
 __device__ __forceinline__ void NormaliseHeads(int num_heads, int head_dim, float* mean) {
@@ -123,6 +124,15 @@ __device__ __forceinline__ void ScalesOfGroups(const float* mean, int groups, in
     largest = WarpReduce(largest, MaxOrNan);
     if (lane == 0) shared_scales[g] = scales[g] = __fdiv_rn(largest, LargestStep(type));
   }
+}
+
+// Means alone need no other column: blocks y share a chunk's, a thread has one.
+__global__ void PoolColumnsKernel(PoolArgs args, int width) {
+  const int64_t chunk = blockIdx.x;
+  const int column = static_cast<int>(blockIdx.y * blockDim.x + threadIdx.x);
+  if (column >= width) return;
+  const float mean = MeanOfColumn(args, RowsOf(args, chunk), column);
+  StoreElement(args.out, args.type, chunk * width + column, mean, 1.0f);
 }
 
 // One block a chunk; dynamic shared memory: the mean [width], then scales [num_heads].
@@ -194,6 +204,12 @@ cudaError_t PoolChunks(const PoolArgs& args, cudaStream_t stream) {
   if (args.num_chunks == 0) return cudaSuccess;
   const int width = args.num_heads * args.head_dim;
   if (width < 1 || width > kMaxPoolWidth) return cudaErrorInvalidValue;
+  if (!args.normalize && !IsScaled(args.type)) {
+    const dim3 blocks(static_cast<unsigned>(args.num_chunks),
+                      (width + kRowThreads - 1) / kRowThreads);
+    PoolColumnsKernel<<<blocks, kRowThreads, 0, stream>>>(args, width);
+    return cudaGetLastError();
+  }
   const size_t shared_bytes = (width + args.num_heads) * sizeof(float);
   if (shared_bytes > 48 * 1024) {
     const cudaError_t error = cudaFuncSetAttribute(

@@ -49,10 +49,18 @@ class EncodedPassTest : public ::testing::Test {
                                     const std::vector<float>& keys, const std::vector<float>& k,
                                     const std::vector<float>& v) {
     auto pass = *EncodedPass::Make(*backend_, PoolingSpec::Of(bank), cosine, part_tokens, 2);
-    pass->AddLayer(keys.data(), k.data(), v.data());
-    std::vector<float> negated(keys.size());
+    kernels::PoolPackedArgs pool;
+    pool.chunk_begin = pass->routing_chunks();
+    pool.num_heads = 1;
+    pool.head_dim = kWidth;
+    std::vector<float> means((pool.chunk_begin.size() - 1) * kWidth), negated(keys.size());
+    pool.x = keys.data();
+    pool.out = means.data();
+    backend_->PoolPacked(pool);
+    pass->AddLayer(means.data(), k.data(), v.data());
     for (size_t i = 0; i < keys.size(); ++i) negated[i] = -keys[i];
-    pass->AddLayer(negated.data(), negated.data(), v.data());
+    for (float& mean : means) mean = -mean;
+    pass->AddLayer(means.data(), negated.data(), v.data());
     pass->Fetch();
     return pass;
   }
@@ -108,8 +116,7 @@ TEST_F(EncodedPassTest, ContentHasItsOwnChunkSizeAndAScaleAHead) {
 }
 
 TEST_F(EncodedPassTest, DocumentsOfAPassAreWhatEachWouldBeAlone) {
-  for (const DType dtype :
-       {DType::kFloat32, DType::kBFloat16, DType::kInt8, DType::kFloat8}) {
+  for (const DType dtype : {DType::kFloat32, DType::kBFloat16, DType::kInt8, DType::kFloat8}) {
     const rpc::BankSpec bank = Bank(dtype);
     const std::vector<float> rows = Random(9 + 1 + 6);
     const std::vector<int64_t> part_tokens = {9, 1, 6};

@@ -360,10 +360,9 @@ void TestQuantize() {
   }
 }
 
-// Chunks of ragged documents, normalised and quantised, against the steps one by one.
-void TestPoolChunks() {
+void TestPoolColumns(int64_t width) {
   for (const int64_t tokens : {1, 63, 64, 65, 200}) {
-    const int64_t width = 37, chunks = (tokens + 63) / 64;
+    const int64_t chunks = (tokens + 63) / 64;
     const std::vector<float> x = RandomFloats(tokens * width, tokens);
     std::vector<double> expected;
     for (int64_t i = 0; i < chunks * width; ++i) {
@@ -386,6 +385,11 @@ void TestPoolChunks() {
     ExpectNear(out.ToHost(), expected, kElementwise, At("pool", tokens));
     Expect(out.GuardIsWhole(), "pool guard");
   }
+}
+
+// Chunks of ragged documents, normalised and quantised, against the steps one by one.
+void TestPoolChunks() {
+  for (const int64_t width : {37, 556}) TestPoolColumns(width);
   const std::vector<int32_t> begins = {0, 64, 70, 71, 135, 140};
   const int heads = 4, dim = 64, width = heads * dim, stride = width + 32;
   const std::vector<float> x = RandomFloats(140 * stride, 5);
