@@ -186,6 +186,10 @@ absl::StatusOr<rpc::BankSpec> Banks::Create(const rpc::CallContext& context,
   MSA_RETURN_IF_ERROR(CheckBankOptions(options));
   MSA_ASSIGN_OR_RETURN(const rpc::ModelInfo model, compute_->Info(context));
   MSA_ASSIGN_OR_RETURN(const rpc::BankSpec spec, MakeSpec(model, name, options));
+  // A bank whose parts hold no text beside their frame would refuse every document.
+  MSA_RETURN_IF_ERROR(compute_->Call(context, [&](rpc::ComputeNode& node) {
+    return node.SplitDocument(context, "a", spec.part_tokens).status();
+  }));
   MSA_RETURN_IF_ERROR(BeginChange(context));
   const absl::Cleanup end = [this] { EndChange(); };
   MSA_ASSIGN_OR_RETURN(const auto banks, Survey(context));

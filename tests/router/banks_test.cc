@@ -32,6 +32,22 @@ TEST(Banks, ABankIsTheSameOnEveryShard) {
   EXPECT_EQ(cluster.router->DeleteBank(cluster.ctx, "b").code(), absl::StatusCode::kNotFound);
 }
 
+TEST(Banks, PartsWithoutRoomForTextAreRefusedBeforeAnythingIsMade) {
+  FakeCluster cluster(2);
+  for (const auto& node : cluster.nodes) {
+    node->before = [](const std::string& method, const rpc::CallContext&) {
+      return method == "SplitDocument"
+                 ? absl::InvalidArgumentError("part_tokens 10 leaves no room")
+                 : absl::OkStatus();
+    };
+  }
+  rpc::BankOptions options;
+  options.part_tokens = 10;
+  EXPECT_EQ(cluster.router->CreateBank(cluster.ctx, "b", options).status(),
+            absl::InvalidArgumentError("part_tokens 10 leaves no room"));
+  EXPECT_TRUE(cluster.router->ListBanks(cluster.ctx)->empty());
+}
+
 TEST(Banks, AFailedCreationLeavesNothing) {
   FakeCluster cluster(3);
   cluster.shards[1].before = [](const std::string& method, const rpc::CallContext&) {
