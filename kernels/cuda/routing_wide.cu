@@ -6,9 +6,6 @@
 //   warps 8, 9     copy slices of the keys
 //   warp 10        copies slices of the columns to both blocks
 //   warp 11        maximum over a part's chunks, as in routing_pass.cuh
-#include <cuda_bf16.h>
-#include <cuda_fp8.h>
-
 #include <algorithm>
 #include <iterator>
 
@@ -27,8 +24,6 @@ constexpr int kKeyStage = kRows * kWideSliceBytes;
 constexpr int kThreads = 384;
 constexpr int kConsumerWarps = 8;
 constexpr int kKeyThreads = 64;
-constexpr int kPrepareThreads = 128;
-constexpr int kFillBlocks = 128;
 
 // Column tiles that a block of columns may have.
 constexpr int kTileCounts[] = {8, 12, 16, 20, 22, 24, 32};
@@ -300,93 +295,6 @@ __global__ void __launch_bounds__(kThreads, 1) WideKernel(const __grid_constant_
 #endif
 }
 
-// The scale with which a column is packed, by its largest element: column = scale · packed, int8
-// pieces as in routing_prepare.cu.
-template <KeyFormat kFormat>
-__device__ float ColumnScale(float largest) {
-  if (isinf(largest)) return NAN;
-  return kFormat == KeyFormat::kInt8 ? fmaxf(largest / (127 * 256.0f), 1e-37f)
-                                     : fmaxf(largest / 448.0f, 1e-30f);
-}
-
-// One block a column: 16 bytes of the swizzled image a thread and turn.
-template <KeyFormat kFormat>
-__device__ void PackColumn(const WideArgs& args, int column) {
-  constexpr int kElements = kFormat == KeyFormat::kBFloat16 ? 8 : 16;
-  constexpr int kPieces = WidePieces(kFormat);
-  const int piece = column / kColumnsOfTile % kPieces;
-  const int tile_index = column / (kColumnsOfTile * kPieces);
-  const bool exists = tile_index < args.num_tiles;
-  const ColumnTile tile = exists ? args.tiles[tile_index] : ColumnTile{};
-  const int64_t row = tile.row + min(column % kColumnsOfTile, max(tile.count, 1) - 1);
-  const float* query = args.queries + row * args.width;
-  float scale = 1;
-  if (kFormat != KeyFormat::kBFloat16 && exists) {
-    __shared__ float largest_of_warp[kPrepareThreads / 32];
-    float largest = 0;
-    for (int k = threadIdx.x; k < args.width; k += kPrepareThreads) {
-      const float magnitude = fabsf(query[k]);
-      largest = fmaxf(largest, isfinite(magnitude) ? magnitude : INFINITY);
-    }
-    for (int step = 16; step > 0; step /= 2) {
-      largest = fmaxf(largest, __shfl_xor_sync(~0u, largest, step));
-    }
-    if (threadIdx.x % 32 == 0) largest_of_warp[threadIdx.x / 32] = largest;
-    __syncthreads();
-    for (const float other : largest_of_warp) largest = fmaxf(largest, other);
-    scale = ColumnScale<kFormat>(largest);
-  }
-  if (threadIdx.x == 0) args.column_scales[column] = scale;
-  const int columns = args.block_tiles * kColumnsOfTile;
-  const int column_stage = columns * kWideSliceBytes;
-  char* image = args.packed + static_cast<int64_t>(column / columns) * args.num_slices * column_stage;
-  const int in_block = column % columns;
-  for (int item = threadIdx.x; item < args.num_slices * 8; item += kPrepareThreads) {
-    alignas(16) char unit[16] = {};
-    for (int e = 0; e < kElements; ++e) {
-      const int k = item * kElements + e;
-      const float value = exists && k < args.width ? query[k] : 0;
-      if constexpr (kFormat == KeyFormat::kFloat8) {
-        reinterpret_cast<__nv_fp8_e4m3*>(unit)[e] =
-            __nv_fp8_e4m3(isfinite(scale) ? value / scale : 0.0f);
-      } else if constexpr (kFormat == KeyFormat::kInt8) {
-        const int number = isfinite(scale) ? __float2int_rn(value / scale) : 0;
-        const int high = (number + 128) >> 8;
-        reinterpret_cast<int8_t*>(unit)[e] =
-            static_cast<int8_t>(piece == 0 ? high : number - high * 256);
-      } else {
-        reinterpret_cast<__nv_bfloat16*>(unit)[e] = __float2bfloat16_rn(value);
-      }
-    }
-    char* to = image + static_cast<int64_t>(item / 8) * column_stage + in_block * kWideSliceBytes +
-               ((item ^ in_block) & 7) * 16;
-    *reinterpret_cast<uint4*>(to) = *reinterpret_cast<const uint4*>(unit);
-  }
-}
-
-template <KeyFormat kFormat>
-__global__ void __launch_bounds__(kPrepareThreads)
-    PrepareWideKernel(const __grid_constant__ WideArgs args) {
-  AllowDependents();
-  const int num_columns = args.num_blocks * args.block_tiles * kColumnsOfTile;
-  const int block = static_cast<int>(blockIdx.x);
-  if (block < num_columns) return PackColumn<kFormat>(args, block);
-  const int64_t stride = static_cast<int64_t>(gridDim.x - num_columns) * kPrepareThreads;
-  for (int64_t i = static_cast<int64_t>(block - num_columns) * kPrepareThreads + threadIdx.x;
-       i < args.fill_count; i += stride) {
-    args.fill[i] = kNoScore;
-  }
-}
-
-template <KeyFormat kFormat>
-cudaError_t LaunchPrepare(const WideArgs& args, cudaStream_t stream) {
-  const int fill_blocks = static_cast<int>(std::min<int64_t>(
-      (args.fill_count + 4 * kPrepareThreads - 1) / (4 * kPrepareThreads), kFillBlocks));
-  const int num_columns = args.num_blocks * args.block_tiles * kColumnsOfTile;
-  PrepareWideKernel<kFormat><<<num_columns + fill_blocks, kPrepareThreads, 0, stream>>>(args);
-  return cudaGetLastError();
-}
-
 template <KeyFormat kFormat, int kTiles>
 cudaError_t LaunchPass(const WideArgs& args, cudaStream_t stream) {
   const auto kernel = WideKernel<kFormat, kTiles>;
@@ -416,7 +324,7 @@ cudaError_t LaunchPass(const WideArgs& args, cudaStream_t stream) {
 
 template <KeyFormat kFormat>
 cudaError_t Launch(const WideArgs& args, cudaStream_t stream) {
-  const cudaError_t error = LaunchPrepare<kFormat>(args, stream);
+  const cudaError_t error = LaunchPrepareWide(args, stream);
   if (error != cudaSuccess || args.num_chunks == 0) return error;
   switch (args.block_tiles) {
     case 8:

@@ -1,0 +1,118 @@
+// Packs the rows of the questions for the warpgroup products of routing_wide.cu, and fills the scores
+// with kNoScore.
+#include <cuda_bf16.h>
+#include <cuda_fp8.h>
+
+#include <algorithm>
+
+#include "kernels/cuda/ptx.cuh"
+#include "kernels/cuda/routing_wide.h"
+
+namespace msa::kernels::cuda {
+namespace {
+
+constexpr int kPrepareThreads = 128;
+constexpr int kFillBlocks = 128;
+
+// The scale with which a column is packed, by its largest element: column = scale · packed, int8
+// pieces as in routing_prepare.cu.
+template <KeyFormat kFormat>
+__device__ float ColumnScale(float largest) {
+  if (isinf(largest)) return NAN;
+  return kFormat == KeyFormat::kInt8 ? fmaxf(largest / (127 * 256.0f), 1e-37f)
+                                     : fmaxf(largest / 448.0f, 1e-30f);
+}
+
+// One block a column: 16 bytes of the swizzled image a thread and turn.
+template <KeyFormat kFormat>
+__device__ void PackColumn(const WideArgs& args, int column) {
+  constexpr int kElements = kFormat == KeyFormat::kBFloat16 ? 8 : 16;
+  constexpr int kPieces = WidePieces(kFormat);
+  const int piece = column / kColumnsOfTile % kPieces;
+  const int tile_index = column / (kColumnsOfTile * kPieces);
+  const bool exists = tile_index < args.num_tiles;
+  const ColumnTile tile = exists ? args.tiles[tile_index] : ColumnTile{};
+  const int64_t row = tile.row + min(column % kColumnsOfTile, max(tile.count, 1) - 1);
+  const float* query = args.queries + row * args.width;
+  float scale = 1;
+  if (kFormat != KeyFormat::kBFloat16 && exists) {
+    __shared__ float largest_of_warp[kPrepareThreads / 32];
+    float largest = 0;
+    for (int k = threadIdx.x; k < args.width; k += kPrepareThreads) {
+      const float magnitude = fabsf(query[k]);
+      largest = fmaxf(largest, isfinite(magnitude) ? magnitude : INFINITY);
+    }
+    for (int step = 16; step > 0; step /= 2) {
+      largest = fmaxf(largest, __shfl_xor_sync(~0u, largest, step));
+    }
+    if (threadIdx.x % 32 == 0) largest_of_warp[threadIdx.x / 32] = largest;
+    __syncthreads();
+    for (const float other : largest_of_warp) largest = fmaxf(largest, other);
+    scale = ColumnScale<kFormat>(largest);
+  }
+  if (threadIdx.x == 0) args.column_scales[column] = scale;
+  const int columns = args.block_tiles * kColumnsOfTile;
+  const int column_stage = columns * kWideSliceBytes;
+  char* image =
+      args.packed + static_cast<int64_t>(column / columns) * args.num_slices * column_stage;
+  const int in_block = column % columns;
+  for (int item = threadIdx.x; item < args.num_slices * 8; item += kPrepareThreads) {
+    alignas(16) char unit[16] = {};
+    for (int e = 0; e < kElements; ++e) {
+      const int k = item * kElements + e;
+      const float value = exists && k < args.width ? query[k] : 0;
+      if constexpr (kFormat == KeyFormat::kFloat8) {
+        reinterpret_cast<__nv_fp8_e4m3*>(unit)[e] =
+            __nv_fp8_e4m3(isfinite(scale) ? value / scale : 0.0f);
+      } else if constexpr (kFormat == KeyFormat::kInt8) {
+        const int number = isfinite(scale) ? __float2int_rn(value / scale) : 0;
+        const int high = (number + 128) >> 8;
+        reinterpret_cast<int8_t*>(unit)[e] =
+            static_cast<int8_t>(piece == 0 ? high : number - high * 256);
+      } else {
+        reinterpret_cast<__nv_bfloat16*>(unit)[e] = __float2bfloat16_rn(value);
+      }
+    }
+    char* to = image + static_cast<int64_t>(item / 8) * column_stage + in_block * kWideSliceBytes +
+               ((item ^ in_block) & 7) * 16;
+    *reinterpret_cast<uint4*>(to) = *reinterpret_cast<const uint4*>(unit);
+  }
+}
+
+template <KeyFormat kFormat>
+__global__ void __launch_bounds__(kPrepareThreads)
+    PrepareWideKernel(const __grid_constant__ WideArgs args) {
+  AllowDependents();
+  const int num_columns = args.num_blocks * args.block_tiles * kColumnsOfTile;
+  const int block = static_cast<int>(blockIdx.x);
+  if (block < num_columns) return PackColumn<kFormat>(args, block);
+  const int64_t stride = static_cast<int64_t>(gridDim.x - num_columns) * kPrepareThreads;
+  for (int64_t i = static_cast<int64_t>(block - num_columns) * kPrepareThreads + threadIdx.x;
+       i < args.fill_count; i += stride) {
+    args.fill[i] = kNoScore;
+  }
+}
+
+template <KeyFormat kFormat>
+cudaError_t LaunchPrepare(const WideArgs& args, cudaStream_t stream) {
+  const int fill_blocks = static_cast<int>(std::min<int64_t>(
+      (args.fill_count + 4 * kPrepareThreads - 1) / (4 * kPrepareThreads), kFillBlocks));
+  const int num_columns = args.num_blocks * args.block_tiles * kColumnsOfTile;
+  PrepareWideKernel<kFormat><<<num_columns + fill_blocks, kPrepareThreads, 0, stream>>>(args);
+  return cudaGetLastError();
+}
+
+}  // namespace
+
+cudaError_t LaunchPrepareWide(const WideArgs& args, cudaStream_t stream) {
+  switch (args.format) {
+    case KeyFormat::kFloat8:
+      return LaunchPrepare<KeyFormat::kFloat8>(args, stream);
+    case KeyFormat::kInt8:
+      return LaunchPrepare<KeyFormat::kInt8>(args, stream);
+    default:
+      return LaunchPrepare<KeyFormat::kBFloat16>(args, stream);
+  }
+}
+
+}  // namespace msa::kernels::cuda
