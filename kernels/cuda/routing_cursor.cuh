@@ -124,14 +124,14 @@ __device__ inline PartRange LoadPart(const RoutingSegment& segment, int64_t part
 // Calls score(column of the scores, begin, end) for the parts that own chunks of a tile (of chunks
 // row … row + rows - 1 of the segment), one lane a part; begin … end-1 are its chunks, counted from
 // the tile's first. `part` is the first that ends after `row`, or one before it, and `range` what
-// LoadPart says of it; returns the first that ends after the tile.
+// LoadPart says of it; returns the first that ends after chunk `stop` - 1, the tile's last or a
+// later one.
 template <typename Score>
 __device__ int64_t WalkParts(const RoutingSegment& segment, int64_t part, PartRange range,
-                             int64_t row, int rows, const Score& score) {
-  const int64_t stop = row + rows;
-  for (;;) {  // 32 parts at a time, until one ends behind the tile
+                             int64_t row, int rows, int64_t stop, const Score& score) {
+  for (;;) {  // 32 parts at a time, until one ends behind `stop`
     const int64_t low = max(range.begin, row);
-    const int64_t high = min(range.end, stop);
+    const int64_t high = min(range.end, row + rows);
     if (low < high) {
       score(segment.first_part + part + threadIdx.x % 32, static_cast<int>(low - row),
             static_cast<int>(high - row));

@@ -449,7 +449,7 @@ __device__ void Finish(const PassArgs& args, PassShared& shared, char* values) {
     phase ^= 1;
     FoldTiles<kTileRows>(args, chunk_scales, tile.rows(), of_tile);
     __syncwarp();
-    part = WalkParts(segment, part, range, tile.row(), tile.rows(),
+    part = WalkParts(segment, part, range, tile.row(), tile.rows(), tile.row() + tile.rows(),
                      [&](int64_t column, int begin, int end) {
                        ScorePart<kTileRows>(args, column, begin, end, of_tile);
                      });

@@ -1,8 +1,8 @@
 // Many rows: keys × blocks of 64 … 256 columns by warpgroup matrix products. Two blocks of a cluster
-// take neighbouring tiles of 128 chunks, go through all blocks of columns together, and each reads
-// one half of the columns for both.
+// take neighbouring tiles of 128 or 256 chunks, go through all blocks of columns together, and each
+// reads one half of the columns for both.
 //
-//   warps 0 … 7    two warpgroups of consumers, 64 chunks × the columns each
+//   warps 0 … 7    two warpgroups of consumers, 64 chunks × the columns each, or twice that
 //   warps 8, 9     copy slices of the keys
 //   warp 10        copies slices of the columns to both blocks
 //   warp 11        maximum over a part's chunks, as in routing_pass.cuh
@@ -17,10 +17,8 @@
 namespace msa::kernels::cuda {
 namespace {
 
-constexpr int kRows = 128;  // chunks of a block's tile
 constexpr int kCluster = 2;
 constexpr int kMaxStages = 8;
-constexpr int kKeyStage = kRows * kWideSliceBytes;
 constexpr int kThreads = 384;
 constexpr int kConsumerWarps = 8;
 constexpr int kKeyThreads = 64;
@@ -29,40 +27,52 @@ constexpr int kKeyThreads = 64;
 constexpr int kTileCounts[] = {8, 12, 16, 20, 22, 24, 32};
 static_assert(kTileCounts[6] == kBlockTiles);
 
-template <int kTileCount>
+// Groups of 64 chunks that a warpgroup multiplies with a block's columns: two where their sums fit
+// into its registers, for then the columns are read for twice as many keys.
+__host__ __device__ constexpr int RowGroups(int tiles) { return tiles <= 16 ? 2 : 1; }
+
+template <KeyFormat kKeys, int kTileCount>
 struct WideShared {
+  static constexpr KeyFormat kFormat = kKeys;
   static constexpr int kTiles = kTileCount;
+  static constexpr int kRowTiles = kTiles / WidePieces(kFormat);
   static constexpr int kColumns = kTiles * kColumnsOfTile;
+  static constexpr int kRowGroups = RowGroups(kTiles);
+  static constexpr int kRows = 128 * kRowGroups;  // chunks of a block's tile
+  static constexpr int kKeyStage = kRows * kWideSliceBytes;
   static constexpr int kColumnStage = kColumns * kWideSliceBytes;
-  static constexpr int kFixedBytes = kTiles * kRows * 4 + kColumns * 4 + 2048;
+  static constexpr int kFixedBytes = kRowTiles * kRows * 4 + kColumns * 4 + 2048;
   static constexpr int kStages =
       std::min(kMaxStages, (227 * 1024 - kFixedBytes) / (kKeyStage + kColumnStage));
 
   alignas(1024) char keys[kStages][kKeyStage];
   char columns[kStages][kColumnStage];
-  float values[kTiles][kRows];  // best of a question's run of tiles, at its last tile
+  float values[kRowTiles][kRows];  // best of a question's run of tiles, at its last tile
   float column_scales[kColumns];
   uint64_t full[kStages];
   uint64_t empty[kStages];
   uint64_t values_full;
   uint64_t values_empty;
 };
-template <int kTiles>
-constexpr int kSharedBytes = sizeof(WideShared<kTiles>) + 1024;  // to align it
+template <typename Shared>
+constexpr int kSharedBytes = sizeof(Shared) + 1024;  // to align it
 
 __device__ uint32_t ClusterRank() { return blockIdx.x % kCluster; }
 
-// The cluster's tiles of 2 · 128 chunks; this block has rows of them from 128 · rank on.
+// The cluster's tiles; its blocks take equal shares of them.
+template <typename Shared>
 __device__ TileCursor CursorOfCluster(const WideArgs& args) {
   return TileCursor(args.segments, args.num_segments, args.num_chunks, blockIdx.x / kCluster,
-                    gridDim.x / kCluster, kCluster * kRows);
+                    gridDim.x / kCluster, kCluster * Shared::kRows);
 }
 
+__device__ int OwnOffset(const TileCursor& tile) {
+  return min(static_cast<int>(ClusterRank()) * ((tile.rows() + kCluster - 1) / kCluster),
+             tile.rows());
+}
 __device__ int OwnRows(const TileCursor& tile) {
-  return min(max(tile.rows() - static_cast<int>(ClusterRank()) * kRows, 0), kRows);
+  return min(tile.rows() - OwnOffset(tile), (tile.rows() + kCluster - 1) / kCluster);
 }
-
-__device__ int64_t OwnRow(const TileCursor& tile) { return tile.row() + ClusterRank() * kRows; }
 
 // 16 bytes a thread and copy, 8 rows each time.
 template <typename Shared>
@@ -72,9 +82,9 @@ __device__ void ProduceKeys(const WideArgs& args, Shared& shared) {
   const int unit = thread % 8;
   const int first_row = thread / 8;
   StageCursor at;
-  for (TileCursor tile = CursorOfCluster(args); tile.Next();) {
-    const char* keys =
-        static_cast<const char*>(tile.segment().keys) + OwnRow(tile) * args.row_bytes;
+  for (TileCursor tile = CursorOfCluster<Shared>(args); tile.Next();) {
+    const char* keys = static_cast<const char*>(tile.segment().keys) +
+                       (tile.row() + OwnOffset(tile)) * args.row_bytes;
     const int rows = OwnRows(tile);
     for (int step = 0; step < args.num_blocks * args.num_slices; ++step) {
       const int offset = step % args.num_slices * kWideSliceBytes + unit * 16;
@@ -86,7 +96,7 @@ __device__ void ProduceKeys(const WideArgs& args, Shared& shared) {
       const char* from =
           keys + static_cast<int64_t>(first_row) * args.row_bytes + (bytes != 0 ? offset : 0);
 #pragma unroll 8
-      for (int i = 0; i < kRows; i += kRowsOfCopy) {
+      for (int i = 0; i < Shared::kRows; i += kRowsOfCopy) {
         if (first_row + i < rows) CopyAsync16(to + i * kWideSliceBytes, from, bytes);
         from += static_cast<int64_t>(kRowsOfCopy) * args.row_bytes;
       }
@@ -103,7 +113,7 @@ __device__ void ProduceColumns(const WideArgs& args, Shared& shared) {
   constexpr uint16_t kAllBlocks = (1 << kCluster) - 1;
   WaitForPrerequisites();
   StageCursor at;
-  TileCursor tile = CursorOfCluster(args);
+  TileCursor tile = CursorOfCluster<Shared>(args);
   if (threadIdx.x % 32 != 0) return;
   while (tile.Next()) {
     for (int step = 0; step < args.num_blocks * args.num_slices; ++step) {
@@ -127,15 +137,16 @@ __device__ void ReleaseStage(Shared& shared, int stage) {
 }
 
 // Best of every question's run of tiles. `sums` as wgmma_wide.cuh says.
-template <KeyFormat kFormat, typename Shared>
-__device__ void StoreBest(const Sum<kFormat> (&sums)[4 * Shared::kTiles], uint32_t run_ends,
+template <typename Shared>
+__device__ void StoreBest(const Sum<Shared::kFormat> (&sums)[4 * Shared::kTiles], uint32_t run_ends,
                           int row, Shared& shared) {
+  constexpr KeyFormat kFormat = Shared::kFormat;
   constexpr int kPieces = WidePieces(kFormat);
   const int lane = threadIdx.x % 32;
   float low = kNoScore;
   float high = kNoScore;
 #pragma unroll
-  for (int j = 0; j < Shared::kTiles / kPieces; ++j) {
+  for (int j = 0; j < Shared::kRowTiles; ++j) {
     float scale0 = 1;
     float scale1 = 1;
     if constexpr (kFormat != KeyFormat::kBFloat16) {
@@ -163,29 +174,36 @@ __device__ void StoreBest(const Sum<kFormat> (&sums)[4 * Shared::kTiles], uint32
   }
 }
 
-template <KeyFormat kFormat, typename Shared>
+template <typename Shared>
 __device__ void Consume(const WideArgs& args, Shared& shared) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
+  constexpr KeyFormat kFormat = Shared::kFormat;
+  constexpr int kGroups = Shared::kRowGroups;
   const int warp = threadIdx.x / 32;
-  const int group = warp / 4;
-  const int row = warp * 16 + threadIdx.x % 32 / 4;
+  const int first_row = warp / 4 * 64 * kGroups;  // of the warpgroup
+  const int row = first_row + warp % 4 * 16 + threadIdx.x % 32 / 4;
   StageCursor at;
   uint32_t values_phase = 1;
-  Sum<kFormat> sums[4 * Shared::kTiles];
+  constexpr uint64_t kGroupStep = 64 * kWideSliceBytes / 16;  // of a descriptor
+  Sum<kFormat> sums[kGroups][4 * Shared::kTiles];
   WaitForPrerequisites();
-  for (TileCursor tile = CursorOfCluster(args); tile.Next();) {
+  for (TileCursor tile = CursorOfCluster<Shared>(args); tile.Next();) {
     for (int block = 0; block < args.num_blocks; ++block) {
       int last_stage = 0;
       for (int slice = 0; slice < args.num_slices; ++slice) {
         BarrierWait(SharedAddress(&shared.full[at.stage]), at.phase);
         FenceForMatrixUnits();  // the keys came by ordinary copies
         const uint64_t a =
-            RowsDescriptor(SharedAddress(shared.keys[at.stage]) + group * 64 * kWideSliceBytes);
+            RowsDescriptor(SharedAddress(shared.keys[at.stage]) + first_row * kWideSliceBytes);
         const uint64_t b = RowsDescriptor(SharedAddress(shared.columns[at.stage]));
         BeginProducts();
 #pragma unroll
         for (int i = 0; i < kWideSliceBytes / 32; ++i) {
-          Multiply<kFormat, Shared::kTiles>(sums, a + 2 * i, b + 2 * i, slice + i > 0);
+#pragma unroll
+          for (int m = 0; m < kGroups; ++m) {
+            Multiply<kFormat, Shared::kTiles>(sums[m], a + m * kGroupStep + 2 * i, b + 2 * i,
+                                              slice + i > 0);
+          }
         }
         CommitProducts();
         if (slice > 0) {
@@ -206,7 +224,10 @@ __device__ void Consume(const WideArgs& args, Shared& shared) {
         }
         NamedBarrier(1, 32 * kConsumerWarps);
       }
-      StoreBest<kFormat>(sums, args.run_ends[block], row, shared);
+#pragma unroll
+      for (int m = 0; m < kGroups; ++m) {
+        StoreBest(sums[m], args.run_ends[block], row + m * 64, shared);
+      }
       __syncwarp();
       if (threadIdx.x % 32 == 0) BarrierArrive(SharedAddress(&shared.values_full));
     }
@@ -214,58 +235,71 @@ __device__ void Consume(const WideArgs& args, Shared& shared) {
 #endif
 }
 
-template <KeyFormat kFormat, typename Shared>
+template <typename Shared>
 __device__ void FinishBlock(const WideArgs& args, Shared& shared, int block, uint32_t run_ends,
                             int64_t column, int begin, int end) {
-  constexpr int kTiles = Shared::kTiles / WidePieces(kFormat);
   for (uint32_t runs = run_ends; runs != 0; runs &= runs - 1) {
     const int j = __ffs(static_cast<int>(runs)) - 1;
     float best = kNoScore;
     for (int r = begin; r < end; ++r) best = MaxOrNan(best, shared.values[j][r]);
-    const int64_t question = args.tiles[block * kTiles + j].question;
+    const int64_t question = args.tiles[block * Shared::kRowTiles + j].question;
     AtomicMaxOrNan(args.scores + question * args.score_stride + column, best);
   }
 }
 
-template <KeyFormat kFormat, typename Shared>
+// What it reads from device memory is asked for before the values are there: waiting for it would
+// take as long as a tile's products. The warp goes through the parts of the whole cluster's tile,
+// so that the next tile's are known.
+template <typename Shared>
 __device__ void Finish(const WideArgs& args, Shared& shared) {
+  constexpr int kRowsOfLane = Shared::kRows / 32;
   const int lane = threadIdx.x % 32;
   WaitForPrerequisites();
   uint32_t phase = 0;
   int64_t part = 0;
-  for (TileCursor tile = CursorOfCluster(args); tile.Next();) {
+  for (TileCursor tile = CursorOfCluster<Shared>(args); tile.Next();) {
     const RoutingSegment& segment = tile.segment();
-    const int64_t first_row = OwnRow(tile);
+    const int64_t first_row = tile.row() + OwnOffset(tile);
     const int rows = OwnRows(tile);
-    if (rows > 0) part = FindPart(segment, first_row);
+    float chunk_scales[kRowsOfLane];
+#pragma unroll
+    for (int i = 0; i < kRowsOfLane; ++i) {
+      const int r = lane + 32 * i;
+      const bool scaled = segment.scales != nullptr && r < rows;
+      chunk_scales[i] = scaled ? segment.scales[first_row + r] : 1.0f;
+    }
+    if (tile.new_segment()) part = FindPart(segment, tile.row());
     const PartRange range = LoadPart(segment, part);
+    int64_t next_part = part;
     for (int block = 0; block < args.num_blocks; ++block) {
       const uint32_t run_ends = args.run_ends[block];
       BarrierWait(SharedAddress(&shared.values_full), phase);
       phase ^= 1;
-      for (int r = lane; r < rows; r += 32) {
-        const float chunk_scale = segment.scales == nullptr ? 1.0f : segment.scales[first_row + r];
+#pragma unroll
+      for (int i = 0; i < kRowsOfLane; ++i) {
+        const int r = lane + 32 * i;
+        if (r >= rows) break;
         for (uint32_t runs = run_ends; runs != 0; runs &= runs - 1) {
           float& value = shared.values[__ffs(static_cast<int>(runs)) - 1][r];
-          value = value * chunk_scale * args.scale;
+          value = value * chunk_scales[i] * args.scale;
         }
       }
       __syncwarp();
-      if (rows > 0) {
-        WalkParts(segment, part, range, first_row, rows, [&](int64_t column, int begin, int end) {
-          FinishBlock<kFormat>(args, shared, block, run_ends, column, begin, end);
-        });
-      }
+      next_part = WalkParts(segment, part, range, first_row, rows, tile.row() + tile.rows(),
+                            [&](int64_t column, int begin, int end) {
+                              FinishBlock(args, shared, block, run_ends, column, begin, end);
+                            });
       __syncwarp();
       if (lane == 0) BarrierArrive(SharedAddress(&shared.values_empty));
     }
+    part = next_part;
   }
 }
 
 template <KeyFormat kFormat, int kTiles>
 __global__ void __launch_bounds__(kThreads, 1) WideKernel(const __grid_constant__ WideArgs args) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
-  using Shared = WideShared<kTiles>;
+  using Shared = WideShared<kFormat, kTiles>;
   extern __shared__ char memory[];
   const uint32_t misaligned = SharedAddress(memory) % 1024;
   Shared& shared = *reinterpret_cast<Shared*>(memory + (misaligned == 0 ? 0 : 1024 - misaligned));
@@ -282,13 +316,13 @@ __global__ void __launch_bounds__(kThreads, 1) WideKernel(const __grid_constant_
   ClusterBarrier();
   const int warp = threadIdx.x / 32;
   if (warp < kConsumerWarps) {
-    Consume<kFormat>(args, shared);
+    Consume(args, shared);
   } else if (warp < kConsumerWarps + kKeyThreads / 32) {
     ProduceKeys(args, shared);
   } else if (warp == kConsumerWarps + kKeyThreads / 32) {
     ProduceColumns(args, shared);
   } else {
-    Finish<kFormat>(args, shared);
+    Finish(args, shared);
   }
   __syncthreads();
   ClusterBarrier();  // the other block may still write here, or arrive
@@ -299,7 +333,7 @@ template <KeyFormat kFormat, int kTiles>
 cudaError_t LaunchPass(const WideArgs& args, cudaStream_t stream) {
   const auto kernel = WideKernel<kFormat, kTiles>;
   cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                           kSharedBytes<kTiles>);
+                                           kSharedBytes<WideShared<kFormat, kTiles>>);
   int device = 0;
   int multiprocessors = 0;
   if (error == cudaSuccess) error = cudaGetDevice(&device);
@@ -315,7 +349,7 @@ cudaError_t LaunchPass(const WideArgs& args, cudaStream_t stream) {
   cudaLaunchConfig_t config = {};
   config.gridDim = dim3(static_cast<unsigned>(multiprocessors / kCluster * kCluster));
   config.blockDim = dim3(kThreads);
-  config.dynamicSmemBytes = kSharedBytes<kTiles>;
+  config.dynamicSmemBytes = kSharedBytes<WideShared<kFormat, kTiles>>;
   config.stream = stream;
   config.attrs = attributes;
   config.numAttrs = 2;
