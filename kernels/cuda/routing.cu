@@ -23,9 +23,12 @@ bool ValidArgs(const RoutingArgs& args) {
          shape.chunk != Reduce::kLast && args.num_questions > 0 && args.num_segments >= 0;
 }
 
+// Sums of int8 products are exact by warpgroups too, and read the keys once for more rows.
 bool WantsWidePass(const RoutingArgs& args) {
-  return args.precision == QueryPrecision::kThroughput && args.shape.query != Reduce::kMean &&
-         HasWidePass(args.format);
+  const bool wanted = args.precision == QueryPrecision::kThroughput ||
+                      (args.precision == QueryPrecision::kSplit &&
+                       args.format == KeyFormat::kInt8 && ColumnTiles(args).Left() > 1);
+  return wanted && args.shape.query != Reduce::kMean && HasWidePass(args.format);
 }
 
 cudaError_t ScoreByWidePasses(const RoutingArgs& args, void* workspace, cudaStream_t stream) {
@@ -36,6 +39,7 @@ cudaError_t ScoreByWidePasses(const RoutingArgs& args, void* workspace, cudaStre
   wide.queries = args.queries;
   wide.width = args.shape.key_width();
   wide.format = args.format;
+  wide.pieces = WidePieces(args.format, args.precision);
   wide.scale = args.shape.scale;
   wide.scores = args.scores;
   wide.score_stride = args.num_parts;
@@ -43,7 +47,7 @@ cudaError_t ScoreByWidePasses(const RoutingArgs& args, void* workspace, cudaStre
   wide.fill_count = args.num_questions * args.num_parts;
   for (ColumnTiles tiles(args); !tiles.done();) {
     wide.num_tiles = 0;
-    const int most = kMaxBlocks * kBlockTiles / WidePieces(args.format);
+    const int most = kMaxBlocks * WideBlockRowTiles(wide.pieces);
     while (wide.num_tiles < most && !tiles.done()) {
       wide.tiles[wide.num_tiles++] = tiles.Next();
     }
@@ -142,7 +146,7 @@ size_t RoutingWorkspaceBytes(const RoutingArgs& args) {
   if (WantsWidePass(args)) {
     int blocks = 0;
     for (ColumnTiles tiles(args); blocks < kMaxBlocks && !tiles.done(); ++blocks) {
-      const int of_block = kBlockTiles / WidePieces(args.format);
+      const int of_block = WideBlockRowTiles(WidePieces(args.format, args.precision));
       for (int i = 0; i < of_block && !tiles.done(); ++i) tiles.Next();
     }
     bytes = WidePackedBytes(args.format, args.shape.key_width(), blocks);

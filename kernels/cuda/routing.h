@@ -74,12 +74,13 @@ bool HasFastPath(const RoutingArgs& args);
 int64_t NumColumnTiles(const RoutingArgs& args);
 
 // Bytes of workspace, 256-byte aligned, that ScoreParts needs for these shape, format, precision
-// and questions (no other field is read). 129 KiB at a width of 1,024, unless kThroughput.
+// and questions (no other field is read). 129 KiB at a width of 1,024, unless
+// kThroughput or int8 keys on sm_90a: up to 256 KiB for every 64 rows.
 size_t RoutingWorkspaceBytes(const RoutingArgs& args);
 
 // Scores of every part; kNoScore for a part without chunks. Cost: on the fast path one read of the
 // keys for every 32 rows of questions (each padded to 8; 64 rows with kSingle; 4,096 with
-// kThroughput); otherwise the general path.
+// kThroughput; 1,024 of int8 keys on sm_90a, kSplit); otherwise the general path.
 cudaError_t ScoreParts(const RoutingArgs& args, void* workspace, cudaStream_t stream);
 
 // The general path by itself: any reduction, any width, no tensor cores, one read of the keys a

@@ -31,11 +31,12 @@ static_assert(kTileCounts[6] == kBlockTiles);
 // into its registers, for then the columns are read for twice as many keys.
 __host__ __device__ constexpr int RowGroups(int tiles) { return tiles <= 16 ? 2 : 1; }
 
-template <KeyFormat kKeys, int kTileCount>
+template <KeyFormat kKeys, int kPieceCount, int kTileCount>
 struct WideShared {
   static constexpr KeyFormat kFormat = kKeys;
+  static constexpr int kPieces = kPieceCount;
   static constexpr int kTiles = kTileCount;
-  static constexpr int kRowTiles = kTiles / WidePieces(kFormat);
+  static constexpr int kRowTiles = kTiles / kPieces;
   static constexpr int kColumns = kTiles * kColumnsOfTile;
   static constexpr int kRowGroups = RowGroups(kTiles);
   static constexpr int kRows = 128 * kRowGroups;  // chunks of a block's tile
@@ -141,7 +142,7 @@ template <typename Shared>
 __device__ void StoreBest(const Sum<Shared::kFormat> (&sums)[4 * Shared::kTiles], uint32_t run_ends,
                           int row, Shared& shared) {
   constexpr KeyFormat kFormat = Shared::kFormat;
-  constexpr int kPieces = WidePieces(kFormat);
+  constexpr int kPieces = Shared::kPieces;
   const int lane = threadIdx.x % 32;
   float low = kNoScore;
   float high = kNoScore;
@@ -155,8 +156,8 @@ __device__ void StoreBest(const Sum<Shared::kFormat> (&sums)[4 * Shared::kTiles]
       scale1 = shared.column_scales[column + 1];
     }
     const auto best = [&](int i) {
-      return MaxOrNan(Joined<kFormat>(sums, j, i) * scale0,
-                      Joined<kFormat>(sums, j, i + 1) * scale1);
+      return MaxOrNan(Joined<kFormat, kPieces>(sums, j, i) * scale0,
+                      Joined<kFormat, kPieces>(sums, j, i + 1) * scale1);
     };
     low = MaxOrNan(low, best(0));
     high = MaxOrNan(high, best(2));
@@ -296,10 +297,10 @@ __device__ void Finish(const WideArgs& args, Shared& shared) {
   }
 }
 
-template <KeyFormat kFormat, int kTiles>
+template <KeyFormat kFormat, int kPieces, int kTiles>
 __global__ void __launch_bounds__(kThreads, 1) WideKernel(const __grid_constant__ WideArgs args) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
-  using Shared = WideShared<kFormat, kTiles>;
+  using Shared = WideShared<kFormat, kPieces, kTiles>;
   extern __shared__ char memory[];
   const uint32_t misaligned = SharedAddress(memory) % 1024;
   Shared& shared = *reinterpret_cast<Shared*>(memory + (misaligned == 0 ? 0 : 1024 - misaligned));
@@ -329,11 +330,11 @@ __global__ void __launch_bounds__(kThreads, 1) WideKernel(const __grid_constant_
 #endif
 }
 
-template <KeyFormat kFormat, int kTiles>
+template <KeyFormat kFormat, int kPieces, int kTiles>
 cudaError_t LaunchPass(const WideArgs& args, cudaStream_t stream) {
-  const auto kernel = WideKernel<kFormat, kTiles>;
+  const auto kernel = WideKernel<kFormat, kPieces, kTiles>;
   cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                           kSharedBytes<WideShared<kFormat, kTiles>>);
+                                           kSharedBytes<WideShared<kFormat, kPieces, kTiles>>);
   int device = 0;
   int multiprocessors = 0;
   if (error == cudaSuccess) error = cudaGetDevice(&device);
@@ -349,42 +350,58 @@ cudaError_t LaunchPass(const WideArgs& args, cudaStream_t stream) {
   cudaLaunchConfig_t config = {};
   config.gridDim = dim3(static_cast<unsigned>(multiprocessors / kCluster * kCluster));
   config.blockDim = dim3(kThreads);
-  config.dynamicSmemBytes = kSharedBytes<WideShared<kFormat, kTiles>>;
+  config.dynamicSmemBytes = kSharedBytes<WideShared<kFormat, kPieces, kTiles>>;
   config.stream = stream;
   config.attrs = attributes;
   config.numAttrs = 2;
   return cudaLaunchKernelEx(&config, kernel, args);
 }
 
-template <KeyFormat kFormat>
+template <KeyFormat kFormat, int kPieces>
 cudaError_t Launch(const WideArgs& args, cudaStream_t stream) {
-  const cudaError_t error = LaunchPrepareWide(args, stream);
-  if (error != cudaSuccess || args.num_chunks == 0) return error;
   switch (args.block_tiles) {
     case 8:
-      return LaunchPass<kFormat, 8>(args, stream);
+      return LaunchPass<kFormat, kPieces, 8>(args, stream);
     case 12:
-      return LaunchPass<kFormat, 12>(args, stream);
+      return LaunchPass<kFormat, kPieces, 12>(args, stream);
     case 16:
-      return LaunchPass<kFormat, 16>(args, stream);
+      return LaunchPass<kFormat, kPieces, 16>(args, stream);
     case 20:
-      return LaunchPass<kFormat, 20>(args, stream);
+      return LaunchPass<kFormat, kPieces, 20>(args, stream);
     case 22:
-      return LaunchPass<kFormat, 22>(args, stream);
+      return LaunchPass<kFormat, kPieces, 22>(args, stream);
     case 24:
-      return LaunchPass<kFormat, 24>(args, stream);
+      return LaunchPass<kFormat, kPieces, 24>(args, stream);
     default:
-      return LaunchPass<kFormat, 32>(args, stream);
+      return LaunchPass<kFormat, kPieces, 32>(args, stream);
   }
 }
 
-// As few blocks of columns as can be, of the fewest columns that do.
+cudaError_t LaunchFormat(const WideArgs& args, cudaStream_t stream) {
+  switch (args.format) {
+    case KeyFormat::kFloat8:
+      return Launch<KeyFormat::kFloat8, 1>(args, stream);
+    case KeyFormat::kInt8:
+      if (args.pieces == 2) return Launch<KeyFormat::kInt8, 2>(args, stream);
+      return args.block_tiles == 12 ? LaunchPass<KeyFormat::kInt8, 3, 12>(args, stream)
+                                    : LaunchPass<KeyFormat::kInt8, 3, 24>(args, stream);
+    default:
+      return Launch<KeyFormat::kBFloat16, 1>(args, stream);
+  }
+}
+
+// As few blocks of columns as can be, of the fewest columns that do; of three pieces, of 32 rows or
+// of 64.
 void ChooseBlocks(WideArgs& args) {
-  const int pieces = WidePieces(args.format);
-  const int most = kBlockTiles / pieces;
+  const int most = WideBlockRowTiles(args.pieces);
   args.num_blocks = (args.num_tiles + most - 1) / most;
-  const int wanted = (args.num_tiles + args.num_blocks - 1) / args.num_blocks * pieces;
-  args.block_tiles = *std::lower_bound(std::begin(kTileCounts), std::end(kTileCounts), wanted);
+  const int row_tiles = (args.num_tiles + args.num_blocks - 1) / args.num_blocks;
+  if (args.pieces == 3) {
+    args.block_tiles = row_tiles <= most / 2 ? 12 : 24;
+    return;
+  }
+  args.block_tiles =
+      *std::lower_bound(std::begin(kTileCounts), std::end(kTileCounts), row_tiles * args.pieces);
 }
 
 int NumSlices(KeyFormat format, int width) {
@@ -418,7 +435,7 @@ cudaError_t LaunchWide(WideArgs args, void* workspace, cudaStream_t stream) {
   const size_t block_bytes =
       static_cast<size_t>(args.num_slices) * args.block_tiles * kColumnsOfTile * kWideSliceBytes;
   args.column_scales = reinterpret_cast<float*>(args.packed + args.num_blocks * block_bytes);
-  const int row_tiles = args.block_tiles / WidePieces(args.format);
+  const int row_tiles = args.block_tiles / args.pieces;
   for (int block = 0; block < args.num_blocks; ++block) {
     args.run_ends[block] = 0;
     for (int j = 0; j < row_tiles; ++j) {
@@ -429,14 +446,8 @@ cudaError_t LaunchWide(WideArgs args, void* workspace, cudaStream_t stream) {
       args.run_ends[block] |= static_cast<uint32_t>(ends) << j;
     }
   }
-  switch (args.format) {
-    case KeyFormat::kFloat8:
-      return Launch<KeyFormat::kFloat8>(args, stream);
-    case KeyFormat::kInt8:
-      return Launch<KeyFormat::kInt8>(args, stream);
-    default:
-      return Launch<KeyFormat::kBFloat16>(args, stream);
-  }
+  const cudaError_t error = LaunchPrepareWide(args, stream);
+  return error != cudaSuccess || args.num_chunks == 0 ? error : LaunchFormat(args, stream);
 }
 
 }  // namespace msa::kernels::cuda

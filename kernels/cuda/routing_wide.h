@@ -1,5 +1,5 @@
-// The routing pass for many rows of questions (QueryPrecision::kThroughput), limited by the matrix
-// units. Internal to routing*.cu.
+// The routing pass for many rows of questions (QueryPrecision::kThroughput; int8 keys with kSplit
+// too), limited by the matrix units. Internal to routing*.cu.
 #ifndef MSA_KERNELS_CUDA_ROUTING_WIDE_H_
 #define MSA_KERNELS_CUDA_ROUTING_WIDE_H_
 
@@ -24,6 +24,7 @@ struct WideArgs {
   const float* queries = nullptr;
   int width = 0;
   KeyFormat format = KeyFormat::kBFloat16;
+  int pieces = 1;  // WidePieces
   int row_bytes = 0;
   int num_slices = 0;
   int num_blocks = 0;
@@ -43,9 +44,15 @@ struct WideArgs {
 // bf16, fp8 or int8 keys on a device of compute capability 9.0.
 bool HasWidePass(KeyFormat format);
 
-// Tiles that a tile of rows takes: int8 keys meet questions in two pieces of 8 bits.
-__host__ __device__ constexpr int WidePieces(KeyFormat format) {
-  return format == KeyFormat::kInt8 ? 2 : 1;
+// Tiles that a tile of rows takes: int8 keys meet questions in pieces of 8 bits, as many as the
+// memory-bound pass's.
+__host__ __device__ constexpr int WidePieces(KeyFormat format, QueryPrecision precision) {
+  return format == KeyFormat::kInt8 ? QueryPieces(format, precision) : 1;
+}
+
+// Tiles of rows that a block of columns has at most.
+__host__ __device__ constexpr int WideBlockRowTiles(int pieces) {
+  return pieces == 3 ? 8 : kBlockTiles / pieces;
 }
 
 // Bytes of `packed` and `column_scales` at most.

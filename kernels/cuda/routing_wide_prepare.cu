@@ -17,19 +17,25 @@ constexpr int kFillBlocks = 128;
 // The scale with which a column is packed, by its largest element: column = scale · packed, int8
 // pieces as in routing_prepare.cu.
 template <KeyFormat kFormat>
-__device__ float ColumnScale(float largest) {
+__device__ float ColumnScale(float largest, int pieces) {
   if (isinf(largest)) return NAN;
-  return kFormat == KeyFormat::kInt8 ? fmaxf(largest / (127 * 256.0f), 1e-37f)
-                                     : fmaxf(largest / 448.0f, 1e-30f);
+  if (kFormat == KeyFormat::kFloat8) return fmaxf(largest / 448.0f, 1e-30f);
+  return fmaxf(largest / (pieces == 3 ? 127 * 65536.0f : 127 * 256.0f), 1e-37f);
+}
+
+// Digits of base 256 in -128 … 127, the first piece the highest.
+__device__ int8_t Digit(int32_t number, int pieces, int piece) {
+  for (int i = pieces - 1; i > piece; --i) number = (number + 128) >> 8;
+  return static_cast<int8_t>(number - (piece > 0 ? ((number + 128) >> 8) * 256 : 0));
 }
 
 // One block a column: 16 bytes of the swizzled image a thread and turn.
 template <KeyFormat kFormat>
 __device__ void PackColumn(const WideArgs& args, int column) {
   constexpr int kElements = kFormat == KeyFormat::kBFloat16 ? 8 : 16;
-  constexpr int kPieces = WidePieces(kFormat);
-  const int piece = column / kColumnsOfTile % kPieces;
-  const int tile_index = column / (kColumnsOfTile * kPieces);
+  const int pieces = kFormat == KeyFormat::kInt8 ? args.pieces : 1;
+  const int piece = column / kColumnsOfTile % pieces;
+  const int tile_index = column / (kColumnsOfTile * pieces);
   const bool exists = tile_index < args.num_tiles;
   const ColumnTile tile = exists ? args.tiles[tile_index] : ColumnTile{};
   const int64_t row = tile.row + min(column % kColumnsOfTile, max(tile.count, 1) - 1);
@@ -48,7 +54,7 @@ __device__ void PackColumn(const WideArgs& args, int column) {
     if (threadIdx.x % 32 == 0) largest_of_warp[threadIdx.x / 32] = largest;
     __syncthreads();
     for (const float other : largest_of_warp) largest = fmaxf(largest, other);
-    scale = ColumnScale<kFormat>(largest);
+    scale = ColumnScale<kFormat>(largest, pieces);
   }
   if (threadIdx.x == 0) args.column_scales[column] = scale;
   const int columns = args.block_tiles * kColumnsOfTile;
@@ -66,9 +72,7 @@ __device__ void PackColumn(const WideArgs& args, int column) {
             __nv_fp8_e4m3(isfinite(scale) ? value / scale : 0.0f);
       } else if constexpr (kFormat == KeyFormat::kInt8) {
         const int number = isfinite(scale) ? __float2int_rn(value / scale) : 0;
-        const int high = (number + 128) >> 8;
-        reinterpret_cast<int8_t*>(unit)[e] =
-            static_cast<int8_t>(piece == 0 ? high : number - high * 256);
+        reinterpret_cast<int8_t*>(unit)[e] = Digit(number, pieces, piece);
       } else {
         reinterpret_cast<__nv_bfloat16*>(unit)[e] = __float2bfloat16_rn(value);
       }

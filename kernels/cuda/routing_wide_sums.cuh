@@ -23,14 +23,16 @@ __device__ __forceinline__ void Multiply(Sum<kFormat> (&sums)[4 * kTiles], uint6
 #endif
 }
 
-// Element i of tile j of rows, in units of its column's scale. Pieces lie in tiles side by side.
-template <KeyFormat kFormat, int kSums>
+// Element i of tile j of rows, in units of its column's scale. Pieces lie in tiles side by side, the
+// highest first, and come together as in Products of routing_pass.cuh.
+template <KeyFormat kFormat, int kPieces, int kSums>
 __device__ __forceinline__ float Joined(const Sum<kFormat> (&sums)[kSums], int j, int i) {
-  if constexpr (kFormat == KeyFormat::kInt8) {
-    return static_cast<float>(sums[8 * j + i]) * 256.0f + static_cast<float>(sums[8 * j + 4 + i]);
-  } else {
-    return sums[4 * j + i];
+  float value = static_cast<float>(sums[4 * kPieces * j + i]);
+#pragma unroll
+  for (int p = 1; p < kPieces; ++p) {
+    value = fmaf(256.0f, value, static_cast<float>(sums[4 * (kPieces * j + p) + i]));
   }
+  return value;
 }
 
 }  // namespace msa::kernels::cuda
