@@ -72,18 +72,22 @@ RoutingArgs ScanOf(const RoutingShape& shape, absl::Span<const KeySegment> segme
 
 // Columns that one exact pass takes.
 constexpr int kExactTiles = 4;
+// Exact products of fp8 keys and more than one tile take longer than reading the keys. From so many
+// chunks on the difference is more than finding the exact scores of the best costs.
+constexpr int64_t kManyFloat8Chunks = 1 << 19;
 
-// Rounds the questions where that saves reads of the keys and the error can be bounded.
+// Rounds the questions where that saves reads of the keys, or products that take longer, and the
+// error can be bounded.
 void ChoosePrecision(const std::vector<RoutingSegment>& table, RoutingArgs& args) {
   const int64_t tiles = NumColumnTiles(args);
-  if (tiles <= kExactTiles) return;
+  const bool slow = args.format == KeyFormat::kFloat8 && args.num_chunks >= kManyFloat8Chunks;
+  if (tiles <= (slow ? 1 : kExactTiles)) return;
   for (const RoutingSegment& segment : table) {
     if (segment.max_norm == nullptr) return;
   }
   RoutingArgs rounded = args;
   // Up to 64 columns the memory-bound pass is the faster one over keys of 16 bits.
-  const bool wide = args.format == KeyFormat::kInt8 ||
-                    (args.format == KeyFormat::kBFloat16 && tiles > 2 * kExactTiles);
+  const bool wide = args.format != KeyFormat::kBFloat16 || tiles > 2 * kExactTiles;
   rounded.precision = wide ? QueryPrecision::kThroughput : QueryPrecision::kSingle;
   if (CanBoundErrors(rounded)) args.precision = rounded.precision;
 }

@@ -28,9 +28,7 @@ enum class KeyFormat : uint8_t { kFloat32 = 1, kBFloat16 = 2, kInt8 = 3, kFloat8
 //   int8 keys         3 × int8     (23 bits)    2 × int8 (15 bits below the row's largest element)
 //   int4 keys         2 × int8     (15 bits)    int8 (7 bits)
 // Sums are float32, exact integers for int8 and int4. kThroughput is for hundreds of rows on
-// sm_90a: bf16 keys meet bf16 queries, int8 keys the two pieces of kSingle, fp8 keys fp8 queries with
-// a scale a row, in the warpgroup products, whose fp8 sums keep about 14 bits. Elsewhere it is
-// kSingle.
+// sm_90a: what kSingle sees, in warpgroup products; elsewhere it is kSingle.
 enum class QueryPrecision : uint8_t { kSplit = 1, kSingle = 2, kThroughput = 3 };
 
 // Keys of consecutive parts. An array of these lies in device memory, one for each segment.

@@ -169,7 +169,7 @@ cudaError_t LaunchNorms(const void* keys, const float* scales, int64_t num_chunk
 bool CanBoundErrors(const RoutingArgs& scan) {
   return HasFastPath(scan) && scan.shape.query != Reduce::kMean &&
          (scan.format == KeyFormat::kBFloat16 || scan.format == KeyFormat::kInt8 ||
-          (scan.format == KeyFormat::kFloat8 && scan.precision == QueryPrecision::kSingle));
+          scan.format == KeyFormat::kFloat8);
 }
 
 cudaError_t ScoreErrors(const RoutingArgs& scan, float* errors, cudaStream_t stream) {

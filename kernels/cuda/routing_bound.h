@@ -8,7 +8,7 @@
 // computed, not estimated. The matrix units cut the terms of each step (4, 8 or 16 products and the
 // sum so far) to 24 bits of the largest of them, which is at most |q|·|k|, and so the result: 2^-23
 // of that for each term and each sum, nothing for integers ("Numerical behavior of NVIDIA tensor
-// cores", PeerJ Computer Science 2021). Sums of fp8 products keep fewer bits and are not covered.
+// cores", PeerJ Computer Science 2021).
 #ifndef MSA_KERNELS_CUDA_ROUTING_BOUND_H_
 #define MSA_KERNELS_CUDA_ROUTING_BOUND_H_
 
@@ -20,8 +20,7 @@
 
 namespace msa::kernels::cuda {
 
-// Whether ScoreErrors knows this scan: the fast path, bf16, fp8 or int8 keys, no mean over rows,
-// not fp8 with kThroughput.
+// Whether ScoreErrors knows this scan: the fast path, bf16, fp8 or int8 keys, no mean over rows.
 bool CanBoundErrors(const RoutingArgs& scan);
 
 // errors[question], device memory: of the scan with its precision, against kSplit. REQUIRES:

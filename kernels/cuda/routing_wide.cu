@@ -22,6 +22,9 @@ constexpr int kMaxStages = 8;
 constexpr int kThreads = 384;
 constexpr int kConsumerWarps = 8;
 constexpr int kKeyThreads = 64;
+// Where the sums and the widened keys are more than a thread's equal share of the registers.
+constexpr int kConsumerRegisters = 224;
+constexpr int kOtherRegisters = 56;
 
 // Column tiles that a block of columns may have.
 constexpr int kTileCounts[] = {8, 12, 16, 20, 22, 24, 32};
@@ -29,7 +32,9 @@ static_assert(kTileCounts[6] == kBlockTiles);
 
 // Groups of 64 chunks that a warpgroup multiplies with a block's columns: two where their sums fit
 // into its registers, for then the columns are read for twice as many keys.
-__host__ __device__ constexpr int RowGroups(int tiles) { return tiles <= 16 ? 2 : 1; }
+__host__ __device__ constexpr int RowGroups(KeyFormat format, int tiles) {
+  return format != KeyFormat::kFloat8 && tiles <= 16 ? 2 : 1;
+}
 
 template <KeyFormat kKeys, int kPieceCount, int kTileCount>
 struct WideShared {
@@ -38,10 +43,10 @@ struct WideShared {
   static constexpr int kTiles = kTileCount;
   static constexpr int kRowTiles = kTiles / kPieces;
   static constexpr int kColumns = kTiles * kColumnsOfTile;
-  static constexpr int kRowGroups = RowGroups(kTiles);
+  static constexpr int kRowGroups = RowGroups(kFormat, kTiles);
   static constexpr int kRows = 128 * kRowGroups;  // chunks of a block's tile
   static constexpr int kKeyStage = kRows * kWideSliceBytes;
-  static constexpr int kColumnStage = kColumns * kWideSliceBytes;
+  static constexpr int kColumnStage = kColumns * ColumnSliceBytes(kFormat);
   static constexpr int kFixedBytes = kRowTiles * kRows * 4 + kColumns * 4 + 2048;
   static constexpr int kStages =
       std::min(kMaxStages, (227 * 1024 - kFixedBytes) / (kKeyStage + kColumnStage));
@@ -193,29 +198,39 @@ __device__ void Consume(const WideArgs& args, Shared& shared) {
       int last_stage = 0;
       for (int slice = 0; slice < args.num_slices; ++slice) {
         BarrierWait(SharedAddress(&shared.full[at.stage]), at.phase);
-        FenceForMatrixUnits();  // the keys came by ordinary copies
-        const uint64_t a =
-            RowsDescriptor(SharedAddress(shared.keys[at.stage]) + first_row * kWideSliceBytes);
         const uint64_t b = RowsDescriptor(SharedAddress(shared.columns[at.stage]));
-        BeginProducts();
+        if constexpr (kFormat == KeyFormat::kFloat8) {
+          const uint32_t keys =
+              SharedAddress(shared.keys[at.stage]) + (first_row + warp % 4 * 16) * kWideSliceBytes;
+          MultiplyWidened<Shared::kTiles>(sums[0], keys, b, slice > 0);
+          WaitForProducts<0>();  // their registers are needed again; the other group has the units
+          ReleaseStage(shared, at.stage);
+        } else {
+          FenceForMatrixUnits();  // the keys came by ordinary copies
+          const uint64_t a =
+              RowsDescriptor(SharedAddress(shared.keys[at.stage]) + first_row * kWideSliceBytes);
+          BeginProducts();
 #pragma unroll
-        for (int i = 0; i < kWideSliceBytes / 32; ++i) {
+          for (int i = 0; i < kWideSliceBytes / 32; ++i) {
 #pragma unroll
-          for (int m = 0; m < kGroups; ++m) {
-            Multiply<kFormat, Shared::kTiles>(sums[m], a + m * kGroupStep + 2 * i, b + 2 * i,
-                                              slice + i > 0);
+            for (int m = 0; m < kGroups; ++m) {
+              Multiply<kFormat, Shared::kTiles>(sums[m], a + m * kGroupStep + 2 * i, b + 2 * i,
+                                                slice + i > 0);
+            }
           }
-        }
-        CommitProducts();
-        if (slice > 0) {
-          WaitForProducts<1>();
-          ReleaseStage(shared, last_stage);
+          CommitProducts();
+          if (slice > 0) {
+            WaitForProducts<1>();
+            ReleaseStage(shared, last_stage);
+          }
         }
         last_stage = at.stage;
         at.Advance(Shared::kStages);
       }
-      WaitForProducts<0>();
-      ReleaseStage(shared, last_stage);
+      if constexpr (kFormat != KeyFormat::kFloat8) {
+        WaitForProducts<0>();
+        ReleaseStage(shared, last_stage);
+      }
       BarrierWait(SharedAddress(&shared.values_empty), values_phase);
       values_phase ^= 1;
       if constexpr (kFormat != KeyFormat::kBFloat16) {  // all of the warps have read the last ones
@@ -316,14 +331,19 @@ __global__ void __launch_bounds__(kThreads, 1) WideKernel(const __grid_constant_
   __syncthreads();
   ClusterBarrier();
   const int warp = threadIdx.x / 32;
+  constexpr bool kManyRegisters = kFormat == KeyFormat::kFloat8 && kTiles > 20;
   if (warp < kConsumerWarps) {
+    if constexpr (kManyRegisters) TakeRegisters<kConsumerRegisters>();
     Consume(args, shared);
-  } else if (warp < kConsumerWarps + kKeyThreads / 32) {
-    ProduceKeys(args, shared);
-  } else if (warp == kConsumerWarps + kKeyThreads / 32) {
-    ProduceColumns(args, shared);
   } else {
-    Finish(args, shared);
+    if constexpr (kManyRegisters) GiveRegisters<kOtherRegisters>();
+    if (warp < kConsumerWarps + kKeyThreads / 32) {
+      ProduceKeys(args, shared);
+    } else if (warp == kConsumerWarps + kKeyThreads / 32) {
+      ProduceColumns(args, shared);
+    } else {
+      Finish(args, shared);
+    }
   }
   __syncthreads();
   ClusterBarrier();  // the other block may still write here, or arrive
@@ -423,7 +443,8 @@ bool HasWidePass(KeyFormat format) {
 
 size_t WidePackedBytes(KeyFormat format, int width, int num_blocks) {
   return static_cast<size_t>(num_blocks) *
-         (static_cast<size_t>(NumSlices(format, width)) * kWideSliceBytes + sizeof(float)) *
+         (static_cast<size_t>(NumSlices(format, width)) * ColumnSliceBytes(format) +
+          sizeof(float)) *
          kBlockColumns;
 }
 
@@ -432,8 +453,8 @@ cudaError_t LaunchWide(WideArgs args, void* workspace, cudaStream_t stream) {
   args.num_slices = NumSlices(args.format, args.width);
   ChooseBlocks(args);
   args.packed = static_cast<char*>(workspace);
-  const size_t block_bytes =
-      static_cast<size_t>(args.num_slices) * args.block_tiles * kColumnsOfTile * kWideSliceBytes;
+  const size_t block_bytes = static_cast<size_t>(args.num_slices) * args.block_tiles *
+                             kColumnsOfTile * ColumnSliceBytes(args.format);
   args.column_scales = reinterpret_cast<float*>(args.packed + args.num_blocks * block_bytes);
   const int row_tiles = args.block_tiles / args.pieces;
   for (int block = 0; block < args.num_blocks; ++block) {

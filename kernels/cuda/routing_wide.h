@@ -14,8 +14,13 @@ namespace msa::kernels::cuda {
 
 constexpr int kBlockColumns = 256;  // at most
 constexpr int kBlockTiles = kBlockColumns / kColumnsOfTile;
-constexpr int kMaxBlocks = 16;  // of columns, in one pass
-constexpr int kWideSliceBytes = 128;
+constexpr int kMaxBlocks = 16;        // of columns, in one pass
+constexpr int kWideSliceBytes = 128;  // of a key
+
+// Bytes of a column that meet them: fp8 keys are widened to 16 bits, their columns have these.
+__host__ __device__ constexpr int ColumnSliceBytes(KeyFormat format) {
+  return format == KeyFormat::kFloat8 ? 2 * kWideSliceBytes : kWideSliceBytes;
+}
 
 struct WideArgs {
   const RoutingSegment* segments = nullptr;
@@ -30,7 +35,8 @@ struct WideArgs {
   int num_blocks = 0;
   int block_tiles = 0;  // column tiles of a block of columns, pieces told apart
   int num_tiles = 0;
-  char* packed = nullptr;  // [num_blocks][num_slices][columns of a block][128 bytes, swizzled]
+  char* packed =
+      nullptr;  // [num_blocks][num_slices][ColumnSliceBytes / 128][columns of a block][128 bytes, swizzled]
   float* column_scales = nullptr;  // [num_blocks · columns of a block]
   float scale = 1.0f;
   float* scores = nullptr;

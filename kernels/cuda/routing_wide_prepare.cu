@@ -1,7 +1,7 @@
 // Packs the rows of the questions for the warpgroup products of routing_wide.cu, and fills the scores
 // with kNoScore.
 #include <cuda_bf16.h>
-#include <cuda_fp8.h>
+#include <cuda_fp16.h>
 
 #include <algorithm>
 
@@ -14,12 +14,16 @@ namespace {
 constexpr int kPrepareThreads = 128;
 constexpr int kFillBlocks = 128;
 
-// The scale with which a column is packed, by its largest element: column = scale · packed, int8
-// pieces as in routing_prepare.cu.
+// The scale with which a column is packed, by its largest element: column = scale · packed, as in
+// routing_prepare.cu.
 template <KeyFormat kFormat>
 __device__ float ColumnScale(float largest, int pieces) {
   if (isinf(largest)) return NAN;
-  if (kFormat == KeyFormat::kFloat8) return fmaxf(largest / 448.0f, 1e-30f);
+  if (kFormat == KeyFormat::kFloat8) {
+    int exponent = 0;
+    frexpf(largest, &exponent);
+    return largest > 0 ? ldexpf(1.0f, max(exponent - 12, -120)) : 1.0f;
+  }
   return fmaxf(largest / (pieces == 3 ? 127 * 65536.0f : 127 * 256.0f), 1e-37f);
 }
 
@@ -29,10 +33,19 @@ __device__ int8_t Digit(int32_t number, int pieces, int piece) {
   return static_cast<int8_t>(number - (piece > 0 ? ((number + 128) >> 8) * 256 : 0));
 }
 
+// The element of the width at place k of a column. fp8: bytes 4t … 4t+3 of 16 of a key lie in one
+// register of thread t and become its two of a fragment.
+template <KeyFormat kFormat>
+__device__ int ElementAt(int k) {
+  if (kFormat != KeyFormat::kFloat8) return k;
+  return k / 16 * 16 + k % 8 / 2 * 4 + k % 16 / 8 * 2 + k % 2;
+}
+
 // One block a column: 16 bytes of the swizzled image a thread and turn.
 template <KeyFormat kFormat>
 __device__ void PackColumn(const WideArgs& args, int column) {
-  constexpr int kElements = kFormat == KeyFormat::kBFloat16 ? 8 : 16;
+  constexpr int kElements = kFormat == KeyFormat::kInt8 ? 16 : 8;
+  constexpr int kUnits = ColumnSliceBytes(kFormat) / 16;
   const int pieces = kFormat == KeyFormat::kInt8 ? args.pieces : 1;
   const int piece = column / kColumnsOfTile % pieces;
   const int tile_index = column / (kColumnsOfTile * pieces);
@@ -58,18 +71,18 @@ __device__ void PackColumn(const WideArgs& args, int column) {
   }
   if (threadIdx.x == 0) args.column_scales[column] = scale;
   const int columns = args.block_tiles * kColumnsOfTile;
-  const int column_stage = columns * kWideSliceBytes;
+  const int column_stage = columns * ColumnSliceBytes(kFormat);
   char* image =
       args.packed + static_cast<int64_t>(column / columns) * args.num_slices * column_stage;
   const int in_block = column % columns;
-  for (int item = threadIdx.x; item < args.num_slices * 8; item += kPrepareThreads) {
+  for (int item = threadIdx.x; item < args.num_slices * kUnits; item += kPrepareThreads) {
     alignas(16) char unit[16] = {};
     for (int e = 0; e < kElements; ++e) {
-      const int k = item * kElements + e;
+      const int k = ElementAt<kFormat>(item * kElements + e);
       const float value = exists && k < args.width ? query[k] : 0;
       if constexpr (kFormat == KeyFormat::kFloat8) {
-        reinterpret_cast<__nv_fp8_e4m3*>(unit)[e] =
-            __nv_fp8_e4m3(isfinite(scale) ? value / scale : 0.0f);
+        reinterpret_cast<__half*>(unit)[e] =
+            __float2half_rn(isfinite(scale) ? value / scale : 0.0f);
       } else if constexpr (kFormat == KeyFormat::kInt8) {
         const int number = isfinite(scale) ? __float2int_rn(value / scale) : 0;
         reinterpret_cast<int8_t*>(unit)[e] = Digit(number, pieces, piece);
@@ -77,7 +90,8 @@ __device__ void PackColumn(const WideArgs& args, int column) {
         reinterpret_cast<__nv_bfloat16*>(unit)[e] = __float2bfloat16_rn(value);
       }
     }
-    char* to = image + static_cast<int64_t>(item / 8) * column_stage + in_block * kWideSliceBytes +
+    char* to = image + static_cast<int64_t>(item / kUnits) * column_stage +
+               (item % kUnits / 8 * columns + in_block) * kWideSliceBytes +
                ((item ^ in_block) & 7) * 16;
     *reinterpret_cast<uint4*>(to) = *reinterpret_cast<const uint4*>(unit);
   }

@@ -61,6 +61,22 @@ __device__ inline uint64_t RowsDescriptor(uint32_t address) {
   if constexpr (kTiles == 24) MSA_PRODUCT("192", MSA_PLACES_12, "96", "97", "98", MSA_SUMS_12); \
   if constexpr (kTiles == 32) MSA_PRODUCT("256", MSA_PLACES_16, "128", "129", "130", MSA_SUMS_16);
 
+// The same with the keys in registers.
+#define MSA_PRODUCT_OF_HALVES(columns, places, a_places, b_place, add_place, ...)         \
+  asm volatile("{ .reg .pred p; setp.ne.b32 p, %" add_place ", 0; "                       \
+               "wgmma.mma_async.sync.aligned.m64n" columns "k16.f32.f16.f16 {" places "}, {" \
+               a_places "}, %" b_place ", p, 1, 1, 0; }"                                  \
+               : __VA_ARGS__ : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(static_cast<int>(add)))
+
+#define MSA_PRODUCTS_OF_HALVES \
+  if constexpr (kTiles == 8) MSA_PRODUCT_OF_HALVES("64", MSA_PLACES_4, "%32, %33, %34, %35", "36", "37", MSA_SUMS_4); \
+  if constexpr (kTiles == 12) MSA_PRODUCT_OF_HALVES("96", MSA_PLACES_6, "%48, %49, %50, %51", "52", "53", MSA_SUMS_6); \
+  if constexpr (kTiles == 16) MSA_PRODUCT_OF_HALVES("128", MSA_PLACES_8, "%64, %65, %66, %67", "68", "69", MSA_SUMS_8); \
+  if constexpr (kTiles == 20) MSA_PRODUCT_OF_HALVES("160", MSA_PLACES_10, "%80, %81, %82, %83", "84", "85", MSA_SUMS_10); \
+  if constexpr (kTiles == 22) MSA_PRODUCT_OF_HALVES("176", MSA_PLACES_11, "%88, %89, %90, %91", "92", "93", MSA_SUMS_11); \
+  if constexpr (kTiles == 24) MSA_PRODUCT_OF_HALVES("192", MSA_PLACES_12, "%96, %97, %98, %99", "100", "101", MSA_SUMS_12); \
+  if constexpr (kTiles == 32) MSA_PRODUCT_OF_HALVES("256", MSA_PLACES_16, "%128, %129, %130, %131", "132", "133", MSA_SUMS_16);
+
 // d (+)= a · bᵀ over 32 bytes of the width and 8 · kTiles columns. Thread t of the warpgroup has
 // rows 16·(t/32) + t%32/4 (+ 8 for elements 2, 3 of four) and columns 8·j + t%4·2 + {0, 1} in
 // d[4·j …].
@@ -72,13 +88,11 @@ template <int kTiles>
 __device__ inline void ProductBFloat16(float (&d)[4 * kTiles], uint64_t a, uint64_t b, bool add) {
   MSA_PRODUCTS
 }
-#undef MSA_KIND
-#undef MSA_TAIL
-#define MSA_KIND "k32.f32.e4m3.e4m3"
-#define MSA_TAIL ", 1, 1"
+// d (+)= a · bᵀ over 16 float16 elements of the width, the keys `a` in registers: rows and elements of
+// thread t as in mma.m16n8k16, a warp's 16 rows.
 template <int kTiles>
-__device__ inline void ProductFloat8(float (&d)[4 * kTiles], uint64_t a, uint64_t b, bool add) {
-  MSA_PRODUCTS
+__device__ inline void ProductHalf(float (&d)[4 * kTiles], const uint32_t (&a)[4], uint64_t b, bool add) {
+  MSA_PRODUCTS_OF_HALVES
 }
 #undef MSA_KIND
 #undef MSA_TAIL
@@ -95,6 +109,8 @@ __device__ inline void ProductInt8(int32_t (&d)[4 * kTiles], uint64_t a, uint64_
 #undef MSA_SUM
 #endif
 #undef MSA_PRODUCTS
+#undef MSA_PRODUCTS_OF_HALVES
+#undef MSA_PRODUCT_OF_HALVES
 #undef MSA_P0
 #undef MSA_P1
 #undef MSA_P2

@@ -248,7 +248,6 @@ inline double Tolerance(KeyFormat format, QueryPrecision precision) {
     return format == KeyFormat::kInt8 ? 1e-5 : 3e-5;
   }
   if (format == KeyFormat::kInt4) return precision == QueryPrecision::kSplit ? 5e-4 : 0.1;
-  if (precision == QueryPrecision::kThroughput && format == KeyFormat::kFloat8) return 0.3;
   return format == KeyFormat::kBFloat16 ? 2e-2 : format == KeyFormat::kInt8 ? 5e-4 : 3e-3;
 }
 
