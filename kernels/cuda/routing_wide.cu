@@ -1,6 +1,6 @@
-// Many rows: keys × blocks of 64 … 256 columns by warpgroup matrix products. Two blocks of a cluster
-// take neighbouring tiles of 128 or 256 chunks, go through all blocks of columns together, and each
-// reads one half of the columns for both.
+// Many rows: keys × blocks of 64 … 256 columns by warpgroup matrix products. Two blocks of a
+// cluster take neighbouring tiles of 128 or 256 chunks, go through all blocks of columns together,
+// and each reads one half of the columns for both.
 //
 //   warps 0 … 7    two warpgroups of consumers, 64 chunks × the columns each, or twice that
 //   warps 8, 9     copy slices of the keys

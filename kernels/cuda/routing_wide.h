@@ -35,8 +35,8 @@ struct WideArgs {
   int num_blocks = 0;
   int block_tiles = 0;  // column tiles of a block of columns, pieces told apart
   int num_tiles = 0;
-  char* packed =
-      nullptr;  // [num_blocks][num_slices][ColumnSliceBytes / 128][columns of a block][128 bytes, swizzled]
+  // [num_blocks][num_slices][ColumnSliceBytes / 128][columns of a block][128 bytes, swizzled]
+  char* packed = nullptr;
   float* column_scales = nullptr;  // [num_blocks · columns of a block]
   float scale = 1.0f;
   float* scores = nullptr;
@@ -67,7 +67,8 @@ size_t WidePackedBytes(KeyFormat format, int width, int num_blocks);
 // Packs the questions into `packed` and `column_scales`, fills `fill`. Internal to LaunchWide.
 cudaError_t LaunchPrepareWide(const WideArgs& args, cudaStream_t stream);
 
-// Fills row_bytes, num_slices, num_blocks, block_tiles, run_ends, packed and column_scales and launches both kernels.
+// Fills row_bytes, num_slices, num_blocks, block_tiles, run_ends, packed and column_scales and
+// launches both kernels.
 cudaError_t LaunchWide(WideArgs args, void* workspace, cudaStream_t stream);
 
 }  // namespace msa::kernels::cuda

@@ -1,5 +1,5 @@
-// Packs the rows of the questions for the warpgroup products of routing_wide.cu, and fills the scores
-// with kNoScore.
+// Packs the rows of the questions for the warpgroup products of routing_wide.cu, and fills the
+// scores with kNoScore.
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 

@@ -32,8 +32,8 @@ __device__ __forceinline__ void Multiply(Sum<kFormat> (&sums)[4 * kTiles], uint6
 #endif
 }
 
-// fp8 keys: a slice of a warp's 16 rows at `keys`, widened to float16 in registers, times both halves
-// of the columns' slice. Begins the products and commits them.
+// fp8 keys: a slice of a warp's 16 rows at `keys`, widened to float16 in registers, times both
+// halves of the columns' slice. Begins the products and commits them.
 template <int kTiles>
 __device__ __forceinline__ void MultiplyWidened(float (&sums)[4 * kTiles], uint32_t keys,
                                                 uint64_t b, bool add) {
@@ -61,8 +61,8 @@ __device__ __forceinline__ void MultiplyWidened(float (&sums)[4 * kTiles], uint3
 #endif
 }
 
-// Element i of tile j of rows, in units of its column's scale. Pieces lie in tiles side by side, the
-// highest first, and come together as in Products of routing_pass.cuh.
+// Element i of tile j of rows, in units of its column's scale. Pieces lie in tiles side by side,
+// the highest first, and come together as in Products of routing_pass.cuh.
 template <KeyFormat kFormat, int kPieces, int kSums>
 __device__ __forceinline__ float Joined(const Sum<kFormat> (&sums)[kSums], int j, int i) {
   float value = static_cast<float>(sums[4 * kPieces * j + i]);
