@@ -75,34 +75,33 @@ __device__ TileCursor CursorOfBlock(const PassArgs& args) {
                     Shape::kTileRows);
 }
 
-// One producer warp's half of a stage: rows of the tile, 16 bytes a lane and copy.
+// 16 bytes a lane and copy. Two warps copy 18 bytes a cycle: there is time for a handful of
+// instructions a copy, not for addresses made anew.
 template <typename Shape>
-__device__ void CopySliceAsync(uint32_t to, const char* keys, int row_bytes, int rows, int slice) {
+__device__ void Produce(const PassArgs& args, PassShared& shared, uint32_t stages) {
   constexpr int kUnits = Shape::kSliceBytes / 16;
   constexpr int kRowsOfCopy = 32 * kProducerWarps / kUnits;
   const int thread = threadIdx.x - 32 * kConsumerWarps;
-  const int row = thread / kUnits;
-  const int offset = slice * Shape::kSliceBytes + thread % kUnits * 16;
-  const uint32_t bytes = offset < row_bytes ? 16 : 0;
-  const char* from = keys + static_cast<int64_t>(row) * row_bytes + (bytes != 0 ? offset : 0);
-  const int64_t step = static_cast<int64_t>(kRowsOfCopy) * row_bytes;
-  to += row * Shape::kPitch + thread % kUnits * 16;
-#pragma unroll 16
-  for (int i = 0; i < Shape::kTileRows; i += kRowsOfCopy) {
-    if (i + row < rows) CopyAsync16(to + i * Shape::kPitch, from, bytes);
-    from += step;
-  }
-}
-
-template <typename Shape>
-__device__ void Produce(const PassArgs& args, PassShared& shared, uint32_t stages) {
+  const int unit = thread % kUnits;
+  const int first_row = thread / kUnits;
+  const int64_t step = static_cast<int64_t>(kRowsOfCopy) * args.row_bytes;
+  stages += first_row * Shape::kPitch + unit * 16;
   StageCursor at;
   for (TileCursor tile = CursorOfBlock<Shape>(args); tile.Next();) {
-    const char* keys = static_cast<const char*>(tile.segment().keys) + tile.row() * args.row_bytes;
-    for (int slice = 0; slice < args.num_slices; ++slice) {
+    const char* keys =
+        static_cast<const char*>(tile.segment().keys) + (tile.row() + first_row) * args.row_bytes;
+    const int rows = tile.rows() - first_row;
+    for (int offset = unit * 16; offset < args.num_slices * Shape::kSliceBytes;
+         offset += Shape::kSliceBytes) {
+      const uint32_t bytes = offset < args.row_bytes ? 16 : 0;
+      const char* from = keys + (bytes != 0 ? offset : 0);
+      const uint32_t to = stages + at.stage * Shape::kStageBytes;
       BarrierWait(SharedAddress(&shared.stage_empty[at.stage]), at.phase ^ 1);
-      CopySliceAsync<Shape>(stages + at.stage * Shape::kStageBytes, keys, args.row_bytes,
-                            tile.rows(), slice);
+#pragma unroll
+      for (int i = 0; i < Shape::kTileRows; i += kRowsOfCopy) {
+        if (i < rows) CopyAsync16(to + i * Shape::kPitch, from, bytes);
+        from += step;
+      }
       BarrierArriveAfterCopies(SharedAddress(&shared.stage_full[at.stage]));
       at.Advance(args.num_stages);
     }

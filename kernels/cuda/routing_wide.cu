@@ -80,34 +80,41 @@ __device__ int OwnRows(const TileCursor& tile) {
   return min(tile.rows() - OwnOffset(tile), (tile.rows() + kCluster - 1) / kCluster);
 }
 
-// 16 bytes a thread and copy, 8 rows each time.
+// 16 bytes a thread and copy, 8 rows each time. Two warps copy 18 bytes a cycle: there is time for
+// a handful of instructions a copy, not for addresses made anew.
 template <typename Shared>
 __device__ void ProduceKeys(const WideArgs& args, Shared& shared) {
   constexpr int kRowsOfCopy = kKeyThreads / 8;
+  constexpr int kCopies = Shared::kRows / kRowsOfCopy;
+  static_assert(kRowsOfCopy == 8);  // the rows of a thread swizzle alike
   const int thread = threadIdx.x - 32 * kConsumerWarps;
   const int unit = thread % 8;
   const int first_row = thread / 8;
+  const uint32_t stages =
+      SharedAddress(shared.keys) + first_row * kWideSliceBytes + (unit ^ first_row) * 16;
+  const int64_t step = static_cast<int64_t>(kRowsOfCopy) * args.row_bytes;
   StageCursor at;
   for (TileCursor tile = CursorOfCluster<Shared>(args); tile.Next();) {
     const char* keys = static_cast<const char*>(tile.segment().keys) +
-                       (tile.row() + OwnOffset(tile)) * args.row_bytes;
-    const int rows = OwnRows(tile);
-    for (int step = 0; step < args.num_blocks * args.num_slices; ++step) {
-      const int offset = step % args.num_slices * kWideSliceBytes + unit * 16;
-      const uint32_t bytes = offset < args.row_bytes ? 16 : 0;
-      BarrierWait(SharedAddress(&shared.empty[at.stage]), at.phase ^ 1);
-      // The rows of a thread are 8 apart: all swizzle alike.
-      const uint32_t to = SharedAddress(shared.keys[at.stage]) + first_row * kWideSliceBytes +
-                          (unit ^ first_row) * 16;
-      const char* from =
-          keys + static_cast<int64_t>(first_row) * args.row_bytes + (bytes != 0 ? offset : 0);
-#pragma unroll 8
-      for (int i = 0; i < Shared::kRows; i += kRowsOfCopy) {
-        if (first_row + i < rows) CopyAsync16(to + i * kWideSliceBytes, from, bytes);
-        from += static_cast<int64_t>(kRowsOfCopy) * args.row_bytes;
+                       (tile.row() + OwnOffset(tile) + first_row) * args.row_bytes;
+    const int rows = OwnRows(tile) - first_row;
+    for (int block = 0; block < args.num_blocks; ++block) {
+      for (int offset = unit * 16; offset < args.num_slices * kWideSliceBytes;
+           offset += kWideSliceBytes) {
+        const uint32_t bytes = offset < args.row_bytes ? 16 : 0;
+        const char* from = keys + (bytes != 0 ? offset : 0);
+        const uint32_t to = stages + at.stage * Shared::kKeyStage;
+        BarrierWait(SharedAddress(&shared.empty[at.stage]), at.phase ^ 1);
+#pragma unroll
+        for (int i = 0; i < kCopies; ++i) {
+          if (i * kRowsOfCopy < rows) {
+            CopyAsync16(to + i * kRowsOfCopy * kWideSliceBytes, from, bytes);
+          }
+          from += step;
+        }
+        BarrierArriveAfterCopies(SharedAddress(&shared.full[at.stage]));
+        at.Advance(Shared::kStages);
       }
-      BarrierArriveAfterCopies(SharedAddress(&shared.full[at.stage]));
-      at.Advance(Shared::kStages);
     }
   }
 }
@@ -195,7 +202,7 @@ __device__ void Consume(const WideArgs& args, Shared& shared) {
   WaitForPrerequisites();
   for (TileCursor tile = CursorOfCluster<Shared>(args); tile.Next();) {
     for (int block = 0; block < args.num_blocks; ++block) {
-      int last_stage = 0;
+      int last_stage = -1;
       for (int slice = 0; slice < args.num_slices; ++slice) {
         BarrierWait(SharedAddress(&shared.full[at.stage]), at.phase);
         const uint64_t b = RowsDescriptor(SharedAddress(shared.columns[at.stage]));
