@@ -3,7 +3,7 @@
 #include "kernels/cuda/dependent_launch.h"
 #include "kernels/cuda/routing_columns.h"
 #include "kernels/cuda/routing_listed.h"
-#include "kernels/cuda/routing_pass.cuh"
+#include "kernels/cuda/routing_products.cuh"
 
 namespace msa::kernels::cuda {
 namespace {

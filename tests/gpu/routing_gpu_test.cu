@@ -1,7 +1,15 @@
 // The routing pass on a GPU against the oracle: formats, odd shapes, reductions, several segments,
 // parts of 0 … many chunks, NaN; and scores that do not depend, to the bit, on company, place or
 // grouping. Usage: routing_gpu_test [all | quick] (quick: for compute-sanitizer).
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <string>
+#include <vector>
+
 #include "tests/gpu/routing_case.cuh"
+#include "tests/gpu/routing_oracle.cuh"
 
 namespace msa::kernels::cuda {
 namespace {
