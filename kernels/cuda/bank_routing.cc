@@ -72,23 +72,32 @@ RoutingArgs ScanOf(const RoutingShape& shape, absl::Span<const KeySegment> segme
 
 // Columns that one exact pass takes.
 constexpr int kExactTiles = 4;
-// Exact products of fp8 keys and more than one tile take longer than reading the keys. From so many
-// chunks on the difference is more than finding the exact scores of the best costs.
-constexpr int64_t kManyFloat8Chunks = 1 << 19;
+// From so many chunks on, what a faster pass gains is more than what finding the exact scores of
+// the best costs.
+constexpr int64_t kManyChunks = 1 << 19;
 
-// Rounds the questions where that saves reads of the keys, or products that take longer, and the
-// error can be bounded.
+// The pass that a question of so many column tiles takes when it is rounded. The memory-bound one
+// is the faster over fp8 keys up to 32 rows, and over few bf16 keys, as far as it was measured, up
+// to 64.
+QueryPrecision Rounded(KeyFormat format, int64_t tiles, bool many_chunks) {
+  const bool memory_bound = format == KeyFormat::kBFloat16
+                                ? tiles <= 2 * kExactTiles && !many_chunks
+                                : format == KeyFormat::kFloat8 && tiles <= kExactTiles;
+  return memory_bound ? QueryPrecision::kSingle : QueryPrecision::kThroughput;
+}
+
+// Rounds the questions where that saves reads of the keys, or products that take longer (exact ones
+// of fp8 keys and more than one tile), and the error can be bounded.
 void ChoosePrecision(const std::vector<RoutingSegment>& table, RoutingArgs& args) {
   const int64_t tiles = NumColumnTiles(args);
-  const bool slow = args.format == KeyFormat::kFloat8 && args.num_chunks >= kManyFloat8Chunks;
+  const bool many_chunks = args.num_chunks >= kManyChunks;
+  const bool slow = args.format == KeyFormat::kFloat8 && many_chunks;
   if (tiles <= (slow ? 1 : kExactTiles)) return;
   for (const RoutingSegment& segment : table) {
     if (segment.max_norm == nullptr) return;
   }
   RoutingArgs rounded = args;
-  // Up to 64 columns the memory-bound pass is the faster one over keys of 16 bits.
-  const bool wide = args.format != KeyFormat::kBFloat16 || tiles > 2 * kExactTiles;
-  rounded.precision = wide ? QueryPrecision::kThroughput : QueryPrecision::kSingle;
+  rounded.precision = Rounded(args.format, tiles, many_chunks);
   if (CanBoundErrors(rounded)) args.precision = rounded.precision;
 }
 
