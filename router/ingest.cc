@@ -16,6 +16,17 @@
 namespace msa::router {
 namespace {
 
+// How often a document that waits for its place looks whether its client went away.
+constexpr absl::Duration kCancelPoll = absl::Milliseconds(50);
+
+absl::Status CheckCaller(const rpc::CallContext& context) {
+  if (context.Cancelled()) return absl::CancelledError("the client is gone");
+  if (absl::Now() >= context.deadline) {
+    return absl::DeadlineExceededError("the deadline passed before all documents were added");
+  }
+  return absl::OkStatus();
+}
+
 // Results that become ready in any order, reported in the order of the stream. Thread-safe.
 class OrderedReports {
  public:
@@ -103,18 +114,15 @@ class Stream {
       std::optional<rpc::NewDocument> document = next();
       if (!document || !reports_.Open(parts_.window)) break;
       Start(index++, *std::move(document));
-      status = CheckCaller(index);
+      status = CheckMore(index);
     }
     if (!reports_.Drain() && status.ok()) status = absl::CancelledError("the client is gone");
     return status;
   }
 
  private:
-  absl::Status CheckCaller(uint64_t documents) const {
-    if (context_.Cancelled()) return absl::CancelledError("the client is gone");
-    if (absl::Now() >= context_.deadline) {
-      return absl::DeadlineExceededError("the deadline passed before all documents were added");
-    }
+  absl::Status CheckMore(uint64_t documents) const {
+    MSA_RETURN_IF_ERROR(CheckCaller(context_));
     if (documents >= static_cast<uint64_t>(kMaxDocumentsPerStream)) {
       return absl::InvalidArgumentError(StrCat("the stream has more than ", kMaxDocumentsPerStream,
                                                " documents: send the rest in another"));
@@ -131,7 +139,10 @@ class Stream {
     absl::StatusOr<rpc::EncodeRequest> request = Prepare(document);
     if (!request.ok()) return Refuse(index, std::move(document.id), request.status());
     request->document = std::move(document);
-    parts_.budget->Take(request->document.text.size());
+    const size_t text_bytes = request->document.text.size();
+    if (absl::Status place = parts_.budget->Take(context_, text_bytes); !place.ok()) {
+      return Refuse(index, std::move(request->document.id), std::move(place));
+    }
     auto task = [this, index,
                  request = std::make_shared<const rpc::EncodeRequest>(*std::move(request))] {
       Encode(index, *request);
@@ -197,14 +208,24 @@ int64_t References::Reserve(uint64_t bank_uid, int64_t floor, int64_t count) {
   return first;
 }
 
-void EncodeBudget::Take(size_t text_bytes) {
+absl::Status EncodeBudget::Take(const rpc::CallContext& context, size_t text_bytes) {
   absl::MutexLock lock(&mutex_);
+  const auto own = waiting_.insert(waiting_.end(), text_bytes);
   const auto room = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    return documents_ < always_ || (documents_ < most_ && bytes_ + text_bytes <= max_bytes_);
+    return own == waiting_.begin() &&
+           (documents_ < always_ || (documents_ < most_ && bytes_ + text_bytes <= max_bytes_));
   };
-  mutex_.Await(absl::Condition(&room));
+  absl::Status status;
+  while (status.ok() &&
+         !mutex_.AwaitWithDeadline(absl::Condition(&room),
+                                   std::min(context.deadline, absl::Now() + kCancelPoll))) {
+    status = CheckCaller(context);
+  }
+  waiting_.erase(own);
+  MSA_RETURN_IF_ERROR(status);
   ++documents_;
   bytes_ += text_bytes;
+  return absl::OkStatus();
 }
 
 void EncodeBudget::GiveBack(size_t text_bytes) {

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <list>
 #include <map>
 #include <optional>
 
@@ -39,8 +40,9 @@ class EncodeBudget {
   EncodeBudget(int always, int most, size_t bytes)
       : always_(always), most_(most), max_bytes_(bytes) {}
 
-  // Waits for a place.
-  void Take(size_t text_bytes);
+  // Waits for a place, in the order of the calls: a long document is not passed by short ones
+  // without end. CANCELLED, DEADLINE_EXCEEDED: none was taken.
+  absl::Status Take(const rpc::CallContext& context, size_t text_bytes);
   void GiveBack(size_t text_bytes);
 
  private:
@@ -49,6 +51,7 @@ class EncodeBudget {
   absl::Mutex mutex_;
   int documents_ ABSL_GUARDED_BY(mutex_) = 0;
   size_t bytes_ ABSL_GUARDED_BY(mutex_) = 0;
+  std::list<size_t> waiting_ ABSL_GUARDED_BY(mutex_);  // their texts' bytes, at most one a stream
 };
 
 // All borrowed for the stream.

@@ -192,19 +192,18 @@ TEST(Ingest, WorksWithinItsWindow) {
   EXPECT_LE(most, 3);
 }
 
+// Whether there is place at once.
+bool TakesNow(EncodeBudget& budget, size_t bytes) {
+  rpc::CallContext now;
+  now.deadline = absl::Now();
+  return budget.Take(now, bytes).ok();
+}
+
 // Whether there is place for a document of so many bytes while `held` are encoded.
-bool HasPlace(std::vector<size_t> held, size_t bytes) {
+bool HasPlace(const std::vector<size_t>& held, size_t bytes) {
   EncodeBudget budget(/*always=*/2, /*most=*/5, /*bytes=*/1000);
-  for (size_t each : held) budget.Take(each);
-  absl::Notification taken;
-  std::thread next([&] {
-    budget.Take(bytes);
-    taken.Notify();
-  });
-  const bool at_once = taken.WaitForNotificationWithTimeout(absl::Milliseconds(20));
-  for (size_t each : held) budget.GiveBack(each);
-  next.join();
-  return at_once;
+  for (size_t each : held) EXPECT_TRUE(budget.Take({}, each).ok());
+  return TakesNow(budget, bytes);
 }
 
 TEST(Ingest, EncodesMoreAtOnceWhileTheyAreShort) {
@@ -214,6 +213,34 @@ TEST(Ingest, EncodesMoreAtOnceWhileTheyAreShort) {
   EXPECT_FALSE(HasPlace({300, 300, 300}, 101));
   EXPECT_TRUE(HasPlace({1, 1, 1, 1}, 1));
   EXPECT_FALSE(HasPlace({1, 1, 1, 1, 1}, 1));
+}
+
+TEST(Ingest, ALongDocumentIsNotPassedByShortOnes) {
+  EncodeBudget budget(/*always=*/2, /*most=*/5, /*bytes=*/1000);
+  for (int i = 0; i < 3; ++i) ASSERT_TRUE(budget.Take({}, 10).ok());
+  std::thread stream([&] { EXPECT_TRUE(budget.Take({}, 5000).ok()); });
+  const auto short_one = [&] { return TakesNow(budget, 10); };
+  while (short_one()) budget.GiveBack(10);  // until the long one waits
+  budget.GiveBack(10);
+  EXPECT_FALSE(short_one());
+  budget.GiveBack(10);
+  stream.join();
+  EXPECT_FALSE(short_one()) << "the long one takes the bytes";
+  budget.GiveBack(5000);
+  EXPECT_TRUE(short_one());
+}
+
+TEST(Ingest, WhoLeavesWhileADocumentWaitsForItsPlaceIsNotWaitedFor) {
+  EncodeBudget budget(/*always=*/1, /*most=*/1, /*bytes=*/1000);
+  ASSERT_TRUE(budget.Take({}, 1).ok());
+  rpc::CallContext gone;
+  gone.cancelled = [] { return true; };
+  EXPECT_EQ(budget.Take(gone, 1).code(), absl::StatusCode::kCancelled);
+  rpc::CallContext late;
+  late.deadline = absl::Now();
+  EXPECT_EQ(budget.Take(late, 1).code(), absl::StatusCode::kDeadlineExceeded);
+  budget.GiveBack(1);
+  EXPECT_TRUE(budget.Take({}, 1).ok());
 }
 
 // All of a stream's short documents are in work together.
