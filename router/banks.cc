@@ -196,6 +196,7 @@ absl::StatusOr<rpc::BankSpec> Banks::Create(const rpc::CallContext& context,
   if (banks.count(name) > 0) {
     return absl::AlreadyExistsError(StrCat("there is already a bank '", name, "'"));
   }
+  half_deleted_.erase(name);  // what was left of it is gone
   MSA_RETURN_IF_ERROR(CreateEverywhere(context, spec));
   return spec;
 }
@@ -211,13 +212,13 @@ absl::Status Banks::Delete(const rpc::CallContext& context, const std::string& n
   // A shard that lacks it is where an earlier attempt came to.
   const auto has_it = [](const absl::Status& s) { return !s.ok() && !absl::IsNotFound(s); };
   const auto kept = absl::c_find_if(statuses, has_it);
-  const bool deleted = absl::c_any_of(statuses, [](const absl::Status& s) { return s.ok(); });
-  if (kept == statuses.end()) {
-    half_deleted_.erase(name);
-    return deleted ? absl::OkStatus() : UnknownBank(name);
+  if (kept != statuses.end()) {
+    half_deleted_.insert(name);  // even where none says so: an answer may have been lost
+    return *kept;
   }
-  if (deleted) half_deleted_.insert(name);
-  return *kept;
+  half_deleted_.erase(name);
+  const bool deleted = absl::c_any_of(statuses, [](const absl::Status& s) { return s.ok(); });
+  return deleted ? absl::OkStatus() : UnknownBank(name);
 }
 
 absl::StatusOr<rpc::CoarseState> Banks::SetCoarse(const rpc::CallContext& context,

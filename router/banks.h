@@ -37,8 +37,9 @@ class Banks {
   // die in between, Find or Repair completes the bank.
   absl::StatusOr<rpc::BankSpec> Create(const rpc::CallContext& context, const std::string& name,
                                        const rpc::BankOptions& options);
-  // Where a shard fails, the bank is refused (FAILED_PRECONDITION) until it is deleted again; a
-  // router that is started meanwhile knows nothing of that, and completes it.
+  // Where a shard fails, what is left of the bank is refused (FAILED_PRECONDITION) until it is
+  // deleted again, unless no shard has lost it; a router that is started meanwhile knows nothing of
+  // that, and completes it.
   absl::Status Delete(const rpc::CallContext& context, const std::string& name);
   // MemoryService::SetCoarse, of a state whose calibration was checked.
   absl::StatusOr<rpc::CoarseState> SetCoarse(const rpc::CallContext& context,
@@ -74,7 +75,7 @@ class Banks {
   ComputePool* const compute_;
   absl::Mutex mutex_;
   bool changing_ ABSL_GUARDED_BY(mutex_) = false;
-  std::set<std::string> half_deleted_;  // within a change
+  std::set<std::string> half_deleted_;  // within a change; harmless for a bank that is whole
 };
 
 absl::Status UnknownBank(const std::string& name);

@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <thread>
+#include <utility>
 
 #include "absl/synchronization/notification.h"
 #include "tests/router/fake_cluster.h"
@@ -36,9 +37,8 @@ TEST(Banks, PartsWithoutRoomForTextAreRefusedBeforeAnythingIsMade) {
   FakeCluster cluster(2);
   for (const auto& node : cluster.nodes) {
     node->before = [](const std::string& method, const rpc::CallContext&) {
-      return method == "SplitDocument"
-                 ? absl::InvalidArgumentError("part_tokens 10 leaves no room")
-                 : absl::OkStatus();
+      return method == "SplitDocument" ? absl::InvalidArgumentError("part_tokens 10 leaves no room")
+                                       : absl::OkStatus();
     };
   }
   rpc::BankOptions options;
@@ -115,6 +115,32 @@ TEST(Banks, ABankThatIsHalfDeletedIsRefusedUntilItIsDeleted) {
   EXPECT_TRUE(cluster.router->DeleteBank(cluster.ctx, "b").ok());
   EXPECT_TRUE(cluster.shards[1].ListBanks(cluster.ctx)->empty());
   EXPECT_TRUE(cluster.router->CreateBank(cluster.ctx, "b", {}).ok());
+  EXPECT_TRUE(cluster.router->OpenSession(cluster.ctx, "b", {}).ok());
+}
+
+TEST(Banks, ADeletionWhoseAnswerIsLostIsNoCrashsTrace) {
+  FakeCluster cluster(2);
+  ASSERT_TRUE(cluster.router->CreateBank(cluster.ctx, "b", {}).ok());
+  bool lossy = true;
+  cluster.shards[0].before = [&](const std::string& method, const rpc::CallContext& context) {
+    if (method != "DeleteBank" || !std::exchange(lossy, false)) return absl::OkStatus();
+    EXPECT_TRUE(cluster.shards[0].DeleteBank(context, "b").ok());
+    return absl::UnavailableError("the answer was lost");
+  };
+  bool down = true;
+  cluster.shards[1].before = [&down](const std::string& method, const rpc::CallContext&) {
+    return down && method == "DeleteBank" ? absl::UnavailableError("down") : absl::OkStatus();
+  };
+  EXPECT_EQ(cluster.router->DeleteBank(cluster.ctx, "b").code(), absl::StatusCode::kUnavailable);
+  EXPECT_EQ(cluster.router->OpenSession(cluster.ctx, "b", {}).status().code(),
+            absl::StatusCode::kFailedPrecondition);
+  EXPECT_TRUE(cluster.shards[0].ListBanks(cluster.ctx)->empty());
+
+  // Both shards lose theirs without the router's knowing: a bank of that name begins anew.
+  down = false;
+  ASSERT_TRUE(cluster.shards[1].DeleteBank(cluster.ctx, "b").ok());
+  ASSERT_TRUE(cluster.router->CreateBank(cluster.ctx, "b", {}).ok());
+  ASSERT_TRUE(cluster.shards[1].DeleteBank(cluster.ctx, "b").ok());
   EXPECT_TRUE(cluster.router->OpenSession(cluster.ctx, "b", {}).ok());
 }
 
