@@ -103,7 +103,7 @@ struct PoolArgs {
   int64_t num_chunks = 0;
   int64_t chunk_tokens = 0;
   int64_t num_tokens = 0;
-  int num_heads = 0;  // num_heads · head_dim <= 8192
+  int num_heads = 0;  // num_heads · head_dim <= 8192, unless neither normalised nor scaled
   int head_dim = 0;
   bool normalize = false;  // each head divided by max(its L2 norm, 1e-12)
   ElementType type = ElementType::kFloat32;

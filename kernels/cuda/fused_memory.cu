@@ -203,13 +203,14 @@ cudaError_t Dequantize(const void* x, const float* scales, int64_t rows, int64_t
 cudaError_t PoolChunks(const PoolArgs& args, cudaStream_t stream) {
   if (args.num_chunks == 0) return cudaSuccess;
   const int width = args.num_heads * args.head_dim;
-  if (width < 1 || width > kMaxPoolWidth) return cudaErrorInvalidValue;
+  if (width < 1) return cudaErrorInvalidValue;
   if (!args.normalize && !IsScaled(args.type)) {
     const dim3 blocks(static_cast<unsigned>(args.num_chunks),
                       (width + kRowThreads - 1) / kRowThreads);
     PoolColumnsKernel<<<blocks, kRowThreads, 0, stream>>>(args, width);
     return cudaGetLastError();
   }
+  if (width > kMaxPoolWidth) return cudaErrorInvalidValue;
   const size_t shared_bytes = (width + args.num_heads) * sizeof(float);
   if (shared_bytes > 48 * 1024) {
     const cudaError_t error = cudaFuncSetAttribute(

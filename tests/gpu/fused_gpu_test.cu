@@ -389,7 +389,7 @@ void TestPoolColumns(int64_t width) {
 
 // Chunks of ragged documents, normalised and quantised, against the steps one by one.
 void TestPoolChunks() {
-  for (const int64_t width : {37, 556}) TestPoolColumns(width);
+  for (const int64_t width : {37, 556, 12'288}) TestPoolColumns(width);
   const std::vector<int32_t> begins = {0, 64, 70, 71, 135, 140};
   const int heads = 4, dim = 64, width = heads * dim, stride = width + 32;
   const std::vector<float> x = RandomFloats(140 * stride, 5);
