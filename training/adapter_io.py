@@ -10,7 +10,7 @@ from training.files import read_json, read_tensors, write_json, write_tensors
 from training.model import LINEAR, MsaConfig, MsaModel
 
 
-COSINE = "INFONCE"      # any other aux_loss_method routes by the products of rows that are not normalised
+COSINE = "INFONCE"      # any other aux_loss_method, or none, routes by the products of rows that are not normalised
 
 
 def lora_name(layer: int, linear: str, which: str) -> str:
@@ -106,7 +106,7 @@ def read_config(folder: str) -> MsaConfig:
     msa = raw["msa_config"]
     layers = tuple(int(x) for x in msa["router_layer_idx"].split(","))
     return MsaConfig(layers, msa["pooling_kernel_size"], msa.get("doc_top_k", 16), raw["r"], raw["lora_alpha"],
-                     msa.get("aux_loss_method", COSINE) == COSINE, msa.get("reader_question", "after"))
+                     msa.get("aux_loss_method") == COSINE, msa.get("reader_question", "after"))
 
 
 def refuse_shape(folder: str, name: str, given: torch.Size, wanted: torch.Size, axis: int) -> None:

@@ -389,6 +389,11 @@ class FileTest(ToyCase):
             save_adapter(MsaModel(str(self.folder), MsaConfig((2, 3), 4, 2, 4, 4, cosine=False)), scratch, "toy", {})
             self.assertFalse(read_config(scratch).cosine)
             save_adapter(model, scratch, "toy", {"retrieval_mode": "router"})
+            written = read_json(Path(scratch) / "adapter_config.json")
+            del written["msa_config"]["aux_loss_method"]    # the engine takes none for dot products
+            with tempfile.TemporaryDirectory() as odd:
+                (Path(odd) / "adapter_config.json").write_text(json.dumps(written))
+                self.assertFalse(read_config(odd).cosine)
             again = MsaModel(str(self.folder), read_config(scratch))
             with tempfile.TemporaryDirectory() as odd:
                 save_adapter(model, odd, "toy", {"reader_question": "before"})
