@@ -175,19 +175,19 @@ class Node::Admission {
     if (admitted_) --node_.running_;
   }
 
-  // Waits for a place; returns how long. RESOURCE_EXHAUSTED when too many wait, DEADLINE_EXCEEDED,
-  // CANCELLED.
+  // Waits for a place, in the order of the calls; returns how long. RESOURCE_EXHAUSTED when too
+  // many wait, DEADLINE_EXCEEDED, CANCELLED.
   absl::StatusOr<absl::Duration> Wait(const rpc::CallContext& ctx) {
     const absl::Time start = absl::Now();
     absl::MutexLock lock(&node_.mu_);
-    if (node_.running_ >= node_.options_.max_sessions) {
-      if (node_.waiting_ >= node_.options_.max_waiting) {
+    if (node_.running_ >= node_.options_.max_sessions || !node_.waiting_.empty()) {
+      if (static_cast<int>(node_.waiting_.size()) >= node_.options_.max_waiting) {
         return absl::ResourceExhaustedError(
-            StrCat(node_.waiting_, " questions wait already: try again later"));
+            StrCat(node_.waiting_.size(), " questions wait already: try again later"));
       }
-      ++node_.waiting_;
+      const auto own = node_.waiting_.insert(node_.waiting_.end(), this);
       const absl::Status status = AwaitPlace(ctx);
-      --node_.waiting_;
+      node_.waiting_.erase(own);
       MSA_RETURN_IF_ERROR(status);
     }
     ++node_.running_;
@@ -197,7 +197,9 @@ class Node::Admission {
 
  private:
   absl::Status AwaitPlace(const rpc::CallContext& ctx) ABSL_EXCLUSIVE_LOCKS_REQUIRED(node_.mu_) {
-    const auto place = [this]() { return node_.running_ < node_.options_.max_sessions; };
+    const auto place = [this]() {
+      return node_.waiting_.front() == this && node_.running_ < node_.options_.max_sessions;
+    };
     while (!node_.mu_.AwaitWithDeadline(absl::Condition(&place),
                                         std::min(ctx.deadline, absl::Now() + kCancelPoll))) {
       if (ctx.Cancelled()) return absl::CancelledError("the client went away");

@@ -4,6 +4,7 @@
 #define MSA_COMPUTE_NODE_NODE_H_
 
 #include <cstddef>
+#include <list>
 #include <memory>
 #include <string>
 #include <vector>
@@ -91,7 +92,7 @@ class Node : public rpc::ComputeNode {
   MemoryAccess memory_;
   absl::Mutex mu_;
   int running_ ABSL_GUARDED_BY(mu_) = 0;
-  int waiting_ ABSL_GUARDED_BY(mu_) = 0;
+  std::list<const Admission*> waiting_ ABSL_GUARDED_BY(mu_);  // first come, first served
 };
 
 }  // namespace msa::compute_node

@@ -125,6 +125,45 @@ TEST_F(PartialAnswerTest, AShardThatHangsIsMissing) {
   EXPECT_THAT(some->missing_shards, ElementsAre("b"));
 }
 
+// Whoever waits looks up from time to time whether the client is there; that costs no turn.
+TEST_F(PartialAnswerTest, QuestionsThatWaitHaveTheirTurnsInOrder) {
+  absl::Notification fetching, over;
+  std::vector<std::string> turns;
+  dying_.before = [&](const std::string& method, const rpc::CallContext& ctx) {
+    if (method == "OpenSnapshot") turns.push_back(ctx.request_id);
+    if (method != "FetchBlocks") return absl::OkStatus();
+    if (!fetching.HasBeenNotified()) fetching.Notify();
+    over.WaitForNotification();
+    return absl::UnavailableError("shard 'b': gone");
+  };
+  std::thread first([this] { EXPECT_FALSE(Retrieve(/*allow_partial=*/false).ok()); });
+  fetching.WaitForNotification();
+  absl::Notification waits[2], second_looked_again;
+  const auto ask = [&](int i) {
+    rpc::CallContext ctx;
+    ctx.request_id = std::to_string(i);
+    ctx.cancelled = [&, i] {
+      if (!waits[i].HasBeenNotified()) waits[i].Notify();
+      const bool again = i == 0 && waits[1].HasBeenNotified();
+      if (again && !second_looked_again.HasBeenNotified()) second_looked_again.Notify();
+      return false;
+    };
+    rpc::RetrieveRequest request;
+    request.question = "And this one?";
+    request.bank = "default";
+    request.limit = 1;
+    (void)node_->Retrieve(ctx, request);
+  };
+  std::thread second([&] { ask(0); });
+  waits[0].WaitForNotification();
+  std::thread third([&] { ask(1); });
+  waits[1].WaitForNotification();
+  second_looked_again.WaitForNotification();
+  over.Notify();
+  for (std::thread* thread : {&first, &second, &third}) thread->join();
+  EXPECT_THAT(turns, ElementsAre("", "0", "1"));
+}
+
 TEST_F(PartialAnswerTest, WhoLeavesWhileTheQuestionWaitsIsNotWaitedFor) {
   absl::Notification fetching, over;
   dying_.before = [&](const std::string& method, const rpc::CallContext&) {
