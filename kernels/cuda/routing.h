@@ -78,7 +78,8 @@ size_t RoutingWorkspaceBytes(const RoutingArgs& args);
 
 // Scores of every part; kNoScore for a part without chunks. Cost: on the fast path one read of the
 // keys for every 32 rows of questions (each padded to 8; 64 rows with kSingle; 4,096 with
-// kThroughput; 1,024 of int8 keys on sm_90a, kSplit); otherwise the general path.
+// kThroughput, 2,048 of int8 keys; 1,024 of int8 keys on sm_90a, kSplit); otherwise the general
+// path.
 cudaError_t ScoreParts(const RoutingArgs& args, void* workspace, cudaStream_t stream);
 
 // The general path by itself: any reduction, any width, no tensor cores, one read of the keys a
