@@ -71,6 +71,21 @@ void TestThroughput() {
   }
 }
 
+// Every number of column tiles that a block of columns may have, and one more.
+void TestBlocksOfColumns() {
+  uint32_t seed = 6000;
+  for (const KeyFormat format : kFormats) {
+    for (const QueryPrecision precision : {QueryPrecision::kSplit, QueryPrecision::kThroughput}) {
+      for (int tiles = 1; tiles <= 33; ++tiles) {
+        const Case c =
+            MakeCase(Folded(1, 64, 0.7f), format, precision, {300}, {8 * tiles - 3}, seed++);
+        ExpectMatchesOracle(c, Score(c),
+                            Name("blocks", format, precision) + " tiles " + std::to_string(tiles));
+      }
+    }
+  }
+}
+
 void TestReductions() {
   uint32_t seed = 2000;
   for (const Reduce head : {Reduce::kMean, Reduce::kMax}) {
@@ -235,6 +250,7 @@ int Run(const std::string& which) {
     TestSegmentsAndQuestions();
     TestBits();
     TestThroughput();
+    TestBlocksOfColumns();
   }
   for (const KeyFormat format : kFormats) {
     for (const QueryPrecision precision :
