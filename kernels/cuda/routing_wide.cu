@@ -19,6 +19,7 @@ namespace {
 
 constexpr int kCluster = 2;
 constexpr int kMaxStages = 8;
+constexpr int kMaxSharedBytes = 227 * 1024;
 constexpr int kThreads = 384;
 constexpr int kConsumerWarps = 8;
 constexpr int kKeyThreads = 64;
@@ -49,7 +50,7 @@ struct WideShared {
   static constexpr int kColumnStage = kColumns * ColumnSliceBytes(kFormat);
   static constexpr int kFixedBytes = kRowTiles * kRows * 4 + kColumns * 4 + 2048;
   static constexpr int kStages =
-      std::min(kMaxStages, (227 * 1024 - kFixedBytes) / (kKeyStage + kColumnStage));
+      std::min(kMaxStages, (kMaxSharedBytes - kFixedBytes) / (kKeyStage + kColumnStage));
 
   alignas(1024) char keys[kStages][kKeyStage];
   char columns[kStages][kColumnStage];
@@ -359,6 +360,7 @@ __global__ void __launch_bounds__(kThreads, 1) WideKernel(const __grid_constant_
 
 template <KeyFormat kFormat, int kPieces, int kTiles>
 cudaError_t LaunchPass(const WideArgs& args, cudaStream_t stream) {
+  static_assert(kSharedBytes<WideShared<kFormat, kPieces, kTiles>> <= kMaxSharedBytes);
   const auto kernel = WideKernel<kFormat, kPieces, kTiles>;
   cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                            kSharedBytes<WideShared<kFormat, kPieces, kTiles>>);
