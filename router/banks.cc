@@ -108,9 +108,12 @@ absl::Status Banks::Complete(const rpc::CallContext& context, const Found& found
                "': one of them belongs to another cluster, or delete the bank and add again"));
   }
   if (found.missing_on.empty()) return absl::OkStatus();
-  if (half_deleted_.contains(name)) {
+  if (found.bank.next_reference > 0) {
     return absl::FailedPreconditionError(
-        StrCat("bank '", name, "' is deleted on some shards only: delete it again"));
+        StrCat("bank '", name, "' has had documents, and the shard '",
+               shards_->name(found.missing_on.front()),
+               "' lacks it: its deletion was not finished, or that shard has lost its data. Delete "
+               "the bank (again), or bring the data back"));
   }
   return FirstError(shards_->AskEach(context, found.missing_on, /*all_or_nothing=*/false,
                                      [&](const rpc::CallContext& limited, int shard) {
@@ -149,8 +152,9 @@ absl::Status Banks::Repair(const rpc::CallContext& context) {
   MSA_RETURN_IF_ERROR(BeginChange(context));
   const absl::Cleanup end = [this] { EndChange(); };
   MSA_ASSIGN_OR_RETURN(const auto banks, Survey(context));
-  for (const auto& [name, found] : banks) MSA_RETURN_IF_ERROR(Complete(context, found));
-  return absl::OkStatus();
+  absl::Status first;
+  for (const auto& [name, found] : banks) first.Update(Complete(context, found));
+  return first;
 }
 
 absl::Status Banks::CreateEverywhere(const rpc::CallContext& context,
@@ -196,7 +200,6 @@ absl::StatusOr<rpc::BankSpec> Banks::Create(const rpc::CallContext& context,
   if (banks.count(name) > 0) {
     return absl::AlreadyExistsError(StrCat("there is already a bank '", name, "'"));
   }
-  half_deleted_.erase(name);  // what was left of it is gone
   MSA_RETURN_IF_ERROR(CreateEverywhere(context, spec));
   return spec;
 }
@@ -212,11 +215,7 @@ absl::Status Banks::Delete(const rpc::CallContext& context, const std::string& n
   // A shard that lacks it is where an earlier attempt came to.
   const auto has_it = [](const absl::Status& s) { return !s.ok() && !absl::IsNotFound(s); };
   const auto kept = absl::c_find_if(statuses, has_it);
-  if (kept != statuses.end()) {
-    half_deleted_.insert(name);  // even where none says so: an answer may have been lost
-    return *kept;
-  }
-  half_deleted_.erase(name);
+  if (kept != statuses.end()) return *kept;
   const bool deleted = absl::c_any_of(statuses, [](const absl::Status& s) { return s.ok(); });
   return deleted ? absl::OkStatus() : UnknownBank(name);
 }

@@ -3,7 +3,6 @@
 #define MSA_ROUTER_BANKS_H_
 
 #include <map>
-#include <set>
 #include <string>
 #include <vector>
 
@@ -37,9 +36,8 @@ class Banks {
   // die in between, Find or Repair completes the bank.
   absl::StatusOr<rpc::BankSpec> Create(const rpc::CallContext& context, const std::string& name,
                                        const rpc::BankOptions& options);
-  // Where a shard fails, what is left of the bank is refused (FAILED_PRECONDITION) until it is
-  // deleted again, unless no shard has lost it; a router that is started meanwhile knows nothing of
-  // that, and completes it.
+  // Where a shard fails, what is left of a bank that has had documents is refused
+  // (FAILED_PRECONDITION) until it is deleted again.
   absl::Status Delete(const rpc::CallContext& context, const std::string& name);
   // MemoryService::SetCoarse, of a state whose calibration was checked.
   absl::StatusOr<rpc::CoarseState> SetCoarse(const rpc::CallContext& context,
@@ -47,12 +45,13 @@ class Banks {
                                              const rpc::CoarseState& state);
   // Names ascending. UNAVAILABLE when a shard does not answer.
   absl::StatusOr<std::vector<rpc::BankSpec>> List(const rpc::CallContext& context);
-  // Asks every shard; makes the bank where it is missing. NOT_FOUND; FAILED_PRECONDITION when
-  // shards hold different banks under the name.
+  // Asks every shard; makes the bank where it is missing, if it never had a document: else what is
+  // missing are documents. NOT_FOUND; FAILED_PRECONDITION then, and when shards hold different
+  // banks under the name.
   absl::StatusOr<Bank> Find(const rpc::CallContext& context, const std::string& name);
   // Find; "default" is made when it is not there.
   absl::StatusOr<Bank> FindOrMakeDefault(const rpc::CallContext& context, const std::string& name);
-  // Makes every bank that some shards lack there.
+  // Makes every bank that some shards lack there, as Find; the first error of all banks.
   absl::Status Repair(const rpc::CallContext& context);
 
  private:
@@ -75,7 +74,6 @@ class Banks {
   ComputePool* const compute_;
   absl::Mutex mutex_;
   bool changing_ ABSL_GUARDED_BY(mutex_) = false;
-  std::set<std::string> half_deleted_;  // within a change; harmless for a bank that is whole
 };
 
 absl::Status UnknownBank(const std::string& name);

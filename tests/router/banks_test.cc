@@ -102,25 +102,48 @@ TEST(Banks, ABankIsNotMadeAgainWhileItIsDeleted) {
 TEST(Banks, ABankThatIsHalfDeletedIsRefusedUntilItIsDeleted) {
   FakeCluster cluster(2);
   ASSERT_TRUE(cluster.router->CreateBank(cluster.ctx, "b", {}).ok());
+  cluster.Add(SomeDocuments(20), "b");
+  ASSERT_TRUE(cluster.router->CreateBank(cluster.ctx, "c", {}).ok());
+  ASSERT_TRUE(cluster.shards[0].DeleteBank(cluster.ctx, "c").ok());
   bool down = true;
   cluster.shards[1].before = [&down](const std::string& method, const rpc::CallContext&) {
     return down && method == "DeleteBank" ? absl::UnavailableError("down") : absl::OkStatus();
   };
   EXPECT_EQ(cluster.router->DeleteBank(cluster.ctx, "b").code(), absl::StatusCode::kUnavailable);
-  EXPECT_EQ(cluster.router->OpenSession(cluster.ctx, "b", {}).status().code(),
-            absl::StatusCode::kFailedPrecondition);
-  EXPECT_EQ(cluster.router->Repair(cluster.ctx).code(), absl::StatusCode::kFailedPrecondition);
-  EXPECT_TRUE(cluster.shards[0].ListBanks(cluster.ctx)->empty());
+  // By this router, and by one that knows nothing of the deletion.
+  std::vector<rpc::ComputeNode*> nodes = {cluster.nodes[0].get()};
+  Router another(cluster.map, cluster.pointers, nodes, {});
+  for (Router* router : {cluster.router.get(), &another}) {
+    EXPECT_EQ(router->OpenSession(cluster.ctx, "b", {}).status().code(),
+              absl::StatusCode::kFailedPrecondition);
+    EXPECT_EQ(router->Repair(cluster.ctx).code(), absl::StatusCode::kFailedPrecondition);
+  }
+  // The other bank is made whole all the same.
+  ASSERT_EQ(cluster.shards[0].ListBanks(cluster.ctx)->size(), 1u);
+  EXPECT_EQ(cluster.shards[0].ListBanks(cluster.ctx)->front().spec.name, "c");
   down = false;
-  EXPECT_TRUE(cluster.router->DeleteBank(cluster.ctx, "b").ok());
-  EXPECT_TRUE(cluster.shards[1].ListBanks(cluster.ctx)->empty());
+  EXPECT_TRUE(another.DeleteBank(cluster.ctx, "b").ok());
+  EXPECT_EQ(cluster.shards[1].ListBanks(cluster.ctx)->size(), 1u);
   EXPECT_TRUE(cluster.router->CreateBank(cluster.ctx, "b", {}).ok());
   EXPECT_TRUE(cluster.router->OpenSession(cluster.ctx, "b", {}).ok());
+}
+
+// A shard that comes back with an empty folder, say.
+TEST(Banks, AShardThatHasLostItsDocumentsIsNamed) {
+  FakeCluster cluster(2);
+  ASSERT_TRUE(cluster.router->CreateBank(cluster.ctx, "b", {}).ok());
+  cluster.Add(SomeDocuments(20), "b");
+  ASSERT_TRUE(cluster.shards[1].DeleteBank(cluster.ctx, "b").ok());
+  const absl::Status status = cluster.router->OpenSession(cluster.ctx, "b", {}).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("shard 's1' lacks it"));
+  EXPECT_TRUE(cluster.shards[1].ListBanks(cluster.ctx)->empty());
 }
 
 TEST(Banks, ADeletionWhoseAnswerIsLostIsNoCrashsTrace) {
   FakeCluster cluster(2);
   ASSERT_TRUE(cluster.router->CreateBank(cluster.ctx, "b", {}).ok());
+  cluster.Add(SomeDocuments(20), "b");
   bool lossy = true;
   cluster.shards[0].before = [&](const std::string& method, const rpc::CallContext& context) {
     if (method != "DeleteBank" || !std::exchange(lossy, false)) return absl::OkStatus();
