@@ -1,5 +1,6 @@
 #include "rpc/worker_pool.h"
 
+#include <system_error>
 #include <utility>
 
 namespace msa::rpc {
@@ -29,10 +30,23 @@ bool WorkerPool::SubmitWithin(size_t queue, std::function<void()> task) {
   if (queue_.size() >= idle_ + startable + queue) return false;
   queue_.push_back(std::move(task));
   // A new thread takes this task from the queue, so it counts as idle from here on.
-  if (queue_.size() > idle_ && startable > 0) {
-    ++idle_;
-    threads_.emplace_back([this] { Work(); });
+  if (queue_.size() > idle_ && startable > 0 && !StartThread()) {
+    // As in a pool of fewer threads: it waits where it may, for a thread that there is.
+    if (threads_.empty() || queue_.size() > idle_ + queue) {
+      queue_.pop_back();
+      return false;
+    }
   }
+  return true;
+}
+
+bool WorkerPool::StartThread() {
+  try {
+    threads_.emplace_back([this] { Work(); });
+  } catch (const std::system_error&) {
+    return false;
+  }
+  ++idle_;
   return true;
 }
 

@@ -12,7 +12,8 @@
 
 namespace msa::rpc {
 
-// Thread-safe. Threads start when first needed and stay until the end.
+// Thread-safe. Threads start when first needed and stay until the end; where the system has none to
+// give, those that there are do the work.
 class WorkerPool {
  public:
   // At most `threads` tasks run, at most `queue` more wait.
@@ -20,7 +21,8 @@ class WorkerPool {
   // Runs what is queued, then ends.
   ~WorkerPool();
 
-  // false, and the task is dropped, when all threads are busy and the queue is full.
+  // false, and the task is dropped, when all threads are busy and the queue is full, or no thread
+  // could be started yet.
   [[nodiscard]] bool Submit(std::function<void()> task);
   // Like Submit, but never queues: false unless a thread is free at once. For callers that run the
   // task themselves instead.
@@ -28,6 +30,8 @@ class WorkerPool {
 
  private:
   bool SubmitWithin(size_t queue, std::function<void()> task);
+  // false when the system refuses one.
+  bool StartThread() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Work();
 
   const size_t max_threads_;
