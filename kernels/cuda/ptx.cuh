@@ -3,6 +3,8 @@
 #ifndef MSA_KERNELS_CUDA_PTX_CUH_
 #define MSA_KERNELS_CUDA_PTX_CUH_
 
+#include <cuda_fp8.h>
+
 #include <cstdint>
 
 namespace msa::kernels::cuda {
@@ -191,6 +193,13 @@ __device__ inline void AtomicMaxOrNan(float* to, float value) {
   } else {
     atomicMin(reinterpret_cast<uint32_t*>(to), static_cast<uint32_t>(bits));
   }
+}
+
+// Two e4m3 numbers in the low bytes as float16.
+__device__ __forceinline__ uint32_t WidenFloat8(uint32_t two) {
+  const __half2_raw wide =
+      __nv_cvt_fp8x2_to_halfraw2(static_cast<__nv_fp8x2_storage_t>(two), __NV_E4M3);
+  return wide.x | static_cast<uint32_t>(wide.y) << 16;
 }
 
 }  // namespace msa::kernels::cuda

@@ -13,6 +13,7 @@
 
 #include "kernels/cuda/ptx.cuh"
 #include "kernels/cuda/routing_cursor.cuh"
+#include "kernels/cuda/routing_float_products.cuh"
 #include "kernels/cuda/routing_pass.h"
 #include "kernels/cuda/routing_products.cuh"
 

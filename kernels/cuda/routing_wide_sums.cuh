@@ -2,8 +2,6 @@
 #ifndef MSA_KERNELS_CUDA_ROUTING_WIDE_SUMS_CUH_
 #define MSA_KERNELS_CUDA_ROUTING_WIDE_SUMS_CUH_
 
-#include <cuda_fp8.h>
-
 #include <cstdint>
 #include <type_traits>
 
@@ -15,13 +13,6 @@ namespace msa::kernels::cuda {
 
 template <KeyFormat kFormat>
 using Sum = std::conditional_t<kFormat == KeyFormat::kInt8, int32_t, float>;
-
-// Two e4m3 numbers in the low bytes as float16.
-__device__ __forceinline__ uint32_t WidenFloat8(uint32_t two) {
-  const __half2_raw wide =
-      __nv_cvt_fp8x2_to_halfraw2(static_cast<__nv_fp8x2_storage_t>(two), __NV_E4M3);
-  return wide.x | static_cast<uint32_t>(wide.y) << 16;
-}
 
 template <KeyFormat kFormat, int kTiles>
 __device__ __forceinline__ void Multiply(Sum<kFormat> (&sums)[4 * kTiles], uint64_t a, uint64_t b,
@@ -62,7 +53,7 @@ __device__ __forceinline__ void MultiplyWidened(float (&sums)[4 * kTiles], uint3
 }
 
 // Element i of tile j of rows, in units of its column's scale. Pieces lie in tiles side by side,
-// the highest first, and come together as in Products of routing_pass.cuh.
+// the highest first, and come together as in Products of routing_products.cuh.
 template <KeyFormat kFormat, int kPieces, int kSums>
 __device__ __forceinline__ float Joined(const Sum<kFormat> (&sums)[kSums], int j, int i) {
   float value = static_cast<float>(sums[4 * kPieces * j + i]);
