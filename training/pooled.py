@@ -83,11 +83,11 @@ class Study:
         self.head = frames.encode(self.tokenizer, frames.HEAD)
 
     def memory_of(self, texts: list[str], rng: random.Random):
-        """Documents' tensors and their reference numbers."""
+        """Documents' tensors, their reference numbers, and their texts as far as they are encoded."""
         references = rng.sample(range(max(3000, len(texts))), len(texts))
         cut = [frames.cut(self.tokenizer, t, 320) for t in texts]
         tokens = [frames.document_ids(self.tokenizer, r, t) for r, t in zip(references, cut)]
-        return batches.documents(tokens, self.model.msa.pool, self.chunk).to(self.device), references
+        return batches.documents(tokens, self.model.msa.pool, self.chunk).to(self.device), references, cut
 
     def rows(self, questions: list[tuple[str, int, str]], references: list[int], excluded=None):
         prompts, said = [], []
@@ -119,12 +119,12 @@ class Study:
         rng, begun, step, recent = random.Random(f"{args.seed}/{self.chunk}"), time.time(), 0, []
         while (done := max((time.time() - begun) / args.seconds, step / args.steps)) < 1:
             texts, questions = data.draw(rng, args.questions)
-            docs, references = self.memory_of(texts, rng)
+            docs, references, cut = self.memory_of(texts, rng)
             rows = self.rows(questions, references)
             logits, loss, _, _, out = self.loss_of(m.merged(), docs, rows)
             answer = loss.mean()
             if teacher is not None:
-                said = self.said_with_text(teacher, texts, references, questions).log_softmax(-1)
+                said = self.said_with_text(teacher, cut, references, questions).log_softmax(-1)
                 apart = torch.nn.functional.kl_div(logits.log_softmax(-1), said, reduction="batchmean", log_target=True)
                 answer = (1 - args.distil) * answer + args.distil * apart
             positive = torch.zeros(len(questions), len(texts), dtype=torch.bool, device=self.device)
@@ -146,7 +146,7 @@ class Study:
         layers, rng = self.model.merged(), random.Random(0)
         texts = [frames.document_text(d["title"], d["text"]) for d in corpus]
         place = {d["id"]: i for i, d in enumerate(corpus)}
-        docs, references = self.memory_of(texts, rng)
+        docs, references, _ = self.memory_of(texts, rng)
         memory = self.model.run(layers, docs).memory
         questions = [(q["question"], place[q["supporting_titles_or_ids"][0]], q["answers"][0]) for q in asked]
         totals = {name: [[], []] for name in ("nothing", "routed", "gold")}
@@ -184,8 +184,7 @@ class Study:
 
     @torch.no_grad()
     def said_with_text(self, teacher, texts, references, questions) -> torch.Tensor:
-        cut = [frames.cut(self.tokenizer, t, 320) for t in texts]
-        return self.read(teacher, cut, references, questions)[0]
+        return self.read(teacher, texts, references, questions)[0]
 
     def with_text(self, layers, texts, references, questions) -> dict:
         loss, exact = [], []
@@ -229,15 +228,15 @@ def main() -> None:
     if args.distil:
         with torch.no_grad():
             teacher = model.merged()
-    for chunk in args.chunks:
+    for number, chunk in enumerate(args.chunks):
+        if number and not args.go_on:
+            model = adapted(args)
         study = Study(args, chunk, model)
         before = study.measure(corpus, asked)
         done = study.train(data, teacher)
         report[str(chunk)] = {"before": before, **done, "after": study.measure(corpus, asked)}
         print(chunk, json.dumps(report[str(chunk)]), flush=True)
         Path(args.out).write_text(json.dumps(report, indent=1) + "\n")
-        if not args.go_on:
-            model = adapted(args)
 
 
 if __name__ == "__main__":
