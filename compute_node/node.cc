@@ -1,6 +1,5 @@
 #include "compute_node/node.h"
 
-#include <algorithm>
 #include <filesystem>
 #include <limits>
 #include <utility>
@@ -9,6 +8,7 @@
 #include "common/status_macros.h"
 #include "common/strings.h"
 #include "compute_node/model/text_splitter.h"
+#include "rpc/caller.h"
 
 namespace msa::compute_node {
 namespace {
@@ -16,8 +16,6 @@ namespace {
 constexpr size_t kMaxConfigBytes = 1u << 20;
 // Words may merge differently at a part's edges once it is wrapped.
 constexpr int32_t kSeamTokens = 2;
-// How often a waiting question looks whether its client went away.
-constexpr absl::Duration kCancelPoll = absl::Milliseconds(50);
 
 absl::Status InFile(const absl::Status& status, const std::string& file) {
   if (status.ok()) return status;
@@ -200,14 +198,7 @@ class Node::Admission {
     const auto place = [this]() {
       return node_.waiting_.front() == this && node_.running_ < node_.options_.max_sessions;
     };
-    while (!node_.mu_.AwaitWithDeadline(absl::Condition(&place),
-                                        std::min(ctx.deadline, absl::Now() + kCancelPoll))) {
-      if (ctx.Cancelled()) return absl::CancelledError("the client went away");
-      if (absl::Now() >= ctx.deadline) {
-        return absl::DeadlineExceededError("no place came free in time");
-      }
-    }
-    return absl::OkStatus();
+    return rpc::AwaitFor(ctx, node_.mu_, absl::Condition(&place), "no place came free in time");
   }
 
   Node& node_;

@@ -7,18 +7,10 @@
 #include <string_view>
 
 #include "absl/status/status.h"
-#include "absl/time/clock.h"
 #include "common/strings.h"
 #include "rpc/types.h"
 
 namespace msa::memory_node {
-
-// CANCELLED, DEADLINE_EXCEEDED.
-inline absl::Status CheckContext(const rpc::CallContext& ctx) {
-  if (ctx.Cancelled()) return absl::CancelledError("the client went away");
-  if (absl::Now() >= ctx.deadline) return absl::DeadlineExceededError("the deadline has passed");
-  return absl::OkStatus();
-}
 
 // INVALID_ARGUMENT unless least <= value <= most.
 inline absl::Status CheckRange(std::string_view what, int64_t value, int64_t least, int64_t most) {

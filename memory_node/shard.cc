@@ -11,6 +11,7 @@
 #include "memory_node/recovery.h"
 #include "memory_node/request_checks.h"
 #include "memory_node/validation.h"
+#include "rpc/caller.h"
 #include "spdlog/spdlog.h"
 
 namespace msa::memory_node {
@@ -61,7 +62,7 @@ LocalShard::~LocalShard() {
 
 absl::StatusOr<std::shared_ptr<Bank>> LocalShard::FindBank(const rpc::CallContext& ctx,
                                                            const std::string& name) const {
-  MSA_RETURN_IF_ERROR(CheckContext(ctx));
+  MSA_RETURN_IF_ERROR(rpc::CheckCaller(ctx));
   absl::MutexLock lock(&banks_mutex_);
   const auto it = banks_.find(name);
   if (it != banks_.end()) return it->second;
@@ -79,7 +80,7 @@ std::vector<std::shared_ptr<Bank>> LocalShard::Banks() const {
 }
 
 absl::Status LocalShard::CreateBank(const rpc::CallContext& ctx, const rpc::BankSpec& spec) {
-  MSA_RETURN_IF_ERROR(CheckContext(ctx));
+  MSA_RETURN_IF_ERROR(rpc::CheckCaller(ctx));
   MSA_RETURN_IF_ERROR(ValidateBank(spec));
   absl::MutexLock registry(&registry_mutex_);
   const auto banks = Banks();
@@ -133,7 +134,7 @@ absl::Status LocalShard::DeleteBank(const rpc::CallContext& ctx, const std::stri
 }
 
 absl::StatusOr<std::vector<rpc::BankState>> LocalShard::ListBanks(const rpc::CallContext& ctx) {
-  MSA_RETURN_IF_ERROR(CheckContext(ctx));
+  MSA_RETURN_IF_ERROR(rpc::CheckCaller(ctx));
   std::vector<rpc::BankState> states;
   for (const auto& bank : Banks()) {
     states.push_back({bank->spec(), bank->next_reference(), bank->coarse()});
@@ -357,7 +358,7 @@ absl::StatusOr<std::vector<rpc::PartText>> LocalShard::GetParts(
   rpc::Payload value;
   TextPayload text;
   for (int64_t reference : references) {
-    MSA_RETURN_IF_ERROR(CheckContext(ctx));
+    MSA_RETURN_IF_ERROR(rpc::CheckCaller(ctx));
     const PartPlace place = bank->FindPart(reference);
     if (place.entry == nullptr || !bank->index().Visible(reference, snapshot->sequence)) continue;
     if (place.entry != held) {

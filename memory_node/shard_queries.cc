@@ -9,6 +9,7 @@
 #include "memory_node/selection.h"
 #include "memory_node/shard.h"
 #include "memory_node/validation.h"
+#include "rpc/caller.h"
 
 namespace msa::memory_node {
 namespace {
@@ -102,7 +103,7 @@ absl::Status LocalShard::FetchBlocks(const rpc::CallContext& ctx, const rpc::Fet
   }
   MSA_ASSIGN_OR_RETURN(const auto snapshot, snapshots_.Use(request.snapshot_id, *bank));
   for (int64_t reference : request.references) {
-    MSA_RETURN_IF_ERROR(CheckContext(ctx));
+    MSA_RETURN_IF_ERROR(rpc::CheckCaller(ctx));
     MSA_RETURN_IF_ERROR(FetchPart(*snapshot, reference, request, sink));
   }
   return absl::OkStatus();

@@ -10,6 +10,7 @@
 #include "common/status_macros.h"
 #include "common/strings.h"
 #include "router/validate.h"
+#include "rpc/caller.h"
 
 namespace msa::router {
 namespace {
@@ -54,10 +55,9 @@ absl::Status UnknownBank(const std::string& name) {
 absl::Status Banks::BeginChange(const rpc::CallContext& context) {
   absl::MutexLock lock(&mutex_);
   const auto free = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return !changing_; };
-  if (!mutex_.AwaitWithDeadline(absl::Condition(&free), context.deadline)) {
-    return absl::DeadlineExceededError(
-        "the deadline passed while another bank was made or deleted: try again");
-  }
+  MSA_RETURN_IF_ERROR(
+      rpc::AwaitFor(context, mutex_, absl::Condition(&free),
+                    "the deadline passed while another bank was made or deleted: try again"));
   changing_ = true;
   return absl::OkStatus();
 }

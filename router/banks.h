@@ -29,8 +29,8 @@ class Banks {
  public:
   Banks(const ShardGroup* shards, ComputePool* compute) : shards_(shards), compute_(compute) {}
 
-  // Creations, deletions and completions are one at a time in this process; DEADLINE_EXCEEDED while
-  // waiting for another's end.
+  // Creations, deletions and completions are one at a time in this process; DEADLINE_EXCEEDED or
+  // CANCELLED while waiting for another's end.
 
   // On all shards or on none: what was made is taken back when a shard fails. Should this process
   // die in between, Find or Repair completes the bank.

@@ -12,20 +12,12 @@
 #include "common/status_macros.h"
 #include "common/strings.h"
 #include "router/validate.h"
+#include "rpc/caller.h"
 
 namespace msa::router {
 namespace {
 
-// How often a document that waits for its place looks whether its client went away.
-constexpr absl::Duration kCancelPoll = absl::Milliseconds(50);
-
-absl::Status CheckCaller(const rpc::CallContext& context) {
-  if (context.Cancelled()) return absl::CancelledError("the client is gone");
-  if (absl::Now() >= context.deadline) {
-    return absl::DeadlineExceededError("the deadline passed before all documents were added");
-  }
-  return absl::OkStatus();
-}
+constexpr std::string_view kLate = "the deadline passed before all documents were added";
 
 // Results that become ready in any order, reported in the order of the stream. Thread-safe.
 class OrderedReports {
@@ -122,7 +114,7 @@ class Stream {
 
  private:
   absl::Status CheckMore(uint64_t documents) const {
-    MSA_RETURN_IF_ERROR(CheckCaller(context_));
+    MSA_RETURN_IF_ERROR(rpc::CheckCaller(context_, kLate));
     if (documents >= static_cast<uint64_t>(kMaxDocumentsPerStream)) {
       return absl::InvalidArgumentError(StrCat("the stream has more than ", kMaxDocumentsPerStream,
                                                " documents: send the rest in another"));
@@ -215,12 +207,7 @@ absl::Status EncodeBudget::Take(const rpc::CallContext& context, size_t text_byt
     return own == waiting_.begin() &&
            (documents_ < always_ || (documents_ < most_ && bytes_ + text_bytes <= max_bytes_));
   };
-  absl::Status status;
-  while (status.ok() &&
-         !mutex_.AwaitWithDeadline(absl::Condition(&room),
-                                   std::min(context.deadline, absl::Now() + kCancelPoll))) {
-    status = CheckCaller(context);
-  }
+  const absl::Status status = rpc::AwaitFor(context, mutex_, absl::Condition(&room), kLate);
   waiting_.erase(own);
   MSA_RETURN_IF_ERROR(status);
   ++documents_;

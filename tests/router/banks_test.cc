@@ -182,6 +182,9 @@ TEST(Banks, WhoWaitsForAnotherCreationHasADeadline) {
   brief.deadline = absl::Now() + absl::Milliseconds(20);
   EXPECT_EQ(cluster.router->CreateBank(brief, "b", {}).status().code(),
             absl::StatusCode::kDeadlineExceeded);
+  rpc::CallContext gone;
+  gone.cancelled = [] { return true; };
+  EXPECT_EQ(cluster.router->DeleteBank(gone, "b").code(), absl::StatusCode::kCancelled);
   over.Notify();
   slow.join();
 }
