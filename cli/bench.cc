@@ -1,6 +1,7 @@
 // msa bench: a load generator against a running server, or against one made of random numbers.
 // Bounded in requests; latencies as percentiles.
 #include <algorithm>
+#include <cstdlib>
 #include <functional>
 #include <optional>
 #include <ostream>
@@ -60,6 +61,8 @@ absl::StatusOr<int64_t> ParseCount(std::string_view text) {
   }
   return count * factor;
 }
+
+constexpr char kTokens[] = "1M";  // --tokens
 
 class BenchVerb : public ClientVerb {
  public:
@@ -127,12 +130,36 @@ class BenchVerb : public ClientVerb {
 
   absl::StatusOr<Connection> Connect(const Connector& connect, const std::string& server) {
     MSA_RETURN_IF_ERROR(made_.gpus.CheckFor(made_.backend));
-    if (made_.model.empty()) return connect(server);
+    if (made_.model.empty()) {
+      MSA_RETURN_IF_ERROR(CheckNoneOfItsOwn());
+      return connect(server);
+    }
     MSA_ASSIGN_OR_RETURN(made_.tokens, ParseCount(tokens_));
     made_.max_sessions = concurrency_;
     auto connection = synthetic_(made_);
     if (connection.ok()) about_ = connection->about;
     return connection;
+  }
+
+  // A usage error when something was given that only a server of its own making would look at. What
+  // the environment gives may be meant for `msa serve`.
+  absl::Status CheckNoneOfItsOwn() const {
+    const SyntheticOptions unset;
+    for (const auto& [given, flag] : {std::pair(made_.backend != unset.backend, "--backend"),
+                                      {made_.gpus.gpus.has_value(), "--gpus"},
+                                      {made_.gpus.gpu_memory_mb > 0, "--gpu-memory"},
+                                      {made_.gpus.host_memory_mb > 0, "--host-memory"},
+                                      {tokens_ != kTokens, "--tokens"},
+                                      {made_.keys != unset.keys, "--keys"},
+                                      {made_.content != unset.content, "--content"},
+                                      {made_.weights != unset.weights, "--weights"},
+                                      {!made_.tokenizer.empty(), "--tokenizer"}}) {
+      if (!given || std::getenv(EnvironmentTwin(flag).c_str()) != nullptr) continue;
+      return UsageError(
+          StrCat(flag, " is for a server that a bench makes itself, and a running one ",
+                 "has its own: give --synthetic-model msa-4b, or leave ", flag, " away"));
+    }
+    return absl::OkStatus();
   }
 
   absl::Status TakeQuestions() {
@@ -347,7 +374,7 @@ class BenchVerb : public ClientVerb {
   const SyntheticServer synthetic_;
   SyntheticOptions made_;
   std::string about_;
-  std::string tokens_ = "1M";
+  std::string tokens_ = kTokens;
   std::string operation_ = "ask";
   std::string questions_path_;
   std::string corpus_;

@@ -57,5 +57,31 @@ TEST_F(CliTest, ABenchRefusesGpusThatItsBackendDoesNotUse) {
   EXPECT_THAT(*made.Numbers(), ElementsAre(1));
 }
 
+// A running server has its own.
+TEST_F(CliTest, ABenchOfARunningServerRefusesWhatOnlyOneOfItsOwnHas) {
+  synthetic_ = [&](const SyntheticOptions&) { return connect_("synthetic"); };
+  const std::vector<std::string> bench = {"bench", "--questions",
+                                          Write("q", "{\"question\": \"?\"}")};
+  const std::vector<std::vector<std::string>> cases = {{"--backend", "cuda", "--gpus", "0"},
+                                                       {"--backend", "reference"},
+                                                       {"--tokens", "10M"},
+                                                       {"--keys", "int8"},
+                                                       {"--content", "int8"},
+                                                       {"--weights", "f32"},
+                                                       {"--tokenizer", "t.json"}};
+  for (const std::vector<std::string>& more : cases) {
+    std::vector<std::string> arguments = bench;
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    EXPECT_EQ(Msa(arguments), 2) << more.front();
+    EXPECT_THAT(err_, HasSubstr("give --synthetic-model msa-4b, or leave " + more[0] + " away"));
+    EXPECT_EQ(server_, "") << "nobody was asked";
+  }
+  // What `msa serve` is told by is in the environment of its clients too.
+  SetEnvironment("MSA_BACKEND", "cuda");
+  SetEnvironment("MSA_GPUS", "0");
+  Msa(bench);
+  EXPECT_EQ(server_, "127.0.0.1:7070") << err_;
+}
+
 }  // namespace
 }  // namespace msa::cli
