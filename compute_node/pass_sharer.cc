@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <barrier>
+#include <system_error>
 #include <thread>
 #include <utility>
 
@@ -34,12 +35,24 @@ class PassSharer::Hooks : public ForwardHook {
       first_rows_.push_back(row);
       row += static_cast<int64_t>(item->tokens());
     }
-    for (size_t i = 1; i < items.size(); ++i) threads_.emplace_back([this, i] { Help(i); });
+    threads_.reserve(items.size() - 1);
   }
   ~Hooks() override {
     layer_ = kOver;
     step_.arrive_and_wait();
     for (std::thread& thread : threads_) thread.join();
+  }
+
+  // Before the pass. RESOURCE_EXHAUSTED when the system does not give all hooks a thread.
+  absl::Status Start() {
+    try {
+      for (size_t i = 1; i < items_.size(); ++i) threads_.emplace_back([this, i] { Help(i); });
+    } catch (const std::system_error&) {
+      // The others are let go by the destructor; those that never came are not waited for.
+      for (size_t i = threads_.size() + 1; i < items_.size(); ++i) step_.arrive_and_drop();
+      return absl::ResourceExhaustedError("no thread for a hook");
+    }
+    return absl::OkStatus();
   }
 
   absl::Status OnAttentionInputs(int layer, const AttentionInputs& inputs) override {
@@ -183,11 +196,12 @@ void PassSharer::Process(absl::Span<Item* const> items) const {
   absl::StatusOr<std::vector<float>> hidden;
   if (items.front()->hook != nullptr) {
     Hooks hooks(transformer_, items);
-    hidden = transformer_.Forward(sequences, &hooks);
+    const absl::Status started = hooks.Start();
+    hidden = started.ok() ? transformer_.Forward(sequences, &hooks) : started;
   } else {
     hidden = transformer_.Forward(sequences, nullptr);
   }
-  // No room for all their tensors, of which nothing was computed yet.
+  // No room for all their tensors, or no threads for their hooks: nothing was computed yet.
   if (absl::IsResourceExhausted(hidden.status())) {
     for (Item* item : items) {
       if (item->status.ok()) RunAlone(*item);

@@ -4,8 +4,10 @@
 #include <atomic>
 #include <barrier>
 #include <cstdint>
+#include <cstdlib>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <thread>
 
 #include "absl/strings/str_cat.h"
@@ -13,6 +15,7 @@
 #include "compute_node/model/synthetic_model.h"
 #include "gtest/gtest.h"
 #include "kernels/forwarding_backend.h"
+#include "tests/support/little_memory.h"
 
 namespace msa::compute_node {
 namespace {
@@ -153,6 +156,7 @@ class PassSharerTest : public ::testing::Test {
     std::vector<std::thread> threads;
     for (const auto& s : sequences) threads.emplace_back([&run, &s = *s] { run(s); });
     while (sharer.waiting() < sequences.size()) std::this_thread::yield();
+    if (when_all_wait_) when_all_wait_();
     go.Notify();
     for (std::thread& thread : threads) thread.join();
     first.join();
@@ -183,6 +187,7 @@ class PassSharerTest : public ::testing::Test {
   const kernels::Backend* const backend_ = &memory_;
   std::unique_ptr<Transformer> model_;
   bool shapes_differ_ = true;
+  std::function<void()> when_all_wait_;
 };
 
 TEST_F(PassSharerTest, GivesWhatEachAloneGives) {
@@ -247,6 +252,38 @@ TEST_F(PassSharerTest, WhereTheQueriesOfAllDoNotFitEachHasItsOwn) {
   RunTogether(sequences, /*hooked=*/true);
   EXPECT_GT(memory_.refused, 0);
   for (int s = 0; s < kSequences; ++s) ExpectSame(*sequences[s], *alone[s]);
+}
+
+// In a process of its own.
+class FewThreadsTest : public PassSharerTest {
+ protected:
+  // `one`: the stack of a thread that has ended can be had again; that of the first pass, too, if
+  // it has ended by then.
+  void RunWithoutThreads(bool one) {
+    const auto alone = RunAlone();
+    const auto sequences = Make();
+    memory_.attended = 0;
+    std::optional<testing::LittleMemory> little;
+    when_all_wait_ = [&] {
+      if (one) std::thread([] {}).join();
+      little.emplace();
+    };
+    RunTogether(sequences, /*hooked=*/true);
+    little.reset();
+    EXPECT_EQ(memory_.attended, (1 + kSequences) * (kTop + 1)) << "a pass each";
+    for (int s = 0; s < kSequences; ++s) ExpectSame(*sequences[s], *alone[s]);
+  }
+};
+
+TEST_F(FewThreadsTest, WhereNotAllHooksGetAThreadEachHasItsOwnPass) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  for (const bool one : {false, true}) {
+    const auto child = [&] {
+      RunWithoutThreads(one);
+      std::exit(HasFailure() ? 1 : 0);
+    };
+    EXPECT_EXIT(child(), ::testing::ExitedWithCode(0), "") << one;
+  }
 }
 
 // The hooks of a layer run at once: each waits for all.

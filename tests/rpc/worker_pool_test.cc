@@ -1,16 +1,14 @@
 #include "rpc/worker_pool.h"
 
 #include <gtest/gtest.h>
-#include <sys/resource.h>
-#include <unistd.h>
 
 #include <atomic>
 #include <cstdlib>
-#include <fstream>
 
 #include "absl/synchronization/barrier.h"
 #include "absl/synchronization/blocking_counter.h"
 #include "absl/synchronization/notification.h"
+#include "tests/support/little_memory.h"
 
 namespace msa::rpc {
 namespace {
@@ -57,35 +55,18 @@ TEST(WorkerPool, RefusesWhatDoesNotFit) {
   EXPECT_EQ(ran, 3);
 }
 
-// While it lives this process gets no more than a few MB: no stack of a thread, 8 MB.
-class LittleMemory {
- public:
-  LittleMemory() {
-    EXPECT_EQ(getrlimit(RLIMIT_AS, &before_), 0);
-    rlim_t pages = 0;
-    std::ifstream("/proc/self/statm") >> pages;
-    rlimit little = before_;
-    little.rlim_cur = pages * getpagesize() + (4 << 20);
-    EXPECT_EQ(setrlimit(RLIMIT_AS, &little), 0);
-  }
-  ~LittleMemory() { EXPECT_EQ(setrlimit(RLIMIT_AS, &before_), 0); }
-
- private:
-  rlimit before_;
-};
-
 void DoWithout() {
   absl::Notification go;
   std::atomic<int> ran = 0;
   {
     WorkerPool pool(3, 1);
     {
-      LittleMemory little;
+      testing::LittleMemory little;
       EXPECT_FALSE(pool.Submit([&ran] { ++ran; }));
     }
     ASSERT_TRUE(pool.Submit([&] { go.WaitForNotification(); }));
     {
-      LittleMemory little;
+      testing::LittleMemory little;
       EXPECT_FALSE(pool.SubmitNow([&ran] { ++ran; }));
       EXPECT_TRUE(pool.Submit([&ran] { ++ran; }));  // waits for the one thread
       EXPECT_FALSE(pool.Submit([&ran] { ++ran; }));
@@ -97,12 +78,12 @@ void DoWithout() {
 
 // In a process of its own: the C library keeps the stacks of threads that have ended.
 TEST(WorkerPool, AThreadThatCannotBeStartedIsDoneWithout) {
-  testing::FLAGS_gtest_death_test_style = "threadsafe";
+  ::testing::FLAGS_gtest_death_test_style = "threadsafe";
   const auto child = [] {
     DoWithout();
-    std::exit(testing::Test::HasFailure() ? 1 : 0);
+    std::exit(::testing::Test::HasFailure() ? 1 : 0);
   };
-  EXPECT_EXIT(child(), testing::ExitedWithCode(0), "");
+  EXPECT_EXIT(child(), ::testing::ExitedWithCode(0), "");
 }
 
 }  // namespace
