@@ -168,7 +168,7 @@ class EngineBench {
     bank.content_chunk_tokens = memory.content_chunk_tokens;
     bank.routing_dtype = bank.content_dtype = DType::kBFloat16;
     const ReferencedText part{reference, text_};
-    auto parts = encoder.Encode(bank, {&part, 1});
+    auto parts = encoder.Encode({}, bank, {&part, 1});
     Check(parts.status());
     return *std::move(parts);
   }

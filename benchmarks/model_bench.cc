@@ -51,7 +51,7 @@ json Encode(const Transformer& model, const Tokenizer& tokenizer, int runs) {
   const auto encode = [&](int words) {
     std::string text;
     for (int i = 0; i < words; ++i) text += " the";  // a token each
-    return *encoder.Encode(bank, std::vector<ReferencedText>(kDocuments, {1, text}));
+    return *encoder.Encode({}, bank, std::vector<ReferencedText>(kDocuments, {1, text}));
   };
   const int frame = encode(1).front().num_tokens - 1;
   return Rate(runs, kDocuments * kTokens, [&] { encode(kTokens - frame); });

@@ -191,7 +191,7 @@ class Report {
         MSA_RETURN_IF_ERROR(
             Split(node, exact, documents_[d], next_reference, texts, encoded[d - i]));
       }
-      MSA_ASSIGN_OR_RETURN(auto parts, node.encoder().Encode(exact, texts));
+      MSA_ASSIGN_OR_RETURN(auto parts, node.encoder().Encode({}, exact, texts));
       size_t at = 0;
       for (rpc::EncodedDocument& document : encoded) {
         for (rpc::EncodedPart& part : document.parts) {

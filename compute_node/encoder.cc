@@ -8,6 +8,7 @@
 #include "common/status_macros.h"
 #include "common/strings.h"
 #include "compute_node/encoded_pass.h"
+#include "rpc/caller.h"
 
 namespace msa::compute_node {
 namespace {
@@ -68,6 +69,7 @@ void CutOut(const PassedPart& from, rpc::EncodedPart& part) {
 }  // namespace
 
 struct DocumentEncoder::Job {
+  const rpc::CallContext& ctx;
   const rpc::BankSpec* bank;
   std::vector<std::vector<int32_t>> tokens;  // a part each
   std::vector<rpc::EncodedPart> parts;
@@ -95,11 +97,13 @@ DocumentEncoder::DocumentEncoder(const Transformer& transformer, const Tokenizer
           [this](absl::Span<Job* const> jobs) { Process(jobs); }) {}
 
 absl::StatusOr<std::vector<rpc::EncodedPart>> DocumentEncoder::Encode(
-    const rpc::BankSpec& bank, absl::Span<const ReferencedText> parts) {
+    const rpc::CallContext& ctx, const rpc::BankSpec& bank,
+    absl::Span<const ReferencedText> parts) {
   const Frames frames(tokenizer_, bank.parse_special_tokens);
   const int64_t limit = std::min<int64_t>(kMaxEncodeTokens, transformer_.config().max_positions);
-  Job job{&bank, {}, {}, {}, {}};
+  Job job{ctx, &bank, {}, {}, {}, {}};
   for (const ReferencedText& part : parts) {
+    MSA_RETURN_IF_ERROR(rpc::CheckCaller(ctx));
     MSA_ASSIGN_OR_RETURN(auto ids, frames.Document(part));
     const auto num_tokens = static_cast<int64_t>(ids.size());
     if (num_tokens > limit) {
@@ -155,10 +159,16 @@ void DocumentEncoder::Process(absl::Span<Job* const> jobs) {
   size_t limit = BatchTokens(transformer_.backend());
   absl::Status status;
   for (size_t begin = 0; begin < units.size() && status.ok();) {
+    for (Job* job : jobs) job->status.Update(rpc::CheckCaller(job->ctx));
+    if (!units[begin].job->status.ok()) {
+      ++begin;
+      continue;
+    }
     const PoolingSpec spec = PoolingSpec::Of(*units[begin].job->bank);
     size_t end = begin;
     size_t tokens = 0;
-    while (end < units.size() && PoolingSpec::Of(*units[end].job->bank) == spec &&
+    while (end < units.size() && units[end].job->status.ok() &&
+           PoolingSpec::Of(*units[end].job->bank) == spec &&
            (end == begin || tokens + units[end].tokens().size() <= limit)) {
       tokens += units[end++].tokens().size();
     }
@@ -170,7 +180,7 @@ void DocumentEncoder::Process(absl::Span<Job* const> jobs) {
     }
     begin = end;
   }
-  for (Job* job : jobs) job->status = status;
+  for (Job* job : jobs) job->status.Update(status);
 }
 
 }  // namespace msa::compute_node

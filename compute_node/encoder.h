@@ -3,6 +3,7 @@
 #ifndef MSA_COMPUTE_NODE_ENCODER_H_
 #define MSA_COMPUTE_NODE_ENCODER_H_
 
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 
@@ -24,9 +25,13 @@ class DocumentEncoder {
   DocumentEncoder(const Transformer& transformer, const Tokenizer& tokenizer);
 
   // One EncodedPart a text, in order. INVALID_ARGUMENT for broken UTF-8 or a part that exceeds the
-  // model's positions.
-  absl::StatusOr<std::vector<rpc::EncodedPart>> Encode(const rpc::BankSpec& bank,
+  // model's positions. A caller who has left, or is late, is seen between two passes: its error,
+  // and no more passes for its parts.
+  absl::StatusOr<std::vector<rpc::EncodedPart>> Encode(const rpc::CallContext& ctx,
+                                                       const rpc::BankSpec& bank,
                                                        absl::Span<const ReferencedText> parts);
+  // Calls that no batch has taken yet.
+  size_t waiting() const { return batcher_.waiting(); }
 
  private:
   struct Job;   // one call's parts

@@ -155,13 +155,13 @@ absl::StatusOr<rpc::PutResult> Node::EncodeDocument(const rpc::CallContext& ctx,
                      full_text.substr(span.begin, span.end - span.begin)});
   }
   rpc::EncodedDocument encoded;
-  MSA_ASSIGN_OR_RETURN(encoded.parts, encoder_->Encode(request.bank, texts));
+  MSA_ASSIGN_OR_RETURN(encoded.parts, encoder_->Encode(ctx, request.bank, texts));
   for (size_t i = 0; i < encoded.parts.size(); ++i) encoded.parts[i].span = request.parts[i];
   encoded.bank = request.bank.name;
   encoded.bank_uid = request.bank.uid;
   encoded.model_fingerprint = request.bank.model_fingerprint;
   encoded.document = request.document;
-  if (ctx.Cancelled()) return absl::CancelledError("the client went away");
+  MSA_RETURN_IF_ERROR(rpc::CheckCaller(ctx));
   return memory_.shards[request.shard]->PutDocument(ctx, encoded);
 }
 

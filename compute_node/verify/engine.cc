@@ -145,7 +145,7 @@ absl::Status CaseEngine::CompareBlocks(absl::Span<const int32_t> layers,
   const rpc::BankSpec& bank = session->bank();
   std::vector<int64_t> references;
   for (const ReferencedText& document : documents) references.push_back(document.reference);
-  MSA_ASSIGN_OR_RETURN(const auto encoded, node_->encoder().Encode(bank, documents));
+  MSA_ASSIGN_OR_RETURN(const auto encoded, node_->encoder().Encode({}, bank, documents));
   for (int32_t layer : layers) {
     std::vector<float> k, v, keys;
     rpc::FetchRequest request{bank.name, session->info().shard_snapshots[0], references, {layer}};

@@ -1,11 +1,20 @@
-// Oracle: pooling and normalising by hand, in double precision.
+// Oracles: pooling and normalising by hand, in double precision; of documents that are encoded
+// together, each alone.
+#include "compute_node/encoder.h"
+
+#include <atomic>
 #include <cmath>
 #include <cstring>
+#include <functional>
 #include <random>
+#include <thread>
 
+#include "absl/synchronization/notification.h"
 #include "common/block_layout.h"
 #include "compute_node/encoded_pass.h"
+#include "compute_node/node.h"
 #include "gtest/gtest.h"
+#include "kernels/forwarding_backend.h"
 
 namespace msa::compute_node {
 namespace {
@@ -134,6 +143,133 @@ TEST_F(EncodedPassTest, DocumentsOfAPassAreWhatEachWouldBeAlone) {
       row += part_tokens[part];
     }
   }
+}
+
+// Counts the layers that attend: so many a pass.
+class CountingBackend : public kernels::ForwardingBackend {
+ public:
+  using ForwardingBackend::ForwardingBackend;
+  void Attend(absl::Span<const kernels::AttentionArgs> sequences) const override {
+    ++attended;
+    if (at_attend) at_attend();
+    ForwardingBackend::Attend(sequences);
+  }
+  mutable std::atomic<int> attended = 0;
+  std::function<void()> at_attend;
+};
+
+class DocumentEncoderTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    const std::string golden = std::string(MSA_SOURCE_DIR) + "/tests/golden/";
+    NodeOptions options;
+    options.model_dir = golden + "qwen3_small";
+    options.tokenizer_file = golden + "tokenizers/qwen_small.json";
+    auto node = Node::Load(options, counting_);
+    ASSERT_TRUE(node.ok()) << node.status();
+    node_ = *std::move(node);
+    bank_ = node_->Info({})->default_bank;
+    gone_.cancelled = [this] { return left_.load(); };
+    counting_.attended = 0;
+    const std::vector<rpc::EncodedPart> part = Encode(Book(1));
+    layers_ = counting_.attended.exchange(0);
+    ASSERT_GT(part[0].num_tokens, 512) << "a batch of 1,024 takes one";
+  }
+
+  // As it is, each part has a pass of its own.
+  static std::vector<ReferencedText> Book(int parts, int sentences = 200) {
+    std::vector<ReferencedText> texts;
+    for (int part = 0; part < parts; ++part) {
+      std::string& text = texts.emplace_back(ReferencedText{part, ""}).text;
+      for (int i = 0; i < sentences; ++i) text += " lost closed coin west " + std::to_string(part);
+    }
+    return texts;
+  }
+  std::vector<rpc::EncodedPart> Encode(const std::vector<ReferencedText>& texts) {
+    auto parts = node_->encoder().Encode({}, bank_, texts);
+    EXPECT_TRUE(parts.ok()) << parts.status();
+    return parts.ok() ? *std::move(parts) : std::vector<rpc::EncodedPart>();
+  }
+
+  static void ExpectSame(const std::vector<rpc::EncodedPart>& parts,
+                         const std::vector<rpc::EncodedPart>& expected) {
+    ASSERT_EQ(parts.size(), expected.size());
+    for (size_t part = 0; part < parts.size(); ++part) {
+      ASSERT_EQ(parts[part].layers.size(), expected[part].layers.size());
+      for (size_t layer = 0; layer < parts[part].layers.size(); ++layer) {
+        const rpc::EncodedLayer& encoded = parts[part].layers[layer];
+        EXPECT_EQ(encoded.routing.view(), expected[part].layers[layer].routing.view());
+        EXPECT_EQ(encoded.content.view(), expected[part].layers[layer].content.view());
+      }
+    }
+  }
+
+  const std::unique_ptr<kernels::Backend> cpu_ = *kernels::MakeBackend("cpu", 1);
+  CountingBackend counting_{*cpu_};
+  std::unique_ptr<Node> node_;
+  rpc::BankSpec bank_;
+  int layers_ = 0;  // of a pass
+  std::atomic<bool> left_ = false;
+  rpc::CallContext gone_;  // its client left when left_
+};
+
+TEST_F(DocumentEncoderTest, NothingIsEncodedForAClientThatHasLeftOrIsLate) {
+  left_ = true;
+  EXPECT_TRUE(absl::IsCancelled(node_->encoder().Encode(gone_, bank_, Book(1)).status()));
+  rpc::CallContext late;
+  late.deadline = absl::InfinitePast();
+  EXPECT_TRUE(absl::IsDeadlineExceeded(node_->encoder().Encode(late, bank_, Book(1)).status()));
+  EXPECT_EQ(counting_.attended, 0);
+}
+
+TEST_F(DocumentEncoderTest, AClientThatLeavesDuringAPassIsGivenUpAfterIt) {
+  node_->Attach(nullptr, {nullptr});  // a shard that nothing may be put on
+  counting_.at_attend = [this] { left_ = true; };
+  rpc::EncodeRequest request;
+  request.bank = bank_;
+  for (const ReferencedText& part : Book(3)) {
+    const size_t begin = request.document.text.size();
+    request.document.text += part.text;
+    request.parts.push_back({begin, request.document.text.size()});
+  }
+  EXPECT_TRUE(absl::IsCancelled(node_->EncodeDocument(gone_, request).status()));
+  EXPECT_EQ(counting_.attended, layers_) << "one pass";
+}
+
+// All wait behind a pass and are one batch: `leaver`, whose bank wants a pass of its own, between
+// two others. Its client leaves in the pass of the first.
+TEST_F(DocumentEncoderTest, WhoIsInABatchWithAClientThatLeavesIsEncodedAsAlone) {
+  const std::vector<ReferencedText> text = Book(1, 20);
+  const std::vector<rpc::EncodedPart> alone = Encode(text);
+  rpc::BankSpec other = bank_;
+  other.content_chunk_tokens *= 2;
+  absl::Notification began, go;
+  counting_.attended = 0;
+  counting_.at_attend = [&] {
+    if (counting_.attended == 1) {
+      began.Notify();
+      go.WaitForNotification();
+    }
+    if (counting_.attended == layers_ + 1) left_ = true;
+  };
+  std::vector<std::thread> threads;
+  const auto start = [&](std::function<void()> call) {
+    threads.emplace_back(std::move(call));
+    while (node_->encoder().waiting() + 1 < threads.size()) std::this_thread::yield();
+  };
+  std::vector<rpc::EncodedPart> first, last;
+  start([&] { Encode(text); });
+  began.WaitForNotification();
+  start([&] { first = Encode(text); });
+  start([&] {
+    EXPECT_TRUE(absl::IsCancelled(node_->encoder().Encode(gone_, other, text).status()));
+  });
+  start([&] { last = Encode(text); });
+  go.Notify();
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(counting_.attended, 3 * layers_) << "none for the client that left";
+  ExpectSame(first, alone);
+  ExpectSame(last, alone);
 }
 
 }  // namespace
