@@ -64,6 +64,8 @@ class Bank {
   // Held exclusively while the bank is deleted.
   absl::Mutex& write_mutex() ABSL_LOCK_RETURNED(write_mutex_) { return write_mutex_; }
   absl::Mutex& IdMutex(const std::string& id);
+  // Held while codes are made or given up, before write_mutex().
+  absl::Mutex& coarse_mutex() ABSL_LOCK_RETURNED(coarse_mutex_) { return coarse_mutex_; }
   bool deleted() const { return deleted_; }
   void set_deleted() { deleted_ = true; }
 
@@ -107,6 +109,7 @@ class Bank {
   const rpc::BankSpec spec_;
   RoutingIndex index_;
   absl::Mutex write_mutex_;
+  absl::Mutex coarse_mutex_;
   static constexpr size_t kIdMutexes = 256;
   absl::Mutex id_mutexes_[kIdMutexes];
   std::atomic<bool> deleted_{false};

@@ -23,6 +23,12 @@ absl::Status UnknownDocument(const Bank& bank, const std::string& id) {
   return absl::NotFoundError(StrCat("bank '", bank.spec().name, "' has no document '", id, "'"));
 }
 
+// REQUIRES: the bank's write_mutex, shared.
+absl::Status CheckNotDeleted(const Bank& bank) {
+  if (!bank.deleted()) return absl::OkStatus();
+  return absl::NotFoundError(StrCat("bank '", bank.spec().name, "' was deleted meanwhile"));
+}
+
 }  // namespace
 
 LocalShard::LocalShard(std::unique_ptr<DocumentStore> store, const kernels::Backend* backend,
@@ -144,18 +150,27 @@ absl::StatusOr<std::vector<rpc::BankState>> LocalShard::ListBanks(const rpc::Cal
 
 absl::Status LocalShard::SetCoarse(const rpc::CallContext& ctx, const std::string& name,
                                    const rpc::CoarseState& state) {
-  absl::MutexLock registry(&registry_mutex_);  // one at a time, and no bank is deleted meanwhile
   MSA_ASSIGN_OR_RETURN(const std::shared_ptr<Bank> bank, FindBank(ctx, name));
   MSA_RETURN_IF_ERROR(ValidateCoarse(bank->spec(), state));
+  absl::MutexLock one_at_a_time(&bank->coarse_mutex());
+  // All keys are read: nothing that other calls wait for is held.
   if (state.codes) MSA_RETURN_IF_ERROR(bank->index().KeepCodes(true));
-  WriteSet writes;
-  writes.Put(Table::kSystem, CoarseKey(bank->spec().uid),
-             EncodeRecord(PlainIdentity(bank->spec(), RecordKind::kCoarse, 0, 0),
-                          EncodeCoarsePayload(state)));
-  const absl::Status committed = store_->Commit(writes, Priority::kNormal);
-  if (committed.ok()) bank->set_coarse(state);
+  const absl::Status committed = CommitCoarse(*bank, state);
   if (!bank->coarse().codes) bank->index().KeepCodes(false).IgnoreError();  // needs nothing
   return committed;
+}
+
+absl::Status LocalShard::CommitCoarse(Bank& bank, const rpc::CoarseState& state) {
+  // Of a bank that is deleted the sweep has removed all, or is about to: nothing may come after it.
+  absl::ReaderMutexLock writing(&bank.write_mutex());
+  MSA_RETURN_IF_ERROR(CheckNotDeleted(bank));
+  WriteSet writes;
+  writes.Put(Table::kSystem, CoarseKey(bank.spec().uid),
+             EncodeRecord(PlainIdentity(bank.spec(), RecordKind::kCoarse, 0, 0),
+                          EncodeCoarsePayload(state)));
+  MSA_RETURN_IF_ERROR(store_->Commit(writes, Priority::kNormal));
+  bank.set_coarse(state);
+  return absl::OkStatus();
 }
 
 // ---- Documents: writing
@@ -165,9 +180,7 @@ absl::StatusOr<rpc::PutResult> LocalShard::PutDocument(const rpc::CallContext& c
   MSA_ASSIGN_OR_RETURN(const std::shared_ptr<Bank> bank, FindBank(ctx, document.bank));
   MSA_RETURN_IF_ERROR(ValidateDocument(bank->spec(), document));
   absl::ReaderMutexLock writing(&bank->write_mutex());
-  if (bank->deleted()) {
-    return absl::NotFoundError(StrCat("bank '", document.bank, "' was deleted meanwhile"));
-  }
+  MSA_RETURN_IF_ERROR(CheckNotDeleted(*bank));
   absl::MutexLock id_lock(&bank->IdMutex(document.document.id));
   return PutLocked(*bank, document);
 }

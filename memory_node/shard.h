@@ -99,6 +99,7 @@ class LocalShard : public rpc::MemoryShard {
   absl::StatusOr<std::shared_ptr<Bank>> FindBank(const rpc::CallContext& ctx,
                                                  const std::string& name) const;
   std::vector<std::shared_ptr<Bank>> Banks() const;
+  absl::Status CommitCoarse(Bank& bank, const rpc::CoarseState& state);
   absl::StatusOr<uint64_t> LastRevision(Bank& bank, const std::string& id,
                                         const DocumentEntryPtr& current, int64_t* max_reference);
   absl::StatusOr<rpc::PutResult> PutLocked(Bank& bank, const rpc::EncodedDocument& document);

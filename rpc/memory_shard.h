@@ -114,7 +114,8 @@ class MemoryShard {
   virtual absl::StatusOr<std::vector<BankState>> ListBanks(const CallContext& ctx) = 0;
   // Makes or gives up codes of the bank's keys, as `state` says, and keeps it: durable on return.
   // FAILED_PRECONDITION for a bank whose scores cannot be scanned so (kernels/coarse_codes.h),
-  // RESOURCE_EXHAUSTED when memory does not suffice: the bank is as before then, without codes.
+  // RESOURCE_EXHAUSTED when memory does not suffice: the bank is as before then, without codes;
+  // NOT_FOUND when it was deleted meanwhile. Calls for other banks do not wait for codes.
   virtual absl::Status SetCoarse(const CallContext& ctx, const std::string& bank,
                                  const CoarseState& state) = 0;
 

@@ -1,8 +1,11 @@
 // The contract of rpc/memory_shard.h on the local shard, over both stores and both backends.
+#include <thread>
 #include <utility>
 #include <vector>
 
+#include "absl/synchronization/notification.h"
 #include "kernels/backend.h"
+#include "kernels/forwarding_backend.h"
 #include "kernels/group_backend.h"
 #include "memory_node/shard.h"
 #include "tests/memory_node/borrowed_store.h"
@@ -115,6 +118,56 @@ TEST(CoarseRecords, ADamagedOneCostsTheCodesAndNoAnswer) {
       shard->Route({}, {bank.name, snapshot->id, 0, 3, 5, testing::MakeQueries(bank, 1, 1)});
   ASSERT_TRUE(routed.ok());
   EXPECT_EQ(routed->size(), 1u);
+}
+
+// Stops where codes are made, till it may go on.
+class StoppingBackend : public kernels::ForwardingBackend {
+ public:
+  using ForwardingBackend::ForwardingBackend;
+  void EncodeCoarse(const kernels::KeySegment& segment, int64_t key_width, int64_t first_chunk,
+                    uint8_t* codes, float* scales) const override {
+    if (!began.HasBeenNotified()) began.Notify();
+    go.WaitForNotification();
+    ForwardingBackend::EncodeCoarse(segment, key_width, first_chunk, codes, scales);
+  }
+  mutable absl::Notification began, go;
+};
+
+TEST(CoarseRecords, BanksComeAndGoWhileCodesAreMade) {
+  rpc::BankSpec coded = testing::TestBank(DType::kBFloat16, DType::kBFloat16, "coded", 1);
+  coded.routing.head_dim = 32;
+  const rpc::BankSpec other = testing::TestBank(DType::kBFloat16, DType::kBFloat16, "other", 2);
+  const auto reference = *kernels::MakeBackend("reference", 1);
+  const StoppingBackend backend(*reference);
+  const auto store = MakeMemoryStore();
+  ShardOptions options;
+  options.background = false;
+  const auto shard =
+      *LocalShard::Open(std::make_unique<BorrowedStore>(store.get()), &backend, options);
+  ASSERT_TRUE(shard->CreateBank({}, coded).ok());
+  ASSERT_TRUE(shard->PutDocument({}, testing::MakeDocument(coded, {.id = "d"})).ok());
+  std::thread maker([&] {
+    const absl::Status status = shard->SetCoarse({}, "coded", {.codes = true, .candidates = 9});
+    EXPECT_TRUE(absl::IsNotFound(status)) << status;
+  });
+  backend.began.WaitForNotification();
+  absl::Notification over;
+  std::thread others([&] {
+    EXPECT_TRUE(shard->CreateBank({}, other).ok());
+    EXPECT_TRUE(shard->DeleteBank({}, "other").ok());
+    EXPECT_TRUE(shard->DeleteBank({}, "coded").ok());
+    shard->RunMaintenance();
+    over.Notify();
+  });
+  EXPECT_TRUE(over.WaitForNotificationWithTimeout(absl::Seconds(20))) << "waits for the codes";
+  backend.go.Notify();
+  maker.join();
+  others.join();
+  for (int table = 0; table < kNumTables; ++table) {
+    const auto cursor = store->NewCursor(static_cast<Table>(table), /*sequential=*/true);
+    cursor->Seek("");
+    EXPECT_FALSE(cursor->Valid()) << "left of a deleted bank: " << cursor->key();
+  }
 }
 
 }  // namespace
