@@ -24,7 +24,7 @@ TEST(GpuFlagsTest, WhatNoGpuWouldLookAtIsAUsageErrorThatSaysWhatToDo) {
   EXPECT_TRUE(GpuFlags{}.CheckFor("cpu").ok());
   EXPECT_TRUE((GpuFlags{"0,1", 100, 100}).CheckFor("cuda").ok());
   GpuFlags one, two, three;
-  one.gpus = "0";
+  one.gpus.emplace("0");
   two.gpu_memory_mb = 1;
   three.host_memory_mb = 1;
   const std::pair<GpuFlags, std::string> cases[] = {
