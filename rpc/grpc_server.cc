@@ -50,7 +50,8 @@ struct GrpcServer::Builder::Parts {
 
   template <class Interface>
   void Add(Interface* implementation) {
-    pools.push_back(std::make_unique<CallPools>(options.threads, options.queue));
+    pools.push_back(
+        std::make_unique<CallPools>(options.threads, options.queue, options.queue_bytes));
     services.push_back(MakeService(implementation, pools.back().get()));
   }
 };

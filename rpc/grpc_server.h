@@ -3,12 +3,14 @@
 #ifndef MSA_RPC_GRPC_SERVER_H_
 #define MSA_RPC_GRPC_SERVER_H_
 
+#include <cstddef>
 #include <memory>
 #include <string>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "common/limits.h"
 #include "rpc/compute_node.h"
 #include "rpc/memory_service.h"
 #include "rpc/memory_shard.h"
@@ -22,8 +24,10 @@ struct ServerOptions {
   // EncodeDocument, …), as many for AddDocuments, which waits for its client. Pools are never
   // shared, so that a service waiting for another in the same process cannot take its threads.
   int threads = 32;
-  // Calls that wait for a thread; more are refused with RESOURCE_EXHAUSTED.
+  // Calls of a kind that wait for a thread, and the bytes of their first messages, which wait with
+  // them; more are refused with RESOURCE_EXHAUSTED.
   int queue = 1024;
+  size_t queue_bytes = 4 * kMaxRpcMessageBytes;
 };
 
 // Thread-safe.

@@ -67,15 +67,18 @@ class Reactor final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::Byt
   }
 
   void OnReadDone(bool ok) override {
+    size_t bytes = 0;
     {
       absl::MutexLock lock(&mutex_);
       read_ = ok ? ReadState::kHave : ReadState::kEnd;
       if (started_) return;
       started_ = true;
+      bytes = incoming_.Length();
     }
-    if (!pool_->Submit([this] { Run(); })) {
+    if (!pool_->Submit([this] { Run(); }, bytes)) {
       Finish(grpc::Status(grpc::StatusCode::RESOURCE_EXHAUSTED,
-                          "the server is busy: too many calls wait; try again later"));
+                          "the server is busy: too many calls wait, or too large ones; try again "
+                          "later"));
     }
   }
 

@@ -44,8 +44,8 @@ class RawService : public grpc::Service {
   // `name`: as in the .proto with its package, e.g. "msa.v1.ShardService".
   explicit RawService(std::string name) : name_(std::move(name)) {}
 
-  // `pool` is borrowed for the server's life. A call that finds its queue full is refused with
-  // RESOURCE_EXHAUSTED.
+  // `pool` is borrowed for the server's life. A call that finds its queue full, in calls or in
+  // bytes of their first messages, is refused with RESOURCE_EXHAUSTED.
   void Method(const std::string& method, WorkerPool* pool, ServerHandler handler);
   const std::string& name() const { return name_; }
 

@@ -2,6 +2,7 @@
 #ifndef MSA_RPC_SERVICES_H_
 #define MSA_RPC_SERVICES_H_
 
+#include <cstddef>
 #include <memory>
 
 #include "rpc/compute_node.h"
@@ -22,8 +23,10 @@ inline constexpr char kMemoryServiceName[] = "msa.v1.MemoryService";
 // is asked of them, and streams that wait for their client, for days if it likes. A pool each, so
 // that no kind can starve another.
 struct CallPools {
-  CallPools(int threads, int queue)
-      : brief(threads, queue), lengthy(threads, queue), fed(threads, queue) {}
+  CallPools(int threads, int queue, size_t queue_bytes)
+      : brief(threads, queue, queue_bytes),
+        lengthy(threads, queue, queue_bytes),
+        fed(threads, queue, queue_bytes) {}
   WorkerPool brief;
   WorkerPool lengthy;
   WorkerPool fed;

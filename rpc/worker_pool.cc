@@ -5,7 +5,8 @@
 
 namespace msa::rpc {
 
-WorkerPool::WorkerPool(int threads, int queue) : max_threads_(threads), max_queue_(queue) {}
+WorkerPool::WorkerPool(int threads, int queue, size_t queue_bytes)
+    : max_threads_(threads), max_queue_(queue), max_queue_bytes_(queue_bytes) {}
 
 WorkerPool::~WorkerPool() {
   std::vector<std::thread> threads;
@@ -17,34 +18,35 @@ WorkerPool::~WorkerPool() {
   for (std::thread& thread : threads) thread.join();
 }
 
-bool WorkerPool::Submit(std::function<void()> task) {
-  return SubmitWithin(max_queue_, std::move(task));
+bool WorkerPool::Submit(std::function<void()> task, size_t bytes) {
+  return SubmitWithin(max_queue_, std::move(task), bytes);
 }
 
-bool WorkerPool::SubmitNow(std::function<void()> task) { return SubmitWithin(0, std::move(task)); }
+bool WorkerPool::SubmitNow(std::function<void()> task) {
+  return SubmitWithin(0, std::move(task), 0);
+}
 
-bool WorkerPool::SubmitWithin(size_t queue, std::function<void()> task) {
+bool WorkerPool::SubmitWithin(size_t queue, std::function<void()> task, size_t bytes) {
   absl::MutexLock lock(&mutex_);
   if (stopping_) return false;
-  const size_t startable = max_threads_ - threads_.size();
-  if (queue_.size() >= idle_ + startable + queue) return false;
-  queue_.push_back(std::move(task));
-  // A new thread takes this task from the queue, so it counts as idle from here on.
-  if (queue_.size() > idle_ && startable > 0 && !StartThread()) {
-    // As in a pool of fewer threads: it waits where it may, for a thread that there is.
-    if (threads_.empty() || queue_.size() > idle_ + queue) {
-      queue_.pop_back();
-      return false;
-    }
+  if (HasThread()) {
+    bytes = 0;
+  } else if (threads_.empty() || queue_.size() - idle_ >= queue ||
+             bytes > max_queue_bytes_ - waiting_bytes_) {
+    return false;
   }
+  waiting_bytes_ += bytes;
+  queue_.push_back({std::move(task), bytes});
   return true;
 }
 
-bool WorkerPool::StartThread() {
+bool WorkerPool::HasThread() {
+  if (queue_.size() < idle_) return true;
+  if (threads_.size() == max_threads_) return false;
   try {
     threads_.emplace_back([this] { Work(); });
   } catch (const std::system_error&) {
-    return false;
+    return false;  // as a pool of fewer threads
   }
   ++idle_;
   return true;
@@ -58,12 +60,13 @@ void WorkerPool::Work() {
   while (true) {
     mutex_.Await(absl::Condition(&ready));
     if (queue_.empty()) return;
-    std::function<void()> task = std::move(queue_.front());
+    Task task = std::move(queue_.front());
     queue_.pop_front();
+    waiting_bytes_ -= task.waiting_bytes;
     --idle_;
     mutex_.Unlock();
-    task();
-    task = nullptr;
+    task.run();
+    task.run = nullptr;
     mutex_.Lock();
     ++idle_;
   }

@@ -2,6 +2,8 @@
 #ifndef MSA_RPC_WORKER_POOL_H_
 #define MSA_RPC_WORKER_POOL_H_
 
+#include <cstddef>
+#include <cstdint>
 #include <deque>
 #include <functional>
 #include <thread>
@@ -16,28 +18,35 @@ namespace msa::rpc {
 // give, those that there are do the work.
 class WorkerPool {
  public:
-  // At most `threads` tasks run, at most `queue` more wait.
-  WorkerPool(int threads, int queue);
+  // At most `threads` tasks run, at most `queue` more wait, with `queue_bytes` at most.
+  WorkerPool(int threads, int queue, size_t queue_bytes = SIZE_MAX);
   // Runs what is queued, then ends.
   ~WorkerPool();
 
-  // false, and the task is dropped, when all threads are busy and the queue is full, or no thread
-  // could be started yet.
-  [[nodiscard]] bool Submit(std::function<void()> task);
+  // `bytes`: what the task keeps in memory till it runs. false, and the task is dropped, when all
+  // threads are busy and the queue is full, or no thread could be started yet.
+  [[nodiscard]] bool Submit(std::function<void()> task, size_t bytes = 0);
   // Like Submit, but never queues: false unless a thread is free at once. For callers that run the
   // task themselves instead.
   [[nodiscard]] bool SubmitNow(std::function<void()> task);
 
  private:
-  bool SubmitWithin(size_t queue, std::function<void()> task);
-  // false when the system refuses one.
-  bool StartThread() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  struct Task {
+    std::function<void()> run;
+    size_t waiting_bytes;  // 0 where a thread was free
+  };
+
+  bool SubmitWithin(size_t queue, std::function<void()> task, size_t bytes);
+  // Whether a thread without work is left for one task more. May start one.
+  bool HasThread() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Work();
 
   const size_t max_threads_;
   const size_t max_queue_;
+  const size_t max_queue_bytes_;
   absl::Mutex mutex_;
-  std::deque<std::function<void()>> queue_ ABSL_GUARDED_BY(mutex_);
+  std::deque<Task> queue_ ABSL_GUARDED_BY(mutex_);
+  size_t waiting_bytes_ ABSL_GUARDED_BY(mutex_) = 0;  // of the queue's
   size_t idle_ ABSL_GUARDED_BY(mutex_) = 0;
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
   std::vector<std::thread> threads_ ABSL_GUARDED_BY(mutex_);

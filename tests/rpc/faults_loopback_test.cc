@@ -194,6 +194,33 @@ TEST(Faults, FullServerRefusesInWords) {
   first.join();
 }
 
+TEST(Faults, LargeMessagesThatWouldWaitAreRefusedInWords) {
+  FakeShard slow;
+  absl::Notification go;
+  std::atomic<int> entered = 0;
+  slow.before = [&](const std::string&, const CallContext&) {
+    ++entered;
+    go.WaitForNotification();
+    return absl::OkStatus();
+  };
+  GrpcServer::Builder builder({.threads = 1, .queue = 8, .queue_bytes = 64 << 10});
+  const auto server = builder.Add(static_cast<MemoryShard*>(&slow)).Start("127.0.0.1:0");
+  ASSERT_TRUE(server.ok());
+  const auto shard = MakeRemoteMemoryShard(ClientOf(**server));
+  const CallContext context = Within(absl::Seconds(60));
+  std::thread first([&] { EXPECT_TRUE(shard->ListBanks(context).ok()); });
+  while (entered == 0) std::this_thread::yield();
+  const std::string large(100 << 10, 'x');
+  const absl::Status refused = shard->GetDocument(context, large, "id").status();
+  EXPECT_EQ(refused.code(), absl::StatusCode::kResourceExhausted) << refused;
+  EXPECT_THAT(MessageOf(refused), HasSubstr("too many calls wait, or too large ones"));
+  std::thread small([&] { EXPECT_TRUE(shard->ListBanks(context).ok()); });
+  go.Notify();
+  first.join();
+  small.join();
+  EXPECT_EQ(shard->GetDocument(context, large, "id").status().code(), absl::StatusCode::kNotFound);
+}
+
 TEST(Faults, ShutdownCancelsWhatDoesNotEndInTime) {
   FakeShard slow;
   absl::Notification entered;

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <cstdint>
 #include <cstdlib>
 
 #include "absl/synchronization/barrier.h"
@@ -53,6 +54,34 @@ TEST(WorkerPool, RefusesWhatDoesNotFit) {
     go.Notify();
   }
   EXPECT_EQ(ran, 3);
+}
+
+TEST(WorkerPool, BoundsTheBytesOfWhatWaits) {
+  std::atomic<int> ran = 0;
+  const auto run = [&ran] { ++ran; };
+  {
+    WorkerPool pool(1, 10, /*queue_bytes=*/100);
+    for (int round = 0; round < 2; ++round) {
+      absl::Notification running, go;
+      ASSERT_TRUE(pool.Submit(
+          [&] {
+            running.Notify();
+            go.WaitForNotification();
+          },
+          round == 0 ? 1000 : 1));  // of what runs at once nothing is counted
+      running.WaitForNotification();
+      EXPECT_TRUE(pool.Submit(run, 60));
+      EXPECT_FALSE(pool.Submit(run, 41));
+      EXPECT_FALSE(pool.Submit(run, SIZE_MAX));
+      EXPECT_TRUE(pool.Submit(run, 40));
+      EXPECT_FALSE(pool.Submit(run, 1));
+      absl::Notification over;
+      EXPECT_TRUE(pool.Submit([&over] { over.Notify(); }));
+      go.Notify();
+      over.WaitForNotification();
+    }
+  }
+  EXPECT_EQ(ran, 4);
 }
 
 void DoWithout() {
