@@ -28,8 +28,8 @@ constexpr int kConsumerRegisters = 224;
 constexpr int kOtherRegisters = 56;
 
 // Column tiles that a block of columns may have.
-constexpr int kTileCounts[] = {8, 12, 16, 20, 22, 24, 32};
-static_assert(kTileCounts[6] == kBlockTiles);
+constexpr int kTileCounts[] = {8, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30, 32};
+static_assert(kTileCounts[std::size(kTileCounts) - 1] == kBlockTiles);
 
 // Groups of 64 chunks that a warpgroup multiplies with a block's columns: two where their sums fit
 // into its registers, for then the columns are read for twice as many keys.
@@ -386,23 +386,14 @@ cudaError_t LaunchPass(const WideArgs& args, cudaStream_t stream) {
   return cudaLaunchKernelEx(&config, kernel, args);
 }
 
-template <KeyFormat kFormat, int kPieces>
+template <KeyFormat kFormat, int kPieces, int kFrom = 0>
 cudaError_t Launch(const WideArgs& args, cudaStream_t stream) {
-  switch (args.block_tiles) {
-    case 8:
-      return LaunchPass<kFormat, kPieces, 8>(args, stream);
-    case 12:
-      return LaunchPass<kFormat, kPieces, 12>(args, stream);
-    case 16:
-      return LaunchPass<kFormat, kPieces, 16>(args, stream);
-    case 20:
-      return LaunchPass<kFormat, kPieces, 20>(args, stream);
-    case 22:
-      return LaunchPass<kFormat, kPieces, 22>(args, stream);
-    case 24:
-      return LaunchPass<kFormat, kPieces, 24>(args, stream);
-    default:
-      return LaunchPass<kFormat, kPieces, 32>(args, stream);
+  if constexpr (kFrom == std::size(kTileCounts)) {
+    return cudaErrorInvalidValue;
+  } else {
+    return args.block_tiles == kTileCounts[kFrom]
+               ? LaunchPass<kFormat, kPieces, kTileCounts[kFrom]>(args, stream)
+               : Launch<kFormat, kPieces, kFrom + 1>(args, stream);
   }
 }
 

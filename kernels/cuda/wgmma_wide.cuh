@@ -36,16 +36,26 @@ __device__ inline uint64_t RowsDescriptor(uint32_t address) {
 #define MSA_SUMS_4 MSA_SUM8(0), MSA_SUM8(8), MSA_SUM8(16), MSA_SUM8(24)
 #define MSA_PLACES_6 MSA_PLACES_4 ", " MSA_P4 ", " MSA_P5
 #define MSA_SUMS_6 MSA_SUMS_4, MSA_SUM8(32), MSA_SUM8(40)
-#define MSA_PLACES_8 MSA_PLACES_6 ", " MSA_P6 ", " MSA_P7
-#define MSA_SUMS_8 MSA_SUMS_6, MSA_SUM8(48), MSA_SUM8(56)
+#define MSA_PLACES_7 MSA_PLACES_6 ", " MSA_P6
+#define MSA_SUMS_7 MSA_SUMS_6, MSA_SUM8(48)
+#define MSA_PLACES_8 MSA_PLACES_7 ", " MSA_P7
+#define MSA_SUMS_8 MSA_SUMS_7, MSA_SUM8(56)
+#define MSA_PLACES_9 MSA_PLACES_8 ", " MSA_P8
+#define MSA_SUMS_9 MSA_SUMS_8, MSA_SUM8(64)
 #define MSA_PLACES_10 MSA_PLACES_8 ", " MSA_P8 ", " MSA_P9
 #define MSA_SUMS_10 MSA_SUMS_8, MSA_SUM8(64), MSA_SUM8(72)
 #define MSA_PLACES_11 MSA_PLACES_10 ", " MSA_P10
 #define MSA_SUMS_11 MSA_SUMS_10, MSA_SUM8(80)
 #define MSA_PLACES_12 MSA_PLACES_11 ", " MSA_P11
 #define MSA_SUMS_12 MSA_SUMS_11, MSA_SUM8(88)
-#define MSA_PLACES_16 MSA_PLACES_12 ", " MSA_P12 ", " MSA_P13 ", " MSA_P14 ", " MSA_P15
-#define MSA_SUMS_16 MSA_SUMS_12, MSA_SUM8(96), MSA_SUM8(104), MSA_SUM8(112), MSA_SUM8(120)
+#define MSA_PLACES_13 MSA_PLACES_12 ", " MSA_P12
+#define MSA_SUMS_13 MSA_SUMS_12, MSA_SUM8(96)
+#define MSA_PLACES_14 MSA_PLACES_13 ", " MSA_P13
+#define MSA_SUMS_14 MSA_SUMS_13, MSA_SUM8(104)
+#define MSA_PLACES_15 MSA_PLACES_14 ", " MSA_P14
+#define MSA_SUMS_15 MSA_SUMS_14, MSA_SUM8(112)
+#define MSA_PLACES_16 MSA_PLACES_15 ", " MSA_P15
+#define MSA_SUMS_16 MSA_SUMS_15, MSA_SUM8(120)
 #define MSA_PRODUCT(columns, places, a_place, b_place, add_place, ...)                     \
   asm volatile("{ .reg .pred p; setp.ne.b32 p, %" add_place ", 0; "                         \
                "wgmma.mma_async.sync.aligned.m64n" columns MSA_KIND " {" places "}, %"      \
@@ -55,10 +65,15 @@ __device__ inline uint64_t RowsDescriptor(uint32_t address) {
 #define MSA_PRODUCTS \
   if constexpr (kTiles == 8) MSA_PRODUCT("64", MSA_PLACES_4, "32", "33", "34", MSA_SUMS_4); \
   if constexpr (kTiles == 12) MSA_PRODUCT("96", MSA_PLACES_6, "48", "49", "50", MSA_SUMS_6); \
+  if constexpr (kTiles == 14) MSA_PRODUCT("112", MSA_PLACES_7, "56", "57", "58", MSA_SUMS_7); \
   if constexpr (kTiles == 16) MSA_PRODUCT("128", MSA_PLACES_8, "64", "65", "66", MSA_SUMS_8); \
+  if constexpr (kTiles == 18) MSA_PRODUCT("144", MSA_PLACES_9, "72", "73", "74", MSA_SUMS_9); \
   if constexpr (kTiles == 20) MSA_PRODUCT("160", MSA_PLACES_10, "80", "81", "82", MSA_SUMS_10); \
   if constexpr (kTiles == 22) MSA_PRODUCT("176", MSA_PLACES_11, "88", "89", "90", MSA_SUMS_11); \
   if constexpr (kTiles == 24) MSA_PRODUCT("192", MSA_PLACES_12, "96", "97", "98", MSA_SUMS_12); \
+  if constexpr (kTiles == 26) MSA_PRODUCT("208", MSA_PLACES_13, "104", "105", "106", MSA_SUMS_13); \
+  if constexpr (kTiles == 28) MSA_PRODUCT("224", MSA_PLACES_14, "112", "113", "114", MSA_SUMS_14); \
+  if constexpr (kTiles == 30) MSA_PRODUCT("240", MSA_PLACES_15, "120", "121", "122", MSA_SUMS_15); \
   if constexpr (kTiles == 32) MSA_PRODUCT("256", MSA_PLACES_16, "128", "129", "130", MSA_SUMS_16);
 
 // The same with the keys in registers.
@@ -71,10 +86,15 @@ __device__ inline uint64_t RowsDescriptor(uint32_t address) {
 #define MSA_PRODUCTS_OF_HALVES \
   if constexpr (kTiles == 8) MSA_PRODUCT_OF_HALVES("64", MSA_PLACES_4, "%32, %33, %34, %35", "36", "37", MSA_SUMS_4); \
   if constexpr (kTiles == 12) MSA_PRODUCT_OF_HALVES("96", MSA_PLACES_6, "%48, %49, %50, %51", "52", "53", MSA_SUMS_6); \
+  if constexpr (kTiles == 14) MSA_PRODUCT_OF_HALVES("112", MSA_PLACES_7, "%56, %57, %58, %59", "60", "61", MSA_SUMS_7); \
   if constexpr (kTiles == 16) MSA_PRODUCT_OF_HALVES("128", MSA_PLACES_8, "%64, %65, %66, %67", "68", "69", MSA_SUMS_8); \
+  if constexpr (kTiles == 18) MSA_PRODUCT_OF_HALVES("144", MSA_PLACES_9, "%72, %73, %74, %75", "76", "77", MSA_SUMS_9); \
   if constexpr (kTiles == 20) MSA_PRODUCT_OF_HALVES("160", MSA_PLACES_10, "%80, %81, %82, %83", "84", "85", MSA_SUMS_10); \
   if constexpr (kTiles == 22) MSA_PRODUCT_OF_HALVES("176", MSA_PLACES_11, "%88, %89, %90, %91", "92", "93", MSA_SUMS_11); \
   if constexpr (kTiles == 24) MSA_PRODUCT_OF_HALVES("192", MSA_PLACES_12, "%96, %97, %98, %99", "100", "101", MSA_SUMS_12); \
+  if constexpr (kTiles == 26) MSA_PRODUCT_OF_HALVES("208", MSA_PLACES_13, "%104, %105, %106, %107", "108", "109", MSA_SUMS_13); \
+  if constexpr (kTiles == 28) MSA_PRODUCT_OF_HALVES("224", MSA_PLACES_14, "%112, %113, %114, %115", "116", "117", MSA_SUMS_14); \
+  if constexpr (kTiles == 30) MSA_PRODUCT_OF_HALVES("240", MSA_PLACES_15, "%120, %121, %122, %123", "124", "125", MSA_SUMS_15); \
   if constexpr (kTiles == 32) MSA_PRODUCT_OF_HALVES("256", MSA_PLACES_16, "%128, %129, %130, %131", "132", "133", MSA_SUMS_16);
 
 // d (+)= a · bᵀ over 32 bytes of the width and 8 · kTiles columns. Thread t of the warpgroup has
@@ -128,6 +148,16 @@ __device__ inline void ProductInt8(int32_t (&d)[4 * kTiles], uint64_t a, uint64_
 #undef MSA_P14
 #undef MSA_P15
 #undef MSA_SUM8
+#undef MSA_PLACES_7
+#undef MSA_SUMS_7
+#undef MSA_PLACES_9
+#undef MSA_SUMS_9
+#undef MSA_PLACES_13
+#undef MSA_SUMS_13
+#undef MSA_PLACES_14
+#undef MSA_SUMS_14
+#undef MSA_PLACES_15
+#undef MSA_SUMS_15
 #undef MSA_PLACES_4
 #undef MSA_SUMS_4
 #undef MSA_PLACES_6

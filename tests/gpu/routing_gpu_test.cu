@@ -6,6 +6,7 @@
 #include <cstring>
 #include <limits>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "tests/gpu/routing_case.cuh"
@@ -82,6 +83,38 @@ void TestBlocksOfColumns() {
         ExpectMatchesOracle(c, Score(c),
                             Name("blocks", format, precision) + " tiles " + std::to_string(tiles));
       }
+    }
+  }
+}
+
+// Rows `begin` … `end` of one question of many, as a question.
+Case Rows(const Case& c, int begin, int end) {
+  Case some = c;
+  const int width = c.shape.query_width();
+  some.queries.assign(c.queries.begin() + begin * width, c.queries.begin() + end * width);
+  some.query_begin = {0, end - begin};
+  return some;
+}
+
+// Every width that a block of columns has, in one and in two: a question has the best of what two
+// shares of its rows have, to the bit.
+void TestBlocks() {
+  uint32_t seed = 6000;
+  for (const auto& [format, precision] :
+       {std::pair{KeyFormat::kBFloat16, QueryPrecision::kThroughput},
+        std::pair{KeyFormat::kFloat8, QueryPrecision::kThroughput},
+        std::pair{KeyFormat::kInt8, QueryPrecision::kThroughput}}) {
+    for (const int rows : {5,   44,  52,  63,  65,  73,  82,  90,  99,  106, 115,
+                           125, 139, 150, 170, 180, 205, 219, 235, 250, 410}) {
+      const Case c =
+          MakeCase(Folded(1, 160, 0.7f), format, precision, {300, 0, 5, 270}, {rows}, seed++);
+      const std::vector<float> scores = Score(c);
+      const std::string name = Name("blocks", format, precision) + " rows " + std::to_string(rows);
+      ExpectMatchesOracle(c, scores, name);
+      std::vector<float> best = Score(Rows(c, 0, rows / 3));
+      const std::vector<float> rest = Score(Rows(c, rows / 3, rows));
+      for (size_t i = 0; i < best.size(); ++i) best[i] = std::max(best[i], rest[i]);
+      Expect(SameBits(scores, best), name + ": shares");
     }
   }
 }
@@ -251,6 +284,7 @@ int Run(const std::string& which) {
     TestBits();
     TestThroughput();
     TestBlocksOfColumns();
+    TestBlocks();
   }
   for (const KeyFormat format : kFormats) {
     for (const QueryPrecision precision :
