@@ -46,10 +46,16 @@ struct ScoreArgs {
 
 // How near the scores of a pass have to be. kExact: what is said of ScoreArgs. kBounded: a backend
 // may save time by rounding what it multiplies, and says in `errors` how far a score can be off:
-// enough to prove which parts are best, whose exact scores ScoreListed gives. kCoarse: the scores
-// of the segments' codes, for questions rounded to 8 bits or better; `errors` say that nothing is
-// known. Like exact scores, a question's do not depend on its company or on where a chunk lies.
-enum class ScanMode : uint8_t { kExact = 1, kBounded = 2, kCoarse = 3 };
+// enough to prove which parts are best, whose exact scores ScoreListed gives. kLoose: the same,
+// with errors of up to some hundredths of the norms, which tell the best of one layer, and of means
+// over layers only where layers agree. kCoarse: the scores of the segments' codes, for questions
+// rounded to 8 bits or better; `errors` say that nothing is known. Like exact scores, a question's
+// do not depend on its company or on where a chunk lies.
+enum class ScanMode : uint8_t { kExact = 1, kBounded = 2, kCoarse = 3, kLoose = 4 };
+
+constexpr bool MayRound(ScanMode mode) {
+  return mode == ScanMode::kBounded || mode == ScanMode::kLoose;
+}
 
 // The same over several segments of one precision.
 struct ScoreBankArgs {
@@ -59,8 +65,8 @@ struct ScoreBankArgs {
   absl::Span<const int32_t> query_begin;
   float* scores = nullptr;  // out [num_questions, parts of all segments], in the segments' order
   ScanMode mode = ScanMode::kExact;  // kCoarse: every segment has codes
-  // out [num_questions], may be null unless kBounded: no score of the question is further from the
-  // exact one than this. 0: they are exact, to the bit. NaN or infinite: nothing is known.
+  // out [num_questions], may be null unless the scan may round: no score of the question is further
+  // from the exact one than this. 0: they are exact, to the bit. NaN or infinite: nothing is known.
   float* errors = nullptr;
 };
 

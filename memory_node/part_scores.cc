@@ -84,6 +84,7 @@ absl::StatusOr<PartScores> MakeExact(const kernels::Backend& backend, const Part
   exact.scores = {args.scores, num_parts};
   exact.error = 0;
   exact.pass_error = nullptr;
+  exact.loose = false;
   exact.candidates = 0;
   exact.queries = nullptr;
   exact.memory = std::make_shared<const kernels::Buffer>(std::move(buffer));

@@ -28,6 +28,7 @@ struct PartScores {
   // Where the pass leaves the error while nobody has waited for it, in memory of the backend; null:
   // `error` has it.
   const float* pass_error = nullptr;
+  bool loose = false;  // of a scan that may have rounded more than means bear (ScanMode::kLoose)
   // Above 0: scores are those of a coarse scan, and so many of the best have to be scored exactly.
   int32_t candidates = 0;
   std::shared_ptr<const void> memory;

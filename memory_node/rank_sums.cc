@@ -70,6 +70,11 @@ float RankSums::MeanError() const {
   return static_cast<float>(sum / static_cast<double>(layers_.size()) * (1 + 1e-6));
 }
 
+bool RankSums::Loose() const {
+  return std::any_of(layers_.begin(), layers_.end(),
+                     [](const auto& layer) { return layer.second.scores.loose; });
+}
+
 int32_t RankSums::Candidates() const {
   int32_t candidates = 0;
   for (const auto& [index, layer] : layers_) {
@@ -205,7 +210,9 @@ absl::StatusOr<std::vector<ScoredPart>> RankSums::Rank(const kernels::Backend& b
     auto& listed = Candidates() > 0 ? counts.coarse : counts.rounded;
     ++(parts.has_value() ? listed : counts.rescanned);
   }
+  counts.loose.CountRank(Loose());
   if (!parts.has_value()) {
+    if (Loose()) counts.loose.Pause();
     MSA_ASSIGN_OR_RETURN(parts, RankAll(backend, view, sequence, options));
   }
   MSA_RETURN_IF_ERROR(backend.Health());

@@ -61,6 +61,7 @@ class RankSums {
                                                   const RankOptions& options) const;
   // Of means of the scores against means of exact ones; NaN with a coarse layer among them.
   float MeanError() const;
+  bool Loose() const;          // whether a layer's scan was
   int32_t Candidates() const;  // the most that a layer's scan asks for; 0: none was coarse
 
   int32_t round_ = -1;

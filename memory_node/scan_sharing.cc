@@ -61,9 +61,9 @@ int64_t ScanSharer::waiting() const {
 
 absl::StatusOr<PartScores> ScanSharer::Score(const rpc::CallContext& ctx, const RoutingIndex& index,
                                              const RoutingShape& shape, int layer_index,
-                                             const std::vector<float>& queries,
-                                             int32_t candidates) {
-  Question question{&index, &shape, layer_index, &queries, candidates};
+                                             const std::vector<float>& queries, int32_t candidates,
+                                             bool loose) {
+  Question question{&index, &shape, layer_index, &queries, candidates, loose};
   if (question.rows() > options_.max_coarse_rows) question.candidates = 0;
   MSA_RETURN_IF_ERROR(Answer(ctx, &question));
   MSA_RETURN_IF_ERROR(backend_->Health());
@@ -160,7 +160,11 @@ absl::Status ScanSharer::RunPass(const Batch& batch) const {
   args.queries = kept ? memory->queries : queries.data();
   args.query_begin = query_begin;
   args.scores = memory->scores;
-  args.mode = coarse ? kernels::ScanMode::kCoarse : kernels::ScanMode::kBounded;
+  const bool loose = !coarse && std::all_of(batch.begin(), batch.end(),
+                                            [](const Question* q) { return q->loose; });
+  args.mode = coarse  ? kernels::ScanMode::kCoarse
+              : loose ? kernels::ScanMode::kLoose
+                      : kernels::ScanMode::kBounded;
   if (!coarse) args.errors = memory->errors;
   const bool exact = !backend_->ScoreBank(args);
   for (size_t i = 0; i < batch.size(); ++i) {
@@ -173,6 +177,7 @@ absl::Status ScanSharer::RunPass(const Batch& batch) const {
     result.num_rows = batch[i]->rows();
     if (coarse) result.candidates = batch[i]->candidates;
     if (!exact) result.error = std::numeric_limits<float>::quiet_NaN();  // until it is known
+    result.loose = loose && !exact;
     if (!exact && !coarse) result.pass_error = args.errors + i;
     result.memory = memory;
   }

@@ -41,12 +41,14 @@ class ScanSharer {
   // queries [rows, query_width], borrowed till the return. The view is taken after the call began.
   // Scores may be rounded, as `pass_error` will say: the pass has been asked for, not waited for.
   // With `candidates` above 0 they are coarse, where the index keeps codes and the question is not
-  // too long for them to be of use.
+  // too long for them to be of use. `loose`: they may be rounded as ScanMode::kLoose allows, where
+  // the others of the pass may, too.
   // DEADLINE_EXCEEDED, CANCELLED while waiting; RESOURCE_EXHAUSTED when too many wait or there is
   // no memory for the scores; UNAVAILABLE when the backend failed.
   absl::StatusOr<PartScores> Score(const rpc::CallContext& ctx, const RoutingIndex& index,
                                    const RoutingShape& shape, int layer_index,
-                                   const std::vector<float>& queries, int32_t candidates = 0);
+                                   const std::vector<float>& queries, int32_t candidates = 0,
+                                   bool loose = false);
 
   int64_t passes() const;     // made since start
   int64_t questions() const;  // answered by them
@@ -59,6 +61,7 @@ class ScanSharer {
     int layer_index;
     const std::vector<float>* queries;
     int32_t candidates;
+    bool loose;
     bool taken = false;
     bool done = false;
     absl::Status status = absl::OkStatus();

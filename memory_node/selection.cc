@@ -252,6 +252,7 @@ absl::StatusOr<std::vector<rpc::RoutedPart>> SelectBest(const kernels::Backend& 
     MSA_ASSIGN_OR_RETURN(const PartScores all, MakeExact(backend, *scores));
     routed = SelectFromAll(backend, all, sequence, top_k);
     if (scores->error != 0) ++counts.rescanned;
+    if (scores->loose) counts.loose.Pause();
   }
   KeepBest(top_k, &routed);
   MSA_RETURN_IF_ERROR(backend.Health());

@@ -20,11 +20,39 @@
 
 namespace msa::memory_node {
 
+// Whether passes over a bank may round so far that its ranks are not always told (kLoose). They may
+// until the keys had to be read again for it; then not for as many ranks as a pause has, each of
+// which is four times the one before: banks whose layers agree keep the faster passes, the others
+// lose next to nothing. Thread-safe.
+class LooseScans {
+ public:
+  static constexpr int64_t kFirstPause = 64;
+  static constexpr int64_t kLastPause = int64_t{1} << 20;
+
+  bool allowed() const { return pause_ <= 0; }
+  // A rank came of scores of loose scans, or of others.
+  void CountRank(bool loose) {
+    if (!loose && pause_ > 0) --pause_;
+  }
+  // Scores of loose scans did not tell. Nothing more comes of the others that are on their way.
+  void Pause() {
+    if (!allowed()) return;
+    const int64_t pause = next_;
+    pause_ = pause;
+    next_ = pause < kLastPause ? 4 * pause : pause;
+  }
+
+ private:
+  std::atomic<int64_t> pause_{0};  // ranks until they may again
+  std::atomic<int64_t> next_{kFirstPause};
+};
+
 // How answers were found, since start. Thread-safe.
 struct SelectionCounts {
   std::atomic<int64_t> rounded{0};    // from rounded scores, proven
   std::atomic<int64_t> rescanned{0};  // these, or coarse ones, could not tell: another pass, exact
   std::atomic<int64_t> coarse{0};     // from coarse scores and exact ones of the candidates
+  LooseScans loose;
 };
 
 // A part of a view.

@@ -64,7 +64,7 @@ absl::StatusOr<std::vector<rpc::RoutedPart>> LocalShard::Route(const rpc::CallCo
   }
   MSA_ASSIGN_OR_RETURN(PartScores scores,
                        scans_.Score(ctx, bank->index(), spec.routing, layer_index, request.queries,
-                                    request.candidates));
+                                    request.candidates, bank->selections().loose.allowed()));
   MSA_ASSIGN_OR_RETURN(auto routed, SelectBest(*backend_, &scores, snapshot->sequence,
                                                request.top_k, bank->selections()));
   absl::MutexLock lock(&snapshot->mutex);

@@ -76,10 +76,16 @@ constexpr int kExactTiles = 4;
 // the best costs.
 constexpr int64_t kManyChunks = 1 << 19;
 
+// Column tiles from which on two pieces of int8 questions are bound by their products.
+constexpr int64_t kTwoPieceTiles = 8;
+
 // The pass that a question of so many column tiles takes when it is rounded. The memory-bound one
 // is the faster over fp8 keys up to 32 rows, and over few bf16 keys, as far as it was measured, up
 // to 64.
-QueryPrecision Rounded(KeyFormat format, int64_t tiles, bool many_chunks) {
+QueryPrecision Rounded(KeyFormat format, int64_t tiles, bool many_chunks, bool loose) {
+  if (format == KeyFormat::kInt8 && loose && tiles > kTwoPieceTiles) {
+    return QueryPrecision::kOnePiece;
+  }
   const bool memory_bound = format == KeyFormat::kBFloat16
                                 ? tiles <= 2 * kExactTiles && !many_chunks
                                 : format == KeyFormat::kFloat8 && tiles <= kExactTiles;
@@ -88,7 +94,7 @@ QueryPrecision Rounded(KeyFormat format, int64_t tiles, bool many_chunks) {
 
 // Rounds the questions where that saves reads of the keys, or products that take longer (exact ones
 // of fp8 keys and more than one tile), and the error can be bounded.
-void ChoosePrecision(const std::vector<RoutingSegment>& table, RoutingArgs& args) {
+void ChoosePrecision(const std::vector<RoutingSegment>& table, bool loose, RoutingArgs& args) {
   const int64_t tiles = NumColumnTiles(args);
   const bool many_chunks = args.num_chunks >= kManyChunks;
   const bool slow = args.format == KeyFormat::kFloat8 && many_chunks;
@@ -97,12 +103,12 @@ void ChoosePrecision(const std::vector<RoutingSegment>& table, RoutingArgs& args
     if (segment.max_norm == nullptr) return;
   }
   RoutingArgs rounded = args;
-  rounded.precision = Rounded(args.format, tiles, many_chunks);
+  rounded.precision = Rounded(args.format, tiles, many_chunks, loose);
   if (CanBoundErrors(rounded)) args.precision = rounded.precision;
 }
 
 bool Rounds(const RoutingArgs& args, ScanMode mode) {
-  return mode == ScanMode::kBounded && args.precision != QueryPrecision::kSplit;
+  return MayRound(mode) && args.precision != QueryPrecision::kSplit;
 }
 
 // What the errors of a scan say: its bounds where it rounded, 0 where it is exact, NaN where
@@ -131,7 +137,9 @@ bool ScoreBankOn(Device& device, const ScoreBankArgs& bank) {
   args.host_query_begin = bank.query_begin.data();
   args.num_questions = static_cast<int>(num_questions);
   args.scores = staging.Out(bank.scores, num_questions * args.num_parts);
-  if (args.num_parts > 0 && bank.mode == ScanMode::kBounded) ChoosePrecision(table, args);
+  if (args.num_parts > 0 && MayRound(bank.mode)) {
+    ChoosePrecision(table, bank.mode == ScanMode::kLoose, args);
+  }
   void* workspace = args.num_parts > 0 ? staging.Room(RoutingWorkspaceBytes(args)) : nullptr;
   const bool inexact = bank.mode == ScanMode::kCoarse || Rounds(args, bank.mode);
   if (staging.failed()) return inexact;

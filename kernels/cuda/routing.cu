@@ -26,9 +26,18 @@ bool ValidArgs(const RoutingArgs& args) {
 // Sums of int8 products are exact by warpgroups too, and read the keys once for more rows.
 bool WantsWidePass(const RoutingArgs& args) {
   const bool wanted = args.precision == QueryPrecision::kThroughput ||
+                      args.precision == QueryPrecision::kOnePiece ||
                       (args.precision == QueryPrecision::kSplit &&
                        args.format == KeyFormat::kInt8 && ColumnTiles(args).Left() > 1);
   return wanted && args.shape.query != Reduce::kMean && HasWidePass(args.format);
+}
+
+// With the precision that it takes.
+RoutingArgs Taken(const RoutingArgs& args) {
+  RoutingArgs taken = args;
+  const bool none = args.precision == QueryPrecision::kOnePiece && !TakesOnePiece(args);
+  if (none) taken.precision = QueryPrecision::kThroughput;
+  return taken;
 }
 
 cudaError_t ScoreByWidePasses(const RoutingArgs& args, void* workspace, cudaStream_t stream) {
@@ -118,6 +127,11 @@ cudaError_t ScoreByPasses(const RoutingArgs& args, void* workspace, cudaStream_t
 
 }  // namespace
 
+bool TakesOnePiece(const RoutingArgs& scan) {
+  return scan.precision == QueryPrecision::kOnePiece && scan.format == KeyFormat::kInt8 &&
+         WantsWidePass(scan);
+}
+
 bool HasFastPath(const RoutingArgs& args) {
   const int width = args.shape.key_width();
   return args.shape.folded() && args.shape.chunk == Reduce::kMax && width % 16 == 0 &&
@@ -140,7 +154,8 @@ int64_t NumberChunks(RoutingSegment* host_segments, int num_segments) {
   return total;
 }
 
-size_t RoutingWorkspaceBytes(const RoutingArgs& args) {
+size_t RoutingWorkspaceBytes(const RoutingArgs& asked) {
+  const RoutingArgs args = Taken(asked);
   if (!ValidArgs(args) || !HasFastPath(args)) return kAlignment;
   size_t bytes = sizeof(ColumnScaling) + PackedCapacityBytes(args.shape.key_width());
   if (WantsWidePass(args)) {
@@ -154,7 +169,8 @@ size_t RoutingWorkspaceBytes(const RoutingArgs& args) {
   return (bytes + kAlignment - 1) / kAlignment * kAlignment;
 }
 
-cudaError_t ScoreParts(const RoutingArgs& args, void* workspace, cudaStream_t stream) {
+cudaError_t ScoreParts(const RoutingArgs& asked, void* workspace, cudaStream_t stream) {
+  const RoutingArgs args = Taken(asked);
   if (!ValidArgs(args)) return cudaErrorInvalidValue;
   if (args.num_parts == 0) return cudaSuccess;
   if (!HasFastPath(args)) return ScorePartsGeneral(args, stream);

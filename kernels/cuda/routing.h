@@ -28,8 +28,9 @@ enum class KeyFormat : uint8_t { kFloat32 = 1, kBFloat16 = 2, kInt8 = 3, kFloat8
 //   int8 keys         3 × int8     (23 bits)    2 × int8 (15 bits below the row's largest element)
 //   int4 keys         2 × int8     (15 bits)    int8 (7 bits)
 // Sums are float32, exact integers for int8 and int4. kThroughput is for hundreds of rows on
-// sm_90a: what kSingle sees, in warpgroup products; elsewhere it is kSingle.
-enum class QueryPrecision : uint8_t { kSplit = 1, kSingle = 2, kThroughput = 3 };
+// sm_90a: what kSingle sees, in warpgroup products; elsewhere it is kSingle. kOnePiece: int8 keys
+// on sm_90a meet one piece (7 bits), for half the products; elsewhere it is kThroughput.
+enum class QueryPrecision : uint8_t { kSplit = 1, kSingle = 2, kThroughput = 3, kOnePiece = 4 };
 
 // Keys of consecutive parts. An array of these lies in device memory, one for each segment.
 struct RoutingSegment {
@@ -38,8 +39,8 @@ struct RoutingSegment {
   const int64_t* part_begin = nullptr;  // [num_parts + 1]: part p owns chunks part_begin[p] …
   int64_t num_parts = 0;
   int64_t num_chunks = 0;
-  int64_t first_part = 0;   // column of part 0 in the scores
-  int64_t first_chunk = 0;  // chunks in the segments before this one: NumberChunks fills it
+  int64_t first_part = 0;           // column of part 0 in the scores
+  int64_t first_chunk = 0;          // chunks in the segments before this one: NumberChunks fills it
   const float* max_norm = nullptr;  // as in KeySegment; ScoreErrors needs it
 };
 
@@ -73,13 +74,13 @@ int64_t NumColumnTiles(const RoutingArgs& args);
 
 // Bytes of workspace, 256-byte aligned, that ScoreParts needs for these shape, format, precision
 // and questions (no other field is read). 129 KiB at a width of 1,024, unless
-// kThroughput or int8 keys on sm_90a: up to 256 KiB for every 64 rows.
+// kThroughput, kOnePiece or int8 keys on sm_90a: up to 256 KiB for every 64 rows.
 size_t RoutingWorkspaceBytes(const RoutingArgs& args);
 
 // Scores of every part; kNoScore for a part without chunks. Cost: on the fast path one read of the
 // keys for every 32 rows of questions (each padded to 8; 64 rows with kSingle; 4,096 with
-// kThroughput, 2,048 of int8 keys; 1,024 of int8 keys on sm_90a, kSplit); otherwise the general
-// path.
+// kThroughput, 2,048 of int8 keys; 4,096 with kOnePiece; 1,024 of int8 keys on sm_90a, kSplit);
+// otherwise the general path.
 cudaError_t ScoreParts(const RoutingArgs& args, void* workspace, cudaStream_t stream);
 
 // The general path by itself: any reduction, any width, no tensor cores, one read of the keys a

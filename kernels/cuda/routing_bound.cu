@@ -6,6 +6,7 @@
 
 #include "kernels/cuda/routing_bound.h"
 #include "kernels/cuda/routing_pass.h"
+#include "kernels/cuda/routing_wide.h"
 
 namespace msa::kernels::cuda {
 namespace {
@@ -18,6 +19,9 @@ constexpr int kMaxQuestions = 64;  // of one launch
 // Norms are sums of up to 4,096 squares in float32, a lane's 128 one after the other: this covers
 // what they lose, twice over.
 constexpr float kRoundUp = 1.0f + 1.0f / (1 << 14);
+// Rows below have squares that float32 loses; from here on, what is lost is less than what is
+// allowed for the sums.
+constexpr float kTinyNorm = 1e-10f;
 // What 16 products lose where they are added, in ulps of |q|·|k|: 6 for every 4 of them on the
 // units that take the fewest at a time.
 constexpr int kLossOfStep = 24;
@@ -58,7 +62,7 @@ __device__ float Rounded(KeyFormat format, float x) {
                                         : __half2float(__float2half_rn(x));
 }
 
-__device__ RowNorms NormsOf(const float* row, int width, KeyFormat format) {
+__device__ RowNorms NormsOf(const float* row, int width, KeyFormat format, bool one_piece) {
   const int lane = threadIdx.x % 32;
   RowNorms norms = {0, 0, 0};
 #pragma unroll 16
@@ -68,8 +72,12 @@ __device__ RowNorms NormsOf(const float* row, int width, KeyFormat format) {
   }
   norms.whole = sqrtf(SumOfWarp(norms.whole)) * kRoundUp;
   norms.largest = MaxOfWarp(norms.largest);
-  if (format == KeyFormat::kInt8) return norms;
-  float scale = 1;
+  if (norms.whole < kTinyNorm) {  // rounding takes no more from an element than there is
+    norms.whole = norms.residual = norms.largest * sqrtf(static_cast<float>(width)) * kRoundUp;
+    return norms;
+  }
+  if (format == KeyFormat::kInt8 && !one_piece) return norms;
+  float scale = one_piece ? IntegerScale(norms.largest, 1) : 1;
   if (format == KeyFormat::kFloat8 && norms.largest > 0 && isfinite(norms.largest)) {
     int exponent = 0;
     frexpf(norms.largest, &exponent);
@@ -77,7 +85,9 @@ __device__ RowNorms NormsOf(const float* row, int width, KeyFormat format) {
   }
 #pragma unroll 4
   for (int i = lane; i < width; i += 32) {
-    const float rest = row[i] - Rounded(format, row[i] / scale) * scale;
+    const float rounded = one_piece ? static_cast<float>(__float2int_rn(row[i] / scale))
+                                    : Rounded(format, row[i] / scale);
+    const float rest = fmaf(-rounded, scale, row[i]);
     norms.residual = fmaf(rest, rest, norms.residual);
   }
   norms.residual = sqrtf(SumOfWarp(norms.residual)) * kRoundUp;
@@ -85,13 +95,15 @@ __device__ RowNorms NormsOf(const float* row, int width, KeyFormat format) {
 }
 
 // Of a row, for keys of norm 1.
-__device__ float ErrorOfRow(const RowNorms& norms, int width, KeyFormat format) {
+__device__ float ErrorOfRow(const RowNorms& norms, int width, KeyFormat format, bool one_piece) {
   constexpr float kUlp = 1.0f / (1 << 23);
   if (format == KeyFormat::kInt8) {
-    // Digits are the row in steps of its largest / 32,512 and / 8,323,072, rounded; sums are exact
-    // until the pieces come together in float32.
-    const float steps = norms.largest * (0.51f / 32512 + 1.02f / 8323072) + 2e-37f;
-    return sqrtf(static_cast<float>(width)) * steps * kRoundUp + 8 * kUlp * norms.whole;
+    // Digits are the row in steps of its largest / 32,512 (of one piece: the residual) and
+    // / 8,323,072, rounded; sums are exact until the pieces come together in float32.
+    const float of_pass = one_piece ? 0 : 0.51f / 32512;
+    const float steps = norms.largest * (of_pass + 1.02f / 8323072) + 2e-37f;
+    const float rounding = sqrtf(static_cast<float>(width)) * steps * kRoundUp;
+    return norms.residual + rounding + 8 * kUlp * (norms.whole + norms.residual);
   }
   // The exact pass adds the residual, rounded by 2^-8 of itself at most, in one more product. Both
   // passes add up in steps; 4 for the last additions and scales, 1.01 for |q̂| / |q|.
@@ -105,6 +117,7 @@ struct ErrorsArgs {
   const float* queries = nullptr;
   int width = 0;
   KeyFormat format = KeyFormat::kBFloat16;
+  bool one_piece = false;
   float scale = 1.0f;
   float* errors = nullptr;
   int32_t query_begin[kMaxQuestions + 1];
@@ -124,9 +137,9 @@ __global__ void __launch_bounds__(kErrorThreads)
   float error = 0;
   for (int32_t row = args.query_begin[question] + warp; row < args.query_begin[question + 1];
        row += kErrorWarps) {
-    const RowNorms norms =
-        NormsOf(args.queries + static_cast<int64_t>(row) * args.width, args.width, args.format);
-    error = LargerOrNan(error, ErrorOfRow(norms, args.width, args.format));
+    const RowNorms norms = NormsOf(args.queries + static_cast<int64_t>(row) * args.width,
+                                   args.width, args.format, args.one_piece);
+    error = LargerOrNan(error, ErrorOfRow(norms, args.width, args.format, args.one_piece));
   }
   __shared__ float of_warp[kErrorWarps];
   if (lane == 0) of_warp[warp] = error;
@@ -180,6 +193,7 @@ cudaError_t ScoreErrors(const RoutingArgs& scan, float* errors, cudaStream_t str
   args.queries = scan.queries;
   args.width = scan.shape.key_width();
   args.format = scan.format;
+  args.one_piece = TakesOnePiece(scan);
   args.scale = scan.shape.scale;
   for (int first = 0; first < scan.num_questions; first += kMaxQuestions) {
     const int count = std::min(kMaxQuestions, scan.num_questions - first);

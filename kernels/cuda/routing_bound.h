@@ -9,6 +9,12 @@
 // sum so far) to 24 bits of the largest of them, which is at most |q|·|k|, and so the result: 2^-23
 // of that for each term and each sum, nothing for integers ("Numerical behavior of NVIDIA tensor
 // cores", PeerJ Computer Science 2021).
+//
+// int8 keys: two pieces leave half a step of each element, a bound that is small enough. Of one
+// piece the residual is computed, with the very steps and integers that the pass multiplies with:
+// q̂ = step · integers, of which no more than the division's and the integer's rounding is known,
+// and q - q̂ takes one rounding (fma). |q̂| is at most |q| + |q - q̂|; the sum of integers is exact
+// (127 · 127 · 4,096 < 2^31) and is rounded as it becomes a float and for each of three scales.
 #ifndef MSA_KERNELS_CUDA_ROUTING_BOUND_H_
 #define MSA_KERNELS_CUDA_ROUTING_BOUND_H_
 

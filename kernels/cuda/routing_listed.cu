@@ -253,8 +253,9 @@ cudaError_t PackQuestions(const ListedArgs& args, char* group, cudaStream_t stre
 }  // namespace
 
 bool CanScoreListed(const RoutingArgs& scan) {
-  return HasFastPath(scan) && scan.precision != QueryPrecision::kThroughput &&
-         scan.format != KeyFormat::kInt4 &&
+  const bool known =
+      scan.precision == QueryPrecision::kSplit || scan.precision == QueryPrecision::kSingle;
+  return HasFastPath(scan) && known && scan.format != KeyFormat::kInt4 &&
          PassCapacity(scan.format, QueryPieces(scan.format, scan.precision), scan.shape.key_width(),
                       1) > 0;
 }

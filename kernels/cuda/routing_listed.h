@@ -14,7 +14,7 @@ namespace msa::kernels::cuda {
 
 struct ListedArgs {
   // The scan whose scores are wanted; its `scores` is not used. Segments lie in the order of their
-  // first_part. Not kThroughput.
+  // first_part. kSplit or kSingle.
   RoutingArgs scan;
   const int32_t* columns = nullptr;  // [num_questions, num_listed] of the scan's scores; -1: none
   int num_listed = 0;

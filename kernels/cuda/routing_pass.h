@@ -25,7 +25,8 @@ __host__ __device__ constexpr bool IsInteger(KeyFormat format) {
 
 // 8-bit pieces or 16-bit halves a question's element becomes.
 __host__ __device__ constexpr int QueryPieces(KeyFormat format, QueryPrecision precision) {
-  const int single = format == KeyFormat::kInt8 ? 2 : 1;
+  const bool one_piece = precision == QueryPrecision::kOnePiece;
+  const int single = format == KeyFormat::kInt8 && !one_piece ? 2 : 1;
   return precision == QueryPrecision::kSplit && format != KeyFormat::kFloat32 ? single + 1 : single;
 }
 

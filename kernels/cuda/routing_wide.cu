@@ -402,6 +402,7 @@ cudaError_t LaunchFormat(const WideArgs& args, cudaStream_t stream) {
     case KeyFormat::kFloat8:
       return Launch<KeyFormat::kFloat8, 1>(args, stream);
     case KeyFormat::kInt8:
+      if (args.pieces == 1) return Launch<KeyFormat::kInt8, 1>(args, stream);
       if (args.pieces == 2) return Launch<KeyFormat::kInt8, 2>(args, stream);
       return args.block_tiles == 12 ? LaunchPass<KeyFormat::kInt8, 3, 12>(args, stream)
                                     : LaunchPass<KeyFormat::kInt8, 3, 24>(args, stream);

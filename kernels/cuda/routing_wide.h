@@ -1,9 +1,9 @@
-// The routing pass for many rows of questions (QueryPrecision::kThroughput; int8 keys with kSplit
-// too), limited by the matrix units. Internal to routing*.cu.
+// The routing pass for many rows of questions (QueryPrecision::kThroughput, kOnePiece;
+// int8 keys with kSplit too), limited by the matrix units. Internal to routing*.cu.
 #ifndef MSA_KERNELS_CUDA_ROUTING_WIDE_H_
 #define MSA_KERNELS_CUDA_ROUTING_WIDE_H_
 
-#include <cuda_runtime_api.h>
+#include <cuda_runtime.h>
 
 #include <cstddef>
 #include <cstdint>
@@ -49,6 +49,16 @@ struct WideArgs {
 
 // bf16, fp8 or int8 keys on a device of compute capability 9.0.
 bool HasWidePass(KeyFormat format);
+
+// Whether a scan's questions become one piece of 8 bits: kOnePiece, where there is such a pass.
+bool TakesOnePiece(const RoutingArgs& scan);
+
+// The scale with which a row is packed for int8 keys, by its largest element, which becomes the
+// largest integer of so many pieces: row = scale · integers, rounded.
+__device__ inline float IntegerScale(float largest, int pieces) {
+  const float integer = pieces == 3 ? 127 * 65536.0f : pieces == 2 ? 127 * 256.0f : 127;
+  return fmaxf(largest / integer, 1e-37f);
+}
 
 // Tiles that a tile of rows takes: int8 keys meet questions in pieces of 8 bits, as many as the
 // memory-bound pass's.

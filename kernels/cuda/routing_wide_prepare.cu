@@ -24,7 +24,7 @@ __device__ float ColumnScale(float largest, int pieces) {
     frexpf(largest, &exponent);
     return largest > 0 ? ldexpf(1.0f, max(exponent - 12, -120)) : 1.0f;
   }
-  return fmaxf(largest / (pieces == 3 ? 127 * 65536.0f : 127 * 256.0f), 1e-37f);
+  return IntegerScale(largest, pieces);
 }
 
 // Digits of base 256 in -128 … 127, the first piece the highest.

@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "kernels/cuda/routing.h"
+#include "kernels/cuda/routing_bound.h"
 #include "tests/gpu/gpu_test.h"
 
 namespace msa::kernels::cuda {
@@ -72,6 +73,18 @@ inline Keys MakeKeys(int64_t num_chunks, int width, KeyFormat format, std::mt199
     }
   }
   return keys;
+}
+
+// The norm of the largest key, rounded up.
+inline float MaxNorm(const Keys& keys) {
+  double largest = 0;
+  const size_t width = keys.num_chunks == 0 ? 1 : keys.values.size() / keys.num_chunks;
+  for (size_t at = 0; at < keys.values.size(); at += width) {
+    double squares = 0;
+    for (size_t i = at; i < at + width; ++i) squares += keys.values[i] * keys.values[i];
+    largest = std::max(largest, std::sqrt(squares));
+  }
+  return static_cast<float>(largest * 1.0001);
 }
 
 struct Case {
@@ -139,6 +152,8 @@ class DeviceBank {
       segment.num_parts = static_cast<int64_t>(part_begin[i].size()) - 1;
       segment.num_chunks = segments[i].num_chunks;
       segment.first_part = num_parts_;
+      max_norms_.emplace_back(std::vector<float>{MaxNorm(segments[i])});
+      segment.max_norm = max_norms_.back().get();
       num_parts_ += segment.num_parts;
       segments_.push_back(segment);
     }
@@ -154,6 +169,7 @@ class DeviceBank {
   std::vector<DeviceBuffer<char>> keys_;
   std::vector<DeviceBuffer<float>> scales_;
   std::vector<DeviceBuffer<int64_t>> part_begin_;
+  std::vector<DeviceBuffer<float>> max_norms_;
   std::vector<RoutingSegment> segments_;
   std::vector<DeviceBuffer<RoutingSegment>> table_;
   int64_t num_chunks_ = 0;
@@ -186,6 +202,16 @@ inline std::vector<float> Score(const Case& c, bool general = false) {
   CUDA_OK(general ? ScorePartsGeneral(args, nullptr) : ScoreParts(args, workspace.get(), nullptr));
   Fetch(workspace);
   return Fetch(scores);
+}
+
+// What ScoreErrors says of each question.
+inline std::vector<float> Errors(const Case& c) {
+  DeviceBank bank(c.segments, c.part_begin);
+  DeviceBuffer<float> queries(c.queries);
+  DeviceBuffer<float> scores(size_t{0});
+  DeviceBuffer<float> errors(c.num_questions());
+  CUDA_OK(ScoreErrors(ArgsOf(c, bank, queries, scores), errors.get(), nullptr));
+  return Fetch(errors);
 }
 
 inline bool SameBits(const std::vector<float>& a, const std::vector<float>& b) {

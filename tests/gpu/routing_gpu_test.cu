@@ -103,7 +103,8 @@ void TestBlocks() {
   for (const auto& [format, precision] :
        {std::pair{KeyFormat::kBFloat16, QueryPrecision::kThroughput},
         std::pair{KeyFormat::kFloat8, QueryPrecision::kThroughput},
-        std::pair{KeyFormat::kInt8, QueryPrecision::kThroughput}}) {
+        std::pair{KeyFormat::kInt8, QueryPrecision::kThroughput},
+        std::pair{KeyFormat::kInt8, QueryPrecision::kOnePiece}}) {
     for (const int rows : {5,   44,  52,  63,  65,  73,  82,  90,  99,  106, 115,
                            125, 139, 150, 170, 180, 205, 219, 235, 250, 410}) {
       const Case c =
@@ -115,6 +116,48 @@ void TestBlocks() {
       const std::vector<float> rest = Score(Rows(c, rows / 3, rows));
       for (size_t i = 0; i < best.size(); ++i) best[i] = std::max(best[i], rest[i]);
       Expect(SameBits(scores, best), name + ": shares");
+    }
+  }
+}
+
+// No score is further from the exact pass's than the error, whatever the rows are like: with one
+// large element, tiny, zero.
+void TestErrors() {
+  uint32_t seed = 7000;
+  for (const auto& [format, precision] :
+       {std::pair{KeyFormat::kBFloat16, QueryPrecision::kSingle},
+        std::pair{KeyFormat::kBFloat16, QueryPrecision::kThroughput},
+        std::pair{KeyFormat::kFloat8, QueryPrecision::kThroughput},
+        std::pair{KeyFormat::kInt8, QueryPrecision::kThroughput},
+        std::pair{KeyFormat::kInt8, QueryPrecision::kOnePiece}}) {
+    for (const int width : {32, 192, 1024, 4096}) {
+      Case c =
+          MakeCase(Folded(1, width, 0.7f), format, precision, {300, 5}, {40, 1, 1, 1, 96}, seed++);
+      for (int i = 0; i < width; ++i) {
+        c.queries[40 * width + i] *= i == 7 ? 100.0f : 1.0f;
+        c.queries[41 * width + i] *= 1e-30f;
+        c.queries[42 * width + i] = 0;
+      }
+      const std::vector<float> scores = Score(c);
+      const std::vector<float> errors = Errors(c);
+      Case exact = c;
+      exact.precision = QueryPrecision::kSplit;
+      const std::vector<float> want = Score(exact);
+      double worst = 0;
+      for (size_t i = 0; i < want.size(); ++i) {
+        if (want[i] == kNoScore) continue;
+        const double off = std::fabs(static_cast<double>(scores[i]) - want[i]);
+        const double error = errors[i / c.num_parts()];
+        Expect(off <= error, Name("error", format, precision) + " width " + std::to_string(width) +
+                                 ": " + std::to_string(off) + " > " + std::to_string(error));
+        if (error > 0) worst = std::max(worst, off / error);
+      }
+      // Of questions of norm 1 and keys of norm sqrt(width).
+      std::printf("%s width %d: error %.3g of the norms, at most %.2f of it found\n",
+                  Name("bound", format, precision).c_str(), width,
+                  errors[0] / (0.7 * std::sqrt(static_cast<double>(width))), worst);
+      Expect(errors[0] < 0.02 * std::sqrt(static_cast<double>(width)),
+             Name("error of use", format, precision));
     }
   }
 }
@@ -209,6 +252,9 @@ Case OnePart(const Case& c, int64_t begin, int64_t end) {
   if (!keys.scales.empty()) {
     keys.scales.assign(c.segments[0].scales.begin() + begin, c.segments[0].scales.begin() + end);
   }
+  const int width = c.shape.key_width();
+  keys.values.assign(c.segments[0].values.begin() + begin * width,
+                     c.segments[0].values.begin() + end * width);
   keys.num_chunks = end - begin;
   one.part_begin[0] = {0, end - begin};
   return one;
@@ -286,9 +332,11 @@ int Run(const std::string& which) {
     TestBlocksOfColumns();
     TestBlocks();
   }
+  TestErrors();
   for (const KeyFormat format : kFormats) {
     for (const QueryPrecision precision :
-         {QueryPrecision::kSplit, QueryPrecision::kSingle, QueryPrecision::kThroughput}) {
+         {QueryPrecision::kSplit, QueryPrecision::kSingle, QueryPrecision::kThroughput,
+          QueryPrecision::kOnePiece}) {
       std::printf("%s: worst error %.3g\n", Name("scores", format, precision).c_str(),
                   WorstErrors()[static_cast<int>(format)][static_cast<int>(precision)]);
     }

@@ -26,11 +26,11 @@ class ManyParts {
     std::sort(expected_.begin(), expected_.end(), Precedes);
   }
 
-  // Selects and ranks on a backend that rounds by `error`. Returns how many parts the selection
-  // listed at most.
-  int ExpectFound(float error, SelectionCounts& counts) const {
+  // Selects and ranks on a backend that rounds by `error`; by `loose_error` where loose scans are
+  // allowed. Returns how many parts the selection listed at most.
+  int ExpectFound(float error, SelectionCounts& counts, float loose_error = 0) const {
     int listed = 0;
-    Expect(error, counts, &listed);
+    Expect(error, loose_error == 0 ? error : loose_error, counts, &listed);
     return listed;
   }
   // How far the last of `listed` parts is behind the last of the best.
@@ -42,7 +42,8 @@ class ManyParts {
 
   class ListingBackend : public testing::TinyBackend {
    public:
-    explicit ListingBackend(float error) : testing::TinyBackend(/*device=*/true, error) {}
+    ListingBackend(float error, float loose_error)
+        : testing::TinyBackend(/*device=*/true, error, loose_error) {}
     std::vector<IndexedScore> TopIndices(const float* scores, int64_t n, int k) const override {
       most_listed_ = std::max(most_listed_, k);
       return testing::TinyBackend::TopIndices(scores, n, k);
@@ -53,8 +54,8 @@ class ManyParts {
     mutable int most_listed_ = 0;
   };
 
-  void Expect(float error, SelectionCounts& counts, int* listed) const {
-    const ListingBackend backend(error);
+  void Expect(float error, float loose_error, SelectionCounts& counts, int* listed) const {
+    const ListingBackend backend(error, loose_error);
     RoutingIndex index(backend, KeyShapeOf(bank_), {});
     for (int64_t i = 0; i < kParts; ++i) {
       ASSERT_TRUE(index.Append({PartOf(documents_[i].parts[0])}).ok());
@@ -63,7 +64,7 @@ class ManyParts {
     ScanSharer sharer(&backend, {});
     RankSums sums;
     ASSERT_TRUE(sums.Begin(0).ok());
-    auto scores = sharer.Score({}, index, bank_.routing, 1, queries_);
+    auto scores = sharer.Score({}, index, bank_.routing, 1, queries_, 0, counts.loose.allowed());
     ASSERT_TRUE(scores.ok());
     const auto selected = SelectBest(backend, &*scores, index.sequence(), kBest, counts);
     *listed = backend.most_listed();
@@ -107,6 +108,33 @@ TEST(Selection, TheFirstListsExactScoresTell) {
   EXPECT_EQ(parts.ExpectFound(0.7f * parts.Gap(128), counts), 128);
   EXPECT_EQ(counts.rescanned, 0);
   EXPECT_EQ(counts.rounded, 2);
+}
+
+// A bank whose loose scores do not tell is spared them, for longer each time.
+TEST(Selection, LooseScansPauseWhereTheyDoNotTell) {
+  const ManyParts parts;
+  SelectionCounts counts;
+  const float error = 0.7f * parts.Gap(128);
+  parts.ExpectFound(error, counts, /*loose_error=*/1e6f);
+  EXPECT_EQ(counts.rescanned, 2);
+  EXPECT_FALSE(counts.loose.allowed());
+  parts.ExpectFound(error, counts, 1e6f);
+  EXPECT_EQ(counts.rescanned, 2);
+  EXPECT_EQ(counts.rounded, 2);
+}
+
+TEST(LooseScans, PausesAreOfRanksAndGrow) {
+  LooseScans scans;
+  for (const int64_t pause : {int64_t{64}, int64_t{256}, int64_t{1024}}) {
+    EXPECT_TRUE(scans.allowed());
+    scans.CountRank(/*loose=*/true);
+    scans.Pause();
+    for (int64_t i = 0; i < pause; ++i) {
+      EXPECT_FALSE(scans.allowed());
+      scans.CountRank(/*loose=*/false);
+    }
+  }
+  EXPECT_TRUE(scans.allowed());
 }
 
 }  // namespace

@@ -19,8 +19,9 @@ namespace msa::testing {
 class TinyBackend : public kernels::Backend {
  public:
   // `device`: callers must treat its memory as if the processor could not read it. `error`: scores
-  // of bounded scans are off by up to so much.
-  explicit TinyBackend(bool device = false, float error = 0) : device_(device), error_(error) {}
+  // of bounded scans are off by up to so much, `loose_error`: those of loose ones (0: the same).
+  explicit TinyBackend(bool device = false, float error = 0, float loose_error = 0)
+      : device_(device), error_(error), loose_error_(loose_error == 0 ? error : loose_error) {}
 
   std::string_view name() const override { return "tiny"; }
   bool memory_is_host() const override { return !device_; }
@@ -46,15 +47,17 @@ class TinyBackend : public kernels::Backend {
 
   bool ScoreBank(const kernels::ScoreBankArgs& args) const override {
     const bool coarse = Backend::ScoreBank(args);
-    if (args.mode != kernels::ScanMode::kBounded || error_ == 0) return coarse;
+    if (!kernels::MayRound(args.mode)) return coarse;
+    const float error = args.mode == kernels::ScanMode::kLoose ? loose_error_ : error_;
+    if (error == 0) return coarse;
     int64_t parts = 0;
     for (const kernels::KeySegment& segment : args.segments) parts += segment.num_parts();
     const auto questions = static_cast<int64_t>(args.query_begin.size()) - 1;
     for (int64_t i = 0; i < questions * parts; ++i) {
       const auto noise = static_cast<float>(static_cast<uint64_t>(i + 1) * 2654435761u % 2001);
-      args.scores[i] += (noise / 1000 - 1) * error_ * 0.99f;
+      args.scores[i] += (noise / 1000 - 1) * error * 0.99f;
     }
-    std::fill_n(args.errors, questions, error_);
+    std::fill_n(args.errors, questions, error);
     return true;
   }
   void RaiseMaxNorm(const kernels::KeySegment&, int64_t, int64_t, float*) const override {}
@@ -132,6 +135,7 @@ class TinyBackend : public kernels::Backend {
 
   bool device_;
   float error_;
+  float loose_error_;
 };
 
 }  // namespace msa::testing
