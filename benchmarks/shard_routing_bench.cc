@@ -220,6 +220,7 @@ int Main(std::map<std::string, std::string> flags) {
                        {"load_gb_per_s", stats->resident_key_bytes / load_seconds / 1e9},
                        {"copy_gb_per_s", copy_rate / 1e9},
                        {"one_read_of_all_layers_ms", floor_ms},
+                       {"rescanned", (*shard)->Stats({}, bank.name)->rescanned_selections},
                        {"questions", std::move(rows)}};
   std::printf("%s\n", report.dump(1).c_str());
   return 0;
