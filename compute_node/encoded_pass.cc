@@ -105,13 +105,19 @@ void EncodedPass::AddLayer(const float* router_keys, const float* k, const float
   ++next_layer_;
 }
 
-void EncodedPass::Fetch() {
+void EncodedPass::StartFetch() {
   if (backend_.memory_is_host()) {
     fetched_ = std::move(computed_);
     return;
   }
-  fetched_ = kernels::AllocateHost(layer_bytes_ * num_layers_);
-  backend_.Copy(fetched_.data(), computed_.data(), layer_bytes_ * num_layers_);
+  const size_t bytes = layer_bytes_ * num_layers_;
+  fetched_ = backend_.StartFetch(computed_.data(), bytes);
+  if (fetched_.data() != nullptr) {
+    fetched_mark_ = backend_.MakeMark();
+  } else {
+    fetched_ = kernels::AllocateHost(bytes);
+    backend_.Copy(fetched_.data(), computed_.data(), bytes);
+  }
   computed_ = kernels::Buffer();
 }
 

@@ -28,7 +28,7 @@ struct PoolingSpec {
   bool operator==(const PoolingSpec& other) const;
 };
 
-// Thread-compatible: written by the pass, then only read.
+// Thread-compatible: written by the pass, then only waited for and read.
 class EncodedPass {
  public:
   // `part_tokens`: rows of each document, which lie one behind another. `cosine`: keys are
@@ -43,11 +43,15 @@ class EncodedPass {
   // The next layer: rows of num_kv_heads · head_dim, router_keys a mean a routing chunk, k and v a
   // row a token. Does not wait.
   void AddLayer(const float* router_keys, const float* k, const float* v);
-  // To the processor's memory; waits for all layers.
-  void Fetch();
+  // To the processor's memory, after all layers. The bytes are there once Wait returns, which any
+  // thread may call.
+  void StartFetch();
+  void Wait() const {
+    if (fetched_mark_ != nullptr) fetched_mark_->Wait();
+  }
 
   int num_layers() const { return num_layers_; }
-  // The block of a document and layer, as common/block_layout.h has it. After Fetch.
+  // The block of a document and layer, as common/block_layout.h has it. After Wait.
   std::string Routing(int layer, size_t part) const;
   std::string Content(int layer, size_t part) const;
 
@@ -79,6 +83,7 @@ class EncodedPass {
   int next_layer_ = 0;
   kernels::Buffer computed_;  // of the backend
   kernels::Buffer fetched_;   // of the processor
+  std::unique_ptr<kernels::Mark> fetched_mark_;
 };
 
 }  // namespace msa::compute_node

@@ -21,6 +21,10 @@ size_t BatchTokens(const kernels::Backend& backend) {
   return backend.memory_is_host() ? kBatchTokens : kDeviceBatchTokens;
 }
 
+// The next batch is taken when so many layers of a pass are left to a device: long enough before
+// its end for the next pass to be asked for, late enough that others' work does not wait for two.
+constexpr int kLayersAhead = 6;
+
 int64_t NumChunks(int64_t tokens, int64_t chunk_tokens) {
   return (tokens + chunk_tokens - 1) / chunk_tokens;
 }
@@ -40,6 +44,9 @@ class PoolingHook : public ForwardHook {
   int LastNeededLayer() const override { return transformer_.config().memory.router_layers.back(); }
 
   absl::Status OnAttentionInputs(int layer, const AttentionInputs& inputs) override {
+    if (layer == LastNeededLayer() - kLayersAhead) {
+      nearly_done_ = transformer_.backend().MakeMark();
+    }
     const std::vector<int32_t>& routed = transformer_.config().memory.router_layers;
     if (!std::binary_search(routed.begin(), routed.end(), layer)) return absl::OkStatus();
     MSA_ASSIGN_OR_RETURN(const kernels::Buffer router_keys,
@@ -48,9 +55,14 @@ class PoolingHook : public ForwardHook {
     return absl::OkStatus();
   }
 
+  void WaitUntilNearlyDone() const {
+    if (nearly_done_ != nullptr) nearly_done_->Wait();
+  }
+
  private:
   const Transformer& transformer_;
   EncodedPass& pass_;
+  std::unique_ptr<kernels::Mark> nearly_done_;
 };
 
 // Blocks of one part, from the memory they have come over to.
@@ -121,6 +133,8 @@ absl::StatusOr<std::vector<rpc::EncodedPart>> DocumentEncoder::Encode(
   }
   if (!job.tokens.empty()) batcher_.Run(&job);
   MSA_RETURN_IF_ERROR(job.status);
+  for (const PassedPart& passed : job.passed) passed.pass->Wait();
+  MSA_RETURN_IF_ERROR(transformer_.backend().Health());
   for (size_t i = 0; i < job.parts.size(); ++i) {
     CutOut(job.passed[i], job.parts[i]);
     job.passed[i].pass.reset();
@@ -142,7 +156,8 @@ absl::Status DocumentEncoder::RunPass(absl::Span<const Unit> units) const {
                         memory.cosine, part_tokens, static_cast<int>(memory.router_layers.size())));
   PoolingHook hook(transformer_, *pass);
   MSA_RETURN_IF_ERROR(transformer_.Forward(sequences, &hook).status());
-  pass->Fetch();
+  pass->StartFetch();
+  hook.WaitUntilNearlyDone();
   MSA_RETURN_IF_ERROR(transformer_.backend().Health());
   for (size_t i = 0; i < units.size(); ++i) units[i].job->passed[units[i].part] = {pass, i};
   return absl::OkStatus();

@@ -54,6 +54,10 @@ class Backend {
   virtual const Backend& member(int) const { return *this; }
   // From and to either memory. When `to` is the processor's, the bytes are there on return.
   virtual void Copy(void* to, const void* from, size_t bytes) const;
+  // Where the backend's bytes are, in the processor's memory, once a mark made later has passed;
+  // null data: no room, Copy must do. A mark is null when all that was asked for is done.
+  virtual Buffer StartFetch(const void* from, size_t bytes) const { return Buffer(); }
+  virtual std::unique_ptr<Mark> MakeMark() const { return nullptr; }
   // Whether the processor may read and write what Allocate gives.
   virtual bool memory_is_host() const { return true; }
   // An operation that failed since the start, or OK. Operations return nothing: whoever hands
@@ -79,9 +83,9 @@ class Backend {
                           float* out) const;
 
   // ---- Memory of documents: pooling, folding, precision, routing
-  // Mean over each run of `chunk_tokens` rows of x [num_tokens, width], the last run may be
-  // shorter; each chunk is summed by itself in float32. out [ceil(num_tokens / chunk_tokens),
-  // width]. NUMERICS "Chunk pooling".
+  // Mean over each run of `chunk_tokens` rows of x [num_tokens, width], the last may be shorter,
+  // each summed by itself in float32 (NUMERICS "Chunk pooling"). out [ceil(num_tokens /
+  // chunk_tokens), width].
   virtual void PoolChunks(const float* x, int64_t num_tokens, int64_t width, int64_t chunk_tokens,
                           float* out) const = 0;
 
@@ -163,8 +167,7 @@ class Backend {
                                                                     WeightFormat format) const = 0;
   // Whether Linear rounds x to bfloat16 for weights of this format.
   virtual bool rounds_activations(WeightFormat format) const { return false; }
-  // y [rows, out_features] = x [rows, in_features] · wᵀ (+ bias [out_features] where not null). `w`
-  // is of this backend.
+  // y [rows, out_features] = x [rows, in_features] · wᵀ (+ bias where not null). `w` is its own.
   virtual void Linear(const LinearWeights& w, const float* x, int64_t rows, const float* bias,
                       float* y) const = 0;
   // The same with what comes before and after it.
@@ -181,8 +184,7 @@ class Backend {
   // Cuts packed rows into q, k and v, RmsNorm on the heads of q and k where the family has it, Rope
   // on both.
   virtual void SplitQkv(const SplitQkvArgs& args) const;
-  // out [rows, width]: silu(gate) · up, where a row of `gate_up` [rows, 2 · width] is gate, then
-  // up.
+  // out [rows, width]: silu(gate) · up; a row of `gate_up` [rows, 2 · width] is gate, then up.
   virtual void SiluMul(const float* gate_up, int64_t rows, int64_t width, float* out) const = 0;
   // indices[r] = the lowest index of a largest element of x[r, 0 … width - 1].
   virtual void ArgMax(const float* x, int64_t rows, int64_t width, int32_t* indices) const;

@@ -24,6 +24,10 @@ class ForwardingBackend : public Backend {
   }
   int64_t free_bytes() const override { return to_.free_bytes(); }
   void Copy(void* to, const void* from, size_t bytes) const override { to_.Copy(to, from, bytes); }
+  Buffer StartFetch(const void* from, size_t bytes) const override {
+    return to_.StartFetch(from, bytes);
+  }
+  std::unique_ptr<Mark> MakeMark() const override { return to_.MakeMark(); }
   bool memory_is_host() const override { return to_.memory_is_host(); }
   absl::Status Health() const override { return to_.Health(); }
   std::unique_ptr<Recording> Record(std::function<void()> operations) const override {

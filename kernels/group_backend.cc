@@ -104,6 +104,8 @@ class GroupBackend : public ForwardingBackend {
   int num_members() const override { return static_cast<int>(members_.size()); }
   const Backend& member(int index) const override { return *members_[index]; }
   bool memory_is_host() const override { return false; }
+  // What it gives is the processor's already.
+  Buffer StartFetch(const void*, size_t) const override { return Buffer(); }
   int64_t free_bytes() const override {
     int64_t most = 0;
     for (const Backend* member : members_) most = std::max(most, member->free_bytes());

@@ -16,6 +16,14 @@ class LinearWeights {
   virtual bool rounds_activations() const { return false; }
 };
 
+// A point in the work a backend was asked for. Thread-safe.
+class Mark {
+ public:
+  virtual ~Mark() = default;
+  // Returns once all that was asked for before it is done, or the backend has failed.
+  virtual void Wait() const = 0;
+};
+
 // Operations to be asked for again and again; see Backend::Record. Used by one thread at a time.
 class Recording {
  public:

@@ -41,6 +41,10 @@ class CudaBackend : public Backend {
   void Copy(void* to, const void* from, size_t bytes) const override {
     device_->Copy(to, from, bytes);
   }
+  Buffer StartFetch(const void* from, size_t bytes) const override {
+    return device_->StartFetch(from, bytes);
+  }
+  std::unique_ptr<Mark> MakeMark() const override { return device_->MakeMark(); }
   bool memory_is_host() const override { return false; }
   int64_t free_bytes() const override { return device_->free_bytes(); }
   absl::Status Health() const override { return device_->health(); }

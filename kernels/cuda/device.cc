@@ -22,6 +22,29 @@ constexpr size_t kLeastScratch = 256;
 constexpr size_t kSpareScratch = 16;  // of a size
 constexpr size_t kKeptPointers = size_t{1} << 16;
 
+// An event behind the work. Who waits sleeps: a pass is long.
+class EventMark : public Mark {
+ public:
+  EventMark(Device& device, cudaStream_t stream) : device_(device) {
+    cudaError_t error =
+        cudaEventCreateWithFlags(&event_, cudaEventDisableTiming | cudaEventBlockingSync);
+    if (error == cudaSuccess) error = cudaEventRecord(event_, stream);
+    device_.Check(error, "recording an event");
+  }
+  ~EventMark() override {
+    device_.Activate();
+    if (event_ != nullptr) cudaEventDestroy(event_);
+  }
+  void Wait() const override {
+    device_.Activate();
+    if (event_ != nullptr) device_.Check(cudaEventSynchronize(event_), "waiting for the GPU");
+  }
+
+ private:
+  Device& device_;
+  cudaEvent_t event_ = nullptr;
+};
+
 // What this thread records, if anything.
 thread_local Device::RecordingScope* recording = nullptr;
 
@@ -299,6 +322,19 @@ bool Device::CopyOut(void* to, const void* from, size_t bytes) {
   if (copied == cudaSuccess) std::memcpy(to, slot->data, bytes);
   slots_.Give(slot);
   return true;
+}
+
+Buffer Device::StartFetch(const void* from, size_t bytes) {
+  Activate();
+  Buffer to = landings_.Take(bytes);
+  if (to.data() == nullptr) return to;
+  Check(cudaMemcpyAsync(to.data(), from, bytes, cudaMemcpyDefault, stream_), "a copy");
+  return to;
+}
+
+std::unique_ptr<Mark> Device::MakeMark() {
+  Activate();
+  return std::make_unique<EventMark>(*this, stream_);
 }
 
 void Device::Wait() { Check(cudaStreamSynchronize(stream_), "waiting for the GPU"); }

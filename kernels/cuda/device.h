@@ -20,6 +20,7 @@
 #include "absl/synchronization/mutex.h"
 #include "kernels/backend.h"
 #include "kernels/cuda/kept_tables.h"
+#include "kernels/cuda/landings.h"
 #include "kernels/cuda/pinned_slots.h"
 
 namespace msa::kernels::cuda {
@@ -59,6 +60,9 @@ class Device {
   bool ReachesKept(const void* pointer);
   // Asynchronous unless `to` is memory of the processor.
   void Copy(void* to, const void* from, size_t bytes);
+  // As Backend's.
+  Buffer StartFetch(const void* from, size_t bytes);
+  std::unique_ptr<Mark> MakeMark();
   // Waits for all work asked for.
   void Wait();
 
@@ -107,6 +111,7 @@ class Device {
   cudaStream_t stream_ = nullptr;
   PinnedSlots slots_;
   KeptTables tables_;
+  Landings landings_;
   int64_t max_device_bytes_ = 0;
   int64_t max_resident_bytes_ = 0;  // of the same, while kResident is asked for
   int64_t max_host_bytes_ = 0;

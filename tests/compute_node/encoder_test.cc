@@ -70,7 +70,8 @@ class EncodedPassTest : public ::testing::Test {
     for (size_t i = 0; i < keys.size(); ++i) negated[i] = -keys[i];
     for (float& mean : means) mean = -mean;
     pass->AddLayer(means.data(), negated.data(), v.data());
-    pass->Fetch();
+    pass->StartFetch();
+    pass->Wait();
     return pass;
   }
   std::unique_ptr<kernels::Backend> backend_ = *kernels::MakeBackend("cpu", 1);

@@ -300,6 +300,30 @@ TEST_P(BackendContractTest, OwnMemoryHoldsWhatIsCopiedAndComputed) {
   EXPECT_TRUE(backend_->Health().ok());
 }
 
+TEST_P(BackendContractTest, WhatIsFetchedIsThereOnceAMarkHasPassed) {
+  constexpr int64_t kFloats = 1 << 19;
+  const std::vector<float> x = RandomFloats(kFloats, 9);
+  const Buffer buffer = *CopyToBackend(*backend_, x.data(), kFloats * sizeof(float));
+  std::vector<Buffer> fetched;
+  for (int i = 0; i < 3; ++i) {
+    fetched.push_back(backend_->StartFetch(buffer.data(), kFloats * sizeof(float)));
+    if (fetched.back().data() == nullptr) {
+      EXPECT_TRUE(backend_->memory_is_host());
+      EXPECT_EQ(backend_->MakeMark(), nullptr);
+      return;
+    }
+    backend_->Add(buffer.as<float>(), buffer.as<float>() + kFloats / 2, kFloats / 2);
+  }
+  backend_->MakeMark()->Wait();
+  float expected = x[5];
+  for (const Buffer& one : fetched) {
+    EXPECT_EQ(one.as<float>()[5], expected);
+    EXPECT_EQ(one.as<float>()[kFloats - 1], x[kFloats - 1]);
+    expected += x[kFloats / 2 + 5];
+  }
+  EXPECT_TRUE(backend_->Health().ok());
+}
+
 TEST_P(BackendContractTest, AddsOddLengths) {
   for (const int64_t n : {0, 1, 8, 1001}) {
     const std::vector<float> x = RandomFloats(n, 1);
