@@ -21,9 +21,9 @@ size_t BatchTokens(const kernels::Backend& backend) {
   return backend.memory_is_host() ? kBatchTokens : kDeviceBatchTokens;
 }
 
-// The next batch is taken when so many layers of a pass are left to a device: long enough before
-// its end for the next pass to be asked for, late enough that others' work does not wait for two.
-constexpr int kLayersAhead = 6;
+// So many layers are asked for before a device has done them: enough that it never waits, and no
+// more, since what others ask for stands behind them.
+constexpr size_t kLayersAhead = 4;
 
 int64_t NumChunks(int64_t tokens, int64_t chunk_tokens) {
   return (tokens + chunk_tokens - 1) / chunk_tokens;
@@ -38,15 +38,15 @@ struct PassedPart {
 // Pools each router layer's inputs as the pass goes by.
 class PoolingHook : public ForwardHook {
  public:
-  PoolingHook(const Transformer& transformer, EncodedPass& pass)
-      : transformer_(transformer), pass_(pass) {}
+  // `asked_for`: marks behind the last layers, of the passes before too.
+  PoolingHook(const Transformer& transformer, EncodedPass& pass,
+              std::deque<std::unique_ptr<kernels::Mark>>& asked_for)
+      : transformer_(transformer), pass_(pass), asked_for_(asked_for) {}
 
   int LastNeededLayer() const override { return transformer_.config().memory.router_layers.back(); }
 
   absl::Status OnAttentionInputs(int layer, const AttentionInputs& inputs) override {
-    if (layer == LastNeededLayer() - kLayersAhead) {
-      nearly_done_ = transformer_.backend().MakeMark();
-    }
+    KeepPace();
     const std::vector<int32_t>& routed = transformer_.config().memory.router_layers;
     if (!std::binary_search(routed.begin(), routed.end(), layer)) return absl::OkStatus();
     MSA_ASSIGN_OR_RETURN(const kernels::Buffer router_keys,
@@ -55,14 +55,19 @@ class PoolingHook : public ForwardHook {
     return absl::OkStatus();
   }
 
-  void WaitUntilNearlyDone() const {
-    if (nearly_done_ != nullptr) nearly_done_->Wait();
+ private:
+  void KeepPace() {
+    auto mark = transformer_.backend().MakeMark();
+    if (mark == nullptr) return;
+    asked_for_.push_back(std::move(mark));
+    if (asked_for_.size() <= kLayersAhead) return;
+    asked_for_.front()->Wait();
+    asked_for_.pop_front();
   }
 
- private:
   const Transformer& transformer_;
   EncodedPass& pass_;
-  std::unique_ptr<kernels::Mark> nearly_done_;
+  std::deque<std::unique_ptr<kernels::Mark>>& asked_for_;
 };
 
 // Blocks of one part, from the memory they have come over to.
@@ -142,7 +147,7 @@ absl::StatusOr<std::vector<rpc::EncodedPart>> DocumentEncoder::Encode(
   return std::move(job.parts);
 }
 
-absl::Status DocumentEncoder::RunPass(absl::Span<const Unit> units) const {
+absl::Status DocumentEncoder::RunPass(absl::Span<const Unit> units) {
   std::vector<SequenceChunk> sequences;
   std::vector<int64_t> part_tokens;
   for (const Unit& unit : units) {
@@ -154,10 +159,9 @@ absl::Status DocumentEncoder::RunPass(absl::Span<const Unit> units) const {
       std::shared_ptr<EncodedPass> pass,
       EncodedPass::Make(transformer_.backend(), PoolingSpec::Of(*units.front().job->bank),
                         memory.cosine, part_tokens, static_cast<int>(memory.router_layers.size())));
-  PoolingHook hook(transformer_, *pass);
+  PoolingHook hook(transformer_, *pass, asked_for_);
   MSA_RETURN_IF_ERROR(transformer_.Forward(sequences, &hook).status());
   pass->StartFetch();
-  hook.WaitUntilNearlyDone();
   MSA_RETURN_IF_ERROR(transformer_.backend().Health());
   for (size_t i = 0; i < units.size(); ++i) units[i].job->passed[units[i].part] = {pass, i};
   return absl::OkStatus();

@@ -5,6 +5,8 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <deque>
+#include <memory>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -37,10 +39,11 @@ class DocumentEncoder {
   struct Job;   // one call's parts
   struct Unit;  // one of them
   void Process(absl::Span<Job* const> jobs);
-  absl::Status RunPass(absl::Span<const Unit> units) const;
+  absl::Status RunPass(absl::Span<const Unit> units);
 
   const Transformer& transformer_;
   const Tokenizer& tokenizer_;
+  std::deque<std::unique_ptr<kernels::Mark>> asked_for_;  // by whoever leads
   Batcher<Job> batcher_;
 };
 
