@@ -7,6 +7,7 @@
 #include <cstring>
 #include <functional>
 #include <string>
+#include <system_error>
 #include <thread>
 #include <utility>
 
@@ -63,13 +64,17 @@ absl::StatusOr<Nccl> OpenNccl() {
 }
 
 // On a thread of its own, so that a library that hangs does not take the caller with it; `work`
-// must own what it uses. Notified when it has ended.
+// must own what it uses. Notified when it has ended, or cannot begin for want of a thread.
 std::shared_ptr<absl::Notification> RunApart(std::function<void()> work) {
   auto done = std::make_shared<absl::Notification>();
-  std::thread([done, work = std::move(work)] {
-    work();
+  try {
+    std::thread([done, work = std::move(work)] {
+      work();
+      done->Notify();
+    }).detach();
+  } catch (const std::system_error&) {
     done->Notify();
-  }).detach();
+  }
   return done;
 }
 
