@@ -87,21 +87,18 @@ absl::StatusOr<std::shared_ptr<const ContentBlock>> MakeResident(
   return std::shared_ptr<const ContentBlock>(std::move(resident));
 }
 
-std::shared_ptr<const ContentBlock> ContentCache::Find(uint64_t bank_uid, int64_t reference,
-                                                       int32_t layer) {
+std::shared_ptr<const ContentBlock> ContentCache::Find(const Key& key) {
   absl::MutexLock lock(&mu_);
-  const auto it = entries_.find(Key(bank_uid, reference, layer));
+  const auto it = entries_.find(key);
   if (it == entries_.end()) return nullptr;
   recent_.splice(recent_.begin(), recent_, it->second);
   return it->second->block;
 }
 
-void ContentCache::Insert(uint64_t bank_uid, int64_t reference, int32_t layer,
-                          std::shared_ptr<const ContentBlock> block) {
+void ContentCache::Insert(const Key& key, std::shared_ptr<const ContentBlock> block) {
   const size_t size = block->bytes();
   if (size > capacity_bytes_) return;
   absl::MutexLock lock(&mu_);
-  const Key key(bank_uid, reference, layer);
   if (entries_.contains(key)) return;
   recent_.push_front({key, std::move(block)});
   entries_[key] = recent_.begin();

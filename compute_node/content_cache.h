@@ -8,7 +8,7 @@
 #include <cstdint>
 #include <list>
 #include <memory>
-#include <tuple>
+#include <utility>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/container/flat_hash_map.h"
@@ -44,13 +44,26 @@ class ContentCache {
  public:
   explicit ContentCache(size_t capacity_bytes) : capacity_bytes_(capacity_bytes) {}
 
+  // What a block is kept by. References are unique in a bank as long as one router hands them out;
+  // with its shard beside it a block is the right one even where two did.
+  struct Key {
+    uint64_t bank_uid = 0;
+    int32_t shard = 0;  // index in the shard map
+    int64_t reference = 0;
+    int32_t layer = 0;
+
+    friend bool operator==(const Key&, const Key&) = default;
+    template <typename H>
+    friend H AbslHashValue(H h, const Key& key) {
+      return H::combine(std::move(h), key.bank_uid, key.shard, key.reference, key.layer);
+    }
+  };
+
   // Null where absent.
-  std::shared_ptr<const ContentBlock> Find(uint64_t bank_uid, int64_t reference, int32_t layer);
-  void Insert(uint64_t bank_uid, int64_t reference, int32_t layer,
-              std::shared_ptr<const ContentBlock> block);
+  std::shared_ptr<const ContentBlock> Find(const Key& key);
+  void Insert(const Key& key, std::shared_ptr<const ContentBlock> block);
 
  private:
-  using Key = std::tuple<uint64_t, int64_t, int32_t>;
   struct Entry {
     Key key;
     std::shared_ptr<const ContentBlock> block;

@@ -201,8 +201,9 @@ absl::Status MemorySession::Fetch(const rpc::CallContext& ctx, int32_t layer, in
     MSA_ASSIGN_OR_RETURN(auto block, ParseContentBlock(bank(), fetched.reference, fetched.layer,
                                                        std::move(fetched.record)));
     MSA_ASSIGN_OR_RETURN(block, MakeResident(transformer_.backend(), bank(), std::move(block)));
-    memory_.cache->Insert(bank().uid, fetched.reference, fetched.layer, block);
-    fetched_[{fetched.reference, fetched.layer}] = std::move(block);
+    const ContentCache::Key key{bank().uid, shard, fetched.reference, fetched.layer};
+    memory_.cache->Insert(key, block);
+    fetched_[key] = std::move(block);
   }
   return absl::OkStatus();
 }
@@ -223,24 +224,25 @@ absl::Status MemorySession::Gather(const rpc::CallContext& ctx, int32_t layer,
                                    const std::vector<rpc::RoutedPart>& parts,
                                    AttentionContext& context) {
   // By reference, not by score: equal sets then give equal sums, however near their scores are.
-  std::vector<int64_t> order;
+  std::vector<ContentCache::Key> order;
   std::map<int32_t, std::vector<int64_t>> missing;  // by shard
   for (const rpc::RoutedPart& part : parts) {
-    const int64_t reference = part.scored.reference;
-    order.push_back(reference);
-    if (fetched_.contains({reference, layer})) continue;
-    if (auto block = memory_.cache->Find(bank().uid, reference, layer); block != nullptr) {
-      fetched_[{reference, layer}] = std::move(block);
+    const ContentCache::Key& key =
+        order.emplace_back(bank().uid, part.shard, part.scored.reference, layer);
+    if (fetched_.contains(key)) continue;
+    if (auto block = memory_.cache->Find(key); block != nullptr) {
+      fetched_[key] = std::move(block);
     } else {
-      missing[part.shard].push_back(reference);
+      missing[part.shard].push_back(key.reference);
     }
   }
   for (const auto& [shard, references] : missing) {
     MSA_RETURN_IF_ERROR(FetchOrMiss(ctx, layer, shard, references));
   }
-  std::sort(order.begin(), order.end());
-  for (int64_t reference : order) {
-    const auto it = fetched_.find({reference, layer});
+  std::sort(order.begin(), order.end(),
+            [](const auto& a, const auto& b) { return a.reference < b.reference; });
+  for (const ContentCache::Key& key : order) {
+    const auto it = fetched_.find(key);
     if (it == fetched_.end()) continue;  // deleted or out of reach since it was selected
     context.layers[layer].push_back(it->second->view);
     context.owners.push_back(it->second);

@@ -114,8 +114,8 @@ class MemorySession {
   std::set<int32_t> unreachable_;  // shards that gave no blocks, not asked again
   rpc::Usage usage_;
   rpc::Timings timings_;
-  // Blocks of this session by (reference, layer): the cache may drop one before its layer comes.
-  std::map<std::pair<int64_t, int32_t>, std::shared_ptr<const ContentBlock>> fetched_;
+  // Blocks of this session: the cache may drop one before its layer comes.
+  absl::flat_hash_map<ContentCache::Key, std::shared_ptr<const ContentBlock>> fetched_;
 };
 
 }  // namespace msa::compute_node

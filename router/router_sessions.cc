@@ -18,6 +18,15 @@ absl::Status CheckLimit(const char* what, int64_t value, int64_t limit) {
   return absl::InvalidArgumentError(StrCat(what, " is ", value, ": use 1 to ", limit));
 }
 
+// Which of the two a number means cannot be told: an answer might be read from the other.
+absl::Status SharedReference(int64_t reference, const rpc::BankSpec& bank) {
+  return absl::DataLossError(
+      StrCat("two documents of bank '", bank.name, "' on different shards have the same reference ",
+             reference,
+             ": two routers added to the bank at once. Add one of them again, through "
+             "one router (`msa ls --json` shows references), or delete the bank and add again"));
+}
+
 }  // namespace
 
 std::vector<std::string> Router::MissingNames(Session* session) const {
@@ -196,7 +205,9 @@ absl::StatusOr<std::vector<rpc::RoutedPart>> Router::RouteAll(const rpc::CallCon
         MSA_ASSIGN_OR_RETURN(lists[shard], shards_.shard(shard).Route(limited, own));
         return absl::OkStatus();
       }));
-  return MergeTopK(std::move(lists), request.top_k);
+  std::vector<rpc::RoutedPart> best = MergeTopK(std::move(lists), request.top_k);
+  if (const auto twice = GivenTwice(best)) return SharedReference(*twice, session->bank);
+  return best;
 }
 
 absl::StatusOr<std::vector<rpc::ScanComparison>> Router::Compare(
@@ -230,7 +241,9 @@ absl::StatusOr<std::vector<rpc::RankedPart>> Router::Rank(const rpc::CallContext
         MSA_ASSIGN_OR_RETURN(lists[shard], shards_.shard(shard).Rank(limited, own));
         return absl::OkStatus();
       }));
-  return MergeTopK(std::move(lists), request.limit);
+  std::vector<rpc::RankedPart> best = MergeTopK(std::move(lists), request.limit);
+  if (const auto twice = GivenTwice(best)) return SharedReference(*twice, session->bank);
+  return best;
 }
 
 absl::StatusOr<std::vector<rpc::PartText>> Router::GetParts(
@@ -248,7 +261,10 @@ absl::StatusOr<std::vector<rpc::PartText>> Router::GetParts(
       }));
   std::map<int64_t, rpc::PartText> found;
   for (auto& list : lists) {
-    for (rpc::PartText& part : list) found.emplace(part.reference, std::move(part));
+    std::map<int64_t, rpc::PartText> here;  // a reference that is asked for twice comes twice
+    for (rpc::PartText& part : list) here.emplace(part.reference, std::move(part));
+    found.merge(here);
+    if (!here.empty()) return SharedReference(here.begin()->first, session->bank);
   }
   std::vector<rpc::PartText> parts;
   for (int64_t reference : references) {

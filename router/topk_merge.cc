@@ -4,6 +4,7 @@
 #include <queue>
 #include <utility>
 
+#include "absl/container/flat_hash_set.h"
 #include "common/routing.h"
 
 namespace msa::router {
@@ -50,6 +51,15 @@ std::vector<Part> Merge(std::vector<std::vector<Part>> lists, size_t k) {
   return best;
 }
 
+template <class Part>
+std::optional<int64_t> Twice(const std::vector<Part>& parts) {
+  absl::flat_hash_set<int64_t> seen;
+  for (const Part& part : parts) {
+    if (!seen.insert(part.scored.reference).second) return part.scored.reference;
+  }
+  return std::nullopt;
+}
+
 }  // namespace
 
 std::vector<rpc::RoutedPart> MergeTopK(std::vector<std::vector<rpc::RoutedPart>> lists, size_t k) {
@@ -58,6 +68,14 @@ std::vector<rpc::RoutedPart> MergeTopK(std::vector<std::vector<rpc::RoutedPart>>
 
 std::vector<rpc::RankedPart> MergeTopK(std::vector<std::vector<rpc::RankedPart>> lists, size_t k) {
   return Merge(std::move(lists), k);
+}
+
+std::optional<int64_t> GivenTwice(const std::vector<rpc::RoutedPart>& parts) {
+  return Twice(parts);
+}
+
+std::optional<int64_t> GivenTwice(const std::vector<rpc::RankedPart>& parts) {
+  return Twice(parts);
 }
 
 }  // namespace msa::router

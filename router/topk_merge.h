@@ -4,6 +4,8 @@
 #define MSA_ROUTER_TOPK_MERGE_H_
 
 #include <cstddef>
+#include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "rpc/memory_shard.h"
@@ -17,6 +19,11 @@ namespace msa::router {
 // left out. Cost: O(items + k log lists).
 std::vector<rpc::RoutedPart> MergeTopK(std::vector<std::vector<rpc::RoutedPart>> lists, size_t k);
 std::vector<rpc::RankedPart> MergeTopK(std::vector<std::vector<rpc::RankedPart>> lists, size_t k);
+
+// A reference that two of `parts` have, which two routers gave out at once; nullopt: none, as it
+// should be.
+std::optional<int64_t> GivenTwice(const std::vector<rpc::RoutedPart>& parts);
+std::optional<int64_t> GivenTwice(const std::vector<rpc::RankedPart>& parts);
 
 }  // namespace msa::router
 

@@ -62,7 +62,8 @@ TEST(ParseContentBlockTest, GivesViewsIntoTheRecord) {
 
 TEST(ParseContentBlockTest, ReadsFromAnyAlignment) {
   const rpc::BankSpec bank = Bank();
-  const auto shifted = std::make_shared<const std::string>(StrCat("x", Record(Identity(bank, 9, 3))));
+  const auto shifted =
+      std::make_shared<const std::string>(StrCat("x", Record(Identity(bank, 9, 3))));
   const rpc::Payload payload(std::string_view(*shifted).substr(1), shifted);
   const auto block = ParseContentBlock(bank, 9, 3, payload);
   ASSERT_TRUE(block.ok()) << block.status();
@@ -103,29 +104,30 @@ std::shared_ptr<const ContentBlock> Sized(size_t bytes) {
 
 TEST(ContentCacheTest, DropsTheLeastRecentlyUsed) {
   ContentCache cache(100);
-  cache.Insert(1, 1, 0, Sized(40));
-  cache.Insert(1, 2, 0, Sized(40));
-  EXPECT_NE(cache.Find(1, 1, 0), nullptr);  // now 2 is the older one
-  cache.Insert(1, 3, 0, Sized(40));
-  EXPECT_NE(cache.Find(1, 1, 0), nullptr);
-  EXPECT_EQ(cache.Find(1, 2, 0), nullptr);
-  EXPECT_NE(cache.Find(1, 3, 0), nullptr);
+  cache.Insert({1, 0, 1, 0}, Sized(40));
+  cache.Insert({1, 0, 2, 0}, Sized(40));
+  EXPECT_NE(cache.Find({1, 0, 1, 0}), nullptr);  // now 2 is the older one
+  cache.Insert({1, 0, 3, 0}, Sized(40));
+  EXPECT_NE(cache.Find({1, 0, 1, 0}), nullptr);
+  EXPECT_EQ(cache.Find({1, 0, 2, 0}), nullptr);
+  EXPECT_NE(cache.Find({1, 0, 3, 0}), nullptr);
 }
 
-TEST(ContentCacheTest, KeepsBanksReferencesAndLayersApart) {
+TEST(ContentCacheTest, KeepsBanksShardsReferencesAndLayersApart) {
   ContentCache cache(1000);
-  cache.Insert(1, 1, 1, Sized(1));
-  EXPECT_EQ(cache.Find(2, 1, 1), nullptr);
-  EXPECT_EQ(cache.Find(1, 2, 1), nullptr);
-  EXPECT_EQ(cache.Find(1, 1, 2), nullptr);
+  cache.Insert({1, 0, 1, 1}, Sized(1));
+  EXPECT_EQ(cache.Find({2, 0, 1, 1}), nullptr);
+  EXPECT_EQ(cache.Find({1, 1, 1, 1}), nullptr);
+  EXPECT_EQ(cache.Find({1, 0, 2, 1}), nullptr);
+  EXPECT_EQ(cache.Find({1, 0, 1, 2}), nullptr);
 }
 
 TEST(ContentCacheTest, TakesNothingLargerThanItself) {
   ContentCache cache(10);
-  cache.Insert(1, 1, 0, Sized(5));
-  cache.Insert(1, 2, 0, Sized(11));
-  EXPECT_EQ(cache.Find(1, 2, 0), nullptr);
-  EXPECT_NE(cache.Find(1, 1, 0), nullptr);
+  cache.Insert({1, 0, 1, 0}, Sized(5));
+  cache.Insert({1, 0, 2, 0}, Sized(11));
+  EXPECT_EQ(cache.Find({1, 0, 2, 0}), nullptr);
+  EXPECT_NE(cache.Find({1, 0, 1, 0}), nullptr);
 }
 
 }  // namespace

@@ -282,6 +282,46 @@ TEST(Sessions, RefuseWhatDoesNotFit) {
   EXPECT_EQ(code(1, 8), absl::StatusCode::kFailedPrecondition);
 }
 
+// Each hands numbers out in its memory: only one router may add to a bank at a time.
+TEST(Sessions, FailWhereTwoRoutersGaveOutOneNumber) {
+  FakeCluster cluster(2);
+  const std::vector<rpc::NewDocument> documents = SomeDocuments(20);
+  cluster.Add({documents[0]});  // makes the bank, and takes number 0
+  const int first = cluster.map.ShardOf(documents[1].id);
+  const auto other =
+      std::find_if(documents.begin() + 2, documents.end(),
+                   [&](const auto& document) { return cluster.map.ShardOf(document.id) != first; });
+  ASSERT_NE(other, documents.end());
+  // As a second router does whose stream began before the first's document was stored.
+  Router second(cluster.map, cluster.pointers, {cluster.nodes[0].get()}, {});
+  bool sent = false;
+  ASSERT_TRUE(second
+                  .AddDocuments(
+                      cluster.ctx, "default",
+                      [&]() -> std::optional<rpc::NewDocument> {
+                        if (sent) return std::nullopt;
+                        sent = true;
+                        cluster.Add({documents[1]});
+                        return *other;
+                      },
+                      [](const rpc::AddResult& result) {
+                        EXPECT_TRUE(result.status.ok()) << result.status;
+                        return true;
+                      })
+                  .ok());
+  const auto session = cluster.router->OpenSession(cluster.ctx, "default", {});
+  ASSERT_TRUE(session.ok());
+  const auto fails = [](const absl::Status& status) {
+    EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss) << status;
+    EXPECT_NE(status.message().find("the same reference 1"), std::string::npos) << status;
+  };
+  fails(
+      cluster.router->Route(cluster.ctx, session->session_id, 0, 3, 16, std::vector<float>(8, 1.0f))
+          .status());
+  fails(cluster.router->GetParts(cluster.ctx, session->session_id, {1}).status());
+  EXPECT_TRUE(cluster.router->GetParts(cluster.ctx, session->session_id, {0, 0}).ok());
+}
+
 TEST(Generate, AnotherNodeAnswersWhenOneIsDown) {
   FakeCluster cluster(1, 2);
   cluster.Add(SomeDocuments(5));

@@ -62,5 +62,11 @@ TEST(TopKMerge, APeersDisorderAndMissingScoresDoNotChangeTheAnswer) {
   EXPECT_EQ(merged[2].scored.reference, 4);
 }
 
+TEST(TopKMerge, FindsAReferenceThatTwoShardsHave) {
+  using Lists = std::vector<std::vector<rpc::RoutedPart>>;
+  EXPECT_EQ(GivenTwice(MergeTopK(Lists{{{{2, 4}}, {{1, 7}}}, {{{3, 5}}}}, 10)), std::nullopt);
+  EXPECT_EQ(GivenTwice(MergeTopK(Lists{{{{2, 4}}, {{1, 7}}}, {{{3, 7}}}}, 10)), 7);
+}
+
 }  // namespace
 }  // namespace msa::router
