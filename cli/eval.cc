@@ -1,11 +1,15 @@
 // msa eval: recall, exact match and F1 of a question set over a corpus.
 #include <algorithm>
+#include <filesystem>
 #include <fstream>
 #include <map>
+#include <optional>
 #include <ostream>
 #include <set>
+#include <utility>
 #include <variant>
 
+#include "absl/container/flat_hash_set.h"
 #include "absl/strings/str_format.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
@@ -109,8 +113,10 @@ class EvalVerb : public ClientVerb {
 
   void AddVerbFlags(FlagSet& flags) override {
     flags.Add("--corpus", &corpus_, "Documents to add first, JSON lines (also .zst)");
-    flags.AddRequired("--questions", &questions_path_,
-                      "JSON lines {\"id\",\"question\",\"answers\",\"supporting_titles_or_ids\"}");
+    flags.AddRequired(
+        "--questions", &questions_path_,
+        "JSON lines {\"id\",\"question\",\"answers\",\"supporting_titles_or_ids\"} (also "
+        ".zst); no answers: nothing in the corpus answers it");
     flags.Add("--k", &ks_, "Ranks at which recall is taken");
     flags.Add("--answers", &with_answers_,
               "Also answer each question: exact match, F1, and how many are refused, of those with "
@@ -130,8 +136,11 @@ class EvalVerb : public ClientVerb {
     if (questions_.empty()) {
       return absl::InvalidArgumentError(StrCat(questions_path_, " holds no question"));
     }
+    std::sort(ks_.begin(), ks_.end());
+    ks_.erase(std::unique(ks_.begin(), ks_.end()), ks_.end());
     bank_ = no_add_ ? bank() : UniqueBankName("eval-");
     if (no_add_) return Measure(service, io);
+    MSA_RETURN_IF_ERROR(CheckCorpus(io));
     MSA_ASSIGN_OR_RETURN(const rpc::BankSpec made,
                          service.CreateBank(NewCall(), bank_, rpc::BankOptions()));
     absl::Status status = AddCorpus(service, io);
@@ -157,6 +166,26 @@ class EvalVerb : public ClientVerb {
     return CannotWriteDetails();
   }
 
+  // Told before hours of encoding rather than after. What comes by a pipe can be read only once.
+  absl::Status CheckCorpus(Io& io) const {
+    std::error_code error;
+    if (!std::filesystem::is_regular_file(corpus_, error)) return absl::OkStatus();
+    MSA_ASSIGN_OR_RETURN(DocumentReader reader, DocumentReader::Open({corpus_}, io.in));
+    absl::flat_hash_set<std::string> ids;
+    while (const std::optional<ReadDocument> read = reader.Next()) {
+      absl::Status status = read->status;
+      if (status.ok() && !ids.insert(read->document.id).second) {
+        status = absl::InvalidArgumentError(
+            StrCat("the id '", read->document.id, "' came earlier in this file"));
+      }
+      if (!status.ok()) {
+        return absl::Status(status.code(), StrCat(read->where, ": ", status.message(),
+                                                  "; nothing was added, mend the corpus first"));
+      }
+    }
+    return absl::OkStatus();
+  }
+
   absl::Status AddCorpus(rpc::MemoryService& service, Io& io) {
     MSA_ASSIGN_OR_RETURN(DocumentReader reader, DocumentReader::Open({corpus_}, io.in));
     DocumentAdder adder(reader, io, /*json=*/false);
@@ -166,7 +195,50 @@ class EvalVerb : public ClientVerb {
     return status;
   }
 
+  // Gold that no document of the bank has for its id or title, which no answer can find.
+  absl::StatusOr<std::set<std::string>> MissingGold(rpc::MemoryService& service) const {
+    std::set<std::string> missing;
+    for (const Question& question : questions_) {
+      missing.insert(question.gold.begin(), question.gold.end());
+    }
+    std::string page_token;
+    do {
+      if (missing.empty()) break;
+      MSA_ASSIGN_OR_RETURN(const rpc::DocumentPage page,
+                           service.ListDocuments(NewCall(), bank_, kMaxPageSize, page_token));
+      for (const rpc::DocumentInfo& info : page.documents) {
+        missing.erase(info.id);
+        missing.erase(info.title);
+      }
+      page_token = page.next_page_token;
+    } while (!page_token.empty());
+    return missing;
+  }
+
+  // The reason of the first, where others went on; an error when none did.
+  absl::Status ReportFailures(Io& io) const {
+    const auto bad = [](const Outcome& outcome) { return !outcome.status.ok(); };
+    const auto first = std::find_if(outcomes_.begin(), outcomes_.end(), bad);
+    if (first == outcomes_.end()) return absl::OkStatus();
+    const auto failed = std::count_if(first, outcomes_.end(), bad);
+    const auto index = static_cast<size_t>(first - outcomes_.begin());
+    const std::string why = StrCat(
+        failed, " of ", outcomes_.size(), " questions failed, and count as wrong; the first: ",
+        questions_[index].id.empty() ? StrCat("number ", index + 1) : questions_[index].id, ": ",
+        first->status.message());
+    if (std::cmp_equal(failed, outcomes_.size())) return absl::Status(first->status.code(), why);
+    io.err << why << "\n";
+    return absl::OkStatus();
+  }
+
   absl::Status Measure(rpc::MemoryService& service, Io& io) {
+    MSA_ASSIGN_OR_RETURN(const std::set<std::string> missing, MissingGold(service));
+    missing_gold_ = missing.size();
+    if (!missing.empty()) {
+      io.err << missing.size() << " gold documents are not in bank " << bank_
+             << ", by id or title, "
+             << "and count as not found; the first: " << *missing.begin() << "\n";
+    }
     outcomes_.resize(questions_.size());
     const absl::Time start = absl::Now();
     absl::Mutex mu;
@@ -179,6 +251,7 @@ class EvalVerb : public ClientVerb {
       return status;
     }));
     progress.Clear();
+    MSA_RETURN_IF_ERROR(ReportFailures(io));
     Json report = Report();
     report["seconds"] = absl::ToDoubleSeconds(absl::Now() - start);
     if (json()) {
@@ -249,6 +322,7 @@ class EvalVerb : public ClientVerb {
     Json report = {{"failed", failed},
                    {"bank", bank_},
                    {"documents_added", add_totals_.added},
+                   {"gold_missing", missing_gold_},
                    {"tokens_added", add_totals_.tokens},
                    {"retrieve_ms", LatencyJson(retrieve_ms)},
                    {"by_gold_documents", Json::object()}};
@@ -264,6 +338,9 @@ class EvalVerb : public ClientVerb {
     out << absl::StrFormat("%d questions, %d with gold documents, %d failed\n",
                            report["questions"].get<int64_t>(), report["with_gold"].get<int64_t>(),
                            report["failed"].get<int64_t>());
+    if (report["with_gold"] == 0) {
+      out << "no question names documents (supporting_titles_or_ids): no recall\n";
+    }
     PrintScores(report, out);
     out << absl::StrFormat("retrieve p50 %.0f ms, p99 %.0f ms\n",
                            report["retrieve_ms"]["p50"].get<double>(),
@@ -324,7 +401,8 @@ class EvalVerb : public ClientVerb {
                     {"no_answer", outcomes_[i].no_answer},
                     {"exact_match", ExactMatch(outcomes_[i].answer, questions_[i].answers)},
                     {"f1", F1(outcomes_[i].answer, questions_[i].answers)},
-                    {"status", std::string(absl::StatusCodeToString(outcomes_[i].status.code()))}})
+                    {"status", std::string(absl::StatusCodeToString(outcomes_[i].status.code()))},
+                    {"error", std::string(outcomes_[i].status.message())}})
            << "\n";
     }
     return file.flush() ? absl::OkStatus() : CannotWriteDetails();
@@ -343,6 +421,7 @@ class EvalVerb : public ClientVerb {
 
   std::string bank_;  // the one measured
   AddTotals add_totals_;
+  size_t missing_gold_ = 0;
   std::vector<Question> questions_;
   std::vector<Outcome> outcomes_;  // one a question
 };

@@ -1,5 +1,7 @@
 #include "cli/metrics.h"
 
+#include <unicode/locid.h>
+#include <unicode/uchar.h>
 #include <unicode/unistr.h>
 
 #include <algorithm>
@@ -16,13 +18,16 @@ namespace msa::cli {
 namespace {
 
 std::vector<std::string> AnswerWords(std::string_view answer) {
+  icu::UnicodeString text = icu::UnicodeString::fromUTF8(
+      icu::StringPiece(answer.data(), static_cast<int32_t>(answer.size())));
+  text.toLower(icu::Locale::getRoot());  // not that of who runs it: Turkish has another small I
+  for (int32_t i = 0; i < text.length(); ++i) {
+    if (u_isUWhiteSpace(text[i])) text.setCharAt(i, u' ');  // no-break spaces too, as in Python
+  }
   std::string lower;
-  icu::UnicodeString::fromUTF8(icu::StringPiece(answer.data(), static_cast<int32_t>(answer.size())))
-      .toLower()
-      .toUTF8String(lower);
+  text.toUTF8String(lower);
   lower.erase(std::remove_if(lower.begin(), lower.end(), absl::ascii_ispunct), lower.end());
-  std::vector<std::string> words =
-      absl::StrSplit(lower, absl::ByAnyChar(" \t\r\n\v\f"), absl::SkipEmpty());
+  std::vector<std::string> words = absl::StrSplit(lower, ' ', absl::SkipEmpty());
   words.erase(std::remove_if(words.begin(), words.end(),
                              [](const std::string& word) {
                                return word == "a" || word == "an" || word == "the";

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <optional>
 #include <random>
 #include <thread>
 #include <utility>
@@ -13,23 +14,33 @@
 #include "cli/line_reader.h"
 #include "common/status_macros.h"
 #include "common/strings.h"
+#include "common/utf8.h"
 
 namespace msa::cli {
 namespace {
 
-bool TakeStrings(const Json& json, const char* key, std::vector<std::string>* values) {
-  const auto found = json.find(key);
-  if (found == json.end() || found->is_null()) return true;
-  if (!found->is_array()) return false;
-  for (const Json& value : *found) {
-    if (!value.is_string()) return false;
-    values->push_back(value.get<std::string>());
+// Strings, and numbers as they are written, of a list or alone; also SQuAD's {"text": […]}.
+bool TakeStrings(const Json& json, std::vector<std::string>* values) {
+  if (json.is_null()) return true;
+  if (json.is_object()) return json.contains("text") && TakeStrings(json["text"], values);
+  if (json.is_string() || json.is_number()) {
+    values->push_back(json.is_string() ? json.get<std::string>() : Dump(json));
+    return true;
   }
-  return true;
+  if (!json.is_array()) return false;
+  return std::all_of(json.begin(), json.end(), [&](const Json& value) {
+    return (value.is_string() || value.is_number()) && TakeStrings(value, values);
+  });
 }
 
 absl::StatusOr<Question> ParseQuestion(const std::string& line) {
+  if (const std::optional<size_t> bad = FirstInvalidUtf8(line)) {
+    return absl::InvalidArgumentError(StrCat("not valid UTF-8 at byte ", *bad, " of the line"));
+  }
   const Json json = Json::parse(line, nullptr, /*allow_exceptions=*/false);
+  if (json.is_discarded()) {
+    return absl::InvalidArgumentError("not JSON: one object a line is expected");
+  }
   if (!json.is_object() || !json.contains("question") || !json["question"].is_string()) {
     return absl::InvalidArgumentError("an object with a string \"question\" is expected");
   }
@@ -38,10 +49,19 @@ absl::StatusOr<Question> ParseQuestion(const std::string& line) {
   if (json.contains("id")) {
     question.id = json["id"].is_string() ? json["id"].get<std::string>() : Dump(json["id"]);
   }
-  if (!TakeStrings(json, "answers", &question.answers) ||
-      !TakeStrings(json, "supporting_titles_or_ids", &question.gold)) {
+  if (json.contains("answers") && !TakeStrings(json["answers"], &question.answers)) {
+    return absl::InvalidArgumentError("\"answers\" must be a list of strings, or one");
+  }
+  // Some sets have one answer under this name; without it the question would count as one that
+  // nothing answers.
+  if (!json.contains("answers") && json.contains("answer") &&
+      !TakeStrings(json["answer"], &question.answers)) {
+    return absl::InvalidArgumentError("\"answer\" must be a string, or a list of them");
+  }
+  const auto gold = json.find("supporting_titles_or_ids");
+  if (gold != json.end() && (gold->is_object() || !TakeStrings(*gold, &question.gold))) {
     return absl::InvalidArgumentError(
-        "\"answers\" and \"supporting_titles_or_ids\" must be lists of strings");
+        "\"supporting_titles_or_ids\" must be a list of strings, or one");
   }
   return question;
 }
@@ -53,7 +73,7 @@ absl::StatusOr<std::vector<Question>> ReadQuestions(const std::string& path, int
   std::vector<Question> questions;
   std::string line;
   while ((limit == 0 || std::cmp_less(questions.size(), limit)) && lines->Next(&line)) {
-    if (line.empty()) continue;
+    if (line.find_first_not_of(" \t") == std::string::npos) continue;
     absl::StatusOr<Question> question = ParseQuestion(line);
     if (!question.ok()) {
       return absl::InvalidArgumentError(

@@ -121,6 +121,75 @@ TEST_F(EvalTest, SaysWhatItNeeds) {
   EXPECT_THAT(err_, HasSubstr(broken + ":2:"));
 }
 
+TEST_F(EvalTest, ReadsWhatOtherSetsLookLike) {
+  const std::string questions = Write(
+      "other.jsonl",
+      "\xEF\xBB\xBF{\"question\":\"apple pear\",\"answers\":\"Kenya apple pear\","
+      "\"supporting_titles_or_ids\":\"1\",\"level\":3}\r\n  \r\n"
+      "{\"question\":\"apple plum\",\"answer\":\"Norway apple plum\"}\r\n"
+      "{\"question\":\"fig\",\"answers\":{\"text\":[\"Chad fig\"],\"answer_start\":[0]}}\r\n"
+      "{\"id\":7,\"question\":\"plum\",\"answers\":[1459],\"answer\":\"Norway apple plum\"}\r\n");
+  ASSERT_EQ(Msa({"eval", "--json", "--corpus", corpus_, "--questions", questions, "--answers"}), 0)
+      << err_;
+  const Json report = OutLines()[0];
+  EXPECT_EQ(report["questions"], 4);
+  EXPECT_EQ(report["with_gold"], 1);
+  EXPECT_EQ(report["with_answers"], 4);
+  EXPECT_EQ(report["exact_match"], 0.75);
+}
+
+TEST_F(EvalTest, SaysWhatIsWrongWithAQuestion) {
+  const auto refused = [&](const std::string& line, const std::string& words) {
+    const std::string file = Write("bad.jsonl", "{\"question\":\"x\"}\n" + line + "\n");
+    EXPECT_EQ(Msa({"eval", "--corpus", corpus_, "--questions", file}), 5);
+    EXPECT_THAT(err_, HasSubstr(file + ":2: " + words));
+  };
+  refused("{\"question\":\"K\xF6ln\"}", "not valid UTF-8 at byte 14");
+  refused("{\"question\":", "not JSON");
+  refused("{\"question\":\"x\",\"answers\":{\"span\":1}}", "\"answers\" must be");
+  refused("{\"question\":\"x\",\"answers\":[[\"y\"]]}", "\"answers\" must be");
+  refused("{\"question\":\"x\",\"supporting_titles_or_ids\":{\"text\":\"1\"}}",
+          "\"supporting_titles_or_ids\" must be");
+}
+
+TEST_F(EvalTest, ARankThatIsNamedTwiceIsOne) {
+  ASSERT_EQ(Msa({"eval", "--json", "--corpus", corpus_, "--questions", questions_, "--k", "2,1,2"}),
+            0);
+  EXPECT_EQ(Dump(OutLines()[0]["all_gold"]).substr(0, 5), "{\"1\":");
+  EXPECT_NEAR(OutLines()[0]["recall"]["2"], (1 + 1 + 0.5) / 3, 1e-9);
+}
+
+TEST_F(EvalTest, SaysWhichGoldIsNotThere) {
+  const std::string questions =
+      Write("gold.jsonl",
+            "{\"question\":\"fig\",\"supporting_titles_or_ids\":[\"Chad\",\"4\",\"chad\"]}\n");
+  ASSERT_EQ(Msa({"eval", "--json", "--corpus", corpus_, "--questions", questions}), 0);
+  EXPECT_EQ(OutLines()[0]["gold_missing"], 2);
+  EXPECT_THAT(err_, HasSubstr("2 gold documents are not in bank"));
+  EXPECT_THAT(err_, HasSubstr("the first: 4"));
+}
+
+TEST_F(EvalTest, ACorpusThatCannotBeAddedWholeIsToldFirst) {
+  const std::string twice = Write("twice.jsonl", std::string(kCorpus) + kCorpus);
+  EXPECT_EQ(Msa({"eval", "--corpus", twice, "--questions", questions_}), 5);
+  EXPECT_THAT(err_, HasSubstr(twice + ":4: the id '1' came earlier"));
+  EXPECT_THAT(err_, ::testing::Not(HasSubstr("added 3"))) << "before anything is encoded";
+}
+
+TEST_F(EvalTest, SaysWhyQuestionsFail) {
+  const std::string some =
+      Write("some.jsonl", "{\"question\":\"fig\"}\n{\"id\":\"b\",\"question\":\"\"}\n");
+  ASSERT_EQ(Msa({"eval", "--json", "--corpus", corpus_, "--questions", some}), 0);
+  EXPECT_EQ(OutLines()[0]["failed"], 1);
+  EXPECT_THAT(err_, HasSubstr("1 of 2 questions failed, and count as wrong; the first: b: "));
+  const std::string all = Write("all.jsonl", "{\"question\":\"\"}\n");
+  EXPECT_EQ(Msa({"eval", "--corpus", corpus_, "--questions", all}), 5);
+  EXPECT_THAT(err_,
+              HasSubstr("1 of 1 questions failed, and count as wrong; the first: number 1: "));
+  Msa({"bank", "ls", "--json"});
+  EXPECT_EQ(OutLines().size(), 1u) << "the bank it added to must be gone";
+}
+
 TEST_F(EvalTest, BenchGivesPercentilesOfEveryOperation) {
   Msa({"add", corpus_});
   for (const std::string operation : {"ask", "retrieve"}) {

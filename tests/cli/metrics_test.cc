@@ -2,6 +2,7 @@
 #include "cli/metrics.h"
 
 #include <gtest/gtest.h>
+#include <unicode/locid.h>
 
 namespace msa::cli {
 namespace {
@@ -9,7 +10,17 @@ namespace {
 TEST(MetricsTest, NormalizesAsSquadDoes) {
   EXPECT_EQ(NormalizeAnswer("The  U.S. Army, an\tÉlan!"), "us army élan");
   EXPECT_EQ(NormalizeAnswer("a"), "");
+  EXPECT_EQ(NormalizeAnswer("5\u00a0km\u2009\n\vlong"), "5 km long");
   EXPECT_EQ(NormalizeAnswer("theatre"), "theatre");
+}
+
+// Whatever the language of who runs it: in Turkish a small I has no dot.
+TEST(MetricsTest, NormalizesAlikeInEveryLanguage) {
+  const icu::Locale before;
+  UErrorCode error = U_ZERO_ERROR;
+  icu::Locale::setDefault(icu::Locale("tr", "TR"), error);
+  EXPECT_EQ(NormalizeAnswer("IRMA"), "irma");
+  icu::Locale::setDefault(before, error);
 }
 
 TEST(MetricsTest, ExactMatchTakesTheBestGold) {

@@ -210,6 +210,7 @@ absl::StatusOr<rpc::RetrieveReply> FakeMemoryService::Retrieve(
     const rpc::CallContext& ctx, const rpc::RetrieveRequest& request) {
   absl::MutexLock lock(&mu_);
   last_retrieve_ = request;
+  if (request.question.empty()) return absl::InvalidArgumentError("the question is empty");
   MSA_ASSIGN_OR_RETURN(Bank* const found, Find(ctx, request.bank));
   rpc::RetrieveReply reply;
   reply.documents = Rank(*found, request.question, static_cast<size_t>(request.limit));
