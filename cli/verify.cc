@@ -122,22 +122,40 @@ class VerifyVerb : public Verb {
     // Only some cases need it; theirs is the error when it is missing.
     options.base_model_dir = FindModel(model_).value_or(model_);
     int failed = 0;
+    absl::Status unread;  // of the first case that could not be run: the others still are
     for (const std::string& dir : cases_) {
-      MSA_ASSIGN_OR_RETURN(const compute_node::VerifyReport report,
-                           compute_node::RunVerify(dir, options));
-      failed += !report.ok();
+      const absl::StatusOr<compute_node::VerifyReport> report =
+          compute_node::RunVerify(dir, options);
+      if (!report.ok()) {
+        PrintUnread(dir, report.status(), io);
+        unread.Update(report.status());
+        continue;
+      }
+      failed += !report->ok();
       if (json_) {
-        io.out << Dump(ReportJson(report)) << "\n" << std::flush;
+        io.out << Dump(ReportJson(*report)) << "\n" << std::flush;
       } else {
-        Print(report, io.out);
+        Print(*report, io.out);
       }
     }
-    if (failed == 0) return absl::OkStatus();
+    if (failed == 0) return unread;
     return absl::DataLossError(StrCat(failed, " of ", cases_.size(),
                                       " cases differ from what is expected past their tolerance"));
   }
 
  private:
+  void PrintUnread(const std::string& dir, const absl::Status& status, Io& io) const {
+    if (json_) {
+      compute_node::VerifyReport none;
+      none.case_dir = dir;
+      Json object = ReportJson(none);
+      object["error"] = std::string(status.message());
+      io.out << Dump(object) << "\n" << std::flush;
+    } else if (cases_.size() > 1) {  // of one it is how the verb ends
+      io.out << dir << ": not run: " << status.message() << "\n";
+    }
+  }
+
   void Print(const compute_node::VerifyReport& report, std::ostream& out) const {
     size_t passed = 0;
     for (const compute_node::TensorCheck& check : report.tensors) {

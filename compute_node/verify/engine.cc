@@ -100,6 +100,7 @@ absl::StatusOr<std::unique_ptr<CaseEngine>> CaseEngine::Make(
     const VerifyOptions& options, const NodeOptions& node_options,
     const std::vector<ReferencedText>& documents) {
   std::unique_ptr<CaseEngine> engine(new CaseEngine());
+  if (documents.empty()) return absl::InvalidArgumentError("the case has no documents");
   MSA_ASSIGN_OR_RETURN(engine->node_, Node::Load(node_options, *options.backend));
   MSA_ASSIGN_OR_RETURN(engine->memory_, options.make_memory(*engine->node_));
   engine->router_ = std::make_unique<TracingRouter>(engine->memory_->router());
@@ -143,6 +144,12 @@ absl::Status CaseEngine::CompareBlocks(absl::Span<const int32_t> layers,
                                        Comparer& comparer) {
   MSA_ASSIGN_OR_RETURN(auto session, OpenSession());
   const rpc::BankSpec& bank = session->bank();
+  for (int32_t layer : layers) {
+    if (!std::binary_search(bank.router_layers.begin(), bank.router_layers.end(), layer)) {
+      return absl::InvalidArgumentError(StrCat("the case compares blocks of layer ", layer,
+                                               ", which is no router layer of its model"));
+    }
+  }
   std::vector<int64_t> references;
   for (const ReferencedText& document : documents) references.push_back(document.reference);
   MSA_ASSIGN_OR_RETURN(const auto encoded, node_->encoder().Encode({}, bank, documents));
@@ -204,7 +211,10 @@ void CaseEngine::CompareRouting(const std::string& prefix, Comparer& comparer) {
     if (node_->transformer().config().Routing().folded()) {
       comparer.Tensor(name + "folded_q", trace.queries);
     }
-    comparer.Tensor(name + "doc_scores", trace.all_scores);
+    // Of more documents the router gives no score of each.
+    if (trace.all_scores.size() <= kMaxTopK) {
+      comparer.Tensor(name + "doc_scores", trace.all_scores);
+    }
     std::vector<int64_t> selected;
     std::vector<float> scores;
     for (const ScoredPart& part : trace.selected) {

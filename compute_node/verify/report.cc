@@ -75,6 +75,7 @@ void Comparer::AddTensor(const std::string& name, absl::Span<const float> actual
 void Comparer::Tensor(const std::string& name, absl::Span<const float> actual) {
   const TensorView* view = expected_.FindOrNull(name);
   if (view == nullptr) return;
+  report_.used.insert(name);
   const auto expected = ToFloat32(*view);
   if (!expected.ok()) return AddExact(name, false, std::string(expected.status().message()));
   AddTensor(name, actual, *expected);
@@ -83,6 +84,7 @@ void Comparer::Tensor(const std::string& name, absl::Span<const float> actual) {
 void Comparer::Int64(const std::string& name, absl::Span<const int64_t> actual) {
   const TensorView* view = expected_.FindOrNull(name);
   if (view == nullptr) return;
+  report_.used.insert(name);
   const auto expected = ToInt64(*view);
   if (!expected.ok()) return AddExact(name, false, std::string(expected.status().message()));
   Equal(name, std::vector<int64_t>(actual.begin(), actual.end()), *expected);

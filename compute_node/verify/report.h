@@ -3,6 +3,7 @@
 #define MSA_COMPUTE_NODE_VERIFY_REPORT_H_
 
 #include <cstdint>
+#include <set>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -34,6 +35,7 @@ struct VerifyReport {
   std::vector<TensorCheck> tensors;
   std::vector<ExactCheck> exact;
   std::vector<std::string> skipped;  // what could not be compared here, and why
+  std::set<std::string> used;        // the case's tensors that something was compared with
 
   bool ok() const;
 };

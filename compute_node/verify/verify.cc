@@ -3,10 +3,32 @@
 #include <algorithm>
 #include <numeric>
 
+#include "absl/strings/str_join.h"
 #include "common/status_macros.h"
 #include "common/strings.h"
 
 namespace msa::compute_node {
+
+namespace {
+
+// A tensor that nothing was compared with must not look as if it had passed: a name that is not in
+// the format, or a part of the case that is not there.
+void NameUnused(const SafetensorsFile& tensors, VerifyReport& report) {
+  constexpr size_t kNamed = 3;
+  std::vector<std::string> names;
+  for (const auto& [name, view] : tensors.tensors()) {
+    if (!report.used.contains(name)) names.push_back(name);
+  }
+  if (names.empty()) return;
+  const bool more = names.size() > kNamed;
+  const size_t count = names.size();
+  names.resize(std::min(count, kNamed));
+  report.skipped.push_back(StrCat(count, " tensors of expected.safetensors, which nothing here is ",
+                                  "compared with: ", absl::StrJoin(names, ", "),
+                                  more ? ", …" : ""));
+}
+
+}  // namespace
 
 absl::StatusOr<VerifyReport> RunVerify(const std::string& case_dir, const VerifyOptions& options) {
   // nlohmann throws where a field has another type than the format says; such a case is the
@@ -36,6 +58,7 @@ absl::StatusOr<VerifyReport> RunVerify(const std::string& case_dir, const Verify
       return absl::InvalidArgumentError(
           StrCat(case_dir, "/input.json is of no known kind of case: see tests/golden/README.md"));
     }
+    NameUnused(*golden.tensors, report);
     return report;
   } catch (const nlohmann::json::exception& error) {
     return absl::InvalidArgumentError(

@@ -134,6 +134,10 @@ absl::Status AnswerGreedily(CaseEngine& engine, const Dialogue& dialogue, const 
   logits.insert(logits.end(), last.begin(), last.end());
   const auto generated = round.at("generated_ids").get<std::vector<int32_t>>();
   const size_t first = round.at("script_ids").size() + 1;
+  if (generated.size() <= first) {
+    return absl::InvalidArgumentError(
+        StrCat(name, " has no generated_ids after its ", first - 1, " script_ids"));
+  }
   const size_t vocab = transformer.config().vocab_size;
   std::vector<int32_t> answer;
   // The last entry is forced by the case; the row before it is still compared.
