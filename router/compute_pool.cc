@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/strings/match.h"
+#include "absl/strings/str_replace.h"
 #include "common/status_macros.h"
 #include "common/strings.h"
 #include "router/shard_group.h"
@@ -58,6 +59,12 @@ absl::Status ComputePool::Call(const rpc::CallContext& context,
     }
     status = call(*node);
     Release(index);
+    // Of several, which one runs another model is what must be known to mend it.
+    if (absl::IsFailedPrecondition(status) && size() > 1) {
+      return absl::Status(
+          status.code(), absl::StrReplaceAll(status.message(),
+                                             {{"this node", StrCat("compute node '", name, "'")}}));
+    }
     // Another node would miss the same shard.
     if (!absl::IsUnavailable(status) || IsAboutShard(status)) return status;
     if (!absl::StrContains(status.message(), "compute node '")) {

@@ -23,7 +23,8 @@ class ComputePool {
 
   // Calls the least loaded node, in turn among equals. While the answer is UNAVAILABLE and
   // `may_retry` (asked after each) allows it, the next node is tried, each once; not when it is
-  // about a shard. UNAVAILABLE with the node's name when none is left.
+  // about a shard. UNAVAILABLE with the node's name when none is left. Of several nodes
+  // "this node" in FAILED_PRECONDITION (another model) becomes its name.
   absl::Status Call(const rpc::CallContext& context,
                     const std::function<absl::Status(rpc::ComputeNode&)>& call,
                     const std::function<bool()>& may_retry = nullptr);

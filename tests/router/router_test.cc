@@ -340,6 +340,22 @@ TEST(Generate, AnotherNodeAnswersWhenOneIsDown) {
   }
 }
 
+TEST(Generate, ANodeOfAnotherModelIsNamed) {
+  FakeCluster cluster(1, 2);
+  cluster.Add(SomeDocuments(5));
+  cluster.nodes[1]->before = [](const std::string&, const rpc::CallContext&) {
+    return absl::FailedPreconditionError("made by model a, this node runs b");
+  };
+  rpc::GenerateRequest request;
+  request.question = "q";
+  absl::Status failed;
+  for (int i = 0; i < 2; ++i) {
+    failed.Update(cluster.router->Generate(cluster.ctx, request,
+                                           [](const rpc::GenerateEvent&) { return true; }));
+  }
+  EXPECT_EQ(failed, absl::FailedPreconditionError("made by model a, compute node 'c1' runs b"));
+}
+
 TEST(Generate, IsNotTriedAgainForAShardThatIsDown) {
   FakeCluster cluster(1, 3);
   cluster.Add(SomeDocuments(5));
