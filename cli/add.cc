@@ -33,7 +33,8 @@ class AddVerb : public ClientVerb {
     if (reader.skipped_files() > 0) {
       const bool one = reader.skipped_files() == 1;
       io.err << "left out " << reader.skipped_files()
-             << (one ? " file that is" : " files that are") << " not .jsonl, .txt or .md\n";
+             << (one ? " file or link that is" : " files or links that are")
+             << " no .jsonl, .txt or .md file\n";
     }
     DocumentAdder adder(reader, io, json());
     const absl::Status status = adder.Run(service, NewCall(), bank());

@@ -106,7 +106,12 @@ absl::Status DocumentReader::AddFolder(const std::string& path) {
   std::error_code error;
   for (fs::recursive_directory_iterator it(path, error), end; !error && it != end;
        it.increment(error)) {
-    if (!it->is_regular_file(error)) continue;
+    if (it->is_directory(error) && !it->is_symlink(error)) continue;
+    if (!it->is_regular_file(error)) {  // a link to nowhere or to a folder, a pipe
+      error.clear();                    // of what the link names: it is no error of the folder
+      ++skipped_files_;
+      continue;
+    }
     const std::string file = it->path().string();
     if (!IsLines(file) && !IsText(file)) {
       ++skipped_files_;
@@ -179,7 +184,13 @@ ReadDocument DocumentReader::ReadTextFile(const Source& source) {
   done_bytes_ += source.bytes;
   absl::StatusOr<std::string> text = ReadFile(source.path, kMaxDocumentTextBytes);
   read.status = text.status();
-  if (text.ok()) read.document.text = *std::move(text);
+  if (!text.ok()) return read;
+  read.document.text = *std::move(text);
+  // A mark of some editors, no part of the text. JSON lines may begin with it too.
+  constexpr std::string_view kByteOrderMark = "\xEF\xBB\xBF";
+  if (read.document.text.starts_with(kByteOrderMark)) {
+    read.document.text.erase(0, kByteOrderMark.size());
+  }
   return read;
 }
 

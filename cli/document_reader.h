@@ -34,7 +34,7 @@ class DocumentReader {
   // nullopt: the end.
   std::optional<ReadDocument> Next();
 
-  // Files of a folder that are of no kind known here.
+  // Files of a folder that are of no kind known here, and links in it to folders or to nothing.
   int64_t skipped_files() const { return skipped_files_; }
   // For a progress bar; total 0 when standard input is among the paths.
   uint64_t consumed_bytes() const;

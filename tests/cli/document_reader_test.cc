@@ -63,6 +63,18 @@ TEST_F(DocumentReaderTest, FoldersGiveRelativePathsInOrder) {
   EXPECT_EQ(skipped_, 1);
 }
 
+TEST_F(DocumentReaderTest, LinksThatAreNotFollowedAreCounted) {
+  const std::string file = Write("f/a.txt", "\xEF\xBB\xBFone");
+  Write("other/b.txt", "two");
+  std::filesystem::create_symlink(file, folder_ + "/f/c.txt");
+  std::filesystem::create_symlink(folder_ + "/none.txt", folder_ + "/f/broken.txt");
+  std::filesystem::create_directory_symlink(folder_ + "/other", folder_ + "/f/d");
+  const std::vector<ReadDocument> read = ReadAll({folder_ + "/f"});
+  EXPECT_THAT(Ids(read), ElementsAre("a.txt", "c.txt"));
+  EXPECT_EQ(read[0].document.text, "one") << "without the byte order mark";
+  EXPECT_EQ(skipped_, 2);
+}
+
 TEST_F(DocumentReaderTest, OnlyNewlinesEndALine) {
   // U+2028 inside a string, a carriage return before the newline, no newline at the end.
   const auto read = ReadAll(
