@@ -8,6 +8,7 @@
 #include "absl/time/clock.h"
 #include "common/status_macros.h"
 #include "common/strings.h"
+#include "compute_node/bank_fit.h"
 #include "compute_node/stopwatch.h"
 
 namespace msa::compute_node {
@@ -107,12 +108,7 @@ absl::StatusOr<std::unique_ptr<MemorySession>> MemorySession::Open(
   MSA_ASSIGN_OR_RETURN(rpc::SessionInfo info, memory.router->OpenSession(ctx, bank, options));
   std::unique_ptr<MemorySession> session(
       new MemorySession(transformer, prefix, memory, std::move(info), options.allow_partial));
-  if (session->bank().model_fingerprint != transformer.fingerprint()) {
-    return absl::FailedPreconditionError(
-        StrCat("bank '", bank, "' was made by model ", session->bank().model_name, " (",
-               session->bank().model_fingerprint, "), this node runs ", transformer.fingerprint(),
-               ": start it with the bank's model and adapter, or add the documents to a new bank"));
-  }
+  MSA_RETURN_IF_ERROR(CheckBankFits(session->bank(), transformer));
   return session;
 }
 

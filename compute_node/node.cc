@@ -5,8 +5,10 @@
 #include <utility>
 
 #include "absl/time/clock.h"
+#include "common/limits.h"
 #include "common/status_macros.h"
 #include "common/strings.h"
+#include "compute_node/bank_fit.h"
 #include "compute_node/model/text_splitter.h"
 #include "rpc/caller.h"
 
@@ -117,6 +119,10 @@ absl::StatusOr<rpc::ModelInfo> Node::Info(const rpc::CallContext&) {
 absl::StatusOr<std::vector<rpc::ByteSpan>> Node::SplitDocument(const rpc::CallContext&,
                                                                const std::string& full_text,
                                                                int32_t part_tokens) {
+  if (part_tokens < 1 || part_tokens > kMaxPartTokens) {
+    return absl::InvalidArgumentError(
+        StrCat("part_tokens is ", part_tokens, ": use 1 to ", kMaxPartTokens));
+  }
   // The frame around a part with the longest reference number there is.
   const Frames frames(*tokenizer_, /*parse_special_tokens=*/false);
   MSA_ASSIGN_OR_RETURN(const auto frame,
@@ -134,12 +140,7 @@ absl::StatusOr<std::vector<rpc::ByteSpan>> Node::SplitDocument(const rpc::CallCo
 
 absl::StatusOr<rpc::PutResult> Node::EncodeDocument(const rpc::CallContext& ctx,
                                                     const rpc::EncodeRequest& request) {
-  if (request.bank.model_fingerprint != transformer_->fingerprint()) {
-    return absl::FailedPreconditionError(
-        StrCat("bank '", request.bank.name, "' was made by model ", request.bank.model_name, " (",
-               request.bank.model_fingerprint, "), this node runs ", transformer_->fingerprint(),
-               ": start it with the bank's model and adapter, or add the documents to a new bank"));
-  }
+  MSA_RETURN_IF_ERROR(CheckBankFits(request.bank, *transformer_));
   if (request.shard < 0 || request.shard >= static_cast<int32_t>(memory_.shards.size())) {
     return absl::InvalidArgumentError(
         StrCat("shard ", request.shard, " is not in this node's shard map of ",

@@ -1,0 +1,76 @@
+// What a peer in error may send a compute node: a clear status, and the node lives on.
+#include "compute_node/node.h"
+
+#include <gtest/gtest.h>
+
+#include <functional>
+#include <limits>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "tests/support/fake_shard.h"
+
+namespace msa::compute_node {
+namespace {
+
+class NodeTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    const std::string golden = std::string(MSA_SOURCE_DIR) + "/tests/golden/";
+    NodeOptions options;
+    options.model_dir = golden + "qwen3_small";
+    options.tokenizer_file = golden + "tokenizers/qwen_small.json";
+    auto node = Node::Load(options, *backend_);
+    ASSERT_TRUE(node.ok()) << node.status();
+    node_ = *std::move(node);
+    node_->Attach(nullptr, {&shard_});
+    request_.bank = node_->Info({})->default_bank;
+    request_.bank.name = "b";
+    request_.bank.uid = 7;
+    request_.bank.routing_dtype = request_.bank.content_dtype = DType::kFloat32;
+    ASSERT_TRUE(shard_.CreateBank({}, request_.bank).ok());
+    request_.document.id = "d";
+    request_.document.text = "lost closed coin";
+    request_.parts = {{0, request_.document.text.size()}};
+  }
+
+  absl::StatusCode Encode(const std::function<void(rpc::EncodeRequest&)>& change) {
+    rpc::EncodeRequest request = request_;
+    change(request);
+    return node_->EncodeDocument({}, request).status().code();
+  }
+
+  std::unique_ptr<kernels::Backend> backend_ = *kernels::MakeBackend("cpu", 1);
+  testing::FakeShard shard_;
+  std::unique_ptr<Node> node_;
+  rpc::EncodeRequest request_;
+};
+
+TEST_F(NodeTest, EncodesOnlyForBanksThatItsModelFits) {
+  using Request = rpc::EncodeRequest;
+  constexpr auto kBad = absl::StatusCode::kInvalidArgument;
+  EXPECT_EQ(Encode([](Request&) {}), absl::StatusCode::kOk);
+  EXPECT_EQ(Encode([](Request& r) { r.bank.model_fingerprint = "another"; }),
+            absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(Encode([](Request& r) { r.bank.routing_dtype = DType::kFloat16; }), kBad);
+  EXPECT_EQ(Encode([](Request& r) { r.bank.content_dtype = DType::kFloat16; }), kBad);
+  EXPECT_EQ(Encode([](Request& r) { r.bank.routing_chunk_tokens = 0; }), kBad);
+  EXPECT_EQ(Encode([](Request& r) { r.bank.content_chunk_tokens = -4; }), kBad);
+  EXPECT_EQ(Encode([](Request& r) { r.bank.content_chunk_tokens = INT32_MAX; }), kBad);
+  EXPECT_EQ(Encode([](Request& r) { r.bank.router_layers.push_back(99); }), kBad);
+  EXPECT_EQ(Encode([](Request& r) { r.bank.routing.head_dim *= 2; }), kBad);
+}
+
+TEST_F(NodeTest, SplitsOnlyIntoPartsOfAllowedSize) {
+  for (int32_t tokens :
+       {std::numeric_limits<int32_t>::min(), -1, 0, 1, std::numeric_limits<int32_t>::max()}) {
+    EXPECT_EQ(node_->SplitDocument({}, "a coin", tokens).status().code(),
+              absl::StatusCode::kInvalidArgument)
+        << tokens;
+  }
+  EXPECT_TRUE(node_->SplitDocument({}, "a coin", 64).ok());
+}
+
+}  // namespace
+}  // namespace msa::compute_node
