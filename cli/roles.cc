@@ -109,13 +109,16 @@ absl::StatusOr<std::unique_ptr<memory_node::DocumentStore>> StoreFlags::OpenStor
 }
 
 absl::StatusOr<std::unique_ptr<memory_node::LocalShard>> StoreFlags::OpenShard(
-    std::unique_ptr<memory_node::DocumentStore> store, const kernels::Backend& kernels) const {
+    std::unique_ptr<memory_node::DocumentStore> store, const kernels::Backend& kernels,
+    const DataPlace& place) const {
   const absl::Time start = absl::Now();
   memory_node::ShardOptions options;
   if (max_key_mb > 0) options.index.max_key_bytes = int64_t{max_key_mb} << 20;
   MSA_ASSIGN_OR_RETURN(auto shard,
                        memory_node::LocalShard::Open(std::move(store), &kernels, options));
   MSA_ASSIGN_OR_RETURN(const auto banks, shard->ListBanks({}));
+  const bool filled = !banks.empty() || shard->damaged_banks() > 0;
+  MSA_RETURN_IF_ERROR(ClaimPlace(data_dir, place, filled));
   Log(LogLevel::kInfo, "opened the store",
       {{"data_dir", data_dir},
        {"banks", banks.size()},

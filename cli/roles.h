@@ -10,6 +10,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "cli/data_place.h"
 #include "cli/flags.h"
 #include "cli/gpu_flags.h"
 #include "compute_node/node.h"
@@ -63,9 +64,11 @@ struct StoreFlags {
   void AddFlags(FlagSet& flags);
   // Takes the folder's lock; reads next to nothing yet.
   absl::StatusOr<std::unique_ptr<memory_node::DocumentStore>> OpenStore() const;
-  // Loads the keys. `kernels` must outlive the shard.
+  // Loads the keys. FAILED_PRECONDITION when the folder was filled at another place of a cluster.
+  // `kernels` must outlive the shard.
   absl::StatusOr<std::unique_ptr<memory_node::LocalShard>> OpenShard(
-      std::unique_ptr<memory_node::DocumentStore> store, const kernels::Backend& kernels) const;
+      std::unique_ptr<memory_node::DocumentStore> store, const kernels::Backend& kernels,
+      const DataPlace& place) const;
 };
 
 // The map's shards over gRPC, in its order; and what those who use them take.

@@ -33,7 +33,8 @@ class ServeVerb : public Verb {
     // weights before the keys: those have another place to go when a GPU is full.
     MSA_ASSIGN_OR_RETURN(auto store, store_.OpenStore());
     MSA_ASSIGN_OR_RETURN(const auto nodes, model_.LoadNodes(kernels));
-    MSA_ASSIGN_OR_RETURN(const auto shard, store_.OpenShard(std::move(store), kernels.memory()));
+    MSA_ASSIGN_OR_RETURN(const auto shard,
+                         store_.OpenShard(std::move(store), kernels.memory(), {}));
     const rpc::ShardMap map = rpc::ShardMap::Embedded();
     router::Router router(map, {shard.get()}, {},
                           kernels.memory().memory_is_host()

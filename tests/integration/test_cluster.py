@@ -1,4 +1,5 @@
 """Three memory nodes, a router and two compute nodes answer as one `msa serve` does."""
+import json
 import time
 import unittest
 
@@ -66,6 +67,25 @@ class Cluster(ServerTest):
         self.assertEqual(0, whole.code, whole.err)
         self.assertEqual([], whole.lines[0]["missing_shards"])
         self.assertEqual(40, len(whole.lines[0]["documents"]))
+
+    def test_a_filled_folder_is_not_served_at_another_place_of_the_map(self):
+        cluster = self.start_cluster()
+        self.add(cluster, documents(20))
+        self.shards["a"].stop()
+        with open(self.map, encoding="utf-8") as file:
+            changed = json.load(file)
+        changed["shards"].reverse()
+        other = self.path("other.json")
+        with open(other, "w", encoding="utf-8") as file:
+            json.dump(changed, file)
+        node = ["memory-node", "--name", "a", "--data-dir", self.path("data-a"), "--shard-map"]
+        refused = self.run_msa([*node, other])
+        self.assertEqual(5, refused.code, refused.err)
+        self.assertIn("shard 1 of 3", refused.err)
+        alone = self.run_msa(["serve", "--data-dir", self.path("data-a"), "--model", self.model,
+                              "--listen", "127.0.0.1:0"])
+        self.assertEqual(5, alone.code, alone.err)
+        self.start([*node, self.map]).wait_ready()
 
     def test_one_dead_compute_node_does_not_matter(self):
         cluster = self.start_cluster()

@@ -1,0 +1,71 @@
+#include "cli/data_place.h"
+
+#include <cstdio>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <optional>
+
+#include "cli/json.h"
+#include "common/log.h"
+#include "common/strings.h"
+
+namespace msa::cli {
+namespace {
+
+// nullopt: none, or none that can be read.
+std::optional<DataPlace> ReadPlace(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  if (!file) return std::nullopt;
+  const std::string text((std::istreambuf_iterator<char>(file)), {});
+  const Json json = Json::parse(text, nullptr, /*allow_exceptions=*/false);
+  const auto number = [&](const char* key) {
+    return json.is_object() && json.contains(key) && json[key].is_number_integer();
+  };
+  if (!number("shard") || !number("shards") || !number("slots")) {
+    Log(LogLevel::kWarning, "the folder's place in the cluster cannot be read; taken from the map",
+        {{"file", path}});
+    return std::nullopt;
+  }
+  return DataPlace{json["shard"], json["shards"], json["slots"]};
+}
+
+bool Same(const DataPlace& a, const DataPlace& b) {
+  // One shard has every document, however many slots there are.
+  return a.shard == b.shard && a.shards == b.shards && (a.shards == 1 || a.slots == b.slots);
+}
+
+std::string Words(const DataPlace& place) {
+  return StrCat("shard ", place.shard + 1, " of ", place.shards, " over ", place.slots, " slots");
+}
+
+// A folder that cannot take it (a full disk) is served all the same.
+void WritePlace(const std::string& path, const DataPlace& place) {
+  const std::string partial = path + ".partial";
+  std::ofstream file(partial, std::ios::binary);
+  file << Dump({{"shard", place.shard}, {"shards", place.shards}, {"slots", place.slots}}) << "\n";
+  file.close();
+  if (file && std::rename(partial.c_str(), path.c_str()) == 0) return;
+  std::error_code ignored;
+  std::filesystem::remove(partial, ignored);
+  Log(LogLevel::kWarning, "the folder's place in the cluster could not be written",
+      {{"file", path}});
+}
+
+}  // namespace
+
+absl::Status ClaimPlace(const std::string& folder, const DataPlace& place, bool filled) {
+  const std::string path = folder + "/place.json";
+  const std::optional<DataPlace> found = ReadPlace(path);
+  if (found && Same(*found, place)) return absl::OkStatus();
+  if (found && filled) {
+    return absl::FailedPreconditionError(StrCat(
+        folder, " was filled as ", Words(*found), ", and is started as ", Words(place),
+        ": its documents would be looked for elsewhere. Give the shard map its former order, "
+        "number and slots, or add the documents again to empty folders"));
+  }
+  WritePlace(path, place);
+  return absl::OkStatus();
+}
+
+}  // namespace msa::cli

@@ -1,0 +1,26 @@
+// Which shard of how many a data folder holds, kept in it as `place.json`. Documents are looked for
+// by their ids' hash: under another map those of a filled folder would be lost to `get` and `rm`,
+// and a replacement would stand beside what it replaces, without a word.
+#ifndef MSA_CLI_DATA_PLACE_H_
+#define MSA_CLI_DATA_PLACE_H_
+
+#include <cstdint>
+#include <string>
+
+#include "absl/status/status.h"
+
+namespace msa::cli {
+
+struct DataPlace {
+  int32_t shard = 0;  // index in the map; `serve` is shard 0 of 1
+  int32_t shards = 1;
+  int32_t slots = 1024;
+};
+
+// FAILED_PRECONDITION where a filled folder says another place. Otherwise writes this one where
+// the folder has none or is empty. Whoever calls holds the folder's lock.
+absl::Status ClaimPlace(const std::string& folder, const DataPlace& place, bool filled);
+
+}  // namespace msa::cli
+
+#endif  // MSA_CLI_DATA_PLACE_H_
