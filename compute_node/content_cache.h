@@ -1,7 +1,6 @@
 // Content blocks of documents lately attended to, verified once, shared by sessions. Bounded in
-// bytes, least recently used leaves first. Reference numbers are never given twice in a bank, so an
-// entry can be superfluous but never stale. Thread-safe; a block handed out stays valid after it
-// left the cache.
+// bytes, least recently used leaves first. An entry can be superfluous but never stale (Key).
+// Thread-safe; a block handed out stays valid after it left the cache.
 #ifndef MSA_COMPUTE_NODE_CONTENT_CACHE_H_
 #define MSA_COMPUTE_NODE_CONTENT_CACHE_H_
 
@@ -44,18 +43,20 @@ class ContentCache {
  public:
   explicit ContentCache(size_t capacity_bytes) : capacity_bytes_(capacity_bytes) {}
 
-  // What a block is kept by. References are unique in a bank as long as one router hands them out;
-  // with its shard beside it a block is the right one even where two did.
+  // What a block is kept by. A reference is never given twice in a bank, but by two routers at once
+  // to documents on two shards, and by a shard that came back with an older copy of its data.
   struct Key {
     uint64_t bank_uid = 0;
-    int32_t shard = 0;  // index in the shard map
+    int32_t shard = 0;         // index in the shard map
+    uint32_t shard_start = 0;  // upper half of its snapshots' ids
     int64_t reference = 0;
     int32_t layer = 0;
 
     friend bool operator==(const Key&, const Key&) = default;
     template <typename H>
     friend H AbslHashValue(H h, const Key& key) {
-      return H::combine(std::move(h), key.bank_uid, key.shard, key.reference, key.layer);
+      return H::combine(std::move(h), key.bank_uid, key.shard, key.shard_start, key.reference,
+                        key.layer);
     }
   };
 

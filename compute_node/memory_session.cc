@@ -164,6 +164,11 @@ absl::StatusOr<Prefill> MemorySession::Route(const rpc::CallContext& ctx,
   return prefill;
 }
 
+ContentCache::Key MemorySession::KeyOf(int32_t shard, int64_t reference, int32_t layer) const {
+  const auto start = static_cast<uint32_t>(info_.shard_snapshots[shard] >> 32);
+  return {bank().uid, shard, start, reference, layer};
+}
+
 absl::Status MemorySession::Fetch(const rpc::CallContext& ctx, int32_t layer, int32_t shard,
                                   const std::vector<int64_t>& references) {
   rpc::FetchRequest request;
@@ -197,7 +202,7 @@ absl::Status MemorySession::Fetch(const rpc::CallContext& ctx, int32_t layer, in
     MSA_ASSIGN_OR_RETURN(auto block, ParseContentBlock(bank(), fetched.reference, fetched.layer,
                                                        std::move(fetched.record)));
     MSA_ASSIGN_OR_RETURN(block, MakeResident(transformer_.backend(), bank(), std::move(block)));
-    const ContentCache::Key key{bank().uid, shard, fetched.reference, fetched.layer};
+    const ContentCache::Key key = KeyOf(shard, fetched.reference, fetched.layer);
     memory_.cache->Insert(key, block);
     fetched_[key] = std::move(block);
   }
@@ -224,7 +229,7 @@ absl::Status MemorySession::Gather(const rpc::CallContext& ctx, int32_t layer,
   std::map<int32_t, std::vector<int64_t>> missing;  // by shard
   for (const rpc::RoutedPart& part : parts) {
     const ContentCache::Key& key =
-        order.emplace_back(bank().uid, part.shard, part.scored.reference, layer);
+        order.emplace_back(KeyOf(part.shard, part.scored.reference, layer));
     if (fetched_.contains(key)) continue;
     if (auto block = memory_.cache->Find(key); block != nullptr) {
       fetched_[key] = std::move(block);

@@ -102,6 +102,7 @@ class MemorySession {
   absl::Status FetchOrMiss(const rpc::CallContext& ctx, int32_t layer, int32_t shard,
                            const std::vector<int64_t>& references);
   void NoteMissing(const std::vector<std::string>& shards);
+  ContentCache::Key KeyOf(int32_t shard, int64_t reference, int32_t layer) const;
 
   const Transformer& transformer_;
   const TemplatePrefix& prefix_;

@@ -7,11 +7,16 @@
 
 namespace msa::memory_node {
 
+SnapshotTable::SnapshotTable(std::function<absl::Time()> now, int max_open)
+    : now_(std::move(now)),
+      max_open_(max_open),
+      start_(absl::Uniform<uint32_t>(absl::IntervalClosed, absl::BitGen(), 1, UINT32_MAX)) {}
+
 uint64_t SnapshotTable::NewId() {
-  // Random, so that a snapshot of before a restart is not taken for one of after.
-  absl::BitGen random;
-  uint64_t id = 0;
-  while (id == 0 || open_.contains(id)) id = absl::Uniform<uint64_t>(random);
+  uint64_t id;
+  do {
+    id = uint64_t{start_} << 32 | ++last_;
+  } while (open_.contains(id));
   return id;
 }
 

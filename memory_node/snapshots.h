@@ -33,10 +33,9 @@ struct SnapshotState {
 
 class SnapshotTable {
  public:
-  SnapshotTable(std::function<absl::Time()> now, int max_open)
-      : now_(std::move(now)), max_open_(max_open) {}
+  SnapshotTable(std::function<absl::Time()> now, int max_open);
 
-  // RESOURCE_EXHAUSTED when too many are open.
+  // Gives the snapshot's id, as rpc::Snapshot says. RESOURCE_EXHAUSTED when too many are open.
   absl::StatusOr<uint64_t> Open(const std::shared_ptr<Bank>& bank, absl::Duration ttl,
                                 uint64_t* sequence);
   // FAILED_PRECONDITION when it is not open or of another bank. Counts as a use.
@@ -62,7 +61,10 @@ class SnapshotTable {
 
   const std::function<absl::Time()> now_;
   const int max_open_;
+  const uint32_t
+      start_;  // random, so that no snapshot of before a restart is taken for one of after
   mutable absl::Mutex mutex_;
+  uint32_t last_ ABSL_GUARDED_BY(mutex_) = 0;
   absl::flat_hash_map<uint64_t, Held> open_ ABSL_GUARDED_BY(mutex_);
 };
 

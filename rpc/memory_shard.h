@@ -37,7 +37,10 @@ struct DeleteResult {
 };
 
 struct Snapshot {
-  uint64_t id = 0;        // names the snapshot on this shard until closed or expired
+  // Names the snapshot on this shard until closed or expired. The upper half is the shard's start:
+  // the same for all snapshots until it restarts, random and another after. What is kept of a shard
+  // beyond a snapshot is kept by it: a shard may come back with an older copy of its data.
+  uint64_t id = 0;
   uint64_t sequence = 0;  // writes up to here are seen
   int64_t num_parts = 0;
 };

@@ -104,30 +104,31 @@ std::shared_ptr<const ContentBlock> Sized(size_t bytes) {
 
 TEST(ContentCacheTest, DropsTheLeastRecentlyUsed) {
   ContentCache cache(100);
-  cache.Insert({1, 0, 1, 0}, Sized(40));
-  cache.Insert({1, 0, 2, 0}, Sized(40));
-  EXPECT_NE(cache.Find({1, 0, 1, 0}), nullptr);  // now 2 is the older one
-  cache.Insert({1, 0, 3, 0}, Sized(40));
-  EXPECT_NE(cache.Find({1, 0, 1, 0}), nullptr);
-  EXPECT_EQ(cache.Find({1, 0, 2, 0}), nullptr);
-  EXPECT_NE(cache.Find({1, 0, 3, 0}), nullptr);
+  cache.Insert({1, 0, 0, 1, 0}, Sized(40));
+  cache.Insert({1, 0, 0, 2, 0}, Sized(40));
+  EXPECT_NE(cache.Find({1, 0, 0, 1, 0}), nullptr);  // now 2 is the older one
+  cache.Insert({1, 0, 0, 3, 0}, Sized(40));
+  EXPECT_NE(cache.Find({1, 0, 0, 1, 0}), nullptr);
+  EXPECT_EQ(cache.Find({1, 0, 0, 2, 0}), nullptr);
+  EXPECT_NE(cache.Find({1, 0, 0, 3, 0}), nullptr);
 }
 
-TEST(ContentCacheTest, KeepsBanksShardsReferencesAndLayersApart) {
+TEST(ContentCacheTest, KeepsBanksShardsTheirStartsReferencesAndLayersApart) {
   ContentCache cache(1000);
-  cache.Insert({1, 0, 1, 1}, Sized(1));
-  EXPECT_EQ(cache.Find({2, 0, 1, 1}), nullptr);
-  EXPECT_EQ(cache.Find({1, 1, 1, 1}), nullptr);
-  EXPECT_EQ(cache.Find({1, 0, 2, 1}), nullptr);
-  EXPECT_EQ(cache.Find({1, 0, 1, 2}), nullptr);
+  cache.Insert({1, 0, 0, 1, 1}, Sized(1));
+  EXPECT_EQ(cache.Find({2, 0, 0, 1, 1}), nullptr);
+  EXPECT_EQ(cache.Find({1, 1, 0, 1, 1}), nullptr);
+  EXPECT_EQ(cache.Find({1, 0, 1, 1, 1}), nullptr);
+  EXPECT_EQ(cache.Find({1, 0, 0, 2, 1}), nullptr);
+  EXPECT_EQ(cache.Find({1, 0, 0, 1, 2}), nullptr);
 }
 
 TEST(ContentCacheTest, TakesNothingLargerThanItself) {
   ContentCache cache(10);
-  cache.Insert({1, 0, 1, 0}, Sized(5));
-  cache.Insert({1, 0, 2, 0}, Sized(11));
-  EXPECT_EQ(cache.Find({1, 0, 2, 0}), nullptr);
-  EXPECT_NE(cache.Find({1, 0, 1, 0}), nullptr);
+  cache.Insert({1, 0, 0, 1, 0}, Sized(5));
+  cache.Insert({1, 0, 0, 2, 0}, Sized(11));
+  EXPECT_EQ(cache.Find({1, 0, 0, 2, 0}), nullptr);
+  EXPECT_NE(cache.Find({1, 0, 0, 1, 0}), nullptr);
 }
 
 }  // namespace

@@ -1,5 +1,7 @@
 """Three memory nodes, a router and two compute nodes answer as one `msa serve` does."""
 import json
+import os
+import shutil
 import time
 import unittest
 
@@ -67,6 +69,41 @@ class Cluster(ServerTest):
         self.assertEqual(0, whole.code, whole.err)
         self.assertEqual([], whole.lines[0]["missing_shards"])
         self.assertEqual(40, len(whole.lines[0]["documents"]))
+
+    def test_a_shard_with_an_older_copy_of_its_data_is_not_read_from_what_was_kept(self):
+        # Its next document gets the number of one that the copy lacks, whose blocks are kept by
+        # the compute node; the router that knew that number has restarted too.
+        address = lambda name: f"unix:{self.path(name)}.sock"
+        self.map = self.path("one.json")
+        with open(self.map, "w", encoding="utf-8") as file:
+            json.dump({"version": 1, "slots": 1024,
+                       "shards": [{"name": "a", "address": address("a")}],
+                       "compute_nodes": [{"name": "c", "address": address("c")}],
+                       "router": address("router")}, file)
+        common = ["--shard-map", self.map, "--threads", "1"]
+        shard = ["memory-node", "--name", "a", "--data-dir", self.path("data"), *common]
+        compute = ["compute-node", "--name", "c", "--model", self.model, *common]
+        node, encoder = self.start(shard).wait_ready(), self.start(compute).wait_ready()
+        router = self.start(["router", *common]).wait_ready()
+        self.add(router, documents(2))  # three are selected: all
+        node.stop()
+        shutil.copytree(self.path("data"), self.path("copy"))
+        node = self.start(shard).wait_ready()
+        self.add(router, [{"id": "lost", "text": "lantern orchard signal castle pepper marble"}])
+        question = "Which garden has a violin?"
+        self.ask(router, question)
+        node.stop()
+        router.stop()
+        shutil.rmtree(self.path("data"))
+        os.rename(self.path("copy"), self.path("data"))
+        self.start(shard).wait_ready()
+        router = self.start(["router", *common]).wait_ready()
+        self.add(router, [{"id": "new", "text": "a violin in the garden of the winter river"}])
+        kept = self.retrieve(router, question)
+        self.assertIn("new", [document["id"] for document in kept])
+        encoder.stop()
+        self.start(compute).wait_ready()
+        self.assertEqual(self.retrieve(router, question), kept)
 
     def test_a_filled_folder_is_not_served_at_another_place_of_the_map(self):
         cluster = self.start_cluster()
