@@ -203,7 +203,8 @@ absl::StatusOr<std::vector<ScoredPart>> RankSums::Rank(const kernels::Backend& b
         StrCat("no layer was routed in round ", round, "; route before ranking"));
   }
   std::optional<std::vector<ScoredPart>> parts;
-  if (SameView()) {
+  const bool listable = SameView() && std::max(options.limit, Candidates()) <= kernels::kMostListed;
+  if (listable) {
     MSA_ASSIGN_OR_RETURN(parts, RankListed(backend, sequence, options));
   }
   if (MeanError() != 0) {
@@ -212,7 +213,7 @@ absl::StatusOr<std::vector<ScoredPart>> RankSums::Rank(const kernels::Backend& b
   }
   counts.loose.CountRank(Loose());
   if (!parts.has_value()) {
-    if (Loose()) counts.loose.Pause();
+    if (listable && Loose()) counts.loose.Pause();
     MSA_ASSIGN_OR_RETURN(parts, RankAll(backend, view, sequence, options));
   }
   MSA_RETURN_IF_ERROR(backend.Health());

@@ -123,6 +123,43 @@ TEST(Selection, LooseScansPauseWhereTheyDoNotTell) {
   EXPECT_EQ(counts.rounded, 2);
 }
 
+// More than is listed is wanted, or documents came between two layers: all keys are read again
+// however near the scores are.
+TEST(Selection, LooseScansDoNotPauseForWhatNoListTells) {
+  const rpc::BankSpec bank = testing::TestBank(DType::kBFloat16, DType::kBFloat16);
+  const auto queries = testing::MakeQueries(bank, 2, 5);
+  const testing::TinyBackend backend(/*device=*/true, 1e-6f);
+  RoutingIndex index(backend, KeyShapeOf(bank), {});
+  const auto add = [&](int64_t reference) {
+    const auto document = testing::MakeDocument(
+        bank, {.id = "d", .first_reference = reference, .seed = static_cast<uint64_t>(reference)});
+    ASSERT_TRUE(index.Append({PartOf(document.parts[0])}).ok());
+    index.Publish({reference}, {});
+  };
+  for (int64_t i = 0; i < 3; ++i) add(i);
+  ScanSharer sharer(&backend, {});
+  RankSums sums;
+  SelectionCounts counts;
+  const auto rank = [&](int32_t round, bool add_between, int32_t limit) {
+    ASSERT_TRUE(sums.Begin(round).ok());
+    for (int layer = 0; layer < 2; ++layer) {
+      if (layer == 1 && add_between) add(3);
+      auto scores = sharer.Score({}, index, bank.routing, layer, queries, 0, /*loose=*/true);
+      ASSERT_TRUE(scores.ok());
+      ASSERT_TRUE(SelectBest(backend, &*scores, index.sequence(), 1, counts).ok());
+      sums.Add(*scores, index.num_slots());
+    }
+    ASSERT_TRUE(
+        sums.Rank(backend, round, index.View(), index.sequence(), {.limit = limit}, counts).ok());
+  };
+  rank(0, /*add_between=*/false, kernels::kMostListed + 1);
+  EXPECT_EQ(counts.rescanned, 1);
+  EXPECT_TRUE(counts.loose.allowed());
+  rank(1, /*add_between=*/true, 1);
+  EXPECT_EQ(counts.rescanned, 2);
+  EXPECT_TRUE(counts.loose.allowed());
+}
+
 TEST(LooseScans, PausesAreOfRanksAndGrow) {
   LooseScans scans;
   for (const int64_t pause : {int64_t{64}, int64_t{256}, int64_t{1024}}) {
