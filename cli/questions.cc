@@ -54,10 +54,14 @@ absl::StatusOr<Question> ParseQuestion(const std::string& line) {
   }
   // Some sets have one answer under this name; without it the question would count as one that
   // nothing answers.
-  if (!json.contains("answers") && json.contains("answer") &&
+  if ((!json.contains("answers") || json["answers"].is_null()) && json.contains("answer") &&
       !TakeStrings(json["answer"], &question.answers)) {
     return absl::InvalidArgumentError("\"answer\" must be a string, or a list of them");
   }
+  // As others say that nothing answers it.
+  std::erase_if(question.answers, [](const std::string& answer) {
+    return answer.find_first_not_of(" \t\r\n") == std::string::npos;
+  });
   const auto gold = json.find("supporting_titles_or_ids");
   if (gold != json.end() && (gold->is_object() || !TakeStrings(*gold, &question.gold))) {
     return absl::InvalidArgumentError(

@@ -20,8 +20,8 @@ struct Question {
 };
 
 // At most `limit` (0: all). Answers may be a list, one string, SQuAD's {"text":[…]}, or under
-// "answer"; gold a list or one string; numbers are taken as written. INVALID_ARGUMENT with file and
-// line for a malformed one.
+// "answer"; empty ones are none; gold a list or one string; numbers are taken as written.
+// INVALID_ARGUMENT with file and line for a malformed one.
 absl::StatusOr<std::vector<Question>> ReadQuestions(const std::string& path, int64_t limit);
 
 // Calls work(i) for i in [0, count) from `workers` threads. Stops at the first error, which is

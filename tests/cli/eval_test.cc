@@ -138,6 +138,22 @@ TEST_F(EvalTest, ReadsWhatOtherSetsLookLike) {
   EXPECT_EQ(report["exact_match"], 0.75);
 }
 
+TEST_F(EvalTest, NothingAnswersAQuestionWhoseAnswersAreEmpty) {
+  const std::string questions =
+      Write("empty.jsonl",
+            "{\"question\":\"nobody\",\"answer\":\"\"}\n"
+            "{\"question\":\"nobody\",\"answers\":[\"\",\" \"]}\n"
+            "{\"question\":\"fig\",\"answers\":[\"\",\"Chad fig\"]}\n"
+            "{\"question\":\"fig\",\"answers\":null,\"answer\":\"Chad fig\"}\n");
+  ASSERT_EQ(Msa({"eval", "--json", "--corpus", corpus_, "--questions", questions, "--answers"}), 0)
+      << err_;
+  const Json report = OutLines()[0];
+  EXPECT_EQ(report["without_answers"], 2);
+  EXPECT_EQ(report["refused_without_answers"], 1.0);
+  EXPECT_EQ(report["with_answers"], 2);
+  EXPECT_EQ(report["exact_match"], 1.0);
+}
+
 TEST_F(EvalTest, SaysWhatIsWrongWithAQuestion) {
   const auto refused = [&](const std::string& line, const std::string& words) {
     const std::string file = Write("bad.jsonl", "{\"question\":\"x\"}\n" + line + "\n");
