@@ -3,7 +3,6 @@
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
-#include <iterator>
 #include <optional>
 
 #include "cli/json.h"
@@ -17,7 +16,8 @@ namespace {
 std::optional<DataPlace> ReadPlace(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
   if (!file) return std::nullopt;
-  const std::string text((std::istreambuf_iterator<char>(file)), {});
+  std::string text;
+  std::getline(file, text, '\0');  // all of it; does not throw where the disk fails
   const Json json = Json::parse(text, nullptr, /*allow_exceptions=*/false);
   const auto number = [&](const char* key) {
     return json.is_object() && json.contains(key) && json[key].is_number_integer();

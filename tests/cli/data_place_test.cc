@@ -53,6 +53,9 @@ TEST_F(DataPlaceTest, ADamagedOrUnwritablePlaceStopsNothing) {
   EXPECT_TRUE(Claim({1, 3, 1024}));
   EXPECT_FALSE(Claim({2, 3, 1024}));
   EXPECT_TRUE(ClaimPlace(folder_ + "/none", {}, true).ok());
+  std::filesystem::remove(folder_ + "/place.json");
+  std::filesystem::create_directory(folder_ + "/place.json");  // every read of it fails
+  EXPECT_TRUE(Claim({1, 3, 1024}));
 }
 
 }  // namespace
