@@ -3,7 +3,6 @@
 #include <xxhash.h>
 
 #include <fstream>
-#include <iterator>
 #include <nlohmann/json.hpp>
 #include <set>
 
@@ -116,7 +115,12 @@ absl::StatusOr<ShardMap> ShardMap::Parse(std::string_view json) {
 absl::StatusOr<ShardMap> ShardMap::Load(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
   if (!file) return absl::NotFoundError(StrCat("cannot read the shard map file ", path));
-  const std::string text((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
+  std::string text;
+  std::getline(file, text, '\0');  // all of it
+  if (file.bad()) {
+    return absl::InvalidArgumentError(
+        StrCat("cannot read the shard map file ", path, ": is it a folder? Name the file in it"));
+  }
   absl::StatusOr<ShardMap> map = Parse(text);
   if (map.ok()) return map;
   return absl::Status(map.status().code(), StrCat(path, ": ", std::string(map.status().message())));

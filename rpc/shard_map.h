@@ -36,7 +36,8 @@ struct ShardMap {
   static ShardMap Embedded();
   // INVALID_ARGUMENT naming the field and what it should be.
   static absl::StatusOr<ShardMap> Parse(std::string_view json);
-  // Parse of a file; NOT_FOUND naming a file that cannot be read. Errors name the file.
+  // Parse of a file; NOT_FOUND for one that cannot be opened, INVALID_ARGUMENT for one that cannot
+  // be read (a folder). Errors name the file.
   static absl::StatusOr<ShardMap> Load(const std::string& path);
 
   int32_t SlotOf(std::string_view document_id) const;

@@ -96,6 +96,9 @@ TEST(ShardMap, LoadNamesTheFile) {
   EXPECT_THAT(std::string(ShardMap::Load(path).status().message()), HasSubstr(path));
   std::ofstream(path) << kTwo;
   EXPECT_TRUE(ShardMap::Load(path).ok());
+  const absl::Status folder = ShardMap::Load(::testing::TempDir()).status();
+  EXPECT_EQ(folder.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(folder.message()), HasSubstr("is it a folder?"));
 }
 
 }  // namespace
