@@ -109,6 +109,12 @@ absl::StatusOr<std::unique_ptr<MemorySession>> MemorySession::Open(
   std::unique_ptr<MemorySession> session(
       new MemorySession(transformer, prefix, memory, std::move(info), options.allow_partial));
   MSA_RETURN_IF_ERROR(CheckBankFits(session->bank(), transformer));
+  if (session->info_.shard_snapshots.size() != memory.shards.size()) {
+    return absl::FailedPreconditionError(StrCat("the router's shard map has ",
+                                                session->info_.shard_snapshots.size(),
+                                                " shards, that of this node ", memory.shards.size(),
+                                                ": router and compute nodes need the same map"));
+  }
   return session;
 }
 
@@ -228,6 +234,10 @@ absl::Status MemorySession::Gather(const rpc::CallContext& ctx, int32_t layer,
   std::vector<ContentCache::Key> order;
   std::map<int32_t, std::vector<int64_t>> missing;  // by shard
   for (const rpc::RoutedPart& part : parts) {
+    if (part.shard < 0 || std::cmp_greater_equal(part.shard, memory_.shards.size())) {
+      return absl::InternalError(
+          StrCat("the router selected from shard ", part.shard, " of ", memory_.shards.size()));
+    }
     const ContentCache::Key& key =
         order.emplace_back(KeyOf(part.shard, part.scored.reference, layer));
     if (fetched_.contains(key)) continue;

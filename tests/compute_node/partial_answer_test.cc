@@ -94,6 +94,14 @@ class PartialAnswerTest : public ::testing::Test {
   int refused_ = 0;
 };
 
+TEST_F(PartialAnswerTest, ANodeWithAnotherShardMapThanItsRouterSaysSo) {
+  dying_.before = nullptr;
+  node_->Attach(router_.get(), {alive_.get()}, {"a"});
+  const absl::Status status = Retrieve(/*allow_partial=*/true).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition) << status;
+  EXPECT_THAT(std::string(status.message()), HasSubstr("has 2 shards, that of this node 1"));
+}
+
 TEST_F(PartialAnswerTest, FailsByNameUnlessPartialAnswersAreAllowed) {
   const auto reply = Retrieve(/*allow_partial=*/false);
   EXPECT_EQ(reply.status().code(), absl::StatusCode::kUnavailable) << reply.status();
