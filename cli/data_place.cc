@@ -13,7 +13,7 @@ namespace msa::cli {
 namespace {
 
 // nullopt: none, or none that can be read.
-std::optional<DataPlace> ReadPlace(const std::string& path) {
+std::optional<rpc::ShardPlace> ReadPlace(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
   if (!file) return std::nullopt;
   std::string text;
@@ -27,20 +27,11 @@ std::optional<DataPlace> ReadPlace(const std::string& path) {
         {{"file", path}});
     return std::nullopt;
   }
-  return DataPlace{json["shard"], json["shards"], json["slots"]};
-}
-
-bool Same(const DataPlace& a, const DataPlace& b) {
-  // One shard has every document, however many slots there are.
-  return a.shard == b.shard && a.shards == b.shards && (a.shards == 1 || a.slots == b.slots);
-}
-
-std::string Words(const DataPlace& place) {
-  return StrCat("shard ", place.shard + 1, " of ", place.shards, " over ", place.slots, " slots");
+  return rpc::ShardPlace{json["shard"], json["shards"], json["slots"]};
 }
 
 // A folder that cannot take it (a full disk) is served all the same.
-void WritePlace(const std::string& path, const DataPlace& place) {
+void WritePlace(const std::string& path, const rpc::ShardPlace& place) {
   const std::string partial = path + ".partial";
   std::ofstream file(partial, std::ios::binary);
   file << Dump({{"shard", place.shard}, {"shards", place.shards}, {"slots", place.slots}}) << "\n";
@@ -54,13 +45,13 @@ void WritePlace(const std::string& path, const DataPlace& place) {
 
 }  // namespace
 
-absl::Status ClaimPlace(const std::string& folder, const DataPlace& place, bool filled) {
+absl::Status ClaimPlace(const std::string& folder, const rpc::ShardPlace& place, bool filled) {
   const std::string path = folder + "/place.json";
-  const std::optional<DataPlace> found = ReadPlace(path);
-  if (found && Same(*found, place)) return absl::OkStatus();
+  const std::optional<rpc::ShardPlace> found = ReadPlace(path);
+  if (found && *found == place) return absl::OkStatus();
   if (found && filled) {
     return absl::FailedPreconditionError(StrCat(
-        folder, " was filled as ", Words(*found), ", and is started as ", Words(place),
+        folder, " was filled as ", ToString(*found), ", and is started as ", ToString(place),
         ": its documents would be looked for elsewhere. Give the shard map its former order, "
         "number and slots, or add the documents again to empty folders"));
   }

@@ -4,22 +4,16 @@
 #ifndef MSA_CLI_DATA_PLACE_H_
 #define MSA_CLI_DATA_PLACE_H_
 
-#include <cstdint>
 #include <string>
 
 #include "absl/status/status.h"
+#include "rpc/shard_map.h"
 
 namespace msa::cli {
 
-struct DataPlace {
-  int32_t shard = 0;  // index in the map; `serve` is shard 0 of 1
-  int32_t shards = 1;
-  int32_t slots = 1024;
-};
-
 // FAILED_PRECONDITION where a filled folder says another place. Otherwise writes this one where
 // the folder has none or is empty. Whoever calls holds the folder's lock.
-absl::Status ClaimPlace(const std::string& folder, const DataPlace& place, bool filled);
+absl::Status ClaimPlace(const std::string& folder, const rpc::ShardPlace& place, bool filled);
 
 }  // namespace msa::cli
 

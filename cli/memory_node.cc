@@ -30,12 +30,12 @@ class MemoryNodeVerb : public Verb {
     MSA_RETURN_IF_ERROR(process_.Prepare());
     MSA_ASSIGN_OR_RETURN(const auto kernels, backend_.Make(process_.threads()));
     MSA_ASSIGN_OR_RETURN(auto store, store_.OpenStore());
-    const DataPlace place = {index, static_cast<int32_t>(map.shards.size()), map.slots};
+    const rpc::ShardPlace place = map.PlaceOf(index);
     MSA_ASSIGN_OR_RETURN(const auto shard,
                          store_.OpenShard(std::move(store), kernels.memory(), place));
     process_.WatchHealth([&] { return kernels.memory().Health(); });
     rpc::GrpcServer::Builder builder(process_.options());
-    builder.Add(shard.get());
+    builder.Add(shard.get(), place);
     return process_.Serve(builder, "memory node", {{"shard", name_}});
   }
 

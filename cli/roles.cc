@@ -110,7 +110,7 @@ absl::StatusOr<std::unique_ptr<memory_node::DocumentStore>> StoreFlags::OpenStor
 
 absl::StatusOr<std::unique_ptr<memory_node::LocalShard>> StoreFlags::OpenShard(
     std::unique_ptr<memory_node::DocumentStore> store, const kernels::Backend& kernels,
-    const DataPlace& place) const {
+    const rpc::ShardPlace& place) const {
   const absl::Time start = absl::Now();
   memory_node::ShardOptions options;
   if (max_key_mb > 0) options.index.max_key_bytes = int64_t{max_key_mb} << 20;
@@ -130,8 +130,9 @@ absl::StatusOr<std::unique_ptr<memory_node::LocalShard>> StoreFlags::OpenShard(
 std::vector<std::unique_ptr<rpc::MemoryShard>> MakeRemoteShards(const rpc::ShardMap& map) {
   std::vector<std::unique_ptr<rpc::MemoryShard>> shards;
   for (const rpc::Endpoint& shard : map.shards) {
+    const rpc::ShardPlace place = map.PlaceOf(static_cast<int32_t>(shards.size()));
     shards.push_back(rpc::MakeRemoteMemoryShard(
-        {.address = shard.address, .name = StrCat("shard '", shard.name, "'")}));
+        {.address = shard.address, .name = StrCat("shard '", shard.name, "'"), .place = place}));
   }
   return shards;
 }

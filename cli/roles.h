@@ -68,7 +68,7 @@ struct StoreFlags {
   // `kernels` must outlive the shard.
   absl::StatusOr<std::unique_ptr<memory_node::LocalShard>> OpenShard(
       std::unique_ptr<memory_node::DocumentStore> store, const kernels::Backend& kernels,
-      const DataPlace& place) const;
+      const rpc::ShardPlace& place) const;
 };
 
 // The map's shards over gRPC, in its order; and what those who use them take.

@@ -51,7 +51,9 @@ class RouterVerb : public Verb {
     rpc::CallContext ctx;
     ctx.deadline = absl::Now() + kRepairTimeout;
     if (const absl::Status status = router.Repair(ctx); !status.ok()) {
-      Log(LogLevel::kWarning, "serving although not every shard is up, or not every bank is whole",
+      Log(LogLevel::kWarning,
+          "serving although not every shard is up and where the map says, or not every bank is "
+          "whole",
           {{"status", std::string(status.message())}});
     }
 

@@ -26,11 +26,6 @@ std::shared_ptr<grpc::Channel> MakeChannel(const RemoteOptions& options) {
   return grpc::CreateCustomChannel(options.address, grpc::InsecureChannelCredentials(), args);
 }
 
-std::string PeerName(const RemoteOptions& options) {
-  if (options.name.empty()) return options.address;
-  return absl::StrCat(options.name, " (", options.address, ")");
-}
-
 }  // namespace
 
 Peer::Peer(RemoteOptions options, std::string service)
@@ -39,6 +34,11 @@ Peer::Peer(RemoteOptions options, std::string service)
   for (int i = 0; i < 1 + std::max(options_.data_connections, 1); ++i) {
     channels_.push_back(MakeChannel(options_));
   }
+}
+
+std::string Peer::Name() const {
+  if (options_.name.empty()) return options_.address;
+  return absl::StrCat(options_.name, " (", options_.address, ")");
 }
 
 std::shared_ptr<grpc::Channel> Peer::ChannelFor(Kind kind) {
@@ -54,14 +54,12 @@ absl::Time Peer::DeadlineFor(Kind kind, const CallContext& context) const {
 absl::Status Peer::Translate(const grpc::Status& status, grpc::Channel* channel) const {
   switch (status.error_code()) {
     case grpc::StatusCode::UNAVAILABLE:
-      return absl::UnavailableError(absl::StrCat(PeerName(options_), ": ", status.error_message()));
+      return absl::UnavailableError(absl::StrCat(Name(), ": ", status.error_message()));
     case grpc::StatusCode::DEADLINE_EXCEEDED:
       if (channel->GetState(false) != GRPC_CHANNEL_READY) {
-        return absl::UnavailableError(
-            absl::StrCat(PeerName(options_), ": no connection before the deadline"));
+        return absl::UnavailableError(absl::StrCat(Name(), ": no connection before the deadline"));
       }
-      return absl::DeadlineExceededError(
-          absl::StrCat(PeerName(options_), ": ", status.error_message()));
+      return absl::DeadlineExceededError(absl::StrCat(Name(), ": ", status.error_message()));
     default:
       return FromGrpc(status);
   }

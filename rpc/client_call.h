@@ -32,6 +32,8 @@ class Peer {
   enum class Kind { kBrief, kStream, kData };
   const RemoteOptions& options() const { return options_; }
   const std::string& service() const { return service_; }
+  // As errors call it: "shard 'a' (10.0.0.1:7071)".
+  std::string Name() const;
   // Data calls take the data connections in turn.
   std::shared_ptr<grpc::Channel> ChannelFor(Kind kind);
   absl::Time DeadlineFor(Kind kind, const CallContext& context) const;

@@ -222,6 +222,13 @@ CoarseState FromProto(const pb::CoarseState& in) {
           in.selections(), in.same(), in.num_parts(),  in.next_reference()};
 }
 
+void ToProto(const ShardPlace& in, pb::ShardPlace* out) {
+  out->set_shard(in.shard);
+  out->set_shards(in.shards);
+  out->set_slots(in.slots);
+}
+ShardPlace FromProto(const pb::ShardPlace& in) { return {in.shard(), in.shards(), in.slots()}; }
+
 void ToProto(const ScanComparison& in, pb::ScanComparison* out) {
   out->set_candidates(in.candidates);
   out->set_selections(in.selections);

@@ -16,6 +16,7 @@
 #include "rpc/memory_service.h"
 #include "rpc/memory_shard.h"
 #include "rpc/session_router.h"
+#include "rpc/shard_map.h"
 #include "rpc/types.h"
 
 namespace msa::rpc {
@@ -49,6 +50,8 @@ void ToProto(const absl::Status& in, pb::ItemStatus* out);
 absl::Status FromProto(const pb::ItemStatus& in);
 void ToProto(const CoarseState& in, pb::CoarseState* out);
 CoarseState FromProto(const pb::CoarseState& in);
+void ToProto(const ShardPlace& in, pb::ShardPlace* out);
+ShardPlace FromProto(const pb::ShardPlace& in);
 void ToProto(const ScanComparison& in, pb::ScanComparison* out);
 ScanComparison FromProto(const pb::ScanComparison& in);
 pb::Scan ToProto(Scan in);

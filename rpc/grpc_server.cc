@@ -48,11 +48,11 @@ struct GrpcServer::Builder::Parts {
   std::vector<std::unique_ptr<CallPools>> pools;
   std::vector<std::unique_ptr<RawService>> services;
 
-  template <class Interface>
-  void Add(Interface* implementation) {
+  template <class Interface, class... Options>
+  void Add(Interface* implementation, const Options&... its) {
     pools.push_back(
         std::make_unique<CallPools>(options.threads, options.queue, options.queue_bytes));
-    services.push_back(MakeService(implementation, pools.back().get()));
+    services.push_back(MakeService(implementation, pools.back().get(), its...));
   }
 };
 
@@ -70,8 +70,8 @@ GrpcServer::Builder::~Builder() = default;
 GrpcServer::Builder::Builder(Builder&&) noexcept = default;
 GrpcServer::Builder& GrpcServer::Builder::operator=(Builder&&) noexcept = default;
 
-GrpcServer::Builder& GrpcServer::Builder::Add(MemoryShard* shard) {
-  parts_->Add(shard);
+GrpcServer::Builder& GrpcServer::Builder::Add(MemoryShard* shard, std::optional<ShardPlace> place) {
+  parts_->Add(shard, place);
   return *this;
 }
 GrpcServer::Builder& GrpcServer::Builder::Add(SessionRouter* router) {

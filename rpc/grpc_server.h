@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "absl/status/status.h"
@@ -15,6 +16,7 @@
 #include "rpc/memory_service.h"
 #include "rpc/memory_shard.h"
 #include "rpc/session_router.h"
+#include "rpc/shard_map.h"
 
 namespace msa::rpc {
 
@@ -40,7 +42,8 @@ class GrpcServer {
     Builder(Builder&&) noexcept;
     Builder& operator=(Builder&&) noexcept;
     // Borrowed until the server is gone. At most one of each.
-    Builder& Add(MemoryShard* shard);
+    // `place`: in the map it was started with; clients under another map are told by it.
+    Builder& Add(MemoryShard* shard, std::optional<ShardPlace> place = std::nullopt);
     Builder& Add(SessionRouter* router);
     Builder& Add(ComputeNode* node);
     Builder& Add(MemoryService* service);

@@ -7,6 +7,7 @@
 #define MSA_RPC_REMOTE_H_
 
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "absl/time/time.h"
@@ -14,6 +15,7 @@
 #include "rpc/memory_service.h"
 #include "rpc/memory_shard.h"
 #include "rpc/session_router.h"
+#include "rpc/shard_map.h"
 
 namespace msa::rpc {
 
@@ -29,9 +31,16 @@ struct RemoteOptions {
   // Connections for blocks (FetchBlocks, PutDocument) beside the one for everything else: calls
   // are spread over them, and a large block delays no short call.
   int data_connections = 4;
+  // Of a shard: where this process's map has it. A shard that says another is not used; one that
+  // says none is.
+  std::optional<ShardPlace> place = std::nullopt;
 };
 
 // All thread-safe.
+
+// With a place in `options`, every method: FAILED_PRECONDITION, naming the shard, its address and
+// both places, for a node that says another. It says so with its banks, for which it is asked once
+// before anything else; it cannot change while it has banks.
 std::unique_ptr<MemoryShard> MakeRemoteMemoryShard(RemoteOptions options);
 std::unique_ptr<SessionRouter> MakeRemoteSessionRouter(RemoteOptions options);
 std::unique_ptr<ComputeNode> MakeRemoteComputeNode(RemoteOptions options);

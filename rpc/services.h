@@ -4,12 +4,14 @@
 
 #include <cstddef>
 #include <memory>
+#include <optional>
 
 #include "rpc/compute_node.h"
 #include "rpc/memory_service.h"
 #include "rpc/memory_shard.h"
 #include "rpc/server_call.h"
 #include "rpc/session_router.h"
+#include "rpc/shard_map.h"
 #include "rpc/worker_pool.h"
 
 namespace msa::rpc {
@@ -33,7 +35,8 @@ struct CallPools {
 };
 
 // All borrow their arguments for the service's life.
-std::unique_ptr<RawService> MakeService(MemoryShard* shard, CallPools* pools);
+std::unique_ptr<RawService> MakeService(MemoryShard* shard, CallPools* pools,
+                                        std::optional<ShardPlace> place);
 std::unique_ptr<RawService> MakeService(SessionRouter* router, CallPools* pools);
 std::unique_ptr<RawService> MakeService(ComputeNode* node, CallPools* pools);
 std::unique_ptr<RawService> MakeService(MemoryService* service, CallPools* pools);

@@ -1,6 +1,9 @@
 // MemoryShard over ShardService.
+#include <atomic>
+#include <optional>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "common/status_macros.h"
 #include "rpc/batching.h"
 #include "rpc/block_framing.h"
@@ -55,19 +58,19 @@ class RemoteMemoryShard final : public MemoryShard {
     pb::ShardCreateBankRequest request;
     ToProto(spec, request.mutable_spec());
     pb::ShardCreateBankReply reply;
-    return CallUnary(&peer_, "CreateBank", ctx, request, &reply);
+    return Unary("CreateBank", ctx, request, &reply);
   }
 
   absl::Status DeleteBank(const CallContext& ctx, const std::string& bank) override {
     pb::ShardDeleteBankRequest request;
     request.set_bank(bank);
     pb::ShardDeleteBankReply reply;
-    return CallUnary(&peer_, "DeleteBank", ctx, request, &reply);
+    return Unary("DeleteBank", ctx, request, &reply);
   }
 
   absl::StatusOr<std::vector<BankState>> ListBanks(const CallContext& ctx) override {
     pb::ShardListBanksReply reply;
-    MSA_RETURN_IF_ERROR(CallUnary(&peer_, "ListBanks", ctx, pb::ShardListBanksRequest(), &reply));
+    MSA_RETURN_IF_ERROR(AskBanks(ctx, &reply));
     std::vector<BankState> banks;
     for (const pb::BankState& bank : reply.banks()) {
       MSA_ASSIGN_OR_RETURN(BankSpec spec, FromProto(bank.spec()));
@@ -82,11 +85,12 @@ class RemoteMemoryShard final : public MemoryShard {
     request.set_bank(bank);
     ToProto(state, request.mutable_state());
     pb::ShardSetCoarseReply reply;
-    return CallUnary(&peer_, "SetCoarse", ctx, request, &reply);
+    return Unary("SetCoarse", ctx, request, &reply);
   }
 
   absl::StatusOr<PutResult> PutDocument(const CallContext& ctx,
                                         const EncodedDocument& document) override {
+    MSA_RETURN_IF_ERROR(AskPlace(ctx));
     ClientCall call(&peer_, Peer::Kind::kData, "PutDocument", ctx);
     SendDocument(&call, document);
     grpc::ByteBuffer buffer;
@@ -103,7 +107,7 @@ class RemoteMemoryShard final : public MemoryShard {
     request.set_bank(bank);
     request.set_id(id);
     pb::ShardDeleteDocumentReply reply;
-    MSA_RETURN_IF_ERROR(CallUnary(&peer_, "DeleteDocument", ctx, request, &reply));
+    MSA_RETURN_IF_ERROR(Unary("DeleteDocument", ctx, request, &reply));
     return reply.revision();
   }
 
@@ -113,7 +117,7 @@ class RemoteMemoryShard final : public MemoryShard {
     request.set_bank(bank);
     for (const std::string& id : ids) request.add_ids(id);
     pb::ShardDeleteDocumentsReply reply;
-    MSA_RETURN_IF_ERROR(CallUnary(&peer_, "DeleteDocuments", ctx, request, &reply));
+    MSA_RETURN_IF_ERROR(Unary("DeleteDocuments", ctx, request, &reply));
     if (static_cast<size_t>(reply.results_size()) != ids.size()) {
       return absl::InternalError("the reply of DeleteDocuments has not one result an id");
     }
@@ -131,7 +135,7 @@ class RemoteMemoryShard final : public MemoryShard {
     request.set_bank(bank);
     request.set_id(id);
     pb::ShardGetDocumentReply reply;
-    MSA_RETURN_IF_ERROR(CallUnary(&peer_, "GetDocument", ctx, request, &reply));
+    MSA_RETURN_IF_ERROR(Unary("GetDocument", ctx, request, &reply));
     return FromProto(reply.document());
   }
 
@@ -143,6 +147,7 @@ class RemoteMemoryShard final : public MemoryShard {
     request.set_bank(bank);
     request.set_after(after);
     request.set_limit(limit);
+    MSA_RETURN_IF_ERROR(AskPlace(ctx));
     ClientCall call(&peer_, Peer::Kind::kBrief, "ListDocuments", ctx);
     Send(&call, request);
     std::vector<DocumentInfo> documents;
@@ -174,7 +179,7 @@ class RemoteMemoryShard final : public MemoryShard {
     request.set_bank(bank);
     request.set_ttl_micros(absl::ToInt64Microseconds(ttl));
     pb::OpenSnapshotReply reply;
-    MSA_RETURN_IF_ERROR(CallUnary(&peer_, "OpenSnapshot", ctx, request, &reply));
+    MSA_RETURN_IF_ERROR(Unary("OpenSnapshot", ctx, request, &reply));
     return Snapshot{reply.snapshot_id(), reply.sequence(), reply.num_parts()};
   }
 
@@ -182,7 +187,7 @@ class RemoteMemoryShard final : public MemoryShard {
     pb::CloseSnapshotRequest request;
     request.set_snapshot_id(snapshot_id);
     pb::CloseSnapshotReply reply;
-    return CallUnary(&peer_, "CloseSnapshot", ctx, request, &reply);
+    return Unary("CloseSnapshot", ctx, request, &reply);
   }
 
   absl::StatusOr<std::vector<RoutedPart>> Route(const CallContext& ctx,
@@ -212,7 +217,7 @@ class RemoteMemoryShard final : public MemoryShard {
     message.set_one_per_document(request.one_per_document);
     message.mutable_exclude()->Assign(request.exclude.begin(), request.exclude.end());
     pb::ShardRankReply reply;
-    MSA_RETURN_IF_ERROR(CallUnary(&peer_, "Rank", ctx, message, &reply));
+    MSA_RETURN_IF_ERROR(Unary("Rank", ctx, message, &reply));
     return FromRepeated(reply.parts());
   }
 
@@ -223,6 +228,7 @@ class RemoteMemoryShard final : public MemoryShard {
     message.set_snapshot_id(request.snapshot_id);
     message.mutable_references()->Assign(request.references.begin(), request.references.end());
     message.mutable_layers()->Assign(request.layers.begin(), request.layers.end());
+    MSA_RETURN_IF_ERROR(AskPlace(ctx));
     ClientCall call(&peer_, Peer::Kind::kData, "FetchBlocks", ctx);
     Send(&call, message);
     grpc::ByteBuffer buffer;
@@ -234,12 +240,39 @@ class RemoteMemoryShard final : public MemoryShard {
     pb::ShardStatsRequest request;
     request.set_bank(bank);
     pb::ShardStatsReply reply;
-    MSA_RETURN_IF_ERROR(CallUnary(&peer_, "Stats", ctx, request, &reply));
+    MSA_RETURN_IF_ERROR(Unary("Stats", ctx, request, &reply));
     return FromProto(reply.stats());
   }
 
  private:
+  absl::Status AskBanks(const CallContext& ctx, pb::ShardListBanksReply* reply) {
+    MSA_RETURN_IF_ERROR(CallUnary(&peer_, "ListBanks", ctx, pb::ShardListBanksRequest(), reply));
+    const std::optional<ShardPlace>& here = peer_.options().place;
+    if (here && reply->has_place() && !(FromProto(reply->place()) == *here)) {
+      return absl::FailedPreconditionError(absl::StrCat(
+          peer_.Name(), " was started as ", ToString(FromProto(reply->place())), ", and is ",
+          ToString(*here),
+          " in the shard map here: documents would be looked for elsewhere. Start every process "
+          "with one map, whose shards have the order, number and slots they were filled with"));
+    }
+    place_asked_ = true;
+    return absl::OkStatus();
+  }
+
+  absl::Status AskPlace(const CallContext& ctx) {
+    if (!peer_.options().place || place_asked_) return absl::OkStatus();
+    pb::ShardListBanksReply reply;
+    return AskBanks(ctx, &reply);
+  }
+
+  absl::Status Unary(const char* method, const CallContext& ctx,
+                     const google::protobuf::Message& request, google::protobuf::Message* reply) {
+    MSA_RETURN_IF_ERROR(AskPlace(ctx));
+    return CallUnary(&peer_, method, ctx, request, reply);
+  }
+
   Peer peer_;
+  std::atomic<bool> place_asked_{false};  // and it is the one here, or was not said
 };
 
 }  // namespace

@@ -81,6 +81,15 @@ absl::Status CheckFields(const Json& map) {
 
 }  // namespace
 
+bool ShardPlace::operator==(const ShardPlace& other) const {
+  return shard == other.shard && shards == other.shards && (shards == 1 || slots == other.slots);
+}
+
+std::string ToString(const ShardPlace& place) {
+  return StrCat("shard ", int64_t{place.shard} + 1, " of ", place.shards, " over ", place.slots,
+                " slots");
+}
+
 ShardMap ShardMap::Embedded() {
   ShardMap map;
   map.shards.push_back({"local", ""});
@@ -139,6 +148,10 @@ int32_t ShardMap::ShardOf(std::string_view document_id) const {
 
 absl::StatusOr<int32_t> ShardMap::FindShard(std::string_view name) const {
   return Find(shards, "shard", name);
+}
+
+ShardPlace ShardMap::PlaceOf(int32_t shard) const {
+  return {shard, static_cast<int32_t>(shards.size()), slots};
 }
 
 absl::StatusOr<int32_t> ShardMap::FindComputeNode(std::string_view name) const {

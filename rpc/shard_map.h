@@ -25,6 +25,17 @@ struct Endpoint {
   bool operator==(const Endpoint&) const = default;
 };
 
+// Where a shard stands in its map, which decides what documents it has.
+struct ShardPlace {
+  int32_t shard = 0;  // index; a process by itself is shard 0 of 1
+  int32_t shards = 1;
+  int32_t slots = 1024;
+  // One shard has every document, however many slots there are.
+  bool operator==(const ShardPlace& other) const;
+};
+// "shard 2 of 3 over 1024 slots"
+std::string ToString(const ShardPlace& place);
+
 // Immutable once made, so thread-safe.
 struct ShardMap {
   int32_t slots = 1024;
@@ -45,6 +56,7 @@ struct ShardMap {
   int32_t ShardOf(std::string_view document_id) const;
   // Index in `shards`; NOT_FOUND listing the names there are.
   absl::StatusOr<int32_t> FindShard(std::string_view name) const;
+  ShardPlace PlaceOf(int32_t shard) const;
   // Index in `compute_nodes`; NOT_FOUND listing the names there are.
   absl::StatusOr<int32_t> FindComputeNode(std::string_view name) const;
 };

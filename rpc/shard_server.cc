@@ -119,7 +119,8 @@ absl::Status Fetch(MemoryShard* shard, ServerCall& call, const pb::FetchBlocksRe
   return status;
 }
 
-void AddBankMethods(RawService* service, MemoryShard* shard, CallPools* pools) {
+void AddBankMethods(RawService* service, MemoryShard* shard, CallPools* pools,
+                    std::optional<ShardPlace> place) {
   service->Method("CreateBank", &pools->brief,
                   Unary<pb::ShardCreateBankRequest, pb::ShardCreateBankReply>(
                       [shard](const CallContext& context, const auto& request, auto*) {
@@ -133,7 +134,8 @@ void AddBankMethods(RawService* service, MemoryShard* shard, CallPools* pools) {
                       }));
   service->Method("ListBanks", &pools->brief,
                   Unary<pb::ShardListBanksRequest, pb::ShardListBanksReply>(
-                      [shard](const CallContext& context, const auto&, auto* reply) {
+                      [shard, place](const CallContext& context, const auto&, auto* reply) {
+                        if (place) ToProto(*place, reply->mutable_place());
                         MSA_ASSIGN_OR_RETURN(const auto banks, shard->ListBanks(context));
                         for (const BankState& bank : banks) {
                           pb::BankState* to = reply->add_banks();
@@ -256,9 +258,10 @@ void AddReadMethods(RawService* service, MemoryShard* shard, CallPools* pools) {
 
 }  // namespace
 
-std::unique_ptr<RawService> MakeService(MemoryShard* shard, CallPools* pools) {
+std::unique_ptr<RawService> MakeService(MemoryShard* shard, CallPools* pools,
+                                        std::optional<ShardPlace> place) {
   auto service = std::make_unique<RawService>(kShardServiceName);
-  AddBankMethods(service.get(), shard, pools);
+  AddBankMethods(service.get(), shard, pools, place);
   AddDocumentMethods(service.get(), shard, pools);
   AddReadMethods(service.get(), shard, pools);
   return service;

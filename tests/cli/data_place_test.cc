@@ -17,7 +17,7 @@ class DataPlaceTest : public ::testing::Test {
   }
   ~DataPlaceTest() override { std::filesystem::remove_all(folder_); }
 
-  bool Claim(const DataPlace& place, bool filled = true) {
+  bool Claim(const rpc::ShardPlace& place, bool filled = true) {
     const absl::Status status = ClaimPlace(folder_, place, filled);
     EXPECT_TRUE(status.ok() || absl::IsFailedPrecondition(status)) << status;
     return status.ok();

@@ -124,6 +124,30 @@ class Cluster(ServerTest):
         self.assertEqual(5, alone.code, alone.err)
         self.start([*node, self.map]).wait_ready()
 
+    def test_a_router_with_another_map_is_refused(self):
+        cluster = self.start_cluster()
+        self.add(cluster, documents(20))
+        with open(self.map, encoding="utf-8") as file:
+            changed = json.load(file)
+        changed["shards"].reverse()
+        other = self.path("other.json")
+        with open(other, "w", encoding="utf-8") as file:
+            json.dump(changed, file)
+        router = self.start(["router", "--shard-map", other, "--threads", "1",
+                             "--listen", f"unix:{self.path('other')}.sock"]).wait_ready()
+        # Under this map the first and the last shard have changed places.
+        moved = next(d["id"] for d in documents(20)
+                     if self.run_msa(["get", d["id"]], router).code != 0)
+        for arguments in (["get", moved], ["rm", moved], ["ls"], ["bank", "ls"]):
+            refused = self.run_msa(arguments, router)
+            self.assertEqual(5, refused.code, (arguments, refused.err, refused.out))
+            self.assertIn("shard 1 of 3", refused.err)
+            self.assertIn("shard 3 of 3", refused.err)
+        added = self.run_msa(["add", "-"], router, json.dumps({"id": moved, "text": "twice"}) + "\n")
+        self.assertEqual(5, added.code, added.err)
+        self.assertEqual(20, len(self.msa(cluster, "ls")))
+        self.assertEqual(0, self.run_msa(["get", moved], cluster).code)
+
     def test_one_dead_compute_node_does_not_matter(self):
         cluster = self.start_cluster()
         self.add(cluster, documents(10))

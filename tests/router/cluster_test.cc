@@ -38,9 +38,9 @@ class Cluster : public ::testing::Test {
   Cluster() : shards_(3) {
     for (int i = 0; i < 3; ++i) {
       rpc::GrpcServer::Builder builder;
-      servers_.push_back(Serve(builder.Add(static_cast<rpc::MemoryShard*>(&shards_[i]))));
-      remote_shards_.push_back(
-          MakeRemoteMemoryShard(Client(*servers_.back(), absl::StrCat("shard 's", i, "'"))));
+      const rpc::ShardPlace place = {i, 3, 1024};
+      servers_.push_back(Serve(builder.Add(static_cast<rpc::MemoryShard*>(&shards_[i]), place)));
+      remote_shards_.push_back(RemoteShard(i, place));
       shard_pointers_.push_back(remote_shards_.back().get());
       map_.shards.push_back({absl::StrCat("s", i), ""});
     }
@@ -63,11 +63,23 @@ class Cluster : public ::testing::Test {
     ctx_.deadline = absl::Now() + absl::Minutes(2);
   }
 
+  std::unique_ptr<rpc::MemoryShard> RemoteShard(int shard, const rpc::ShardPlace& place) const {
+    auto options = Client(*servers_[shard], absl::StrCat("shard 's", shard, "'"));
+    options.place = place;
+    return MakeRemoteMemoryShard(std::move(options));
+  }
+
   std::vector<rpc::AddResult> Add(const std::vector<rpc::NewDocument>& documents,
+                                  const std::string& bank = "default") {
+    return Add(*client_, documents, bank);
+  }
+
+  std::vector<rpc::AddResult> Add(rpc::MemoryService& service,
+                                  const std::vector<rpc::NewDocument>& documents,
                                   const std::string& bank = "default") {
     size_t at = 0;
     std::vector<rpc::AddResult> results;
-    stream_ = client_->AddDocuments(
+    stream_ = service.AddDocuments(
         ctx_, bank,
         [&]() -> std::optional<rpc::NewDocument> {
           if (at == documents.size()) return std::nullopt;
@@ -212,6 +224,61 @@ TEST_F(Cluster, AnIdThatIsTooLongIsSentBackAsWholeCharacters) {
   const auto deleted = client_->DeleteDocuments(ctx_, "default", {documents[0].id});
   ASSERT_TRUE(deleted.ok()) << deleted.status();
   EXPECT_EQ(deleted->front().id, results[0].id);
+}
+
+TEST_F(Cluster, ARouterWithAnotherMapIsRefused) {
+  Add(SomeDocuments(20));
+  const auto ids = [this] {
+    const auto page = client_->ListDocuments(ctx_, "default", 100, "");
+    EXPECT_TRUE(page.ok()) << page.status();
+    std::vector<std::string> ids;
+    for (const auto& document : page->documents) ids.push_back(document.id);
+    return ids;
+  };
+  const std::vector<std::string> before = ids();
+  ASSERT_EQ(before.size(), 20u);
+
+  rpc::ShardMap reordered;
+  std::vector<std::unique_ptr<rpc::MemoryShard>> remotes;
+  std::vector<rpc::MemoryShard*> pointers;
+  for (int i : {1, 0, 2}) {
+    reordered.shards.push_back(map_.shards[i]);
+    remotes.push_back(RemoteShard(i, {static_cast<int32_t>(pointers.size()), 3, 1024}));
+    pointers.push_back(remotes.back().get());
+  }
+  testing::FakeComputeNode node(pointers);
+  Router router(reordered, pointers, {&node});
+  node.router = &router;
+  int refused = 0;
+  const auto expect_refused = [&](const absl::Status& status) {
+    EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition) << refused << ": " << status;
+    EXPECT_THAT(std::string(status.message()), HasSubstr("shard 's")) << refused;
+    ++refused;
+  };
+  expect_refused(router.Repair(ctx_));
+  expect_refused(router.CreateBank(ctx_, "b", {}).status());
+  Add(router, SomeDocuments(20));
+  expect_refused(stream_);
+  expect_refused(router.DeleteDocuments(ctx_, "default", {"doc-3"}).status());
+  rpc::RetrieveRequest retrieve;
+  retrieve.question = "one";
+  retrieve.limit = 4;
+  retrieve.allow_partial = true;
+  expect_refused(router.Retrieve(ctx_, retrieve).status());
+  // Of those on the two shards that changed places; the third has its own.
+  int missing = 0;
+  for (const std::string& id : before) {
+    const absl::Status status = router.GetDocument(ctx_, "default", id).status();
+    if (map_.ShardOf(id) == 2) {
+      EXPECT_TRUE(status.ok()) << status;
+    } else {
+      expect_refused(status);
+      ++missing;
+    }
+  }
+  EXPECT_GT(missing, 0);
+  EXPECT_EQ(ids(), before);
+  for (auto& shard : shards_) EXPECT_EQ(shard.open_snapshots(), 0u);
 }
 
 TEST_F(Cluster, DeadShardIsNamed) {

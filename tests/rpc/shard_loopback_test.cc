@@ -2,6 +2,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <memory>
+#include <optional>
 #include <random>
 
 #include "absl/strings/str_cat.h"
@@ -13,6 +15,8 @@ namespace msa::rpc {
 namespace {
 
 using ::msa::testing::FakeShard;
+using ::testing::AllOf;
+using ::testing::HasSubstr;
 
 BankSpec Spec() {
   BankSpec spec = msa::testing::TestBankSpec();
@@ -201,6 +205,70 @@ TEST_F(ShardLoopback, LongListsAreNotCutOff) {
   const auto list = remote_->ListDocuments(ctx_, "bank", "", 1000);
   ASSERT_TRUE(list.ok()) << list.status();
   EXPECT_EQ(list->size(), 1000u);
+}
+
+class PlacedShard : public ::testing::Test {
+ protected:
+  std::unique_ptr<GrpcServer> Serve(std::optional<ShardPlace> place) {
+    GrpcServer::Builder builder;
+    auto server = builder.Add(&local_, place).Start("127.0.0.1:0");
+    EXPECT_TRUE(server.ok()) << server.status();
+    return *std::move(server);
+  }
+  static std::unique_ptr<MemoryShard> Expecting(const GrpcServer& server, const ShardPlace& place) {
+    RemoteOptions options = ClientOf(server, "shard 'a'");
+    options.place = place;
+    return MakeRemoteMemoryShard(std::move(options));
+  }
+
+  const CallContext ctx_ = Within(absl::Seconds(60));
+  FakeShard local_;
+};
+
+TEST_F(PlacedShard, IsNotUsedUnderAnotherMap) {
+  ASSERT_TRUE(local_.CreateBank(ctx_, Spec()).ok());
+  const auto server = Serve(ShardPlace{1, 3, 1024});
+  for (const ShardPlace& other :
+       {ShardPlace{0, 3, 1024}, {1, 2, 1024}, {1, 3, 512}, {0, 1, 1024}}) {
+    // Whatever is asked first.
+    const auto ask = [&](auto call) {
+      const auto remote = Expecting(*server, other);
+      const absl::Status status = call(*remote);
+      EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition) << status;
+      EXPECT_THAT(std::string(status.message()),
+                  AllOf(HasSubstr(absl::StrCat("shard 'a' (127.0.0.1:", server->port(), ")")),
+                        HasSubstr("shard 2 of 3 over 1024 slots"), HasSubstr(ToString(other))));
+    };
+    ask([&](MemoryShard& shard) { return shard.ListBanks(ctx_).status(); });
+    ask([&](MemoryShard& shard) { return shard.GetDocument(ctx_, "bank", "d").status(); });
+    ask([&](MemoryShard& shard) { return shard.ListDocuments(ctx_, "bank", "", 1).status(); });
+    ask([&](MemoryShard& shard) { return shard.PutDocument(ctx_, Document("d", 1, 8)).status(); });
+    ask([&](MemoryShard& shard) { return shard.DeleteBank(ctx_, "bank"); });
+    ask([&](MemoryShard& shard) { return shard.OpenSnapshot(ctx_, "bank", {}).status(); });
+    ask([&](MemoryShard& shard) {
+      return shard.FetchBlocks(ctx_, {}, [](FetchedBlock) { return absl::OkStatus(); });
+    });
+  }
+  EXPECT_EQ(local_.ListBanks(ctx_)->size(), 1u);
+  EXPECT_TRUE(local_.ListDocuments(ctx_, "bank", "", 1)->empty());
+}
+
+TEST_F(PlacedShard, IsUsedWhereItIsExpectedOrDoesNotSay) {
+  ASSERT_TRUE(local_.CreateBank(ctx_, Spec()).ok());
+  const auto server = Serve(ShardPlace{1, 3, 1024});
+  const auto silent = Serve(std::nullopt);
+  const auto alone = Serve(ShardPlace{0, 1, 16});  // all documents, whatever the slots
+  std::vector<std::unique_ptr<MemoryShard>> remotes;
+  remotes.push_back(Expecting(*server, {1, 3, 1024}));
+  remotes.push_back(Expecting(*silent, {1, 3, 1024}));
+  remotes.push_back(Expecting(*alone, {0, 1, 1024}));
+  remotes.push_back(MakeRemoteMemoryShard(ClientOf(*server)));
+  for (const auto& remote : remotes) {
+    EXPECT_TRUE(remote->ListDocuments(ctx_, "bank", "", 1).ok());
+    const auto banks = remote->ListBanks(ctx_);
+    ASSERT_TRUE(banks.ok()) << banks.status();
+    EXPECT_EQ(banks->size(), 1u);
+  }
 }
 
 }  // namespace

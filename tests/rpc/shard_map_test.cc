@@ -34,6 +34,15 @@ TEST(ShardMap, ReadsEveryField) {
   EXPECT_THAT(std::string(map->FindShard("z").status().message()), HasSubstr("a, b"));
 }
 
+TEST(ShardMap, SaysAShardsPlace) {
+  const ShardMap map = *ShardMap::Parse(kTwo);
+  EXPECT_EQ(ToString(map.PlaceOf(1)), "shard 2 of 2 over 1024 slots");
+  EXPECT_EQ(map.PlaceOf(1), (ShardPlace{1, 2, 1024}));
+  EXPECT_FALSE(map.PlaceOf(1) == map.PlaceOf(0));
+  EXPECT_FALSE(map.PlaceOf(1) == (ShardPlace{1, 2, 512}));
+  EXPECT_EQ((ShardPlace{0, 1, 16}), ShardPlace()) << "one shard has every document";
+}
+
 TEST(ShardMap, SlotIsXxh3OfTheIdModuloSlots) {
   const ShardMap map = *ShardMap::Parse(kTwo);
   for (const std::string id : {"", "a", "doc-17", "ünïcode"}) {
