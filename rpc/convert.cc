@@ -245,6 +245,13 @@ Scan FromProto(pb::Scan in) {
   return in == pb::SCAN_EXACT || in == pb::SCAN_COARSE ? static_cast<Scan>(in) : Scan::kDefault;
 }
 
+absl::Status CheckScan(pb::Scan in) {
+  if (pb::Scan_IsValid(in)) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("scan is ", static_cast<int>(in), ", which this version does not know: use ",
+                   "SCAN_DEFAULT (0), SCAN_EXACT (1) or SCAN_COARSE (2)"));
+}
+
 void ToProto(const ShardStats& in, pb::ShardStats* out) {
   ToProto(in.spec, out->mutable_spec());
   out->set_num_documents(in.num_documents);

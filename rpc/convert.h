@@ -56,6 +56,8 @@ void ToProto(const ScanComparison& in, pb::ScanComparison* out);
 ScanComparison FromProto(const pb::ScanComparison& in);
 pb::Scan ToProto(Scan in);
 Scan FromProto(pb::Scan in);  // kDefault for one that this version does not know
+// INVALID_ARGUMENT for such a one: requests that hold it are not answered as if they did not.
+absl::Status CheckScan(pb::Scan in);
 void ToProto(const ShardStats& in, pb::ShardStats* out);
 absl::StatusOr<ShardStats> FromProto(const pb::ShardStats& in);
 void ToProto(const BankOptions& in, pb::BankOptions* out);

@@ -19,6 +19,7 @@ void AddAnswerMethods(RawService* service, Answerer* answerer, CallPools* pools)
   service->Method("Generate", &pools->lengthy,
                   Streaming<pb::GenerateRequest>(
                       [answerer](ServerCall& call, const pb::GenerateRequest& request) {
+                        MSA_RETURN_IF_ERROR(CheckScan(request.scan()));
                         return answerer->Generate(call.context(), FromProto(request),
                                                   [&call](const GenerateEvent& event) {
                                                     pb::GenerateEvent message;
@@ -29,6 +30,7 @@ void AddAnswerMethods(RawService* service, Answerer* answerer, CallPools* pools)
   service->Method("Retrieve", &pools->lengthy,
                   Unary<pb::RetrieveRequest, pb::RetrieveReply>(
                       [answerer](const CallContext& context, const auto& request, auto* reply) {
+                        MSA_RETURN_IF_ERROR(CheckScan(request.scan()));
                         MSA_ASSIGN_OR_RETURN(const RetrieveReply found,
                                              answerer->Retrieve(context, FromProto(request)));
                         ToProto(found, reply);

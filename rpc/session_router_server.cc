@@ -41,6 +41,7 @@ std::unique_ptr<RawService> MakeService(SessionRouter* router, CallPools* pools)
   service->Method("OpenSession", &pools->brief,
                   Unary<pb::OpenSessionRequest, pb::OpenSessionReply>(
                       [router](const CallContext& context, const auto& request, auto* reply) {
+                        MSA_RETURN_IF_ERROR(CheckScan(request.scan()));
                         const SessionOptions options{
                             request.allow_partial(), FromProto(request.scan()),
                             ToVector<int32_t>(request.compare_candidates())};

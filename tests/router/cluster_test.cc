@@ -211,6 +211,25 @@ TEST_F(Cluster, BadInputIsRefusedInWordsAndTheRestGoesOn) {
   EXPECT_FALSE(Answer(*client_, "still here?").empty());
 }
 
+TEST_F(Cluster, AScanOfALaterVersionIsRefused) {
+  Add(SomeDocuments(3));
+  const auto later = static_cast<rpc::Scan>(77);
+  rpc::GenerateRequest generate;
+  generate.question = "one";
+  generate.scan = later;
+  rpc::RetrieveRequest retrieve;
+  retrieve.question = "one";
+  retrieve.limit = 1;
+  retrieve.scan = later;
+  for (const absl::Status& status :
+       {client_->Generate(ctx_, generate, [](const rpc::GenerateEvent&) { return true; }),
+        client_->Retrieve(ctx_, retrieve).status(),
+        remote_router_->OpenSession(ctx_, "default", {false, later, {}}).status()}) {
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << status;
+    EXPECT_THAT(std::string(status.message()), HasSubstr("scan is 77"));
+  }
+}
+
 TEST_F(Cluster, AnIdThatIsTooLongIsSentBackAsWholeCharacters) {
   std::vector<rpc::NewDocument> documents = SomeDocuments(2);
   documents[0].id = "x";  // one byte, so that the limit falls inside a character
