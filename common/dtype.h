@@ -33,6 +33,11 @@ constexpr size_t DTypeBytes(DType dtype) {
 // Whether values are steps times a float32 scale that their row shares (kernels/types.h).
 constexpr bool HasScales(DType dtype) { return dtype == DType::kInt8 || dtype == DType::kFloat8; }
 
+// Whether a bank may keep its keys or content so.
+constexpr bool IsStored(DType dtype) {
+  return dtype == DType::kFloat32 || dtype == DType::kBFloat16 || HasScales(dtype);
+}
+
 // "f32", "bf16", "f16", "int8", "fp8": the names of flags, JSON and messages.
 std::string_view DTypeName(DType dtype);
 // INVALID_ARGUMENT that lists the names when `name` is none of them.

@@ -6,10 +6,6 @@
 namespace msa::compute_node {
 namespace {
 
-bool IsKept(DType dtype) {
-  return dtype == DType::kFloat32 || dtype == DType::kBFloat16 || HasScales(dtype);
-}
-
 bool IsChunk(int32_t tokens) { return tokens >= 1 && tokens <= kMaxPartTokens; }
 
 }  // namespace
@@ -27,7 +23,7 @@ absl::Status CheckBankFits(const rpc::BankSpec& bank, const Transformer& transfo
     return absl::InvalidArgumentError(
         StrCat("bank '", bank.name, "' has other router layers or heads than its model"));
   }
-  if (!IsKept(bank.routing_dtype) || !IsKept(bank.content_dtype)) {
+  if (!IsStored(bank.routing_dtype) || !IsStored(bank.content_dtype)) {
     return absl::InvalidArgumentError("banks are kept in f32, bf16, int8 or fp8");
   }
   if (!IsChunk(bank.routing_chunk_tokens) || !IsChunk(bank.content_chunk_tokens)) {

@@ -61,8 +61,8 @@ class SnapshotTable {
 
   const std::function<absl::Time()> now_;
   const int max_open_;
-  const uint32_t
-      start_;  // random, so that no snapshot of before a restart is taken for one of after
+  // Random, so that no snapshot of before a restart is taken for one of after.
+  const uint32_t start_;
   mutable absl::Mutex mutex_;
   uint32_t last_ ABSL_GUARDED_BY(mutex_) = 0;
   absl::flat_hash_map<uint64_t, Held> open_ ABSL_GUARDED_BY(mutex_);

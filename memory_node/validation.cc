@@ -191,10 +191,6 @@ absl::Status CheckShape(const RoutingShape& shape) {
   return absl::OkStatus();
 }
 
-bool IsStored(DType dtype) {
-  return dtype == DType::kFloat32 || dtype == DType::kBFloat16 || HasScales(dtype);
-}
-
 absl::Status CheckLayers(const std::vector<int32_t>& layers) {
   if (layers.empty() || layers.size() > kMaxRouterLayers) {
     return Invalid(layers.size(), " router layers; 1 to ", kMaxRouterLayers, " are allowed");

@@ -15,6 +15,7 @@
 #include "compute_node/node.h"
 #include "gtest/gtest.h"
 #include "kernels/forwarding_backend.h"
+#include "tests/compute_node/tiny_model.h"
 
 namespace msa::compute_node {
 namespace {
@@ -162,11 +163,7 @@ class CountingBackend : public kernels::ForwardingBackend {
 class DocumentEncoderTest : public ::testing::Test {
  protected:
   void SetUp() override {
-    const std::string golden = std::string(MSA_SOURCE_DIR) + "/tests/golden/";
-    NodeOptions options;
-    options.model_dir = golden + "qwen3_small";
-    options.tokenizer_file = golden + "tokenizers/qwen_small.json";
-    auto node = Node::Load(options, counting_);
+    auto node = Node::Load(TinyModel(), counting_);
     ASSERT_TRUE(node.ok()) << node.status();
     node_ = *std::move(node);
     bank_ = node_->Info({})->default_bank;

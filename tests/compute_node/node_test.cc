@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "tests/compute_node/tiny_model.h"
 #include "tests/support/fake_shard.h"
 
 namespace msa::compute_node {
@@ -17,11 +18,7 @@ namespace {
 class NodeTest : public ::testing::Test {
  protected:
   void SetUp() override {
-    const std::string golden = std::string(MSA_SOURCE_DIR) + "/tests/golden/";
-    NodeOptions options;
-    options.model_dir = golden + "qwen3_small";
-    options.tokenizer_file = golden + "tokenizers/qwen_small.json";
-    auto node = Node::Load(options, *backend_);
+    auto node = Node::Load(TinyModel(), *backend_);
     ASSERT_TRUE(node.ok()) << node.status();
     node_ = *std::move(node);
     node_->Attach(nullptr, {&shard_});

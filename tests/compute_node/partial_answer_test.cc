@@ -14,6 +14,7 @@
 #include "memory_node/document_store.h"
 #include "memory_node/shard.h"
 #include "router/router.h"
+#include "tests/compute_node/tiny_model.h"
 #include "tests/support/fake_shard.h"
 
 namespace msa::compute_node {
@@ -25,10 +26,7 @@ using ::testing::HasSubstr;
 class PartialAnswerTest : public ::testing::Test {
  protected:
   void SetUp() override {
-    const std::string golden = std::string(MSA_SOURCE_DIR) + "/tests/golden/";
-    NodeOptions options;
-    options.model_dir = golden + "qwen3_small";
-    options.tokenizer_file = golden + "tokenizers/qwen_small.json";
+    NodeOptions options = TinyModel();
     options.prefetch_layers = 1;
     options.max_sessions = 1;
     options.fetch_timeout = absl::Milliseconds(200);

@@ -236,13 +236,17 @@ inline RoutingShape Folded(int num_kv_heads, int head_dim, float scale = 1.0f) {
   return shape;
 }
 
-inline Case OneQuestion(const Case& c, int question) {
-  Case one = c;
+// Rows `begin` … `end` - 1 of all questions', as one question.
+inline Case Rows(const Case& c, int begin, int end) {
+  Case some = c;
   const int width = c.shape.query_width();
-  one.queries.assign(c.queries.begin() + c.query_begin[question] * width,
-                     c.queries.begin() + c.query_begin[question + 1] * width);
-  one.query_begin = {0, c.query_begin[question + 1] - c.query_begin[question]};
-  return one;
+  some.queries.assign(c.queries.begin() + begin * width, c.queries.begin() + end * width);
+  some.query_begin = {0, end - begin};
+  return some;
+}
+
+inline Case OneQuestion(const Case& c, int question) {
+  return Rows(c, c.query_begin[question], c.query_begin[question + 1]);
 }
 
 }  // namespace msa::kernels::cuda

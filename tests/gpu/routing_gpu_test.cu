@@ -87,15 +87,6 @@ void TestBlocksOfColumns() {
   }
 }
 
-// Rows `begin` … `end` of one question of many, as a question.
-Case Rows(const Case& c, int begin, int end) {
-  Case some = c;
-  const int width = c.shape.query_width();
-  some.queries.assign(c.queries.begin() + begin * width, c.queries.begin() + end * width);
-  some.query_begin = {0, end - begin};
-  return some;
-}
-
 // Every width that a block of columns has, in one and in two: a question has the best of what two
 // shares of its rows have, to the bit.
 void TestBlocks() {
@@ -263,13 +254,9 @@ Case OnePart(const Case& c, int64_t begin, int64_t end) {
 // A question has the best of its rows' scores, each asked alone: another pass than many rows take.
 void ExpectBestOfRows(const Case& c, int question, const std::vector<float>& together) {
   const int64_t parts = c.num_parts();
-  const int width = c.shape.query_width();
   std::vector<float> best(parts, kNoScore);
   for (int r = c.query_begin[question]; r < c.query_begin[question + 1]; ++r) {
-    Case row = c;
-    row.queries.assign(c.queries.begin() + r * width, c.queries.begin() + (r + 1) * width);
-    row.query_begin = {0, 1};
-    const std::vector<float> scores = Score(row);
+    const std::vector<float> scores = Score(Rows(c, r, r + 1));
     for (int64_t p = 0; p < parts; ++p) best[p] = std::max(best[p], scores[p]);
   }
   const auto from = together.begin() + question * parts;

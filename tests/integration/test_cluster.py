@@ -105,16 +105,21 @@ class Cluster(ServerTest):
         self.start(compute).wait_ready()
         self.assertEqual(self.retrieve(router, question), kept)
 
-    def test_a_filled_folder_is_not_served_at_another_place_of_the_map(self):
-        cluster = self.start_cluster()
-        self.add(cluster, documents(20))
-        self.shards["a"].stop()
+    def reversed_map(self):
+        """The cluster's map with its shards in the other order."""
         with open(self.map, encoding="utf-8") as file:
             changed = json.load(file)
         changed["shards"].reverse()
         other = self.path("other.json")
         with open(other, "w", encoding="utf-8") as file:
             json.dump(changed, file)
+        return other
+
+    def test_a_filled_folder_is_not_served_at_another_place_of_the_map(self):
+        cluster = self.start_cluster()
+        self.add(cluster, documents(20))
+        self.shards["a"].stop()
+        other = self.reversed_map()
         node = ["memory-node", "--name", "a", "--data-dir", self.path("data-a"), "--shard-map"]
         refused = self.run_msa([*node, other])
         self.assertEqual(5, refused.code, refused.err)
@@ -127,12 +132,7 @@ class Cluster(ServerTest):
     def test_a_router_with_another_map_is_refused(self):
         cluster = self.start_cluster()
         self.add(cluster, documents(20))
-        with open(self.map, encoding="utf-8") as file:
-            changed = json.load(file)
-        changed["shards"].reverse()
-        other = self.path("other.json")
-        with open(other, "w", encoding="utf-8") as file:
-            json.dump(changed, file)
+        other = self.reversed_map()
         router = self.start(["router", "--shard-map", other, "--threads", "1",
                              "--listen", f"unix:{self.path('other')}.sock"]).wait_ready()
         # Under this map the first and the last shard have changed places.

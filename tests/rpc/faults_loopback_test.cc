@@ -173,49 +173,55 @@ TEST(Faults, PortInUseIsSaidWithTheAddress) {
   EXPECT_THAT(MessageOf(status), HasSubstr(address));
 }
 
-TEST(Faults, FullServerRefusesInWords) {
-  FakeShard slow;
+// One whose calls wait until it is let go.
+class BusyShard : public FakeShard {
+ public:
+  BusyShard() {
+    before = [this](const std::string&, const CallContext&) {
+      entered_ = true;
+      go.WaitForNotification();
+      return absl::OkStatus();
+    };
+  }
+  void AwaitCall() const {
+    while (!entered_) std::this_thread::yield();
+  }
+
   absl::Notification go;
-  std::atomic<int> entered = 0;
-  slow.before = [&](const std::string&, const CallContext&) {
-    ++entered;
-    go.WaitForNotification();
-    return absl::OkStatus();
-  };
+
+ private:
+  std::atomic<bool> entered_ = false;
+};
+
+TEST(Faults, FullServerRefusesInWords) {
+  BusyShard slow;
   GrpcServer::Builder builder({.threads = 1, .queue = 0});
   const auto server = builder.Add(static_cast<MemoryShard*>(&slow)).Start("127.0.0.1:0");
   ASSERT_TRUE(server.ok());
   const auto shard = MakeRemoteMemoryShard(ClientOf(**server));
   std::thread first([&] { EXPECT_TRUE(shard->ListBanks(Within(absl::Seconds(60))).ok()); });
-  while (entered == 0) std::this_thread::yield();
+  slow.AwaitCall();
   EXPECT_EQ(shard->ListBanks(Within(absl::Seconds(60))).status().code(),
             absl::StatusCode::kResourceExhausted);
-  go.Notify();
+  slow.go.Notify();
   first.join();
 }
 
 TEST(Faults, LargeMessagesThatWouldWaitAreRefusedInWords) {
-  FakeShard slow;
-  absl::Notification go;
-  std::atomic<int> entered = 0;
-  slow.before = [&](const std::string&, const CallContext&) {
-    ++entered;
-    go.WaitForNotification();
-    return absl::OkStatus();
-  };
+  BusyShard slow;
   GrpcServer::Builder builder({.threads = 1, .queue = 8, .queue_bytes = 64 << 10});
   const auto server = builder.Add(static_cast<MemoryShard*>(&slow)).Start("127.0.0.1:0");
   ASSERT_TRUE(server.ok());
   const auto shard = MakeRemoteMemoryShard(ClientOf(**server));
   const CallContext context = Within(absl::Seconds(60));
   std::thread first([&] { EXPECT_TRUE(shard->ListBanks(context).ok()); });
-  while (entered == 0) std::this_thread::yield();
+  slow.AwaitCall();
   const std::string large(100 << 10, 'x');
   const absl::Status refused = shard->GetDocument(context, large, "id").status();
   EXPECT_EQ(refused.code(), absl::StatusCode::kResourceExhausted) << refused;
   EXPECT_THAT(MessageOf(refused), HasSubstr("too many calls wait, or too large ones"));
   std::thread small([&] { EXPECT_TRUE(shard->ListBanks(context).ok()); });
-  go.Notify();
+  slow.go.Notify();
   first.join();
   small.join();
   EXPECT_EQ(shard->GetDocument(context, large, "id").status().code(), absl::StatusCode::kNotFound);
