@@ -23,12 +23,15 @@ bool ValidArgs(const RoutingArgs& args) {
          shape.chunk != Reduce::kLast && args.num_questions > 0 && args.num_segments >= 0;
 }
 
-// Sums of int8 products are exact by warpgroups too, and read the keys once for more rows.
+// Keys of 8 bits and more than one tile have the memory-bound pass's bits by warpgroups too, in
+// less time and in one read for more rows: sums of int8 products are exact, those of fp16 halves
+// add the same 16 elements at a time in the same order.
 bool WantsWidePass(const RoutingArgs& args) {
-  const bool wanted = args.precision == QueryPrecision::kThroughput ||
-                      args.precision == QueryPrecision::kOnePiece ||
-                      (args.precision == QueryPrecision::kSplit &&
-                       args.format == KeyFormat::kInt8 && ColumnTiles(args).Left() > 1);
+  const bool of_8_bits = args.format == KeyFormat::kInt8 || args.format == KeyFormat::kFloat8;
+  const bool wanted =
+      args.precision == QueryPrecision::kThroughput ||
+      args.precision == QueryPrecision::kOnePiece ||
+      (args.precision == QueryPrecision::kSplit && of_8_bits && ColumnTiles(args).Left() > 1);
   return wanted && args.shape.query != Reduce::kMean && HasWidePass(args.format);
 }
 

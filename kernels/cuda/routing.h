@@ -73,13 +73,15 @@ bool HasFastPath(const RoutingArgs& args);
 int64_t NumColumnTiles(const RoutingArgs& args);
 
 // Bytes of workspace, 256-byte aligned, that ScoreParts needs for these shape, format, precision
-// and questions (no other field is read). 129 KiB at a width of 1,024, unless
-// kThroughput, kOnePiece or int8 keys on sm_90a: up to 256 KiB for every 64 rows.
+// and questions (no other field is read). 129 KiB at a width of 1,024, unless kThroughput,
+// kOnePiece or keys of 8 bits on sm_90a: up to 257 KiB for every 64 rows, of fp8 keys 513 for every
+// 128.
 size_t RoutingWorkspaceBytes(const RoutingArgs& args);
 
 // Scores of every part; kNoScore for a part without chunks. Cost: on the fast path one read of the
 // keys for every 32 rows of questions (each padded to 8; 64 rows with kSingle; 4,096 with
-// kThroughput, 2,048 of int8 keys; 4,096 with kOnePiece; 1,024 of int8 keys on sm_90a, kSplit);
+// kThroughput, 2,048 of int8 keys; 4,096 with kOnePiece; on sm_90a with kSplit 1,024 of int8 keys,
+// 2,048 of fp8 keys);
 // otherwise the general path.
 cudaError_t ScoreParts(const RoutingArgs& args, void* workspace, cudaStream_t stream);
 

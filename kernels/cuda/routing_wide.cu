@@ -400,7 +400,10 @@ cudaError_t Launch(const WideArgs& args, cudaStream_t stream) {
 cudaError_t LaunchFormat(const WideArgs& args, cudaStream_t stream) {
   switch (args.format) {
     case KeyFormat::kFloat8:
-      return Launch<KeyFormat::kFloat8, 1>(args, stream);
+      if (args.pieces == 1) return Launch<KeyFormat::kFloat8, 1>(args, stream);
+      if (args.block_tiles == 8) return LaunchPass<KeyFormat::kFloat8, 2, 8>(args, stream);
+      return args.block_tiles == 16 ? LaunchPass<KeyFormat::kFloat8, 2, 16>(args, stream)
+                                    : LaunchPass<KeyFormat::kFloat8, 2, 32>(args, stream);
     case KeyFormat::kInt8:
       if (args.pieces == 1) return Launch<KeyFormat::kInt8, 1>(args, stream);
       if (args.pieces == 2) return Launch<KeyFormat::kInt8, 2>(args, stream);
@@ -412,13 +415,17 @@ cudaError_t LaunchFormat(const WideArgs& args, cudaStream_t stream) {
 }
 
 // As few blocks of columns as can be, of the fewest columns that do; of three pieces, of 32 rows or
-// of 64.
+// of 64; of two halves, of 32, 64 or 128.
 void ChooseBlocks(WideArgs& args) {
   const int most = WideBlockRowTiles(args.pieces);
   args.num_blocks = (args.num_tiles + most - 1) / most;
   const int row_tiles = (args.num_tiles + args.num_blocks - 1) / args.num_blocks;
   if (args.pieces == 3) {
     args.block_tiles = row_tiles <= most / 2 ? 12 : 24;
+    return;
+  }
+  if (args.format == KeyFormat::kFloat8 && args.pieces == 2) {
+    args.block_tiles = row_tiles <= 4 ? 8 : row_tiles <= 8 ? 16 : 32;
     return;
   }
   args.block_tiles =

@@ -1,5 +1,5 @@
 // The routing pass for many rows of questions (QueryPrecision::kThroughput, kOnePiece;
-// int8 keys with kSplit too), limited by the matrix units. Internal to routing*.cu.
+// keys of 8 bits with kSplit too), limited by the matrix units. Internal to routing*.cu.
 #ifndef MSA_KERNELS_CUDA_ROUTING_WIDE_H_
 #define MSA_KERNELS_CUDA_ROUTING_WIDE_H_
 
@@ -60,10 +60,10 @@ __device__ inline float IntegerScale(float largest, int pieces) {
   return fmaxf(largest / integer, 1e-37f);
 }
 
-// Tiles that a tile of rows takes: int8 keys meet questions in pieces of 8 bits, as many as the
-// memory-bound pass's.
+// Tiles that a tile of rows takes: int8 keys meet questions in pieces of 8 bits, fp8 keys in fp16
+// halves, as many as the memory-bound pass's.
 __host__ __device__ constexpr int WidePieces(KeyFormat format, QueryPrecision precision) {
-  return format == KeyFormat::kInt8 ? QueryPieces(format, precision) : 1;
+  return format == KeyFormat::kBFloat16 ? 1 : QueryPieces(format, precision);
 }
 
 // Tiles of rows that a block of columns has at most.

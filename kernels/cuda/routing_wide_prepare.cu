@@ -46,7 +46,7 @@ template <KeyFormat kFormat>
 __device__ void PackColumn(const WideArgs& args, int column) {
   constexpr int kElements = kFormat == KeyFormat::kInt8 ? 16 : 8;
   constexpr int kUnits = ColumnSliceBytes(kFormat) / 16;
-  const int pieces = kFormat == KeyFormat::kInt8 ? args.pieces : 1;
+  const int pieces = kFormat == KeyFormat::kBFloat16 ? 1 : args.pieces;
   const int piece = column / kColumnsOfTile % pieces;
   const int tile_index = column / (kColumnsOfTile * pieces);
   const bool exists = tile_index < args.num_tiles;
@@ -81,8 +81,10 @@ __device__ void PackColumn(const WideArgs& args, int column) {
       const int k = ElementAt<kFormat>(item * kElements + e);
       const float value = exists && k < args.width ? query[k] : 0;
       if constexpr (kFormat == KeyFormat::kFloat8) {
+        const float scaled = isfinite(scale) ? value / scale : 0.0f;
+        const __half high = __float2half_rn(scaled);
         reinterpret_cast<__half*>(unit)[e] =
-            __float2half_rn(isfinite(scale) ? value / scale : 0.0f);
+            piece == 0 ? high : __float2half_rn(scaled - __half2float(high));
       } else if constexpr (kFormat == KeyFormat::kInt8) {
         const int number = isfinite(scale) ? __float2int_rn(value / scale) : 0;
         reinterpret_cast<int8_t*>(unit)[e] = Digit(number, pieces, piece);

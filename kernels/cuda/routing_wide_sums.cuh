@@ -53,13 +53,14 @@ __device__ __forceinline__ void MultiplyWidened(float (&sums)[4 * kTiles], uint3
 }
 
 // Element i of tile j of rows, in units of its column's scale. Pieces lie in tiles side by side,
-// the highest first, and come together as in Products of routing_products.cuh.
+// the highest first, and come together as in Products of routing_products.cuh, to the bit.
 template <KeyFormat kFormat, int kPieces, int kSums>
 __device__ __forceinline__ float Joined(const Sum<kFormat> (&sums)[kSums], int j, int i) {
   float value = static_cast<float>(sums[4 * kPieces * j + i]);
 #pragma unroll
   for (int p = 1; p < kPieces; ++p) {
-    value = fmaf(256.0f, value, static_cast<float>(sums[4 * (kPieces * j + p) + i]));
+    const auto lower = static_cast<float>(sums[4 * (kPieces * j + p) + i]);
+    value = kFormat == KeyFormat::kInt8 ? fmaf(256.0f, value, lower) : value + lower;
   }
   return value;
 }

@@ -93,11 +93,13 @@ void TestBlocks() {
   uint32_t seed = 6000;
   for (const auto& [format, precision] :
        {std::pair{KeyFormat::kBFloat16, QueryPrecision::kThroughput},
+        std::pair{KeyFormat::kFloat8, QueryPrecision::kSplit},
         std::pair{KeyFormat::kFloat8, QueryPrecision::kThroughput},
+        std::pair{KeyFormat::kInt8, QueryPrecision::kSplit},
         std::pair{KeyFormat::kInt8, QueryPrecision::kThroughput},
         std::pair{KeyFormat::kInt8, QueryPrecision::kOnePiece}}) {
-    for (const int rows : {5,   44,  52,  63,  65,  73,  82,  90,  99,  106, 115,
-                           125, 139, 150, 170, 180, 205, 219, 235, 250, 410}) {
+    for (const int rows : {5,   11,  24,  32,  44,  52,  63,  65,  73,  82,  90,  99,
+                           106, 115, 125, 139, 150, 170, 180, 205, 219, 235, 250, 410}) {
       const Case c =
           MakeCase(Folded(1, 160, 0.7f), format, precision, {300, 0, 5, 270}, {rows}, seed++);
       const std::vector<float> scores = Score(c);
