@@ -1,11 +1,11 @@
 // Many rows: keys × blocks of 64 … 256 columns by warpgroup matrix products. Two blocks of a
-// cluster take neighbouring tiles of 128 or 256 chunks, go through all blocks of columns together,
-// and each reads one half of the columns for both.
+// cluster take neighbouring tiles of 128 to 256 chunks, go through all blocks of columns together,
+// and each reads one half of the columns for both. Warps of a block:
 //
-//   warps 0 … 7    two warpgroups of consumers, 64 chunks × the columns each, or twice that
-//   warps 8, 9     copy slices of the keys
-//   warp 10        copies slices of the columns to both blocks
-//   warp 11        maximum over a part's chunks, as in routing_pass.cuh
+//   two to four warpgroups of consumers, 64 chunks × the columns each, or twice that
+//   two      copy slices of the keys
+//   one      copies slices of the columns to both blocks
+//   the last maximum over a part's chunks, as in routing_pass.cuh
 #include <algorithm>
 #include <iterator>
 
@@ -20,8 +20,6 @@ namespace {
 constexpr int kCluster = 2;
 constexpr int kMaxStages = 8;
 constexpr int kMaxSharedBytes = 227 * 1024;
-constexpr int kThreads = 384;
-constexpr int kConsumerWarps = 8;
 constexpr int kKeyThreads = 64;
 // Where the sums and the widened keys are more than a thread's equal share of the registers.
 constexpr int kConsumerRegisters = 224;
@@ -37,6 +35,12 @@ __host__ __device__ constexpr int RowGroups(KeyFormat format, int tiles) {
   return format != KeyFormat::kFloat8 && tiles <= 16 ? 2 : 1;
 }
 
+// Warpgroups of consumers. One that widens fp8 keys reads, widens and multiplies them by turns; the
+// others multiply meanwhile, as many as have room for their sums in the registers.
+__host__ __device__ constexpr int ConsumerGroups(KeyFormat format, int tiles) {
+  return format == KeyFormat::kFloat8 && tiles <= 16 ? 3 : 2;
+}
+
 template <KeyFormat kKeys, int kPieceCount, int kTileCount>
 struct WideShared {
   static constexpr KeyFormat kFormat = kKeys;
@@ -45,7 +49,9 @@ struct WideShared {
   static constexpr int kRowTiles = kTiles / kPieces;
   static constexpr int kColumns = kTiles * kColumnsOfTile;
   static constexpr int kRowGroups = RowGroups(kFormat, kTiles);
-  static constexpr int kRows = 128 * kRowGroups;  // chunks of a block's tile
+  static constexpr int kConsumerWarps = 4 * ConsumerGroups(kFormat, kTiles);
+  static constexpr int kThreads = 32 * kConsumerWarps + 128;
+  static constexpr int kRows = 16 * kConsumerWarps * kRowGroups;  // chunks of a block's tile
   static constexpr int kKeyStage = kRows * kWideSliceBytes;
   static constexpr int kColumnStage = kColumns * ColumnSliceBytes(kFormat);
   static constexpr int kFixedBytes = kRowTiles * kRows * 4 + kColumns * 4 + 2048;
@@ -88,7 +94,7 @@ __device__ void ProduceKeys(const WideArgs& args, Shared& shared) {
   constexpr int kRowsOfCopy = kKeyThreads / 8;
   constexpr int kCopies = Shared::kRows / kRowsOfCopy;
   static_assert(kRowsOfCopy == 8);  // the rows of a thread swizzle alike
-  const int thread = threadIdx.x - 32 * kConsumerWarps;
+  const int thread = threadIdx.x - 32 * Shared::kConsumerWarps;
   const int unit = thread % 8;
   const int first_row = thread / 8;
   const uint32_t stages =
@@ -211,7 +217,7 @@ __device__ void Consume(const WideArgs& args, Shared& shared) {
           const uint32_t keys =
               SharedAddress(shared.keys[at.stage]) + (first_row + warp % 4 * 16) * kWideSliceBytes;
           MultiplyWidened<Shared::kTiles>(sums[0], keys, b, slice > 0);
-          WaitForProducts<0>();  // their registers are needed again; the other group has the units
+          WaitForProducts<0>();  // their registers are needed again; other groups have the units
           ReleaseStage(shared, at.stage);
         } else {
           FenceForMatrixUnits();  // the keys came by ordinary copies
@@ -246,7 +252,7 @@ __device__ void Consume(const WideArgs& args, Shared& shared) {
         if (thread < Shared::kColumns) {
           shared.column_scales[thread] = args.column_scales[block * Shared::kColumns + thread];
         }
-        NamedBarrier(1, 32 * kConsumerWarps);
+        NamedBarrier(1, 32 * Shared::kConsumerWarps);
       }
 #pragma unroll
       for (int m = 0; m < kGroups; ++m) {
@@ -321,9 +327,11 @@ __device__ void Finish(const WideArgs& args, Shared& shared) {
 }
 
 template <KeyFormat kFormat, int kPieces, int kTiles>
-__global__ void __launch_bounds__(kThreads, 1) WideKernel(const __grid_constant__ WideArgs args) {
+__global__ void __launch_bounds__(WideShared<kFormat, kPieces, kTiles>::kThreads, 1)
+    WideKernel(const __grid_constant__ WideArgs args) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
   using Shared = WideShared<kFormat, kPieces, kTiles>;
+  constexpr int kConsumerWarps = Shared::kConsumerWarps;
   extern __shared__ char memory[];
   const uint32_t misaligned = SharedAddress(memory) % 1024;
   Shared& shared = *reinterpret_cast<Shared*>(memory + (misaligned == 0 ? 0 : 1024 - misaligned));
@@ -360,10 +368,11 @@ __global__ void __launch_bounds__(kThreads, 1) WideKernel(const __grid_constant_
 
 template <KeyFormat kFormat, int kPieces, int kTiles>
 cudaError_t LaunchPass(const WideArgs& args, cudaStream_t stream) {
-  static_assert(kSharedBytes<WideShared<kFormat, kPieces, kTiles>> <= kMaxSharedBytes);
+  using Shared = WideShared<kFormat, kPieces, kTiles>;
+  static_assert(kSharedBytes<Shared> <= kMaxSharedBytes);
   const auto kernel = WideKernel<kFormat, kPieces, kTiles>;
   cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                           kSharedBytes<WideShared<kFormat, kPieces, kTiles>>);
+                                           kSharedBytes<Shared>);
   int device = 0;
   int multiprocessors = 0;
   if (error == cudaSuccess) error = cudaGetDevice(&device);
@@ -378,8 +387,8 @@ cudaError_t LaunchPass(const WideArgs& args, cudaStream_t stream) {
   attributes[1].val.clusterDim = {kCluster, 1, 1};
   cudaLaunchConfig_t config = {};
   config.gridDim = dim3(static_cast<unsigned>(multiprocessors / kCluster * kCluster));
-  config.blockDim = dim3(kThreads);
-  config.dynamicSmemBytes = kSharedBytes<WideShared<kFormat, kPieces, kTiles>>;
+  config.blockDim = dim3(Shared::kThreads);
+  config.dynamicSmemBytes = kSharedBytes<Shared>;
   config.stream = stream;
   config.attrs = attributes;
   config.numAttrs = 2;
