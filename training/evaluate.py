@@ -26,6 +26,7 @@ from training.refusal import Said, say
 
 SETS = ("squad", "2wiki", "hotpot", "strategy")
 CUTS = (1, 5, 16, 20)
+WAYS = ("gold", "retrieved_1", "retrieved_3", "retrieved_6", "two_rounds_rule", "two_rounds_3+3", "bm25_3", "minilm_3", "gold_removed_3", "nothing")
 DOC_TOKENS, READ_TOKENS = 512, 400
 
 
@@ -241,7 +242,7 @@ def main() -> None:
     parser.add_argument("--read-limit", type=int, default=0, help="questions read a set, evenly spaced, 0 = all")
     parser.add_argument("--full", action="store_true", help="reading and the baselines too")
     parser.add_argument("--calibrate", type=int, default=0, help="choose thresholds first, on this many questions (calibrate.py)")
-    parser.add_argument("--ways", nargs="*", default=[], help="of choosing documents to read; all if none is named")
+    parser.add_argument("--ways", nargs="*", default=[], choices=WAYS, help="of choosing documents to read; all if none is named")
     parser.add_argument("--minilm", default="", help="rankings that minilm.py wrote")
     args = parser.parse_args()
     cuda = torch.cuda.is_available()

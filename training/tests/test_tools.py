@@ -69,6 +69,12 @@ class GuardTest(unittest.TestCase):
         self.assertEqual((done.returncode, done.stderr),
                          (1, "check_splits: absent/wiki/overlap_titles.json: No such file or directory; give a path that can be used\n"))
 
+    def test_an_unknown_way_to_choose_documents_is_refused(self):
+        with contextlib.redirect_stderr(io.StringIO()) as said:
+            code = outcome("evaluate", *(a.format(no="absent") for a in MODEL), "--ways", "default")
+        self.assertEqual(code, 2)       # it was passed over, and nothing was read
+        self.assertIn("two_rounds_rule", said.getvalue())
+
     def test_an_interrupt_ends_with_130(self):
         def main():
             raise KeyboardInterrupt
