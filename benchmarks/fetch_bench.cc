@@ -66,6 +66,10 @@ class BlockShard : public rpc::MemoryShard {
                          const rpc::CoarseState&) override {
     return No();
   }
+  absl::StatusOr<int64_t> TakeReferences(const rpc::CallContext&, const std::string&, int64_t,
+                                         int64_t) override {
+    return No();
+  }
   absl::StatusOr<rpc::PutResult> PutDocument(const rpc::CallContext&,
                                              const rpc::EncodedDocument&) override {
     return No();

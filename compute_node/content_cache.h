@@ -43,8 +43,9 @@ class ContentCache {
  public:
   explicit ContentCache(size_t capacity_bytes) : capacity_bytes_(capacity_bytes) {}
 
-  // What a block is kept by. A reference is never given twice in a bank, but by two routers at once
-  // to documents on two shards, and by a shard that came back with an older copy of its data.
+  // What a block is kept by. A reference is never given twice in a bank, but by routers of earlier
+  // releases to documents on two shards, and by a shard that came back with an older copy of its
+  // data.
   struct Key {
     uint64_t bank_uid = 0;
     int32_t shard = 0;         // index in the shard map

@@ -66,6 +66,11 @@ class Bank {
   absl::Mutex& IdMutex(const std::string& id);
   // Held while codes are made or given up, before write_mutex().
   absl::Mutex& coarse_mutex() ABSL_LOCK_RETURNED(coarse_mutex_) { return coarse_mutex_; }
+  // Held while references are taken, after write_mutex().
+  absl::Mutex& taking_mutex() ABSL_LOCK_RETURNED(taking_mutex_) { return taking_mutex_; }
+  // All below it are taken, stored or not. REQUIRES: taking_mutex(), but before the bank is shared.
+  int64_t references_taken() const { return references_taken_; }
+  void set_references_taken(int64_t taken) { references_taken_ = taken; }
   bool deleted() const { return deleted_; }
   void set_deleted() { deleted_ = true; }
 
@@ -110,6 +115,8 @@ class Bank {
   RoutingIndex index_;
   absl::Mutex write_mutex_;
   absl::Mutex coarse_mutex_;
+  absl::Mutex taking_mutex_;
+  int64_t references_taken_ = 0;
   static constexpr size_t kIdMutexes = 256;
   absl::Mutex id_mutexes_[kIdMutexes];
   std::atomic<bool> deleted_{false};

@@ -175,6 +175,7 @@ std::string BlockKey(uint64_t bank_uid, int64_t reference, int32_t layer) {
 
 std::string BankKey(uint64_t bank_uid) { return SystemKey('b', bank_uid); }
 std::string NextReferenceKey(uint64_t bank_uid) { return SystemKey('n', bank_uid); }
+std::string TakenReferencesKey(uint64_t bank_uid) { return SystemKey('r', bank_uid); }
 std::string DeletedBankKey(uint64_t bank_uid) { return SystemKey('x', bank_uid); }
 std::string CoarseKey(uint64_t bank_uid) { return SystemKey('c', bank_uid); }
 

@@ -21,6 +21,7 @@ std::string TextKey(uint64_t bank_uid, int64_t first_reference);
 std::string BlockKey(uint64_t bank_uid, int64_t reference, int32_t layer);  // routing and content
 std::string BankKey(uint64_t bank_uid);
 std::string NextReferenceKey(uint64_t bank_uid);
+std::string TakenReferencesKey(uint64_t bank_uid);
 std::string GarbageKey(uint64_t bank_uid, int64_t first_reference);
 std::string DeletedBankKey(uint64_t bank_uid);
 std::string CoarseKey(uint64_t bank_uid);
@@ -70,6 +71,7 @@ absl::StatusOr<rpc::BankSpec> DecodeBankPayload(std::string_view bytes);
 std::string EncodeCoarsePayload(const rpc::CoarseState& state);
 absl::StatusOr<rpc::CoarseState> DecodeCoarsePayload(std::string_view bytes);
 
+// Of the largest stored and of the largest taken.
 std::string EncodeNextReference(int64_t next_reference);
 absl::StatusOr<int64_t> DecodeNextReference(std::string_view bytes);
 

@@ -161,12 +161,15 @@ class BankLoader {
     return entry;
   }
 
+  // 0 where there is none, or it is damaged: what is stored says enough then.
+  int64_t ReadReference(const std::string& key) {
+    const auto stored = store_.Get(Table::kSystem, key);
+    return stored.ok() ? DecodeNextReference(stored->view()).value_or(0) : 0;
+  }
+
   void LoadNextReference() {
-    auto stored = store_.Get(Table::kSystem, NextReferenceKey(spec_.uid));
-    if (stored.ok()) {
-      auto next = DecodeNextReference(stored->view());
-      if (next.ok()) bank_->RaiseNextReference(*next);
-    }
+    bank_->RaiseNextReference(ReadReference(NextReferenceKey(spec_.uid)));
+    bank_->set_references_taken(ReadReference(TakenReferencesKey(spec_.uid)));
     // A reference above all that is known belongs to a lost record: do not give it out again.
     auto cursor = store_.NewCursor(Table::kRouting, /*sequential=*/false);
     const std::string end = PrefixEnd(Prefix());
@@ -321,6 +324,7 @@ absl::Status SweepDeletedBank(DocumentStore& store, uint64_t bank_uid) {
   for (Table table : kTables) writes.DeleteRange(table, begin, end);
   writes.DeleteRange(Table::kSystem, GarbageKey(bank_uid, 0), PrefixEnd("g" + begin));
   writes.Delete(Table::kSystem, NextReferenceKey(bank_uid));
+  writes.Delete(Table::kSystem, TakenReferencesKey(bank_uid));
   writes.Delete(Table::kSystem, CoarseKey(bank_uid));
   MSA_RETURN_IF_ERROR(store.Commit(writes, Priority::kUrgent));
   for (Table table : kTables) MSA_RETURN_IF_ERROR(store.Reclaim(table, begin, end));

@@ -175,6 +175,25 @@ absl::Status LocalShard::CommitCoarse(Bank& bank, const rpc::CoarseState& state)
 
 // ---- Documents: writing
 
+absl::StatusOr<int64_t> LocalShard::TakeReferences(const rpc::CallContext& ctx,
+                                                   const std::string& bank_name, int64_t at_least,
+                                                   int64_t count) {
+  MSA_ASSIGN_OR_RETURN(const std::shared_ptr<Bank> bank, FindBank(ctx, bank_name));
+  MSA_RETURN_IF_ERROR(CheckRange("number of references", count, 1, kMaxReferencesTaken));
+  absl::ReaderMutexLock writing(&bank->write_mutex());
+  MSA_RETURN_IF_ERROR(CheckNotDeleted(*bank));
+  // A record of its own: what a put writes down of the largest stored may be older than this.
+  absl::MutexLock one_at_a_time(&bank->taking_mutex());
+  const int64_t first = std::max({at_least, bank->next_reference(), bank->references_taken()});
+  MSA_RETURN_IF_ERROR(CheckRange("the first reference", first, 0, int64_t{1} << 62));
+  WriteSet writes;
+  writes.Put(Table::kSystem, TakenReferencesKey(bank->spec().uid),
+             EncodeNextReference(first + count));
+  MSA_RETURN_IF_ERROR(store_->Commit(writes, Priority::kNormal));
+  bank->set_references_taken(first + count);
+  return first;
+}
+
 absl::StatusOr<rpc::PutResult> LocalShard::PutDocument(const rpc::CallContext& ctx,
                                                        const rpc::EncodedDocument& document) {
   MSA_ASSIGN_OR_RETURN(const std::shared_ptr<Bank> bank, FindBank(ctx, document.bank));

@@ -143,7 +143,7 @@ absl::StatusOr<Bank> Banks::FindOrMakeDefault(const rpc::CallContext& context,
   absl::StatusOr<Bank> bank = Find(context, name);
   if (name != kDefaultBank || !absl::IsNotFound(bank.status())) return bank;
   const absl::Status made = Create(context, name, {}).status();
-  // Another stream may have made it meanwhile.
+  // Another stream or router may have made it meanwhile.
   if (!made.ok() && !absl::IsAlreadyExists(made)) return made;
   return Find(context, name);
 }
@@ -159,27 +159,32 @@ absl::Status Banks::Repair(const rpc::CallContext& context) {
 
 absl::Status Banks::CreateEverywhere(const rpc::CallContext& context,
                                      const rpc::BankSpec& spec) const {
-  const std::vector<int> all = shards_->All();
-  const auto statuses = shards_->AskEach(context, all, /*all_or_nothing=*/false,
-                                         [&](const rpc::CallContext& limited, int shard) {
-                                           return shards_->shard(shard).CreateBank(limited, spec);
-                                         });
+  const auto create = [&](const std::vector<int>& which) {
+    return shards_->AskEach(context, which, /*all_or_nothing=*/false,
+                            [&](const rpc::CallContext& limited, int shard) {
+                              return shards_->shard(shard).CreateBank(limited, spec);
+                            });
+  };
+  // On the first alone: of two routers that make it at once, one is refused before it made any, and
+  // finds the other's.
+  std::vector<int> made = {0};
+  MSA_RETURN_IF_ERROR(create(made).front());
+  std::vector<int> others(shards_->size() - 1);
+  std::iota(others.begin(), others.end(), 1);
+  const auto statuses = create(others);
   const absl::Status error = FirstError(statuses);
   if (error.ok()) return error;
-  std::vector<int> made;
-  for (int shard : all) {
-    if (statuses[shard].ok()) made.push_back(shard);
+  for (size_t i = 0; i < others.size(); ++i) {
+    if (statuses[i].ok()) made.push_back(others[i]);
   }
   // Taking back must not fail for the client's deadline or its having gone.
   const rpc::CallContext own{.deadline = absl::Now() + absl::Seconds(10),
                              .request_id = context.request_id,
                              .cancelled = nullptr};
-  if (!made.empty()) {
-    (void)shards_->AskEach(own, made, /*all_or_nothing=*/false,
-                           [&](const rpc::CallContext& limited, int shard) {
-                             return shards_->shard(shard).DeleteBank(limited, spec.name);
-                           });
-  }
+  (void)shards_->AskEach(own, made, /*all_or_nothing=*/false,
+                         [&](const rpc::CallContext& limited, int shard) {
+                           return shards_->shard(shard).DeleteBank(limited, spec.name);
+                         });
   return error;
 }
 

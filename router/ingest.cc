@@ -17,6 +17,9 @@
 namespace msa::router {
 namespace {
 
+// Any would do, as long as all routers of a map ask the same.
+constexpr int kNumberingShard = 0;
+constexpr int64_t kMostAhead = 1024;  // numbers
 constexpr std::string_view kLate = "the deadline passed before all documents were added";
 
 // Results that become ready in any order, reported in the order of the stream. Thread-safe.
@@ -158,8 +161,9 @@ class Stream {
       return absl::OkStatus();
     }));
     if (request.parts.empty()) return absl::InternalError("the document was split into no parts");
-    request.first_reference = parts_.references->Reserve(
-        bank_.spec.uid, bank_.next_reference, static_cast<int64_t>(request.parts.size()));
+    MSA_ASSIGN_OR_RETURN(request.first_reference,
+                         parts_.references->Next(context_, bank_.spec, bank_.next_reference,
+                                                 static_cast<int64_t>(request.parts.size())));
     return request;
   }
 
@@ -192,12 +196,31 @@ absl::Status CheckModel(const rpc::BankSpec& bank, const rpc::ModelInfo& model) 
 
 }  // namespace
 
-int64_t References::Reserve(uint64_t bank_uid, int64_t floor, int64_t count) {
+References::Taken& References::Of(uint64_t bank_uid) {
   absl::MutexLock lock(&mutex_);
-  int64_t& next = next_[bank_uid];
-  const int64_t first = std::max(next, floor);
-  next = first + count;
-  return first;
+  return taken_[bank_uid];
+}
+
+absl::StatusOr<int64_t> References::Next(const rpc::CallContext& context, const rpc::BankSpec& bank,
+                                         int64_t at_least, int64_t count) {
+  Taken& taken = Of(bank.uid);
+  absl::MutexLock lock(&taken.mutex);
+  if (taken.end - taken.next < count) {
+    const int64_t more = std::max(count, std::min(taken.used / 32, kMostAhead));
+    // A shard that came back with an older copy of its data may have forgotten what it gave.
+    const int64_t least = std::max(at_least, taken.end);
+    int64_t first = 0;
+    MSA_RETURN_IF_ERROR(shards_->Ask(
+        context, kNumberingShard, [&](const rpc::CallContext& limited, int shard) -> absl::Status {
+          MSA_ASSIGN_OR_RETURN(
+              first, shards_->shard(shard).TakeReferences(limited, bank.name, least, more));
+          return absl::OkStatus();
+        }));
+    if (first != taken.end) taken.next = first;  // another's lie between
+    taken.end = first + more;
+  }
+  taken.used += count;
+  return std::exchange(taken.next, taken.next + count);
 }
 
 absl::Status EncodeBudget::Take(const rpc::CallContext& context, size_t text_bytes) {

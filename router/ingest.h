@@ -11,6 +11,7 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
 #include "router/banks.h"
 #include "router/compute_pool.h"
@@ -20,16 +21,31 @@
 
 namespace msa::router {
 
-// Hands out the reference numbers of all banks. One router at a time may add to a bank: a second
-// one would hand out the same. Thread-safe.
+// The reference numbers of all banks, taken from the shard that gives them: no other router has one
+// of these. Thread-safe.
 class References {
  public:
-  // The first of `count` numbers never given before, at least `floor`.
-  int64_t Reserve(uint64_t bank_uid, int64_t floor, int64_t count);
+  // Borrowed.
+  explicit References(const ShardGroup* shards) : shards_(shards) {}
+
+  // The first of `count` numbers in a row, larger than those before. `at_least`: more than any that
+  // is stored. Takes more than are asked for once many were, for the next calls: a 32nd of those
+  // used, up to 1,024. As MemoryShard::TakeReferences.
+  absl::StatusOr<int64_t> Next(const rpc::CallContext& context, const rpc::BankSpec& bank,
+                               int64_t at_least, int64_t count);
 
  private:
+  struct Taken {
+    absl::Mutex mutex;  // held while more are taken: numbers of a stream ascend
+    int64_t next ABSL_GUARDED_BY(mutex) = 0;
+    int64_t end ABSL_GUARDED_BY(mutex) = 0;
+    int64_t used ABSL_GUARDED_BY(mutex) = 0;
+  };
+  Taken& Of(uint64_t bank_uid);
+
+  const ShardGroup* const shards_;
   absl::Mutex mutex_;
-  std::map<uint64_t, int64_t> next_ ABSL_GUARDED_BY(mutex_);  // by bank uid
+  std::map<uint64_t, Taken> taken_ ABSL_GUARDED_BY(mutex_);  // by bank uid
 };
 
 // What may be encoded at once, over all streams. Thread-safe.

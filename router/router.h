@@ -124,7 +124,7 @@ class Router final : public rpc::MemoryService, public rpc::SessionRouter {
   ShardGroup shards_;
   ComputePool compute_;
   Banks banks_;
-  References references_;
+  References references_{&shards_};
   Sessions sessions_;
   const int encode_window_;
   EncodeBudget encode_budget_;

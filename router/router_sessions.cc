@@ -20,11 +20,12 @@ absl::Status CheckLimit(const char* what, int64_t value, int64_t limit) {
 
 // Which of the two a number means cannot be told: an answer might be read from the other.
 absl::Status SharedReference(int64_t reference, const rpc::BankSpec& bank) {
-  return absl::DataLossError(
-      StrCat("two documents of bank '", bank.name, "' on different shards have the same reference ",
-             reference,
-             ": two routers added to the bank at once. Add one of them again, through "
-             "one router (`msa ls --json` shows references), or delete the bank and add again"));
+  return absl::DataLossError(StrCat(
+      "two documents of bank '", bank.name, "' on different shards have the same reference ",
+      reference,
+      ": routers of an earlier release added them at once, or a shard came back with an older "
+      "copy of its data. Add one of them again (`msa ls --json` shows references), or delete "
+      "the bank and add again"));
 }
 
 }  // namespace

@@ -20,7 +20,7 @@ namespace msa::router {
 std::vector<rpc::RoutedPart> MergeTopK(std::vector<std::vector<rpc::RoutedPart>> lists, size_t k);
 std::vector<rpc::RankedPart> MergeTopK(std::vector<std::vector<rpc::RankedPart>> lists, size_t k);
 
-// A reference that two of `parts` have, which two routers gave out at once; nullopt: none, as it
+// A reference that two of `parts` have, which was given twice; nullopt: none, as it
 // should be.
 std::optional<int64_t> GivenTwice(const std::vector<rpc::RoutedPart>& parts);
 std::optional<int64_t> GivenTwice(const std::vector<rpc::RankedPart>& parts);

@@ -88,6 +88,24 @@ class RemoteMemoryShard final : public MemoryShard {
     return Unary("SetCoarse", ctx, request, &reply);
   }
 
+  absl::StatusOr<int64_t> TakeReferences(const CallContext& ctx, const std::string& bank,
+                                         int64_t at_least, int64_t count) override {
+    pb::ShardTakeReferencesRequest request;
+    request.set_bank(bank);
+    request.set_at_least(at_least);
+    request.set_count(count);
+    pb::ShardTakeReferencesReply reply;
+    const absl::Status status = Unary("TakeReferences", ctx, request, &reply);
+    if (absl::IsUnimplemented(status)) {
+      return absl::FailedPreconditionError(
+          absl::StrCat(peer_.Name(),
+                       " is of an earlier release, which gives no reference numbers: "
+                       "update the memory nodes, then add again"));
+    }
+    MSA_RETURN_IF_ERROR(status);
+    return reply.first();
+  }
+
   absl::StatusOr<PutResult> PutDocument(const CallContext& ctx,
                                         const EncodedDocument& document) override {
     MSA_RETURN_IF_ERROR(AskPlace(ctx));

@@ -162,6 +162,16 @@ void AddBankMethods(RawService* service, MemoryShard* shard, CallPools* pools,
 }
 
 void AddDocumentMethods(RawService* service, MemoryShard* shard, CallPools* pools) {
+  service->Method("TakeReferences", &pools->brief,
+                  Unary<pb::ShardTakeReferencesRequest, pb::ShardTakeReferencesReply>(
+                      [shard](const CallContext& context, const auto& request, auto* reply) {
+                        MSA_ASSIGN_OR_RETURN(
+                            const int64_t first,
+                            shard->TakeReferences(context, request.bank(), request.at_least(),
+                                                  request.count()));
+                        reply->set_first(first);
+                        return absl::OkStatus();
+                      }));
   service->Method("PutDocument", &pools->lengthy,
                   [shard](ServerCall& call) { return PutDocument(shard, call); });
   service->Method("DeleteDocument", &pools->brief,

@@ -4,6 +4,7 @@ import os
 import shutil
 import time
 import unittest
+from concurrent.futures import ThreadPoolExecutor
 
 from harness import ServerTest, documents
 
@@ -147,6 +148,23 @@ class Cluster(ServerTest):
         self.assertEqual(5, added.code, added.err)
         self.assertEqual(20, len(self.msa(cluster, "ls")))
         self.assertEqual(0, self.run_msa(["get", moved], cluster).code)
+
+    def test_two_routers_add_to_one_bank_at_once(self):
+        cluster = self.start_cluster()
+        other = self.start(["router", "--shard-map", self.map, "--threads", "1",
+                            "--listen", f"unix:{self.path('other')}.sock"]).wait_ready()
+        docs = documents(80)
+        with ThreadPoolExecutor(4) as pool:  # the bank is made by them, too
+            added = list(pool.map(lambda i: self.add((cluster, other)[i % 2], docs[i::4]), range(4)))
+        self.assertEqual(80, sum(map(len, added)))
+        listed = [self.msa(router, "ls") for router in (cluster, other)]
+        self.assertEqual(*listed)
+        self.assertEqual([d["id"] for d in docs], [d["id"] for d in listed[0]])
+        references = [part["reference"] for d in listed[0] for part in d["parts"]]
+        self.assertEqual(len(references), len(set(references)), references)
+        found = [self.retrieve(router, QUESTIONS[0], "--limit", "80") for router in (cluster, other)]
+        self.assertEqual(*found)
+        self.assertEqual({d["id"] for d in docs}, {d["id"] for d in found[0]})
 
     def test_one_dead_compute_node_does_not_matter(self):
         cluster = self.start_cluster()

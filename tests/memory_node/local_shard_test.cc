@@ -86,6 +86,22 @@ class OverRocksDb : public LocalUnderTest {
   testing::TempFolder folder_;
 };
 
+TEST(TakenReferences, GoWithTheirBank) {
+  const rpc::BankSpec bank = testing::TestBank(DType::kFloat32, DType::kFloat32);
+  const auto backend = *kernels::MakeBackend("reference", 1);
+  const auto store = MakeMemoryStore();
+  ShardOptions options;
+  options.background = false;
+  const auto shard =
+      *LocalShard::Open(std::make_unique<BorrowedStore>(store.get()), backend.get(), options);
+  ASSERT_TRUE(shard->CreateBank({}, bank).ok());
+  ASSERT_TRUE(shard->TakeReferences({}, bank.name, 0, 1).ok());
+  EXPECT_TRUE(store->Get(Table::kSystem, TakenReferencesKey(bank.uid)).ok());
+  ASSERT_TRUE(shard->DeleteBank({}, bank.name).ok());
+  shard->RunMaintenance();
+  EXPECT_TRUE(absl::IsNotFound(store->Get(Table::kSystem, TakenReferencesKey(bank.uid)).status()));
+}
+
 TEST(CoarseRecords, ADamagedOneCostsTheCodesAndNoAnswer) {
   rpc::BankSpec bank = testing::TestBank(DType::kBFloat16, DType::kBFloat16);
   bank.routing.head_dim = 32;

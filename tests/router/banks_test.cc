@@ -58,6 +58,54 @@ TEST(Banks, AFailedCreationLeavesNothing) {
   for (auto& shard : cluster.shards) EXPECT_TRUE(shard.ListBanks(cluster.ctx)->empty());
 }
 
+// Both have seen that there is none. One comes first to the first shard; the other would to the
+// second.
+TEST(Banks, TwoRoutersMakeTheDefaultAtOnce) {
+  FakeCluster cluster(2);
+  testing::FakeComputeNode node(cluster.pointers);
+  Router second(cluster.map, cluster.pointers, {&node});
+  absl::Notification second_came;
+  const auto wait_for_bank_on = [&](int shard) {
+    while (cluster.shards[shard].ListBanks({})->empty()) std::this_thread::yield();
+  };
+  cluster.shards[0].before = [&](const std::string& method, const rpc::CallContext& context) {
+    if (method != "CreateBank") return absl::OkStatus();
+    if (context.request_id == "first") {
+      second_came.WaitForNotification();
+    } else {
+      if (!second_came.HasBeenNotified()) second_came.Notify();
+      wait_for_bank_on(0);
+    }
+    return absl::OkStatus();
+  };
+  cluster.shards[1].before = [&](const std::string& method, const rpc::CallContext& context) {
+    if (method == "CreateBank" && context.request_id == "first") wait_for_bank_on(1);
+    return absl::OkStatus();
+  };
+  const auto add = [](Router& router, const std::string& id) {
+    rpc::CallContext context;
+    context.request_id = id;
+    bool sent = false;
+    const absl::Status status = router.AddDocuments(
+        context, "default",
+        [&]() -> std::optional<rpc::NewDocument> {
+          if (std::exchange(sent, true)) return std::nullopt;
+          return rpc::NewDocument{id, "", "text", ""};
+        },
+        [](const rpc::AddResult& result) {
+          EXPECT_TRUE(result.status.ok()) << result.status;
+          return true;
+        });
+    EXPECT_TRUE(status.ok()) << id << ": " << status;
+  };
+  std::thread other([&] { add(second, "second"); });
+  add(*cluster.router, "first");
+  other.join();
+  const auto page = second.ListDocuments(cluster.ctx, "default", 9, "");
+  ASSERT_TRUE(page.ok()) << page.status();
+  EXPECT_EQ(page->documents.size(), 2u);
+}
+
 TEST(Banks, ABankThatSomeShardsLackIsCompleted) {
   FakeCluster cluster(3);
   rpc::BankSpec spec = testing::TestBankSpec();

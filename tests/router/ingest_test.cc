@@ -70,6 +70,101 @@ TEST(Ingest, NumbersGoOnAfterTheLargestOfAllShards) {
   EXPECT_EQ(ReferencesOf(first, "default").rbegin()->first, next);
 }
 
+// Another router's stream in the midst of each of this one's documents: every number is one
+// document's, and both routers find all.
+TEST(Ingest, TwoRoutersAddAtOnce) {
+  FakeCluster cluster(3);
+  testing::FakeComputeNode node(cluster.pointers);
+  Router second(cluster.map, cluster.pointers, {&node});
+  node.router = &second;
+  const auto documents = SomeDocuments(200);
+  const auto add = [&](Router& router, size_t begin, size_t end,
+                       const std::function<void(size_t)>& meanwhile) {
+    const absl::Status status = router.AddDocuments(
+        cluster.ctx, "default",
+        [&]() -> std::optional<rpc::NewDocument> {
+          if (begin == end) return std::nullopt;
+          meanwhile(begin);
+          return documents[begin++];
+        },
+        [](const rpc::AddResult& result) {
+          EXPECT_TRUE(result.status.ok()) << result.status;
+          return true;
+        });
+    EXPECT_TRUE(status.ok()) << status;
+  };
+  add(*cluster.router, 0, 100, [&](size_t i) { add(second, 100 + i, 101 + i, [](size_t) {}); });
+
+  std::map<int64_t, std::string> numbers;
+  for (Router* router : {cluster.router.get(), &second}) {
+    const auto page = router->ListDocuments(cluster.ctx, "default", 1000, "");
+    ASSERT_TRUE(page.ok()) << page.status();
+    EXPECT_EQ(page->documents.size(), 200u);
+    for (const rpc::DocumentInfo& document : page->documents) {
+      for (const rpc::PartInfo& part : document.parts) {
+        EXPECT_EQ(numbers.try_emplace(part.reference, document.id).first->second, document.id);
+      }
+    }
+    rpc::RetrieveRequest request;
+    request.question = "one";
+    request.limit = 200;
+    const auto found = router->Retrieve(cluster.ctx, request);
+    ASSERT_TRUE(found.ok()) << found.status();
+    EXPECT_EQ(found->documents.size(), 200u);
+  }
+}
+
+// A router that adds much does not ask a shard for every document; one that dies leaves few unused.
+TEST(Ingest, TakesNumbersManyAtOnce) {
+  FakeCluster cluster(2);
+  std::atomic<int> asked = 0;
+  for (auto& shard : cluster.shards) {
+    shard.before = [&](const std::string& method, const rpc::CallContext&) {
+      asked += method == "TakeReferences";
+      return absl::OkStatus();
+    };
+  }
+  cluster.Add(SomeDocuments(2000));
+  EXPECT_LE(asked, 2000 / 8);
+  const auto used = static_cast<int64_t>(ReferencesOf(cluster, "default").size());
+  EXPECT_EQ(ReferencesOf(cluster, "default").rbegin()->first, used - 1);
+  EXPECT_LE(*cluster.shards[0].TakeReferences({}, "default", 0, 1), used + used / 32);
+}
+
+// Shards that came back with an older copy of their data, say: what a router gave it does not give
+// again.
+TEST(Ingest, GivesNoNumberAgainThatShardsHaveForgotten) {
+  FakeCluster cluster(2);
+  cluster.Add(SomeDocuments(20));
+  const int64_t given = ReferencesOf(cluster, "default").rbegin()->first;
+  const rpc::BankSpec bank = cluster.router->ListBanks(cluster.ctx)->front();
+  for (auto& shard : cluster.shards) {
+    ASSERT_TRUE(shard.DeleteBank(cluster.ctx, "default").ok());
+    ASSERT_TRUE(shard.CreateBank(cluster.ctx, bank).ok());
+  }
+  cluster.Add({{"new", "", "text", ""}});
+  EXPECT_EQ(ReferencesOf(cluster, "default"), (std::map<int64_t, std::string>{{given + 1, "new"}}));
+}
+
+TEST(Ingest, WhoeverGivesNumbersIsNamedWhereItIsDown) {
+  FakeCluster cluster(2);
+  cluster.Add(SomeDocuments(1));
+  const int64_t next = ReferencesOf(cluster, "default").rbegin()->first + 1;
+  int failures = 2;
+  cluster.shards[0].before = [&](const std::string& method, const rpc::CallContext&) {
+    return method == "TakeReferences" && failures-- > 0 ? absl::UnavailableError("socket closed")
+                                                        : absl::OkStatus();
+  };
+  const auto results = cluster.Add({{"a", "", "text", ""}, {"b", "", "b", ""}, {"c", "", "c", ""}});
+  ASSERT_EQ(results.size(), 3u);
+  for (int i : {0, 1}) {
+    EXPECT_EQ(results[i].status.code(), absl::StatusCode::kUnavailable);
+    EXPECT_THAT(std::string(results[i].status.message()), HasSubstr("shard 's0'"));
+  }
+  EXPECT_TRUE(results[2].status.ok()) << results[2].status;
+  EXPECT_EQ(ReferencesOf(cluster, "default")[next], "c");
+}
+
 TEST(Ingest, RefusesItemByItem) {
   FakeCluster cluster(2);
   std::vector<rpc::NewDocument> documents = SomeDocuments(6);

@@ -282,33 +282,26 @@ TEST(Sessions, RefuseWhatDoesNotFit) {
   EXPECT_EQ(code(1, 8), absl::StatusCode::kFailedPrecondition);
 }
 
-// Each hands numbers out in its memory: only one router may add to a bank at a time.
-TEST(Sessions, FailWhereTwoRoutersGaveOutOneNumber) {
+// As routers of earlier releases gave them, each from its memory.
+TEST(Sessions, FailWhereTwoDocumentsHaveOneNumber) {
   FakeCluster cluster(2);
   const std::vector<rpc::NewDocument> documents = SomeDocuments(20);
   cluster.Add({documents[0]});  // makes the bank, and takes number 0
+  const rpc::BankSpec bank = cluster.router->ListBanks(cluster.ctx)->front();
   const int first = cluster.map.ShardOf(documents[1].id);
   const auto other =
       std::find_if(documents.begin() + 2, documents.end(),
                    [&](const auto& document) { return cluster.map.ShardOf(document.id) != first; });
   ASSERT_NE(other, documents.end());
-  // As a second router does whose stream began before the first's document was stored.
-  Router second(cluster.map, cluster.pointers, {cluster.nodes[0].get()}, {});
-  bool sent = false;
-  ASSERT_TRUE(second
-                  .AddDocuments(
-                      cluster.ctx, "default",
-                      [&]() -> std::optional<rpc::NewDocument> {
-                        if (sent) return std::nullopt;
-                        sent = true;
-                        cluster.Add({documents[1]});
-                        return *other;
-                      },
-                      [](const rpc::AddResult& result) {
-                        EXPECT_TRUE(result.status.ok()) << result.status;
-                        return true;
-                      })
-                  .ok());
+  for (const auto& [document, shard] : {std::pair(documents[1], first), {*other, 1 - first}}) {
+    rpc::EncodeRequest request;
+    request.bank = bank;
+    request.shard = shard;
+    request.document = document;
+    request.parts = {{0, document.FullText().size()}};
+    request.first_reference = 1;
+    ASSERT_TRUE(cluster.nodes[0]->EncodeDocument(cluster.ctx, request).ok());
+  }
   const auto session = cluster.router->OpenSession(cluster.ctx, "default", {});
   ASSERT_TRUE(session.ok());
   const auto fails = [](const absl::Status& status) {

@@ -82,6 +82,16 @@ TEST_F(ShardLoopback, BanksComeBackAsTheyWere) {
   EXPECT_TRUE(remote_->ListBanks(ctx_)->empty());
 }
 
+TEST_F(ShardLoopback, AShardOfAnEarlierReleaseGivesNoNumbers) {
+  local_.before = [](const std::string& method, const CallContext&) {
+    return method == "TakeReferences" ? absl::UnimplementedError("") : absl::OkStatus();
+  };
+  const absl::Status status = remote_->TakeReferences(ctx_, "bank", 0, 1).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("shard 'a'"));
+  EXPECT_THAT(std::string(status.message()), HasSubstr("update the memory nodes"));
+}
+
 TEST_F(ShardLoopback, DocumentsAreStoredReadListedAndDeleted) {
   const EncodedDocument document = Document("a\xFF binary id", 3, 100);
   const auto put = remote_->PutDocument(ctx_, document);

@@ -126,6 +126,17 @@ absl::Status FakeShard::SetCoarse(const rpc::CallContext& ctx, const std::string
   return absl::OkStatus();
 }
 
+absl::StatusOr<int64_t> FakeShard::TakeReferences(const rpc::CallContext& ctx,
+                                                  const std::string& name, int64_t at_least,
+                                                  int64_t count) {
+  MSA_RETURN_IF_ERROR(Enter("TakeReferences", ctx));
+  absl::MutexLock lock(&mutex_);
+  MSA_ASSIGN_OR_RETURN(Bank* const bank, Find(name));
+  const int64_t first = std::max({at_least, bank->next_reference, bank->references_taken});
+  bank->references_taken = first + count;
+  return first;
+}
+
 absl::StatusOr<rpc::PutResult> FakeShard::PutDocument(const rpc::CallContext& ctx,
                                                       const rpc::EncodedDocument& document) {
   MSA_RETURN_IF_ERROR(Enter("PutDocument", ctx));

@@ -32,6 +32,8 @@ class FakeShard : public rpc::MemoryShard {
   absl::StatusOr<std::vector<rpc::BankState>> ListBanks(const rpc::CallContext& ctx) override;
   absl::Status SetCoarse(const rpc::CallContext& ctx, const std::string& bank,
                          const rpc::CoarseState& state) override;
+  absl::StatusOr<int64_t> TakeReferences(const rpc::CallContext& ctx, const std::string& bank,
+                                         int64_t at_least, int64_t count) override;
   absl::StatusOr<rpc::PutResult> PutDocument(const rpc::CallContext& ctx,
                                              const rpc::EncodedDocument& document) override;
   absl::StatusOr<uint64_t> DeleteDocument(const rpc::CallContext& ctx, const std::string& bank,
@@ -70,6 +72,7 @@ class FakeShard : public rpc::MemoryShard {
   struct Bank {
     rpc::BankSpec spec;
     int64_t next_reference = 0;
+    int64_t references_taken = 0;
     rpc::CoarseState coarse;
     std::map<std::string, Stored> documents;
   };

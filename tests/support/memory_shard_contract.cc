@@ -153,6 +153,54 @@ TEST_P(MemoryShardContract, NextReferenceCountsDeletedDocuments) {
   EXPECT_EQ((*shard().ListBanks(ctx_))[0].next_reference, 42);
 }
 
+TEST_P(MemoryShardContract, ReferencesAreTakenOnce) {
+  Story story(shard());
+  const auto take = [this](int64_t at_least, int64_t count) {
+    const auto first = shard().TakeReferences(ctx_, kBank.name, at_least, count);
+    EXPECT_TRUE(first.ok()) << first.status();
+    return first.value_or(-1);
+  };
+  EXPECT_EQ(take(0, 5), 0);
+  EXPECT_EQ(take(0, 1), 5);
+  EXPECT_EQ(take(40, 2), 40);  // those between are nobody's
+  EXPECT_EQ((*shard().ListBanks(ctx_))[0].next_reference, 0) << "none is stored";
+  story.Put({.id = "a", .first_reference = 3});
+  EXPECT_EQ(take(0, 1), 42);
+  under_test_->Restart();
+  EXPECT_EQ(take(0, 3), 43);
+  story.Put({.id = "above", .first_reference = 60, .part_tokens = {5, 5}});  // taken of no shard
+  EXPECT_EQ(take(0, 1), 62);
+  under_test_->Restart();
+  EXPECT_EQ(take(0, 1), 63);
+
+  const auto code = [this](const std::string& bank, int64_t at_least, int64_t count) {
+    return shard().TakeReferences(ctx_, bank, at_least, count).status().code();
+  };
+  EXPECT_EQ(code("nowhere", 0, 1), absl::StatusCode::kNotFound);
+  EXPECT_EQ(code(kBank.name, 0, 0), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(code(kBank.name, 0, kMaxReferencesTaken + 1), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(code(kBank.name, std::numeric_limits<int64_t>::max(), 1),
+            absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(take(0, 1), 64);
+}
+
+TEST_P(MemoryShardContract, ReferencesAreTakenOnceByManyAtATime) {
+  Story story(shard());
+  constexpr int kTakers = 4, kEach = 50;
+  std::vector<int64_t> taken(kTakers * kEach);
+  std::vector<std::thread> takers;
+  for (int t = 0; t < kTakers; ++t) {
+    takers.emplace_back([&, t] {
+      for (int i = 0; i < kEach; ++i) {
+        taken[t * kEach + i] = shard().TakeReferences(ctx_, kBank.name, 0, 2).value_or(-1);
+      }
+    });
+  }
+  for (std::thread& taker : takers) taker.join();
+  std::sort(taken.begin(), taken.end());
+  for (int i = 0; i < kTakers * kEach; ++i) ASSERT_EQ(taken[i], 2 * i);
+}
+
 TEST_P(MemoryShardContract, ARepeatedPutIsOnePut) {
   Story story(shard());
   EXPECT_EQ(story.Put({.id = "a", .first_reference = 3}).revision, 1u);
