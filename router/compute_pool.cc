@@ -4,12 +4,26 @@
 #include <utility>
 
 #include "absl/strings/match.h"
-#include "absl/strings/str_replace.h"
 #include "common/status_macros.h"
 #include "common/strings.h"
 #include "router/shard_group.h"
 
 namespace msa::router {
+namespace {
+
+// As nodes write of what they were started with.
+bool IsAboutNode(const absl::Status& status) {
+  return absl::StrContains(status.message(), "this node");
+}
+
+// Either alone, or what both say, with the second's code.
+absl::Status Both(const absl::Status& first, const absl::Status& second) {
+  if (first.ok() || second.ok()) return first.ok() ? second : first;
+  return absl::Status(second.code(),
+                      StrCat(std::string(first.message()), "; ", std::string(second.message())));
+}
+
+}  // namespace
 
 void ComputePool::Add(std::string name, rpc::ComputeNode* node) {
   absl::MutexLock lock(&mutex_);
@@ -45,32 +59,30 @@ void ComputePool::Release(int index) {
 absl::Status ComputePool::Call(const rpc::CallContext& context,
                                const std::function<absl::Status(rpc::ComputeNode&)>& call,
                                const std::function<bool()>& may_retry) {
-  absl::Status status = absl::UnavailableError("no compute node is configured");
+  if (size() == 0) return absl::UnavailableError("no compute node is configured");
+  absl::Status unfit, down;  // of all that do not fit; of the last that is down, and may fit
   std::vector<bool> tried(size());
   while (true) {
     const int index = Take(tried);
-    if (index < 0) return status;
+    if (index < 0) return Both(unfit, down);
     rpc::ComputeNode* node;
     std::string name;
     {
       absl::MutexLock lock(&mutex_);
       node = nodes_[index].node;
-      name = nodes_[index].name;
+      name = StrCat("compute node '", nodes_[index].name, "'");
     }
-    status = call(*node);
+    absl::Status status = call(*node);
     Release(index);
-    // Of several, which one runs another model is what must be known to mend it.
-    if (absl::IsFailedPrecondition(status) && size() > 1) {
-      return absl::Status(
-          status.code(), absl::StrReplaceAll(status.message(),
-                                             {{"this node", StrCat("compute node '", name, "'")}}));
-    }
     // Another node would miss the same shard.
-    if (!absl::IsUnavailable(status) || IsAboutShard(status)) return status;
-    if (!absl::StrContains(status.message(), "compute node '")) {
-      status = absl::UnavailableError(
-          StrCat("compute node '", name, "': ", std::string(status.message())));
+    const bool is_down = absl::IsUnavailable(status) && !IsAboutShard(status);
+    const bool does_not_fit = absl::IsFailedPrecondition(status) && IsAboutNode(status);
+    if (!is_down && !does_not_fit) return status;
+    if ((is_down && !absl::StrContains(status.message(), "compute node '")) ||
+        (does_not_fit && size() > 1)) {
+      status = absl::Status(status.code(), StrCat(name, ": ", std::string(status.message())));
     }
+    (is_down ? down : unfit) = is_down ? status : Both(unfit, status);
     if (may_retry && !may_retry()) return status;
     if (context.Cancelled() || absl::Now() >= context.deadline) return status;
     tried.resize(std::max<size_t>(tried.size(), index + 1));

@@ -21,10 +21,10 @@ class ComputePool {
   void Add(std::string name, rpc::ComputeNode* node);
   int size() const;
 
-  // Calls the least loaded node, in turn among equals. While the answer is UNAVAILABLE and
-  // `may_retry` (asked after each) allows it, the next node is tried, each once; not when it is
-  // about a shard. UNAVAILABLE with the node's name when none is left. Of several nodes
-  // "this node" in FAILED_PRECONDITION (another model) becomes its name.
+  // Calls the least loaded node, in turn among equals. While the answer is UNAVAILABLE, not about a
+  // shard, or FAILED_PRECONDITION about "this node" (it runs another model), and `may_retry` (asked
+  // after each) allows it, the next node is tried, each once. When none is left: UNAVAILABLE with
+  // the name of one that is down, and all that do not fit by name.
   absl::Status Call(const rpc::CallContext& context,
                     const std::function<absl::Status(rpc::ComputeNode&)>& call,
                     const std::function<bool()>& may_retry = nullptr);

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <deque>
+#include <map>
 #include <memory>
 #include <unordered_set>
 #include <utility>
@@ -96,14 +97,50 @@ class SeenIds {
   std::unordered_set<std::pair<uint64_t, uint64_t>, First> seen_;
 };
 
+absl::Status CheckModel(const rpc::BankSpec& bank, const rpc::ModelInfo& model) {
+  if (bank.model_fingerprint == model.fingerprint) return absl::OkStatus();
+  return absl::FailedPreconditionError(
+      StrCat("bank '", bank.name, "' was made by the model ", bank.model_name, " (",
+             bank.model_fingerprint, "), this node runs ", model.name, " (", model.fingerprint,
+             "): start it with the bank's model, or use another bank"));
+}
+
+// Which compute nodes run a bank's model, each asked once: one of another model would split texts
+// where its own tokens end. Thread-safe.
+class Fitting {
+ public:
+  explicit Fitting(const rpc::BankSpec& bank) : bank_(bank) {}
+
+  // OK; FAILED_PRECONDITION about "this node"; else it could not be asked.
+  absl::Status Check(const rpc::CallContext& context, rpc::ComputeNode& node) {
+    {
+      absl::MutexLock lock(&mutex_);
+      const auto known = known_.find(&node);
+      if (known != known_.end()) return known->second;
+    }
+    MSA_ASSIGN_OR_RETURN(const rpc::ModelInfo model, node.Info(context));
+    absl::MutexLock lock(&mutex_);
+    return known_[&node] = CheckModel(bank_, model);
+  }
+
+ private:
+  const rpc::BankSpec& bank_;
+  absl::Mutex mutex_;
+  std::map<const rpc::ComputeNode*, absl::Status> known_ ABSL_GUARDED_BY(mutex_);
+};
+
 class Stream {
  public:
   Stream(const IngestParts& parts, const rpc::CallContext& context, Bank bank,
          const std::function<bool(const rpc::AddResult&)>& done)
-      : parts_(parts), context_(context), bank_(std::move(bank)), reports_(done) {}
+      : parts_(parts),
+        context_(context),
+        bank_(std::move(bank)),
+        fitting_(bank_.spec),
+        reports_(done) {}
 
   absl::Status Run(const std::function<std::optional<rpc::NewDocument>()>& next) {
-    absl::Status status;
+    absl::Status status = CallNode([](rpc::ComputeNode&) { return absl::OkStatus(); });
     uint64_t index = 0;
     while (status.ok()) {
       std::optional<rpc::NewDocument> document = next();
@@ -123,6 +160,13 @@ class Stream {
                                                " documents: send the rest in another"));
     }
     return absl::OkStatus();
+  }
+
+  absl::Status CallNode(const std::function<absl::Status(rpc::ComputeNode&)>& call) {
+    return parts_.compute->Call(context_, [&](rpc::ComputeNode& node) -> absl::Status {
+      MSA_RETURN_IF_ERROR(fitting_.Check(context_, node));
+      return call(node);
+    });
   }
 
   void Refuse(uint64_t index, std::string id, absl::Status status) {
@@ -155,7 +199,7 @@ class Stream {
     request.bank = bank_.spec;
     request.shard = parts_.shards->ShardOf(document.id);
     const std::string text = document.FullText();
-    MSA_RETURN_IF_ERROR(parts_.compute->Call(context_, [&](rpc::ComputeNode& node) -> absl::Status {
+    MSA_RETURN_IF_ERROR(CallNode([&](rpc::ComputeNode& node) -> absl::Status {
       MSA_ASSIGN_OR_RETURN(request.parts,
                            node.SplitDocument(context_, text, bank_.spec.part_tokens));
       return absl::OkStatus();
@@ -171,7 +215,7 @@ class Stream {
   // already answers with the revision it gave.
   void Encode(uint64_t index, const rpc::EncodeRequest& request) {
     rpc::AddResult result{.index = index, .id = request.document.id, .status = {}, .put = {}};
-    result.status = parts_.compute->Call(context_, [&](rpc::ComputeNode& node) -> absl::Status {
+    result.status = CallNode([&](rpc::ComputeNode& node) -> absl::Status {
       MSA_ASSIGN_OR_RETURN(result.put, node.EncodeDocument(context_, request));
       return absl::OkStatus();
     });
@@ -182,17 +226,10 @@ class Stream {
   const IngestParts& parts_;
   const rpc::CallContext& context_;
   const Bank bank_;
+  Fitting fitting_;
   OrderedReports reports_;
   SeenIds seen_;
 };
-
-absl::Status CheckModel(const rpc::BankSpec& bank, const rpc::ModelInfo& model) {
-  if (bank.model_fingerprint == model.fingerprint) return absl::OkStatus();
-  return absl::FailedPreconditionError(
-      StrCat("bank '", bank.name, "' was made by the model ", bank.model_name, " (",
-             bank.model_fingerprint, "), this server runs ", model.name, " (", model.fingerprint,
-             "): start it with the bank's model, or use another bank"));
-}
 
 }  // namespace
 
@@ -249,8 +286,6 @@ absl::Status AddDocuments(const IngestParts& parts, const rpc::CallContext& cont
                           const std::function<std::optional<rpc::NewDocument>()>& next,
                           const std::function<bool(const rpc::AddResult&)>& done) {
   MSA_ASSIGN_OR_RETURN(Bank found, parts.banks->FindOrMakeDefault(context, bank));
-  MSA_ASSIGN_OR_RETURN(const rpc::ModelInfo model, parts.compute->Info(context));
-  MSA_RETURN_IF_ERROR(CheckModel(found.spec, model));
   return Stream(parts, context, std::move(found), done).Run(next);
 }
 

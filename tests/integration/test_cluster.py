@@ -6,7 +6,7 @@ import time
 import unittest
 from concurrent.futures import ThreadPoolExecutor
 
-from harness import ServerTest, documents
+from harness import ServerTest, documents, reader_model
 
 QUESTIONS = ["Which garden has a violin?", "Where is the copper tower 12?", "Number 370",
              "What is in the marble castle of the falcon?"]
@@ -165,6 +165,25 @@ class Cluster(ServerTest):
         found = [self.retrieve(router, QUESTIONS[0], "--limit", "80") for router in (cluster, other)]
         self.assertEqual(*found)
         self.assertEqual({d["id"] for d in docs}, {d["id"] for d in found[0]})
+
+    def test_a_compute_node_of_another_model_is_passed_over(self):
+        cluster = self.start_cluster()
+        self.add(cluster, documents(10))
+        self.nodes[1].stop()
+        self.start(["compute-node", "--name", "c1", "--model", reader_model(self.path("other")),
+                    "--shard-map", self.map, "--threads", "1"]).wait_ready()
+        self.add(cluster, documents(12))
+        for question in QUESTIONS:
+            self.assertEqual(12, len(self.retrieve(cluster, question, "--limit", "12")))
+            self.ask(cluster, question)
+        self.nodes[0].stop()
+        self.start(["compute-node", "--name", "c0", "--model", reader_model(self.path("third"), router_rounds=3),
+                    "--shard-map", self.map, "--threads", "1"]).wait_ready()
+        for arguments in (["ask", QUESTIONS[0]], ["retrieve", QUESTIONS[0]], ["add", "-"]):
+            refused = self.run_msa(arguments, cluster, json.dumps(documents(1)[0]) + "\n")
+            self.assertEqual(5, refused.code, (arguments, refused.err))
+            self.assertIn("compute node 'c0': bank 'default' was made by", refused.err)
+            self.assertIn("compute node 'c1': bank 'default' was made by", refused.err)
 
     def test_one_dead_compute_node_does_not_matter(self):
         cluster = self.start_cluster()

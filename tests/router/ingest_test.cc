@@ -205,6 +205,29 @@ TEST(Ingest, UnknownBankAndWrongModelEndTheStream) {
   EXPECT_THAT(std::string(stream.message()), HasSubstr("was made by the model fake"));
 }
 
+// Its tokens end elsewhere, too: it does not even split.
+TEST(Ingest, ANodeOfAnotherModelIsPassedOver) {
+  FakeCluster cluster(2, 2);
+  cluster.Add(SomeDocuments(1));
+  cluster.nodes[1]->model.fingerprint = "another";
+  std::atomic<int> asked = 0;
+  cluster.nodes[1]->before = [&](const std::string& method, const rpc::CallContext&) {
+    if (method == "Info") ++asked;
+    EXPECT_EQ(method, "Info");
+    return absl::OkStatus();
+  };
+  const auto results = cluster.Add(SomeDocuments(20));
+  ASSERT_EQ(results.size(), 20u);
+  for (const auto& result : results) EXPECT_TRUE(result.status.ok()) << result.status;
+  EXPECT_EQ(asked, 1) << "once a stream";
+  cluster.nodes[0]->model.fingerprint = "a third";
+  absl::Status stream;
+  EXPECT_TRUE(cluster.Add(SomeDocuments(1), "default", &stream).empty());
+  EXPECT_EQ(stream.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(std::string(stream.message()), HasSubstr("compute node 'c0': bank 'default'"));
+  EXPECT_THAT(std::string(stream.message()), HasSubstr("compute node 'c1': bank 'default'"));
+}
+
 TEST(Ingest, ADeadNodesWorkGoesToAnother) {
   FakeCluster cluster(2, 2);
   std::atomic<int> failed = 0;

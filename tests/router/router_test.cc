@@ -333,20 +333,37 @@ TEST(Generate, AnotherNodeAnswersWhenOneIsDown) {
   }
 }
 
-TEST(Generate, ANodeOfAnotherModelIsNamed) {
+TEST(Generate, ANodeOfAnotherModelIsPassedOver) {
   FakeCluster cluster(1, 2);
   cluster.Add(SomeDocuments(5));
-  cluster.nodes[1]->before = [](const std::string&, const rpc::CallContext&) {
-    return absl::FailedPreconditionError("made by model a, this node runs b");
+  const auto ask = [&] {
+    rpc::GenerateRequest request;
+    request.question = "q";
+    return cluster.router->Generate(cluster.ctx, request,
+                                    [](const rpc::GenerateEvent&) { return true; });
   };
-  rpc::GenerateRequest request;
-  request.question = "q";
-  absl::Status failed;
+  const auto fails_with = [](const absl::Status& status) {
+    return [status](const std::string&, const rpc::CallContext&) { return status; };
+  };
+  cluster.nodes[1]->before = fails_with(absl::FailedPreconditionError("this node runs b"));
+  for (int i = 0; i < 4; ++i) EXPECT_TRUE(ask().ok());
+  // What is not about the node is not asked of another.
+  cluster.nodes[0]->before = fails_with(absl::FailedPreconditionError("no codes"));
+  for (int i = 0; i < 2; ++i) EXPECT_EQ(ask(), absl::FailedPreconditionError("no codes"));
+  // None fits: both are named.
+  cluster.nodes[0]->before = fails_with(absl::FailedPreconditionError("this node runs a"));
+  absl::Status none = ask();
+  EXPECT_EQ(none.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(MessageOf(none), HasSubstr("compute node 'c0': this node runs a"));
+  EXPECT_THAT(MessageOf(none), HasSubstr("compute node 'c1': this node runs b"));
+  // One that is down may be the one that fits.
+  cluster.nodes[0]->before = fails_with(absl::UnavailableError("connection refused"));
   for (int i = 0; i < 2; ++i) {
-    failed.Update(cluster.router->Generate(cluster.ctx, request,
-                                           [](const rpc::GenerateEvent&) { return true; }));
+    none = ask();
+    EXPECT_EQ(none.code(), absl::StatusCode::kUnavailable) << none;
+    EXPECT_THAT(MessageOf(none), HasSubstr("compute node 'c0': connection refused"));
+    EXPECT_THAT(MessageOf(none), HasSubstr("compute node 'c1': this node runs b"));
   }
-  EXPECT_EQ(failed, absl::FailedPreconditionError("made by model a, compute node 'c1' runs b"));
 }
 
 TEST(Generate, IsNotTriedAgainForAShardThatIsDown) {
