@@ -109,10 +109,13 @@ Json ToJson(const rpc::DocumentInfo& info) {
 }
 
 Json ToJson(const rpc::BankSpec& spec) {
+  const auto weights =
+      spec.weights_dtype ? Json(std::string(DTypeName(*spec.weights_dtype))) : Json();
   return {{"name", spec.name},
           {"model", spec.model_name},
           {"model_fingerprint", spec.model_fingerprint},
           {"router_layers", spec.router_layers},
+          {"weights_precision", weights},
           {"routing_precision", std::string(DTypeName(spec.routing_dtype))},
           {"content_precision", std::string(DTypeName(spec.content_dtype))},
           {"routing_chunk_tokens", spec.routing_chunk_tokens},

@@ -117,6 +117,8 @@ std::string_view RecordKindName(RecordKind kind) {
       return "garbage";
     case RecordKind::kCoarse:
       return "coarse";
+    case RecordKind::kWeights:
+      return "weights";
   }
   return "unknown";
 }

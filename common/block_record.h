@@ -31,6 +31,7 @@ enum class RecordKind : uint8_t {
   kBank = 6,       // a bank's specification
   kGarbage = 7,    // records to be removed when nobody reads them
   kCoarse = 8,     // whether a bank keeps codes of its keys, and how it was calibrated
+  kWeights = 9,    // the precision of the weights that encode a bank's documents
 };
 std::string_view RecordKindName(RecordKind kind);
 

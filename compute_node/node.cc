@@ -113,6 +113,7 @@ absl::StatusOr<rpc::ModelInfo> Node::Info(const rpc::CallContext&) {
   bank.routing_chunk_tokens = config.memory.routing_chunk_tokens;
   bank.content_chunk_tokens = config.memory.content_chunk_tokens;
   bank.part_tokens = config.memory.part_tokens;
+  bank.weights_dtype = WeightsDType();
   return info;
 }
 
@@ -141,6 +142,7 @@ absl::StatusOr<std::vector<rpc::ByteSpan>> Node::SplitDocument(const rpc::CallCo
 absl::StatusOr<rpc::PutResult> Node::EncodeDocument(const rpc::CallContext& ctx,
                                                     const rpc::EncodeRequest& request) {
   MSA_RETURN_IF_ERROR(CheckBankFits(request.bank, *transformer_));
+  MSA_RETURN_IF_ERROR(rpc::CheckWeights(request.bank, WeightsDType()));
   if (request.shard < 0 || request.shard >= static_cast<int32_t>(memory_.shards.size())) {
     return absl::InvalidArgumentError(
         StrCat("shard ", request.shard, " is not in this node's shard map of ",

@@ -178,6 +178,7 @@ std::string NextReferenceKey(uint64_t bank_uid) { return SystemKey('n', bank_uid
 std::string TakenReferencesKey(uint64_t bank_uid) { return SystemKey('r', bank_uid); }
 std::string DeletedBankKey(uint64_t bank_uid) { return SystemKey('x', bank_uid); }
 std::string CoarseKey(uint64_t bank_uid) { return SystemKey('c', bank_uid); }
+std::string WeightsKey(uint64_t bank_uid) { return SystemKey('w', bank_uid); }
 
 std::string GarbageKey(uint64_t bank_uid, int64_t first_reference) {
   std::string key = SystemKey('g', bank_uid);
@@ -338,6 +339,19 @@ absl::StatusOr<rpc::CoarseState> DecodeCoarsePayload(std::string_view bytes) {
   state.next_reference = in.Number<int64_t>();
   MSA_RETURN_IF_ERROR(in.Done("coarse"));
   return state;
+}
+
+std::string EncodeWeightsPayload(DType dtype) {
+  Writer out;
+  out.Number(dtype);
+  return out.Take();
+}
+
+absl::StatusOr<DType> DecodeWeightsPayload(std::string_view bytes) {
+  Reader in(bytes);
+  const auto dtype = in.Number<DType>();
+  MSA_RETURN_IF_ERROR(in.Done("weights"));
+  return dtype;
 }
 
 std::string EncodeNextReference(int64_t next_reference) {

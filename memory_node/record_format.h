@@ -25,6 +25,7 @@ std::string TakenReferencesKey(uint64_t bank_uid);
 std::string GarbageKey(uint64_t bank_uid, int64_t first_reference);
 std::string DeletedBankKey(uint64_t bank_uid);
 std::string CoarseKey(uint64_t bank_uid);
+std::string WeightsKey(uint64_t bank_uid);
 // All keys of a bank in meta, text, routing and content begin with this.
 std::string BankPrefix(uint64_t bank_uid);
 // The first key after all that begin with `prefix`. REQUIRES: not all bytes 0xFF.
@@ -70,6 +71,9 @@ absl::StatusOr<rpc::BankSpec> DecodeBankPayload(std::string_view bytes);
 
 std::string EncodeCoarsePayload(const rpc::CoarseState& state);
 absl::StatusOr<rpc::CoarseState> DecodeCoarsePayload(std::string_view bytes);
+
+std::string EncodeWeightsPayload(DType dtype);
+absl::StatusOr<DType> DecodeWeightsPayload(std::string_view bytes);
 
 // Of the largest stored and of the largest taken.
 std::string EncodeNextReference(int64_t next_reference);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <map>
+#include <optional>
 #include <set>
 #include <string>
 #include <utility>
@@ -228,6 +229,24 @@ rpc::CoarseState ReadCoarse(DocumentStore& store, Bank& bank) {
   return {};
 }
 
+// Nothing where there is no record, or it is damaged: any weights are taken then, as before it was
+// kept.
+std::optional<DType> ReadWeights(DocumentStore& store, const rpc::BankSpec& spec) {
+  const auto value = store.Get(Table::kSystem, WeightsKey(spec.uid));
+  if (absl::IsNotFound(value.status())) return std::nullopt;
+  if (value.ok()) {
+    const auto payload =
+        VerifyRecord(value->view(), PlainIdentity(spec, RecordKind::kWeights, 0, 0));
+    const auto dtype =
+        payload.ok() ? DecodeWeightsPayload(*payload) : absl::StatusOr<DType>(payload.status());
+    if (dtype.ok()) return *dtype;
+  }
+  spdlog::error(
+      "what weights bank '{}' was encoded with cannot be read: documents of any are taken",
+      spec.name);
+  return std::nullopt;
+}
+
 // The uids that `meta` has keys of, one Seek each.
 std::set<uint64_t> BanksInMeta(DocumentStore& store) {
   std::set<uint64_t> uids;
@@ -265,6 +284,7 @@ absl::StatusOr<std::map<uint64_t, rpc::BankSpec>> ReadBanks(DocumentStore& store
       if (!spec.ok() && value.ok()) spec = ReadBank(BankKey(uid), value->view());
     }
     if (spec.ok()) {
+      spec->weights_dtype = ReadWeights(store, *spec);
       specs[uid] = *std::move(spec);
     } else if (records.ok() || store.Get(Table::kMeta, MetaKey(uid, "")).ok()) {
       ++*damaged;
@@ -326,6 +346,7 @@ absl::Status SweepDeletedBank(DocumentStore& store, uint64_t bank_uid) {
   writes.Delete(Table::kSystem, NextReferenceKey(bank_uid));
   writes.Delete(Table::kSystem, TakenReferencesKey(bank_uid));
   writes.Delete(Table::kSystem, CoarseKey(bank_uid));
+  writes.Delete(Table::kSystem, WeightsKey(bank_uid));
   MSA_RETURN_IF_ERROR(store.Commit(writes, Priority::kUrgent));
   for (Table table : kTables) MSA_RETURN_IF_ERROR(store.Reclaim(table, begin, end));
   // The mark goes last: after a crash the work is begun again.

@@ -115,6 +115,11 @@ absl::Status LocalShard::CreateBank(const rpc::CallContext& ctx, const rpc::Bank
       EncodeRecord(PlainIdentity(spec, RecordKind::kBank, 0, 0), EncodeBankPayload(spec));
   writes.Put(Table::kSystem, BankKey(spec.uid), record);
   writes.Put(Table::kMeta, MetaKey(spec.uid, ""), record);
+  if (spec.weights_dtype) {
+    writes.Put(Table::kSystem, WeightsKey(spec.uid),
+               EncodeRecord(PlainIdentity(spec, RecordKind::kWeights, 0, 0),
+                            EncodeWeightsPayload(*spec.weights_dtype)));
+  }
   MSA_RETURN_IF_ERROR(store_->Commit(writes, Priority::kNormal));
   absl::MutexLock lock(&banks_mutex_);
   banks_[spec.name] = std::make_shared<Bank>(spec, *backend_, options_.index);

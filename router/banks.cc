@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <numeric>
+#include <optional>
 #include <random>
 #include <utility>
 
@@ -81,6 +82,10 @@ absl::StatusOr<std::map<std::string, Banks::Found>> Banks::Survey(
     for (rpc::BankState& state : states[shard]) {
       auto [at, fresh] = banks.try_emplace(state.spec.name);
       Found& found = at->second;
+      // A shard whose record of it is damaged, or of an earlier release, does not say it.
+      std::optional<DType>& weights = found.bank.spec.weights_dtype;
+      if (!weights) weights = state.spec.weights_dtype;
+      if (!state.spec.weights_dtype) state.spec.weights_dtype = weights;
       if (fresh) {
         found.first_shard = shard;
         found.bank.spec = state.spec;

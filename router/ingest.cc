@@ -6,6 +6,7 @@
 #include <deque>
 #include <map>
 #include <memory>
+#include <optional>
 #include <unordered_set>
 #include <utility>
 
@@ -98,7 +99,10 @@ class SeenIds {
 };
 
 absl::Status CheckModel(const rpc::BankSpec& bank, const rpc::ModelInfo& model) {
-  if (bank.model_fingerprint == model.fingerprint) return absl::OkStatus();
+  if (bank.model_fingerprint == model.fingerprint) {
+    const std::optional<DType>& weights = model.default_bank.weights_dtype;
+    return weights ? rpc::CheckWeights(bank, *weights) : absl::OkStatus();
+  }
   return absl::FailedPreconditionError(
       StrCat("bank '", bank.name, "' was made by the model ", bank.model_name, " (",
              bank.model_fingerprint, "), this node runs ", model.name, " (", model.fingerprint,

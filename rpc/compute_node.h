@@ -24,6 +24,10 @@ struct ModelInfo {
   std::string retrieval_mode;  // "generative" or "router"
 };
 
+// FAILED_PRECONDITION about "this node" for documents that it would encode with weights of another
+// precision than the bank's others: one text would have two keys. Questions are asked with any.
+absl::Status CheckWeights(const BankSpec& bank, DType weights);
+
 struct EncodeRequest {
   BankSpec bank;
   NewDocument document;

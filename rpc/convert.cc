@@ -71,6 +71,7 @@ void ToProto(const BankSpec& in, pb::BankSpec* out) {
   out->set_content_dtype(FromDType(in.content_dtype));
   out->set_part_tokens(in.part_tokens);
   out->set_parse_special_tokens(in.parse_special_tokens);
+  if (in.weights_dtype) out->set_weights_dtype(FromDType(*in.weights_dtype));
 }
 
 absl::StatusOr<BankSpec> FromProto(const pb::BankSpec& in) {
@@ -87,6 +88,9 @@ absl::StatusOr<BankSpec> FromProto(const pb::BankSpec& in) {
   MSA_ASSIGN_OR_RETURN(out.content_dtype, ToDType(in.content_dtype()));
   out.part_tokens = in.part_tokens();
   out.parse_special_tokens = in.parse_special_tokens();
+  if (in.weights_dtype() != pb::DTYPE_UNSPECIFIED) {
+    MSA_ASSIGN_OR_RETURN(out.weights_dtype, ToDType(in.weights_dtype()));
+  }
   return out;
 }
 

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -69,6 +70,7 @@ struct BankSpec {
   int32_t part_tokens = 0;  // longer documents are split
   bool parse_special_tokens =
       false;  // special-token text in documents and questions is parsed as such
+  std::optional<DType> weights_dtype;  // that encode its documents; unset: not known, any
 
   bool operator==(const BankSpec&) const = default;
 };

@@ -1,6 +1,7 @@
 // What a peer in error may send a compute node: a clear status, and the node lives on.
 #include "compute_node/node.h"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <functional>
@@ -14,6 +15,8 @@
 
 namespace msa::compute_node {
 namespace {
+
+using ::testing::HasSubstr;
 
 class NodeTest : public ::testing::Test {
  protected:
@@ -57,6 +60,17 @@ TEST_F(NodeTest, EncodesOnlyForBanksThatItsModelFits) {
   EXPECT_EQ(Encode([](Request& r) { r.bank.content_chunk_tokens = INT32_MAX; }), kBad);
   EXPECT_EQ(Encode([](Request& r) { r.bank.router_layers.push_back(99); }), kBad);
   EXPECT_EQ(Encode([](Request& r) { r.bank.routing.head_dim *= 2; }), kBad);
+}
+
+TEST_F(NodeTest, EncodesOnlyWithTheWeightsOfABanksOthers) {
+  using Request = rpc::EncodeRequest;
+  EXPECT_EQ(request_.bank.weights_dtype, DType::kFloat32);
+  EXPECT_EQ(Encode([](Request& r) { r.bank.weights_dtype.reset(); }), absl::StatusCode::kOk);
+  rpc::EncodeRequest other = request_;
+  other.bank.weights_dtype = DType::kInt8;
+  const absl::Status status = node_->EncodeDocument({}, other).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("start it with --weights int8"));
 }
 
 TEST_F(NodeTest, SplitsOnlyIntoPartsOfAllowedSize) {

@@ -102,6 +102,30 @@ TEST(TakenReferences, GoWithTheirBank) {
   EXPECT_TRUE(absl::IsNotFound(store->Get(Table::kSystem, TakenReferencesKey(bank.uid)).status()));
 }
 
+TEST(WeightsRecord, ADamagedOneIsNoneAndItGoesWithItsBank) {
+  rpc::BankSpec bank = testing::TestBank(DType::kFloat32, DType::kFloat32);
+  bank.weights_dtype = DType::kBFloat16;
+  const auto backend = *kernels::MakeBackend("reference", 1);
+  const auto store = MakeMemoryStore();
+  ShardOptions options;
+  options.background = false;
+  const auto open = [&] {
+    return *LocalShard::Open(std::make_unique<BorrowedStore>(store.get()), backend.get(), options);
+  };
+  ASSERT_TRUE(open()->CreateBank({}, bank).ok());
+  EXPECT_EQ(open()->ListBanks({})->front().spec.weights_dtype, DType::kBFloat16);
+  std::string record(store->Get(Table::kSystem, WeightsKey(bank.uid))->view());
+  record.back() ^= 1;
+  WriteSet writes;
+  writes.Put(Table::kSystem, WeightsKey(bank.uid), record);
+  ASSERT_TRUE(store->Commit(writes, DocumentStore::Priority::kNormal).ok());
+  const auto shard = open();
+  EXPECT_FALSE(shard->ListBanks({})->front().spec.weights_dtype.has_value());
+  ASSERT_TRUE(shard->DeleteBank({}, bank.name).ok());
+  shard->RunMaintenance();
+  EXPECT_TRUE(absl::IsNotFound(store->Get(Table::kSystem, WeightsKey(bank.uid)).status()));
+}
+
 TEST(CoarseRecords, ADamagedOneCostsTheCodesAndNoAnswer) {
   rpc::BankSpec bank = testing::TestBank(DType::kBFloat16, DType::kBFloat16);
   bank.routing.head_dim = 32;

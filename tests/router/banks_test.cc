@@ -58,6 +58,23 @@ TEST(Banks, AFailedCreationLeavesNothing) {
   for (auto& shard : cluster.shards) EXPECT_TRUE(shard.ListBanks(cluster.ctx)->empty());
 }
 
+// A shard may not know what weights a bank has; who does is believed.
+TEST(Banks, WeightsThatAShardDoesNotSayAreTheOthers) {
+  for (int silent : {0, 1}) {
+    FakeCluster cluster(3);
+    for (int shard = 0; shard < 2; ++shard) {
+      rpc::BankSpec spec = testing::TestBankSpec();
+      spec.name = kDefaultBank;
+      spec.uid = 5;
+      if (shard != silent) spec.weights_dtype = DType::kInt8;
+      ASSERT_TRUE(cluster.shards[shard].CreateBank(cluster.ctx, spec).ok());
+    }
+    ASSERT_TRUE(cluster.router->Repair(cluster.ctx).ok());
+    EXPECT_EQ(cluster.router->ListBanks(cluster.ctx)->front().weights_dtype, DType::kInt8);
+    EXPECT_EQ(cluster.shards[2].ListBanks(cluster.ctx)->front().spec.weights_dtype, DType::kInt8);
+  }
+}
+
 // Both have seen that there is none. One comes first to the first shard; the other would to the
 // second.
 TEST(Banks, TwoRoutersMakeTheDefaultAtOnce) {

@@ -228,6 +228,25 @@ TEST(Ingest, ANodeOfAnotherModelIsPassedOver) {
   EXPECT_THAT(std::string(stream.message()), HasSubstr("compute node 'c1': bank 'default'"));
 }
 
+TEST(Ingest, ANodeWithOtherWeightsIsPassedOver) {
+  FakeCluster cluster(2, 2);
+  for (auto& node : cluster.nodes) node->model.default_bank.weights_dtype = DType::kBFloat16;
+  cluster.Add(SomeDocuments(1));
+  EXPECT_EQ(cluster.router->ListBanks(cluster.ctx)->front().weights_dtype, DType::kBFloat16);
+  cluster.nodes[1]->model.default_bank.weights_dtype = DType::kInt8;
+  cluster.nodes[1]->before = [](const std::string& method, const rpc::CallContext&) {
+    EXPECT_EQ(method, "Info");
+    return absl::OkStatus();
+  };
+  for (const auto& result : cluster.Add(SomeDocuments(9))) EXPECT_TRUE(result.status.ok());
+  cluster.nodes[0]->model.default_bank.weights_dtype = DType::kFloat32;
+  absl::Status stream;
+  EXPECT_TRUE(cluster.Add(SomeDocuments(1), "default", &stream).empty());
+  EXPECT_EQ(stream.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(std::string(stream.message()),
+              HasSubstr("weights in bf16, this node has them in f32"));
+}
+
 TEST(Ingest, ADeadNodesWorkGoesToAnother) {
   FakeCluster cluster(2, 2);
   std::atomic<int> failed = 0;

@@ -24,6 +24,7 @@ BankSpec FullSpec() {
   spec.content_dtype = DType::kFloat8;
   spec.part_tokens = 512;
   spec.parse_special_tokens = true;
+  spec.weights_dtype = DType::kBFloat16;
   return spec;
 }
 
@@ -31,6 +32,8 @@ TEST(Convert, BankSpecRoundTrip) {
   pb::BankSpec message;
   ToProto(FullSpec(), &message);
   EXPECT_EQ(*FromProto(message), FullSpec());
+  message.clear_weights_dtype();
+  EXPECT_FALSE(FromProto(message)->weights_dtype.has_value());
 }
 
 TEST(Convert, EnumNumbersAreTheStoredOnes) {

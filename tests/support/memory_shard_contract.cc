@@ -25,7 +25,8 @@ namespace {
 using ::testing::HasSubstr;
 
 TEST_P(MemoryShardContract, BanksComeBackAsTheyWereMade) {
-  const rpc::BankSpec other = TestBank(DType::kInt8, DType::kBFloat16, "other", 78);
+  rpc::BankSpec other = TestBank(DType::kInt8, DType::kBFloat16, "other", 78);
+  other.weights_dtype = DType::kInt8;
   ASSERT_OK(shard().CreateBank(ctx_, kBank));
   ASSERT_OK(shard().CreateBank(ctx_, other));
   ASSERT_OK(shard().CreateBank(ctx_, kBank));  // the same again
@@ -40,6 +41,12 @@ TEST_P(MemoryShardContract, BanksComeBackAsTheyWereMade) {
   EXPECT_EQ((*banks)[0].spec, kBank);
   EXPECT_EQ((*banks)[1].spec, other);
   EXPECT_EQ((*banks)[0].next_reference, 0);
+  if (!under_test_->Restart()) return;
+  banks = shard().ListBanks(ctx_);
+  ASSERT_OK(banks.status());
+  for (const rpc::BankState& bank : *banks) {
+    EXPECT_EQ(bank.spec, bank.spec.name == "other" ? other : kBank);
+  }
 }
 
 TEST_P(MemoryShardContract, BanksThatCannotBeAreRefused) {
