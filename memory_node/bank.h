@@ -14,6 +14,7 @@
 #include "absl/container/btree_map.h"
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
 #include "memory_node/record_format.h"
 #include "memory_node/routing_index.h"
@@ -68,9 +69,10 @@ class Bank {
   absl::Mutex& coarse_mutex() ABSL_LOCK_RETURNED(coarse_mutex_) { return coarse_mutex_; }
   // Held while references are taken, after write_mutex().
   absl::Mutex& taking_mutex() ABSL_LOCK_RETURNED(taking_mutex_) { return taking_mutex_; }
-  // All below it are taken, stored or not. REQUIRES: taking_mutex(), but before the bank is shared.
-  int64_t references_taken() const { return references_taken_; }
-  void set_references_taken(int64_t taken) { references_taken_ = taken; }
+  // All below it are taken, stored or not; DATA_LOSS: not known. REQUIRES: taking_mutex(), but before
+  // the bank is shared.
+  const absl::StatusOr<int64_t>& references_taken() const { return references_taken_; }
+  void set_references_taken(absl::StatusOr<int64_t> taken) { references_taken_ = std::move(taken); }
   bool deleted() const { return deleted_; }
   void set_deleted() { deleted_ = true; }
 
@@ -116,7 +118,7 @@ class Bank {
   absl::Mutex write_mutex_;
   absl::Mutex coarse_mutex_;
   absl::Mutex taking_mutex_;
-  int64_t references_taken_ = 0;
+  absl::StatusOr<int64_t> references_taken_ = 0;
   static constexpr size_t kIdMutexes = 256;
   absl::Mutex id_mutexes_[kIdMutexes];
   std::atomic<bool> deleted_{false};

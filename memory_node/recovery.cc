@@ -162,15 +162,30 @@ class BankLoader {
     return entry;
   }
 
-  // 0 where there is none, or it is damaged: what is stored says enough then.
-  int64_t ReadReference(const std::string& key) {
-    const auto stored = store_.Get(Table::kSystem, key);
-    return stored.ok() ? DecodeNextReference(stored->view()).value_or(0) : 0;
+  // What was taken and not stored nobody else knows: given again, it would be two documents'.
+  absl::StatusOr<int64_t> ReadTakenReferences() {
+    const auto stored = store_.Get(Table::kSystem, TakenReferencesKey(spec_.uid));
+    if (absl::IsNotFound(stored.status())) return 0;
+    const auto taken = stored.ok() ? DecodeNextReference(stored->view())
+                                   : absl::StatusOr<int64_t>(stored.status());
+    if (taken.ok()) return taken;
+    const absl::Status lost = absl::DataLossError(
+        StrCat("which reference numbers of bank '", spec_.name, "' were taken cannot be read (",
+               std::string(taken.status().message()),
+               "): questions are answered, but nothing can be added. Make another bank (msa bank "
+               "create) for what comes, or delete this one and add all again"));
+    if (stored.ok()) {  // where nothing can be read, perhaps there was none
+      bank_->AddCorruptRecord();
+      spdlog::error("{}", std::string(lost.message()));
+    }
+    return lost;
   }
 
   void LoadNextReference() {
-    bank_->RaiseNextReference(ReadReference(NextReferenceKey(spec_.uid)));
-    bank_->set_references_taken(ReadReference(TakenReferencesKey(spec_.uid)));
+    // Damaged: what is stored says enough.
+    const auto next = store_.Get(Table::kSystem, NextReferenceKey(spec_.uid));
+    if (next.ok()) bank_->RaiseNextReference(DecodeNextReference(next->view()).value_or(0));
+    bank_->set_references_taken(ReadTakenReferences());
     // A reference above all that is known belongs to a lost record: do not give it out again.
     auto cursor = store_.NewCursor(Table::kRouting, /*sequential=*/false);
     const std::string end = PrefixEnd(Prefix());

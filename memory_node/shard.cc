@@ -189,7 +189,8 @@ absl::StatusOr<int64_t> LocalShard::TakeReferences(const rpc::CallContext& ctx,
   MSA_RETURN_IF_ERROR(CheckNotDeleted(*bank));
   // A record of its own: what a put writes down of the largest stored may be older than this.
   absl::MutexLock one_at_a_time(&bank->taking_mutex());
-  const int64_t first = std::max({at_least, bank->next_reference(), bank->references_taken()});
+  MSA_ASSIGN_OR_RETURN(const int64_t taken, bank->references_taken());
+  const int64_t first = std::max({at_least, bank->next_reference(), taken});
   MSA_RETURN_IF_ERROR(CheckRange("the first reference", first, 0, int64_t{1} << 62));
   WriteSet writes;
   writes.Put(Table::kSystem, TakenReferencesKey(bank->spec().uid),

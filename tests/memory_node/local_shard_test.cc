@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "absl/synchronization/notification.h"
+#include "gmock/gmock.h"
 #include "kernels/backend.h"
 #include "kernels/forwarding_backend.h"
 #include "kernels/group_backend.h"
@@ -15,6 +16,8 @@
 
 namespace msa::memory_node {
 namespace {
+
+using ::testing::HasSubstr;
 
 class LocalUnderTest : public testing::ShardUnderTest {
  public:
@@ -100,6 +103,42 @@ TEST(TakenReferences, GoWithTheirBank) {
   ASSERT_TRUE(shard->DeleteBank({}, bank.name).ok());
   shard->RunMaintenance();
   EXPECT_TRUE(absl::IsNotFound(store->Get(Table::kSystem, TakenReferencesKey(bank.uid)).status()));
+}
+
+// What was taken and is not stored is known from it alone.
+TEST(TakenReferences, ADamagedRecordGivesNoneAndIsNamed) {
+  const rpc::BankSpec bank = testing::TestBank(DType::kFloat32, DType::kFloat32);
+  const auto backend = *kernels::MakeBackend("reference", 1);
+  const auto store = MakeMemoryStore();
+  ShardOptions options;
+  options.background = false;
+  const auto open = [&] {
+    return *LocalShard::Open(std::make_unique<BorrowedStore>(store.get()), backend.get(), options);
+  };
+  ASSERT_TRUE(open()->CreateBank({}, bank).ok());
+  ASSERT_EQ(*open()->TakeReferences({}, bank.name, 0, 7), 0);
+  const std::string whole(store->Get(Table::kSystem, TakenReferencesKey(bank.uid))->view());
+  const auto replace = [&](std::string record) {
+    WriteSet writes;
+    writes.Put(Table::kSystem, TakenReferencesKey(bank.uid), std::move(record));
+    ASSERT_TRUE(store->Commit(writes, DocumentStore::Priority::kNormal).ok());
+  };
+  std::string flipped = whole;
+  flipped[0] ^= 4;
+  for (const std::string& record : {flipped, whole.substr(1), std::string()}) {
+    replace(record);
+    const auto shard = open();
+    for (int64_t at_least : {0, 1000}) {
+      const absl::Status status = shard->TakeReferences({}, bank.name, at_least, 1).status();
+      EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss) << status;
+      EXPECT_THAT(std::string(status.message()), HasSubstr("'" + bank.name + "'"));
+      EXPECT_THAT(std::string(status.message()), HasSubstr("Make another bank"));
+    }
+    EXPECT_EQ(shard->Stats({}, bank.name)->corrupt_records, 1);
+    EXPECT_TRUE(shard->OpenSnapshot({}, bank.name, absl::Minutes(1)).ok());
+  }
+  replace(whole);
+  EXPECT_EQ(*open()->TakeReferences({}, bank.name, 0, 1), 7);
 }
 
 TEST(WeightsRecord, ADamagedOneIsNoneAndItGoesWithItsBank) {
