@@ -1,6 +1,7 @@
 #include "router/banks.h"
 
 #include <algorithm>
+#include <iterator>
 #include <numeric>
 #include <optional>
 #include <random>
@@ -182,15 +183,36 @@ absl::Status Banks::CreateEverywhere(const rpc::CallContext& context,
   for (size_t i = 0; i < others.size(); ++i) {
     if (statuses[i].ok()) made.push_back(others[i]);
   }
-  // Taking back must not fail for the client's deadline or its having gone.
+  TakeBack(context, spec, made);
+  return error;
+}
+
+void Banks::TakeBack(const rpc::CallContext& context, const rpc::BankSpec& spec,
+                     const std::vector<int>& made) const {
+  // It must not fail for the client's deadline or its having gone.
   const rpc::CallContext own{.deadline = absl::Now() + absl::Seconds(10),
                              .request_id = context.request_id,
                              .cancelled = nullptr};
+  // Another router may have completed and filled it, or deleted it and made one of that name.
+  std::vector<int64_t> next_references(shards_->size(), -1);  // where it is
   (void)shards_->AskEach(own, made, /*all_or_nothing=*/false,
+                         [&](const rpc::CallContext& limited, int shard) -> absl::Status {
+                           MSA_ASSIGN_OR_RETURN(const auto states,
+                                                shards_->shard(shard).ListBanks(limited));
+                           for (const rpc::BankState& state : states) {
+                             if (state.spec.uid != spec.uid) continue;
+                             next_references[shard] = state.next_reference;
+                           }
+                           return absl::OkStatus();
+                         });
+  if (*absl::c_max_element(next_references) > 0) return;
+  std::vector<int> unused;
+  absl::c_copy_if(made, std::back_inserter(unused),
+                  [&](int shard) { return next_references[shard] == 0; });
+  (void)shards_->AskEach(own, unused, /*all_or_nothing=*/false,
                          [&](const rpc::CallContext& limited, int shard) {
                            return shards_->shard(shard).DeleteBank(limited, spec.name);
                          });
-  return error;
 }
 
 absl::StatusOr<rpc::BankSpec> Banks::Create(const rpc::CallContext& context,

@@ -32,8 +32,8 @@ class Banks {
   // Creations, deletions and completions are one at a time in this process; DEADLINE_EXCEEDED or
   // CANCELLED while waiting for another's end.
 
-  // On all shards or on none: what was made is taken back when a shard fails. Should this process
-  // die in between, Find or Repair completes the bank.
+  // On all shards or on none: what was made is taken back when a shard fails, unless another router
+  // has added to it by then. Should this process die in between, Find or Repair completes the bank.
   absl::StatusOr<rpc::BankSpec> Create(const rpc::CallContext& context, const std::string& name,
                                        const rpc::BankOptions& options);
   // Where a shard fails, what is left of a bank that has had documents is refused
@@ -69,6 +69,9 @@ class Banks {
   // These two within a change: what a deletion has left so far must not be made whole again.
   absl::Status Complete(const rpc::CallContext& context, const Found& found) const;
   absl::Status CreateEverywhere(const rpc::CallContext& context, const rpc::BankSpec& spec) const;
+  // Deletes it from the shards where it was made, unless it has a document by now.
+  void TakeBack(const rpc::CallContext& context, const rpc::BankSpec& spec,
+                const std::vector<int>& made) const;
 
   const ShardGroup* const shards_;
   ComputePool* const compute_;

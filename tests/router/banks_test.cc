@@ -123,6 +123,60 @@ TEST(Banks, TwoRoutersMakeTheDefaultAtOnce) {
   EXPECT_EQ(page->documents.size(), 2u);
 }
 
+// The shard that fails one router serves the other, which makes the bank whole and adds to it.
+TEST(Banks, AFailedCreationLeavesWhatAnotherRouterAddedMeanwhile) {
+  FakeCluster cluster(3);
+  testing::FakeComputeNode node(cluster.pointers);
+  Router second(cluster.map, cluster.pointers, {&node});
+  const auto documents = SomeDocuments(1);
+  cluster.shards[2].before = [&](const std::string& method, const rpc::CallContext& context) {
+    if (method != "CreateBank" || context.request_id != "first") return absl::OkStatus();
+    while (cluster.shards[1].ListBanks({})->empty()) std::this_thread::yield();
+    size_t next = 0;
+    EXPECT_TRUE(second
+                    .AddDocuments(
+                        cluster.ctx, "b",
+                        [&]() -> std::optional<rpc::NewDocument> {
+                          if (next == documents.size()) return std::nullopt;
+                          return documents[next++];
+                        },
+                        [](const rpc::AddResult& result) {
+                          EXPECT_TRUE(result.status.ok()) << result.status;
+                          return true;
+                        })
+                    .ok());
+    return absl::UnavailableError("the connection was lost");
+  };
+  rpc::CallContext first;
+  first.request_id = "first";
+  EXPECT_EQ(cluster.router->CreateBank(first, "b", {}).status().code(),
+            absl::StatusCode::kUnavailable);
+  const auto page = second.ListDocuments(cluster.ctx, "b", 100, "");
+  ASSERT_TRUE(page.ok()) << page.status();
+  EXPECT_EQ(page->documents.size(), documents.size());
+}
+
+TEST(Banks, AFailedCreationLeavesAnothersBankOfTheName) {
+  FakeCluster cluster(2);
+  rpc::BankSpec other;
+  cluster.shards[1].before = [&](const std::string& method, const rpc::CallContext& context) {
+    if (method != "CreateBank" || context.request_id != "first") return absl::OkStatus();
+    other = cluster.shards[0].ListBanks({})->front().spec;
+    ++other.uid;
+    EXPECT_TRUE(cluster.shards[0].DeleteBank({}, "b").ok());
+    for (auto& shard : cluster.shards) EXPECT_TRUE(shard.CreateBank({}, other).ok());
+    return absl::OkStatus();
+  };
+  rpc::CallContext first;
+  first.request_id = "first";
+  EXPECT_EQ(cluster.router->CreateBank(first, "b", {}).status().code(),
+            absl::StatusCode::kAlreadyExists);
+  for (auto& shard : cluster.shards) {
+    ASSERT_EQ(shard.ListBanks({})->size(), 1u);
+    EXPECT_EQ(shard.ListBanks({})->front().spec, other);
+  }
+}
+
 TEST(Banks, ABankThatSomeShardsLackIsCompleted) {
   FakeCluster cluster(3);
   rpc::BankSpec spec = testing::TestBankSpec();
