@@ -66,8 +66,8 @@ class BlockShard : public rpc::MemoryShard {
                          const rpc::CoarseState&) override {
     return No();
   }
-  absl::StatusOr<int64_t> TakeReferences(const rpc::CallContext&, const std::string&, int64_t,
-                                         int64_t) override {
+  absl::StatusOr<int64_t> TakeReferences(const rpc::CallContext&, const std::string&, uint64_t,
+                                         int64_t, int64_t) override {
     return No();
   }
   absl::StatusOr<rpc::PutResult> PutDocument(const rpc::CallContext&,

@@ -181,9 +181,13 @@ absl::Status LocalShard::CommitCoarse(Bank& bank, const rpc::CoarseState& state)
 // ---- Documents: writing
 
 absl::StatusOr<int64_t> LocalShard::TakeReferences(const rpc::CallContext& ctx,
-                                                   const std::string& bank_name, int64_t at_least,
-                                                   int64_t count) {
+                                                   const std::string& bank_name, uint64_t bank_uid,
+                                                   int64_t at_least, int64_t count) {
   MSA_ASSIGN_OR_RETURN(const std::shared_ptr<Bank> bank, FindBank(ctx, bank_name));
+  if (bank->spec().uid != bank_uid) {
+    return absl::FailedPreconditionError(
+        StrCat("bank '", bank_name, "' was deleted and made anew meanwhile: add again"));
+  }
   MSA_RETURN_IF_ERROR(CheckRange("number of references", count, 1, kMaxReferencesTaken));
   absl::ReaderMutexLock writing(&bank->write_mutex());
   MSA_RETURN_IF_ERROR(CheckNotDeleted(*bank));

@@ -57,7 +57,8 @@ class LocalShard : public rpc::MemoryShard {
   absl::Status SetCoarse(const rpc::CallContext& ctx, const std::string& bank,
                          const rpc::CoarseState& state) override;
   absl::StatusOr<int64_t> TakeReferences(const rpc::CallContext& ctx, const std::string& bank,
-                                         int64_t at_least, int64_t count) override;
+                                         uint64_t bank_uid, int64_t at_least,
+                                         int64_t count) override;
   // A repeat of the call that made the current revision (same references, same bytes) gives that
   // revision again; INVALID_ARGUMENT for references in use otherwise.
   absl::StatusOr<rpc::PutResult> PutDocument(const rpc::CallContext& ctx,

@@ -237,26 +237,28 @@ class Stream {
 
 }  // namespace
 
-References::Taken& References::Of(uint64_t bank_uid) {
-  absl::MutexLock lock(&mutex_);
-  return taken_[bank_uid];
-}
-
 absl::StatusOr<int64_t> References::Next(const rpc::CallContext& context, const rpc::BankSpec& bank,
                                          int64_t at_least, int64_t count) {
-  Taken& taken = Of(bank.uid);
-  absl::MutexLock lock(&taken.mutex);
+  absl::MutexLock lock(&mutex_);
+  Taken& taken = taken_[bank.uid];
+  const auto free = [&taken] { return !taken.asked; };
+  MSA_RETURN_IF_ERROR(rpc::AwaitFor(context, mutex_, absl::Condition(&free), kLate));
   if (taken.end - taken.next < count) {
     const int64_t more = std::max(count, std::min(taken.used / 32, kMostAhead));
     // A shard that came back with an older copy of its data may have forgotten what it gave.
     const int64_t least = std::max(at_least, taken.end);
     int64_t first = 0;
-    MSA_RETURN_IF_ERROR(shards_->Ask(
+    taken.asked = true;
+    mutex_.Unlock();
+    const absl::Status status = shards_->Ask(
         context, kNumberingShard, [&](const rpc::CallContext& limited, int shard) -> absl::Status {
-          MSA_ASSIGN_OR_RETURN(
-              first, shards_->shard(shard).TakeReferences(limited, bank.name, least, more));
+          MSA_ASSIGN_OR_RETURN(first, shards_->shard(shard).TakeReferences(limited, bank.name,
+                                                                           bank.uid, least, more));
           return absl::OkStatus();
-        }));
+        });
+    mutex_.Lock();
+    taken.asked = false;
+    MSA_RETURN_IF_ERROR(status);
     if (first != taken.end) taken.next = first;  // another's lie between
     taken.end = first + more;
   }

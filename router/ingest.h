@@ -36,12 +36,10 @@ class References {
 
  private:
   struct Taken {
-    absl::Mutex mutex;  // held while more are taken: numbers of a stream ascend
-    int64_t next ABSL_GUARDED_BY(mutex) = 0;
-    int64_t end ABSL_GUARDED_BY(mutex) = 0;
-    int64_t used ABSL_GUARDED_BY(mutex) = 0;
+    int64_t next = 0, end = 0;
+    int64_t used = 0;
+    bool asked = false;  // for more, by one who does not hold the lock; the others wait
   };
-  Taken& Of(uint64_t bank_uid);
 
   const ShardGroup* const shards_;
   absl::Mutex mutex_;

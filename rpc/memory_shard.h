@@ -124,9 +124,11 @@ class MemoryShard {
 
   // Takes `count` reference numbers, one after another, that this shard never gave nor stored, none
   // below `at_least`, and gives the first. Durable on return: nobody gets them again. Whoever adds
-  // to a bank takes them from one shard, the first of the map.
+  // to a bank takes them from one shard, the first of the map. FAILED_PRECONDITION for a bank of
+  // another uid, DATA_LOSS where those given before cannot be read.
   virtual absl::StatusOr<int64_t> TakeReferences(const CallContext& ctx, const std::string& bank,
-                                                 int64_t at_least, int64_t count) = 0;
+                                                 uint64_t bank_uid, int64_t at_least,
+                                                 int64_t count) = 0;
   // Adds or replaces, atomically and synced; routable when it returns. FAILED_PRECONDITION for
   // another model's blocks or a bank of another uid, INVALID_ARGUMENT for sizes that do not fit the
   // bank, DATA_LOSS for a wrong checksum, RESOURCE_EXHAUSTED when disk or memory is full (nothing

@@ -89,9 +89,11 @@ class RemoteMemoryShard final : public MemoryShard {
   }
 
   absl::StatusOr<int64_t> TakeReferences(const CallContext& ctx, const std::string& bank,
-                                         int64_t at_least, int64_t count) override {
+                                         uint64_t bank_uid, int64_t at_least,
+                                         int64_t count) override {
     pb::ShardTakeReferencesRequest request;
     request.set_bank(bank);
+    request.set_bank_uid(bank_uid);
     request.set_at_least(at_least);
     request.set_count(count);
     pb::ShardTakeReferencesReply reply;

@@ -167,8 +167,8 @@ void AddDocumentMethods(RawService* service, MemoryShard* shard, CallPools* pool
                       [shard](const CallContext& context, const auto& request, auto* reply) {
                         MSA_ASSIGN_OR_RETURN(
                             const int64_t first,
-                            shard->TakeReferences(context, request.bank(), request.at_least(),
-                                                  request.count()));
+                            shard->TakeReferences(context, request.bank(), request.bank_uid(),
+                                                  request.at_least(), request.count()));
                         reply->set_first(first);
                         return absl::OkStatus();
                       }));

@@ -98,7 +98,7 @@ TEST(TakenReferences, GoWithTheirBank) {
   const auto shard =
       *LocalShard::Open(std::make_unique<BorrowedStore>(store.get()), backend.get(), options);
   ASSERT_TRUE(shard->CreateBank({}, bank).ok());
-  ASSERT_TRUE(shard->TakeReferences({}, bank.name, 0, 1).ok());
+  ASSERT_TRUE(shard->TakeReferences({}, bank.name, bank.uid, 0, 1).ok());
   EXPECT_TRUE(store->Get(Table::kSystem, TakenReferencesKey(bank.uid)).ok());
   ASSERT_TRUE(shard->DeleteBank({}, bank.name).ok());
   shard->RunMaintenance();
@@ -116,7 +116,7 @@ TEST(TakenReferences, ADamagedRecordGivesNoneAndIsNamed) {
     return *LocalShard::Open(std::make_unique<BorrowedStore>(store.get()), backend.get(), options);
   };
   ASSERT_TRUE(open()->CreateBank({}, bank).ok());
-  ASSERT_EQ(*open()->TakeReferences({}, bank.name, 0, 7), 0);
+  ASSERT_EQ(*open()->TakeReferences({}, bank.name, bank.uid, 0, 7), 0);
   const std::string whole(store->Get(Table::kSystem, TakenReferencesKey(bank.uid))->view());
   const auto replace = [&](std::string record) {
     WriteSet writes;
@@ -129,7 +129,8 @@ TEST(TakenReferences, ADamagedRecordGivesNoneAndIsNamed) {
     replace(record);
     const auto shard = open();
     for (int64_t at_least : {0, 1000}) {
-      const absl::Status status = shard->TakeReferences({}, bank.name, at_least, 1).status();
+      const absl::Status status =
+          shard->TakeReferences({}, bank.name, bank.uid, at_least, 1).status();
       EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss) << status;
       EXPECT_THAT(std::string(status.message()), HasSubstr("'" + bank.name + "'"));
       EXPECT_THAT(std::string(status.message()), HasSubstr("Make another bank"));
@@ -138,7 +139,7 @@ TEST(TakenReferences, ADamagedRecordGivesNoneAndIsNamed) {
     EXPECT_TRUE(shard->OpenSnapshot({}, bank.name, absl::Minutes(1)).ok());
   }
   replace(whole);
-  EXPECT_EQ(*open()->TakeReferences({}, bank.name, 0, 1), 7);
+  EXPECT_EQ(*open()->TakeReferences({}, bank.name, bank.uid, 0, 1), 7);
 }
 
 TEST(WeightsRecord, ADamagedOneIsNoneAndItGoesWithItsBank) {

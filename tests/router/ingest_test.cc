@@ -128,7 +128,8 @@ TEST(Ingest, TakesNumbersManyAtOnce) {
   EXPECT_LE(asked, 2000 / 8);
   const auto used = static_cast<int64_t>(ReferencesOf(cluster, "default").size());
   EXPECT_EQ(ReferencesOf(cluster, "default").rbegin()->first, used - 1);
-  EXPECT_LE(*cluster.shards[0].TakeReferences({}, "default", 0, 1), used + used / 32);
+  const uint64_t uid = cluster.router->ListBanks(cluster.ctx)->front().uid;
+  EXPECT_LE(*cluster.shards[0].TakeReferences({}, "default", uid, 0, 1), used + used / 32);
 }
 
 // Shards that came back with an older copy of their data, say: what a router gave it does not give
@@ -144,6 +145,73 @@ TEST(Ingest, GivesNoNumberAgainThatShardsHaveForgotten) {
   }
   cluster.Add({{"new", "", "text", ""}});
   EXPECT_EQ(ReferencesOf(cluster, "default"), (std::map<int64_t, std::string>{{given + 1, "new"}}));
+}
+
+// A stream goes on while another router deletes its bank and makes it anew: the new one keeps its
+// numbers.
+TEST(Ingest, TakesNoNumbersOfABankThatWasMadeAnew) {
+  FakeCluster cluster(2);
+  testing::FakeComputeNode node(cluster.pointers);
+  Router second(cluster.map, cluster.pointers, {&node});
+  const auto documents = SomeDocuments(40);
+  size_t next = 0;
+  std::vector<absl::Status> statuses;
+  const absl::Status status = cluster.router->AddDocuments(
+      cluster.ctx, "default",
+      [&]() -> std::optional<rpc::NewDocument> {
+        if (next == documents.size()) return std::nullopt;
+        if (next == 20) {
+          EXPECT_TRUE(second.DeleteBank(cluster.ctx, "default").ok());
+          EXPECT_TRUE(second.CreateBank(cluster.ctx, "default", {}).ok());
+        }
+        return documents[next++];
+      },
+      [&](const rpc::AddResult& result) {
+        statuses.push_back(result.status);
+        return true;
+      });
+  EXPECT_TRUE(status.ok()) << status;
+  ASSERT_EQ(statuses.size(), documents.size());
+  EXPECT_EQ(statuses.back().code(), absl::StatusCode::kFailedPrecondition) << statuses.back();
+  cluster.Add({{"new", "", "text", ""}});
+  EXPECT_EQ(ReferencesOf(cluster, "default"), (std::map<int64_t, std::string>{{0, "new"}}));
+}
+
+TEST(Ingest, WhoWaitsForAnothersNumbersHasADeadline) {
+  FakeCluster cluster(2);
+  ASSERT_TRUE(cluster.router->CreateBank(cluster.ctx, "b", {}).ok());
+  absl::Notification entered, over;
+  std::atomic<bool> hangs = true;
+  cluster.shards[0].before = [&](const std::string& method, const rpc::CallContext&) {
+    if (method != "TakeReferences" || entered.HasBeenNotified()) return absl::OkStatus();
+    entered.Notify();
+    over.WaitForNotificationWithTimeout(absl::Seconds(5));
+    hangs = false;
+    return absl::OkStatus();
+  };
+  const auto add = [&](const rpc::CallContext& context, const std::string& id) {
+    bool sent = false;
+    absl::Status status;
+    (void)cluster.router->AddDocuments(
+        context, "b",
+        [&]() -> std::optional<rpc::NewDocument> {
+          if (std::exchange(sent, true)) return std::nullopt;
+          return rpc::NewDocument{id, "", "text", ""};
+        },
+        [&](const rpc::AddResult& result) {
+          status = result.status;
+          return true;
+        });
+    return status;
+  };
+  std::thread slow([&] { EXPECT_TRUE(add(cluster.ctx, "slow").ok()); });
+  entered.WaitForNotification();
+  rpc::CallContext brief;
+  brief.deadline = absl::Now() + absl::Milliseconds(200);
+  EXPECT_EQ(add(brief, "brief").code(), absl::StatusCode::kDeadlineExceeded);
+  EXPECT_TRUE(hangs) << "it waited for the other's answer";
+  over.Notify();
+  slow.join();
 }
 
 TEST(Ingest, WhoeverGivesNumbersIsNamedWhereItIsDown) {

@@ -86,7 +86,7 @@ TEST_F(ShardLoopback, AShardOfAnEarlierReleaseGivesNoNumbers) {
   local_.before = [](const std::string& method, const CallContext&) {
     return method == "TakeReferences" ? absl::UnimplementedError("") : absl::OkStatus();
   };
-  const absl::Status status = remote_->TakeReferences(ctx_, "bank", 0, 1).status();
+  const absl::Status status = remote_->TakeReferences(ctx_, "bank", 77, 0, 1).status();
   EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_THAT(std::string(status.message()), HasSubstr("shard 'a'"));
   EXPECT_THAT(std::string(status.message()), HasSubstr("update the memory nodes"));

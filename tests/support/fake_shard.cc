@@ -127,11 +127,12 @@ absl::Status FakeShard::SetCoarse(const rpc::CallContext& ctx, const std::string
 }
 
 absl::StatusOr<int64_t> FakeShard::TakeReferences(const rpc::CallContext& ctx,
-                                                  const std::string& name, int64_t at_least,
-                                                  int64_t count) {
+                                                  const std::string& name, uint64_t bank_uid,
+                                                  int64_t at_least, int64_t count) {
   MSA_RETURN_IF_ERROR(Enter("TakeReferences", ctx));
   absl::MutexLock lock(&mutex_);
   MSA_ASSIGN_OR_RETURN(Bank* const bank, Find(name));
+  if (bank->spec.uid != bank_uid) return absl::FailedPreconditionError("another bank");
   const int64_t first = std::max({at_least, bank->next_reference, bank->references_taken});
   bank->references_taken = first + count;
   return first;

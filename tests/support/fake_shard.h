@@ -33,7 +33,8 @@ class FakeShard : public rpc::MemoryShard {
   absl::Status SetCoarse(const rpc::CallContext& ctx, const std::string& bank,
                          const rpc::CoarseState& state) override;
   absl::StatusOr<int64_t> TakeReferences(const rpc::CallContext& ctx, const std::string& bank,
-                                         int64_t at_least, int64_t count) override;
+                                         uint64_t bank_uid, int64_t at_least,
+                                         int64_t count) override;
   absl::StatusOr<rpc::PutResult> PutDocument(const rpc::CallContext& ctx,
                                              const rpc::EncodedDocument& document) override;
   absl::StatusOr<uint64_t> DeleteDocument(const rpc::CallContext& ctx, const std::string& bank,

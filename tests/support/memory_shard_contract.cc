@@ -163,7 +163,7 @@ TEST_P(MemoryShardContract, NextReferenceCountsDeletedDocuments) {
 TEST_P(MemoryShardContract, ReferencesAreTakenOnce) {
   Story story(shard());
   const auto take = [this](int64_t at_least, int64_t count) {
-    const auto first = shard().TakeReferences(ctx_, kBank.name, at_least, count);
+    const auto first = shard().TakeReferences(ctx_, kBank.name, kBank.uid, at_least, count);
     EXPECT_TRUE(first.ok()) << first.status();
     return first.value_or(-1);
   };
@@ -181,13 +181,16 @@ TEST_P(MemoryShardContract, ReferencesAreTakenOnce) {
   EXPECT_EQ(take(0, 1), 63);
 
   const auto code = [this](const std::string& bank, int64_t at_least, int64_t count) {
-    return shard().TakeReferences(ctx_, bank, at_least, count).status().code();
+    return shard().TakeReferences(ctx_, bank, kBank.uid, at_least, count).status().code();
   };
   EXPECT_EQ(code("nowhere", 0, 1), absl::StatusCode::kNotFound);
   EXPECT_EQ(code(kBank.name, 0, 0), absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(code(kBank.name, 0, kMaxReferencesTaken + 1), absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(code(kBank.name, std::numeric_limits<int64_t>::max(), 1),
             absl::StatusCode::kInvalidArgument);
+  // A bank that was deleted and made anew under the name has numbers of its own.
+  ASSERT_CODE(shard().TakeReferences(ctx_, kBank.name, kBank.uid + 1, 1000, 1).status(),
+              kFailedPrecondition);
   EXPECT_EQ(take(0, 1), 64);
 }
 
@@ -199,7 +202,8 @@ TEST_P(MemoryShardContract, ReferencesAreTakenOnceByManyAtATime) {
   for (int t = 0; t < kTakers; ++t) {
     takers.emplace_back([&, t] {
       for (int i = 0; i < kEach; ++i) {
-        taken[t * kEach + i] = shard().TakeReferences(ctx_, kBank.name, 0, 2).value_or(-1);
+        taken[t * kEach + i] =
+            shard().TakeReferences(ctx_, kBank.name, kBank.uid, 0, 2).value_or(-1);
       }
     });
   }
