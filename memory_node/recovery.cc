@@ -246,7 +246,8 @@ rpc::CoarseState ReadCoarse(DocumentStore& store, Bank& bank) {
 
 // Nothing where there is no record, or it is damaged: any weights are taken then, as before it was
 // kept.
-std::optional<DType> ReadWeights(DocumentStore& store, const rpc::BankSpec& spec) {
+std::optional<DType> ReadWeights(DocumentStore& store, const rpc::BankSpec& spec, bool* damaged) {
+  *damaged = false;
   const auto value = store.Get(Table::kSystem, WeightsKey(spec.uid));
   if (absl::IsNotFound(value.status())) return std::nullopt;
   if (value.ok()) {
@@ -255,6 +256,7 @@ std::optional<DType> ReadWeights(DocumentStore& store, const rpc::BankSpec& spec
     const auto dtype =
         payload.ok() ? DecodeWeightsPayload(*payload) : absl::StatusOr<DType>(payload.status());
     if (dtype.ok()) return *dtype;
+    *damaged = true;  // where nothing can be read, perhaps there was none
   }
   spdlog::error(
       "what weights bank '{}' was encoded with cannot be read: documents of any are taken",
@@ -299,7 +301,6 @@ absl::StatusOr<std::map<uint64_t, rpc::BankSpec>> ReadBanks(DocumentStore& store
       if (!spec.ok() && value.ok()) spec = ReadBank(BankKey(uid), value->view());
     }
     if (spec.ok()) {
-      spec->weights_dtype = ReadWeights(store, *spec);
       specs[uid] = *std::move(spec);
     } else if (records.ok() || store.Get(Table::kMeta, MetaKey(uid, "")).ok()) {
       ++*damaged;
@@ -374,9 +375,12 @@ absl::StatusOr<RecoveredStore> Recover(DocumentStore& store, const kernels::Back
                                        const IndexOptions& options) {
   RecoveredStore recovered;
   MSA_ASSIGN_OR_RETURN(const auto specs, ReadBanks(store, &recovered.damaged_banks));
-  for (const auto& [uid, spec] : specs) {
+  for (auto [uid, spec] : specs) {
+    bool damaged;
+    spec.weights_dtype = ReadWeights(store, spec, &damaged);
     MSA_RETURN_IF_ERROR(SweepBankGarbage(store, spec));
     auto bank = std::make_shared<Bank>(spec, backend, options);
+    if (damaged) bank->AddCorruptRecord();
     bank->set_coarse(ReadCoarse(store, *bank));
     MSA_RETURN_IF_ERROR(bank->index().KeepCodes(bank->coarse().codes));
     MSA_RETURN_IF_ERROR(BankLoader(store, bank).Load());

@@ -161,6 +161,7 @@ TEST(WeightsRecord, ADamagedOneIsNoneAndItGoesWithItsBank) {
   ASSERT_TRUE(store->Commit(writes, DocumentStore::Priority::kNormal).ok());
   const auto shard = open();
   EXPECT_FALSE(shard->ListBanks({})->front().spec.weights_dtype.has_value());
+  EXPECT_EQ(shard->Stats({}, bank.name)->corrupt_records, 1);
   ASSERT_TRUE(shard->DeleteBank({}, bank.name).ok());
   shard->RunMaintenance();
   EXPECT_TRUE(absl::IsNotFound(store->Get(Table::kSystem, WeightsKey(bank.uid)).status()));
