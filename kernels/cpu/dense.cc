@@ -7,13 +7,13 @@
 
 namespace msa::kernels {
 
-void DenseProduct(const float* x, int64_t rows, int64_t in, const float* w, int64_t w_stride,
-                  int64_t out, float* y, int64_t y_stride) {
+void DenseProduct(const DenseProductArgs& args) {
   // Of the calling thread only: work is divided by our pool, and a second pool of OpenMP threads
   // spinning on the same cores halves the speed of both.
   omp_set_num_threads(1);
   const dnnl_status_t status =
-      dnnl_sgemm('N', 'T', rows, out, in, 1.0f, x, in, w, w_stride, 0.0f, y, y_stride);
+      dnnl_sgemm('N', 'T', args.rows, args.out, args.in, 1.0f, args.x, args.in, args.w,
+                 args.w_stride, 0.0f, args.y, args.y_stride);
   MSA_CHECK(status == dnnl_success);
 }
 

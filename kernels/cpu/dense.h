@@ -7,9 +7,19 @@
 
 namespace msa::kernels {
 
-// y [rows, y_stride] = x [rows, in] · wᵀ, w [out, w_stride]; on the calling thread alone.
-void DenseProduct(const float* x, int64_t rows, int64_t in, const float* w, int64_t w_stride,
-                  int64_t out, float* y, int64_t y_stride);
+struct DenseProductArgs {
+  const float* x;  // [rows, in]
+  const float* w;  // [out, w_stride], of each row the first `in`
+  float* y;        // [rows, y_stride], of each row the first `out` are written
+  int64_t rows;
+  int64_t in;
+  int64_t out;
+  int64_t w_stride;  // elements
+  int64_t y_stride;  // elements
+};
+
+// y = x · wᵀ, on the calling thread alone.
+void DenseProduct(const DenseProductArgs& args);
 
 }  // namespace msa::kernels
 

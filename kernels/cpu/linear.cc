@@ -207,13 +207,25 @@ void PanelProduct(const CpuLinearWeights& w, const float* panel, int64_t panel_r
   const int64_t out = w.out_features();
   const int64_t left = rows % kRowsAtOnce;
   const int64_t whole = rows - left;
-  if (whole > 0) DenseProduct(x, whole, in, panel, w.stride(), panel_rows, y, out);
+  DenseProductArgs product{.x = x,
+                           .w = panel,
+                           .y = y,
+                           .rows = whole,
+                           .in = in,
+                           .out = panel_rows,
+                           .w_stride = w.stride(),
+                           .y_stride = out};
+  if (whole > 0) DenseProduct(product);
   if (left == 0) return;
   float* padded = scratch.Get(kRowsAtOnce * (in + kPanelRows));
   float* products = padded + kRowsAtOnce * in;
   std::copy_n(x + whole * in, left * in, padded);
   std::fill_n(padded + left * in, (kRowsAtOnce - left) * in, 0.0f);
-  DenseProduct(padded, kRowsAtOnce, in, panel, w.stride(), panel_rows, products, panel_rows);
+  product.x = padded;
+  product.y = products;
+  product.rows = kRowsAtOnce;
+  product.y_stride = panel_rows;
+  DenseProduct(product);
   for (int64_t r = 0; r < left; ++r) {
     std::copy_n(products + r * panel_rows, panel_rows, y + (whole + r) * out);
   }
