@@ -23,8 +23,8 @@ absl::StatusOr<std::vector<int>> ParseGpus(const std::string& list) {
 
 void GpuFlags::AddFlags(FlagSet& flags) {
   flags.Add("--gpus,--gpu", &gpus,
-            "With --backend cuda: numbers of the GPUs, such as 0,1; keys are spread over them and "
-            "each has the weights [0]");
+            "With --backend cuda: numbers of the GPUs, such as 0,1; a server's routing keys are "
+            "spread over them, the model's weights copied to each [0]");
   flags.AddBounded(
       "--gpu-memory", &gpu_memory_mb, 0, INT32_MAX,
       "With --backend cuda: MB to take of each GPU, 0 for nearly all; keys beyond go to the "
