@@ -91,7 +91,7 @@ json Measure(const kernels::Backend& backend, const Shape& shape, DType dtype, i
     queries.push_back(bench::RandomFloats(rows * shape.routing.query_width(), 100 + q));
   }
   const auto ask = [&](int q) {
-    MSA_CHECK(sharer.Score({}, *index, shape.routing, 0, queries[q]).ok());
+    MSA_CHECK(sharer.Score({}, {index.get(), &shape.routing, 0, &queries[q]}).ok());
   };
   Crowd crowd(questions, ask);
   const auto alone = [&] {

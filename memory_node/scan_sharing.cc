@@ -59,12 +59,10 @@ int64_t ScanSharer::waiting() const {
   return static_cast<int64_t>(waiting_.size());
 }
 
-absl::StatusOr<PartScores> ScanSharer::Score(const rpc::CallContext& ctx, const RoutingIndex& index,
-                                             const RoutingShape& shape, int layer_index,
-                                             const std::vector<float>& queries, int32_t candidates,
-                                             bool loose) {
-  Question question{&index, &shape, layer_index, &queries, candidates, loose};
-  if (question.rows() > options_.max_coarse_rows) question.candidates = 0;
+absl::StatusOr<PartScores> ScanSharer::Score(const rpc::CallContext& ctx,
+                                             const ScanRequest& request) {
+  Question question{.scan = request};
+  if (request.rows() > options_.max_coarse_rows) question.scan.candidates = 0;
   MSA_RETURN_IF_ERROR(Answer(ctx, &question));
   MSA_RETURN_IF_ERROR(backend_->Health());
   return std::move(question.result);
@@ -114,14 +112,15 @@ absl::Status ScanSharer::Wait(const rpc::CallContext& ctx, Question* question) {
 }
 
 ScanSharer::Batch ScanSharer::TakeBatch() {
-  const Question& head = *waiting_.front();
+  const ScanRequest& head = waiting_.front()->scan;
   Batch batch;
   int rows = 0;
   for (Question* question : waiting_) {
-    if (question->index != head.index || question->layer_index != head.layer_index) continue;
-    if (question->coarse() != head.coarse()) continue;
-    if (!batch.empty() && rows + question->rows() > options_.max_pass_rows) continue;
-    rows += question->rows();
+    const ScanRequest& scan = question->scan;
+    if (scan.index != head.index || scan.layer_index != head.layer_index) continue;
+    if (scan.coarse() != head.coarse()) continue;
+    if (!batch.empty() && rows + scan.rows() > options_.max_pass_rows) continue;
+    rows += scan.rows();
     question->taken = true;
     batch.push_back(question);
   }
@@ -130,7 +129,7 @@ ScanSharer::Batch ScanSharer::TakeBatch() {
 }
 
 absl::Status ScanSharer::RunPass(const Batch& batch) const {
-  const Question& first = *batch.front();
+  const ScanRequest& first = batch.front()->scan;
   const IndexView view = first.index->View();
   // A bank that gave its codes up meanwhile is scanned in full.
   const bool coarse =
@@ -140,11 +139,10 @@ absl::Status ScanSharer::RunPass(const Batch& batch) const {
   const auto num_parts = static_cast<size_t>(NumParts(view));
   std::vector<int32_t> query_begin = {0};
   std::vector<float> joined;
-  for (Question* question : batch) {
-    query_begin.push_back(query_begin.back() + question->rows());
-    if (batch.size() > 1) {
-      joined.insert(joined.end(), question->queries->begin(), question->queries->end());
-    }
+  for (const Question* question : batch) {
+    const ScanRequest& scan = question->scan;
+    query_begin.push_back(query_begin.back() + scan.rows());
+    if (batch.size() > 1) joined.insert(joined.end(), scan.queries->begin(), scan.queries->end());
   }
   const std::vector<float>& queries = batch.size() > 1 ? joined : *first.queries;
   MSA_ASSIGN_OR_RETURN(const auto memory,
@@ -161,7 +159,7 @@ absl::Status ScanSharer::RunPass(const Batch& batch) const {
   args.query_begin = query_begin;
   args.scores = memory->scores;
   const bool loose = !coarse && std::all_of(batch.begin(), batch.end(),
-                                            [](const Question* q) { return q->loose; });
+                                            [](const Question* q) { return q->scan.loose; });
   args.mode = coarse  ? kernels::ScanMode::kCoarse
               : loose ? kernels::ScanMode::kLoose
                       : kernels::ScanMode::kBounded;
@@ -174,8 +172,8 @@ absl::Status ScanSharer::RunPass(const Batch& batch) const {
     result.layer_index = first.layer_index;
     result.scores = {args.scores + i * num_parts, num_parts};
     if (kept) result.queries = args.queries + query_begin[i] * first.shape->query_width();
-    result.num_rows = batch[i]->rows();
-    if (coarse) result.candidates = batch[i]->candidates;
+    result.num_rows = batch[i]->scan.rows();
+    if (coarse) result.candidates = batch[i]->scan.candidates;
     if (!exact) result.error = std::numeric_limits<float>::quiet_NaN();  // until it is known
     result.loose = loose && !exact;
     if (!exact && !coarse) result.pass_error = args.errors + i;

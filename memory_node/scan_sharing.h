@@ -10,7 +10,6 @@
 
 #include <cstdint>
 #include <deque>
-#include <memory>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
@@ -33,22 +32,32 @@ struct ScanOptions {
   int max_coarse_rows = 128;
 };
 
+// One question's scan of one layer. What it points to is borrowed till Score returns.
+struct ScanRequest {
+  const RoutingIndex* index;
+  const RoutingShape* shape;
+  int layer_index;                    // among the bank's router layers
+  const std::vector<float>* queries;  // [rows, shape->query_width()]
+  // Above 0, the scores are coarse, where the index keeps codes and the question is not too long
+  // for them to be of use.
+  int32_t candidates = 0;
+  // Scores may be rounded as ScanMode::kLoose allows, where the others of the pass may, too.
+  bool loose = false;
+
+  bool coarse() const { return candidates > 0; }
+  int rows() const { return static_cast<int>(queries->size()) / shape->query_width(); }
+};
+
 class ScanSharer {
  public:
   // `backend` is borrowed.
   ScanSharer(const kernels::Backend* backend, const ScanOptions& options);
 
-  // queries [rows, query_width], borrowed till the return. The view is taken after the call began.
-  // Scores may be rounded, as `pass_error` will say: the pass has been asked for, not waited for.
-  // With `candidates` above 0 they are coarse, where the index keeps codes and the question is not
-  // too long for them to be of use. `loose`: they may be rounded as ScanMode::kLoose allows, where
-  // the others of the pass may, too.
+  // The view is taken after the call began. Scores may be rounded, as `pass_error` will say: the
+  // pass has been asked for, not waited for.
   // DEADLINE_EXCEEDED, CANCELLED while waiting; RESOURCE_EXHAUSTED when too many wait or there is
   // no memory for the scores; UNAVAILABLE when the backend failed.
-  absl::StatusOr<PartScores> Score(const rpc::CallContext& ctx, const RoutingIndex& index,
-                                   const RoutingShape& shape, int layer_index,
-                                   const std::vector<float>& queries, int32_t candidates = 0,
-                                   bool loose = false);
+  absl::StatusOr<PartScores> Score(const rpc::CallContext& ctx, const ScanRequest& request);
 
   int64_t passes() const;     // made since start
   int64_t questions() const;  // answered by them
@@ -56,19 +65,11 @@ class ScanSharer {
 
  private:
   struct Question {
-    const RoutingIndex* index;
-    const RoutingShape* shape;
-    int layer_index;
-    const std::vector<float>* queries;
-    int32_t candidates;
-    bool loose;
+    ScanRequest scan;
     bool taken = false;
     bool done = false;
     absl::Status status = absl::OkStatus();
     PartScores result = {};
-
-    bool coarse() const { return candidates > 0; }
-    int rows() const { return static_cast<int>(queries->size()) / shape->query_width(); }
   };
   using Batch = std::vector<Question*>;
 

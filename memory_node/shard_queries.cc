@@ -63,8 +63,12 @@ absl::StatusOr<std::vector<rpc::RoutedPart>> LocalShard::Route(const rpc::CallCo
     MSA_RETURN_IF_ERROR(snapshot->sums.Begin(request.round));
   }
   MSA_ASSIGN_OR_RETURN(PartScores scores,
-                       scans_.Score(ctx, bank->index(), spec.routing, layer_index, request.queries,
-                                    request.candidates, bank->selections().loose.allowed()));
+                       scans_.Score(ctx, {.index = &bank->index(),
+                                          .shape = &spec.routing,
+                                          .layer_index = layer_index,
+                                          .queries = &request.queries,
+                                          .candidates = request.candidates,
+                                          .loose = bank->selections().loose.allowed()}));
   MSA_ASSIGN_OR_RETURN(auto routed, SelectBest(*backend_, &scores, snapshot->sequence,
                                                request.top_k, bank->selections()));
   absl::MutexLock lock(&snapshot->mutex);

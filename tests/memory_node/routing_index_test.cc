@@ -138,8 +138,8 @@ class IndexStory {
     const int layer = static_cast<int>(random_() % 3);
     const int top_k = 1 + static_cast<int>(random_() % 20);
     const int32_t candidates = Candidates();
-    auto scores =
-        sharer_.Score({}, index_, bank_.routing, layer, queries, candidates, random_() % 2 == 0);
+    auto scores = sharer_.Score(
+        {}, {&index_, &bank_.routing, layer, &queries, candidates, random_() % 2 == 0});
     ASSERT_TRUE(scores.ok());
     ASSERT_EQ(scores->candidates, keeps_codes_ || scores->view.empty() ? candidates : 0);
     const auto selected = SelectBest(backend_, &*scores, sequence, top_k, counts_);
@@ -190,8 +190,8 @@ class IndexStory {
     // Of all parts there are.
     const int32_t candidates = can_have_codes_ && random_() % 2 == 0 ? kMaxCandidates : 0;
     for (const int layer : {1, 0, 2}) {
-      auto scores =
-          sharer_.Score({}, index_, bank_.routing, layer, queries, candidates, random_() % 2 == 0);
+      auto scores = sharer_.Score(
+          {}, {&index_, &bank_.routing, layer, &queries, candidates, random_() % 2 == 0});
       ASSERT_TRUE(scores.ok());
       TakeError(backend_, &*scores);
       sums.Add(*scores, index_.num_slots());

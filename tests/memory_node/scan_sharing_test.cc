@@ -45,7 +45,7 @@ TEST(ScanSharing, QuestionsThatWaitShareAPassAndGetTheirOwnAnswers) {
   for (int i = 0; i <= kQuestions; ++i) queries.push_back(testing::MakeQueries(bank, 1 + i, i));
   const auto ask = [&](int i) {
     ++begun;
-    auto scores = sharer.Score({}, index, bank.routing, i % 2, queries[i]);
+    auto scores = sharer.Score({}, {&index, &bank.routing, i % 2, &queries[i]});
     ASSERT_TRUE(scores.ok());
     SelectionCounts counts;
     const auto selected = SelectBest(backend, &*scores, index.sequence(), 20, counts);
@@ -74,19 +74,23 @@ TEST(ScanSharing, WaitingIsLimitedAndEndsAtTheDeadline) {
   ASSERT_TRUE(index.Append({PartOf(document.parts[0])}).ok());
   ScanSharer sharer(&backend, {.max_waiting = 1});
   const auto queries = testing::MakeQueries(bank, 1, 1);
-  std::thread first([&] { EXPECT_TRUE(sharer.Score({}, index, bank.routing, 0, queries).ok()); });
+  std::thread first([&] {
+    EXPECT_TRUE(sharer.Score({}, {&index, &bank.routing, 0, &queries}).ok());
+  });
   backend.entered.WaitForNotification();
   rpc::CallContext late;
   late.deadline = absl::Now() + absl::Milliseconds(20);
   EXPECT_TRUE(
-      absl::IsDeadlineExceeded(sharer.Score(late, index, bank.routing, 0, queries).status()));
+      absl::IsDeadlineExceeded(sharer.Score(late, {&index, &bank.routing, 0, &queries}).status()));
   rpc::CallContext gone;
   gone.cancelled = [] { return true; };
-  EXPECT_TRUE(absl::IsCancelled(sharer.Score(gone, index, bank.routing, 0, queries).status()));
-  std::thread second([&] { EXPECT_TRUE(sharer.Score({}, index, bank.routing, 0, queries).ok()); });
+  EXPECT_TRUE(absl::IsCancelled(sharer.Score(gone, {&index, &bank.routing, 0, &queries}).status()));
+  std::thread second([&] {
+    EXPECT_TRUE(sharer.Score({}, {&index, &bank.routing, 0, &queries}).ok());
+  });
   while (sharer.waiting() < 1) std::this_thread::yield();
   EXPECT_TRUE(
-      absl::IsResourceExhausted(sharer.Score({}, index, bank.routing, 0, queries).status()));
+      absl::IsResourceExhausted(sharer.Score({}, {&index, &bank.routing, 0, &queries}).status()));
   backend.release.Notify();
   first.join();
   second.join();

@@ -64,7 +64,11 @@ class ManyParts {
     ScanSharer sharer(&backend, {});
     RankSums sums;
     ASSERT_TRUE(sums.Begin(0).ok());
-    auto scores = sharer.Score({}, index, bank_.routing, 1, queries_, 0, counts.loose.allowed());
+    auto scores = sharer.Score({}, {.index = &index,
+                                    .shape = &bank_.routing,
+                                    .layer_index = 1,
+                                    .queries = &queries_,
+                                    .loose = counts.loose.allowed()});
     ASSERT_TRUE(scores.ok());
     const auto selected = SelectBest(backend, &*scores, index.sequence(), kBest, counts);
     *listed = backend.most_listed();
@@ -144,7 +148,11 @@ TEST(Selection, LooseScansDoNotPauseForWhatNoListTells) {
     ASSERT_TRUE(sums.Begin(round).ok());
     for (int layer = 0; layer < 2; ++layer) {
       if (layer == 1 && add_between) add(3);
-      auto scores = sharer.Score({}, index, bank.routing, layer, queries, 0, /*loose=*/true);
+      auto scores = sharer.Score({}, {.index = &index,
+                                      .shape = &bank.routing,
+                                      .layer_index = layer,
+                                      .queries = &queries,
+                                      .loose = true});
       ASSERT_TRUE(scores.ok());
       ASSERT_TRUE(SelectBest(backend, &*scores, index.sequence(), 1, counts).ok());
       sums.Add(*scores, index.num_slots());
