@@ -4,7 +4,6 @@
 #include <cmath>
 #include <filesystem>
 #include <set>
-#include <utility>
 
 #include "common/limits.h"
 #include "common/status_macros.h"
@@ -44,36 +43,43 @@ bool SameSelection(const std::vector<ScoredPart>& actual, const std::vector<int6
   return true;
 }
 
-// Greedy tokens of a plain causal prompt; logits of the first.
-absl::StatusOr<Written> ReadPlain(Node& node, absl::Span<const int32_t> ids, int32_t max_tokens,
-                                  std::optional<TokenBias> first,
+// A plain causal prompt of a case and what the published engine wrote after it.
+struct PlainPrompt {
+  std::string name;
+  std::vector<int32_t> ids;
+  int32_t max_tokens;
+  std::optional<TokenBias> first;  // on the first token written
+  std::vector<int32_t> expected;   // ids; may end with the stop token
+};
+
+// Greedy tokens of the prompt; logits of the first.
+absl::StatusOr<Written> ReadPlain(Node& node, const PlainPrompt& prompt,
                                   std::vector<float>& first_logits) {
   Sampler greedy(0, 0);
   Decoder decoder(node.transformer(), node.tokenizer(), *node.memory().passes, node.steps(),
                   greedy);
   Prefill state;
   state.cache = std::make_unique<KvCache>(
-      node.transformer().NewCache(static_cast<int64_t>(ids.size()) + max_tokens));
-  MSA_RETURN_IF_ERROR(decoder.Feed(state, ids, /*causal=*/true));
+      node.transformer().NewCache(static_cast<int64_t>(prompt.ids.size()) + prompt.max_tokens));
+  MSA_RETURN_IF_ERROR(decoder.Feed(state, prompt.ids, /*causal=*/true));
   first_logits = node.transformer().Logits(state.last_hidden);
   DecodeOptions options;
-  options.max_new_tokens = max_tokens;
-  options.first = first;
+  options.max_new_tokens = prompt.max_tokens;
+  options.first = prompt.first;
   return decoder.Decode({}, state, options);
 }
 
-// The case's ids end with the stop token, which a decode does not return.
-absl::Status CompareAnswer(const GoldenCase& golden, Node& node, const std::string& name,
-                           absl::Span<const int32_t> ids, int32_t max_tokens,
-                           std::vector<int32_t> expected, std::optional<TokenBias> first,
+absl::Status CompareAnswer(const GoldenCase& golden, Node& node, const PlainPrompt& prompt,
                            Comparer& comparer) {
   std::vector<float> logits;
-  MSA_ASSIGN_OR_RETURN(const Written written, ReadPlain(node, ids, max_tokens, first, logits));
-  comparer.Tensor(name + ".logits", logits);
+  MSA_ASSIGN_OR_RETURN(const Written written, ReadPlain(node, prompt, logits));
+  comparer.Tensor(prompt.name + ".logits", logits);
+  // A decode does not return the stop token.
+  std::vector<int32_t> expected = prompt.expected;
   if (!expected.empty() && expected.back() == golden.input.at("stop_token").get<int32_t>()) {
     expected.pop_back();
   }
-  comparer.Equal(name + ".answer_ids", written.ids, expected);
+  comparer.Equal(prompt.name + ".answer_ids", written.ids, expected);
   return absl::OkStatus();
 }
 
@@ -163,9 +169,12 @@ class AdapterVerifier {
                     reader.at("prompt_ids").get<std::vector<int32_t>>());
     const MemoryConfig& memory = engine_.node().transformer().config().memory;
     MSA_ASSIGN_OR_RETURN(const auto first, RefusalBias(memory, engine_.node().tokenizer()));
-    return CompareAnswer(golden_, engine_.node(), name + ".reader", ids,
-                         golden_.input.at("reader_max_new_tokens").get<int32_t>(),
-                         reader.at("answer_ids").get<std::vector<int32_t>>(), first, comparer_);
+    const PlainPrompt prompt{.name = name + ".reader",
+                             .ids = ids,
+                             .max_tokens = golden_.input.at("reader_max_new_tokens").get<int32_t>(),
+                             .first = first,
+                             .expected = reader.at("answer_ids").get<std::vector<int32_t>>()};
+    return CompareAnswer(golden_, engine_.node(), prompt, comparer_);
   }
 
   const GoldenCase& golden_;
@@ -194,9 +203,12 @@ absl::Status VerifyBaseChats(const GoldenCase& golden, const VerifyOptions& opti
   const json& chats = golden.input.at("base_chats");
   for (size_t i = 0; i < chats.size(); ++i) {
     const json& expected = golden.expected.at("base_chats").at(i);
-    MSA_RETURN_IF_ERROR(CompareAnswer(
-        golden, *base, StrCat("base", i), chats[i].at("prompt_ids").get<std::vector<int32_t>>(),
-        kBaseTokens, expected.at("tokens").get<std::vector<int32_t>>(), std::nullopt, comparer));
+    const PlainPrompt prompt{.name = StrCat("base", i),
+                             .ids = chats[i].at("prompt_ids").get<std::vector<int32_t>>(),
+                             .max_tokens = kBaseTokens,
+                             .first = std::nullopt,
+                             .expected = expected.at("tokens").get<std::vector<int32_t>>()};
+    MSA_RETURN_IF_ERROR(CompareAnswer(golden, *base, prompt, comparer));
   }
   return absl::OkStatus();
 }
