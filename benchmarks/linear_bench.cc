@@ -4,7 +4,6 @@
 //   linear_bench [runs]
 #include <cstdio>
 #include <cstdlib>
-#include <string>
 #include <vector>
 
 #include "benchmarks/bench_util.h"

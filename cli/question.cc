@@ -1,7 +1,5 @@
 #include "cli/question.h"
 
-#include <iterator>
-
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "common/limits.h"

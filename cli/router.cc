@@ -1,7 +1,6 @@
 // msa router: what clients and compute nodes call in a cluster. Holds no data.
 #include "router/router.h"
 
-#include <utility>
 #include <vector>
 
 #include "absl/time/clock.h"

@@ -9,7 +9,6 @@
 #include <fstream>
 #include <memory>
 #include <thread>
-#include <utility>
 
 #include "absl/time/clock.h"
 #include "cli/exit_code.h"

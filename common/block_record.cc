@@ -2,7 +2,6 @@
 
 #include <bit>
 #include <cstring>
-#include <utility>
 
 #include "absl/strings/str_format.h"
 #include "common/check.h"

@@ -3,10 +3,6 @@
 #ifndef MSA_COMPUTE_NODE_ANSWERING_H_
 #define MSA_COMPUTE_NODE_ANSWERING_H_
 
-#include <memory>
-#include <string>
-#include <vector>
-
 #include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "compute_node/decoding.h"

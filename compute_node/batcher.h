@@ -3,7 +3,6 @@
 #ifndef MSA_COMPUTE_NODE_BATCHER_H_
 #define MSA_COMPUTE_NODE_BATCHER_H_
 
-#include <algorithm>
 #include <cstddef>
 #include <deque>
 #include <functional>

@@ -1,5 +1,4 @@
 // LocalShard's background work: expiry, compaction, sweeping. Nothing a query waits for.
-#include <utility>
 #include <vector>
 
 #include "memory_node/recovery.h"

@@ -1,7 +1,6 @@
 #include "memory_node/validation.h"
 
 #include <algorithm>
-#include <bit>
 #include <cmath>
 #include <cstring>
 #include <string>

@@ -3,7 +3,6 @@
 #define MSA_RPC_BATCHING_H_
 
 #include <cstddef>
-#include <vector>
 
 #include "absl/status/status.h"
 #include "rpc/client_call.h"

@@ -3,8 +3,6 @@
 #ifndef MSA_RPC_EVENT_STREAM_H_
 #define MSA_RPC_EVENT_STREAM_H_
 
-#include <utility>
-
 #include "common/status_macros.h"
 #include "rpc/client_call.h"
 #include "rpc/convert.h"

@@ -1,6 +1,5 @@
 // MemoryService over any rpc::MemoryService.
 #include <optional>
-#include <utility>
 
 #include "common/limits.h"
 #include "common/status_macros.h"

@@ -2,8 +2,6 @@
 
 #include <unicode/uchar.h>
 
-#include <algorithm>
-#include <optional>
 #include <string>
 #include <utility>
 

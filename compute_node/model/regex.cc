@@ -5,7 +5,6 @@
 
 #include <array>
 #include <limits>
-#include <optional>
 #include <utility>
 
 #include "common/status_macros.h"

@@ -1,7 +1,6 @@
 // The contract of document_store.h on both stores.
 #include "memory_node/document_store.h"
 
-#include <atomic>
 #include <thread>
 
 #include "common/strings.h"

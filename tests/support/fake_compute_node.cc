@@ -1,7 +1,6 @@
 #include "tests/support/fake_compute_node.h"
 
 #include <algorithm>
-#include <map>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
