@@ -21,11 +21,11 @@ class AddVerb : public ClientVerb {
   double default_timeout_s() const override { return 7 * 24 * 3600; }
 
   void AddVerbFlags(FlagSet& flags) override {
-    flags.Positional(
-        "paths", &paths_,
-        "JSON lines {\"id\",\"title\",\"text\",\"metadata\"} (.jsonl, also .zst), .txt "
-        "and .md files (id = path), folders (ids = relative paths), - for JSON lines "
-        "on standard input");
+    flags.Positional("paths", &paths_,
+                     "JSON lines {\"id\",\"title\",\"text\",\"metadata\"} (.jsonl, .ndjson, .json, "
+                     ".jsonl.zst, .json.zst), .txt "
+                     "and .md files (id = path), folders (ids = relative paths), - for JSON lines "
+                     "on standard input");
   }
 
   absl::Status RunWith(rpc::MemoryService& service, Io& io) override {

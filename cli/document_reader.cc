@@ -95,8 +95,10 @@ absl::Status DocumentReader::AddPath(const std::string& path) {
   } else if (IsLines(path) || IsText(path)) {
     AddSource({.path = path, .id = path, .is_lines = IsLines(path)});
   } else {
-    return absl::InvalidArgumentError(StrCat(
-        path, " is of no kind known here: name JSON lines .jsonl (also .zst), or .txt or .md"));
+    return absl::InvalidArgumentError(
+        StrCat(path,
+               " is of no kind known here: name JSON lines (.jsonl, .ndjson, .json, "
+               ".jsonl.zst or .json.zst), or .txt or .md"));
   }
   return absl::OkStatus();
 }

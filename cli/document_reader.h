@@ -1,5 +1,6 @@
-// The documents a user names: JSON lines (.jsonl, .json, either with .zst, or standard input as
-// "-"), .txt and .md files, folders of these. One malformed line does not stop the others.
+// The documents a user names: JSON lines (.jsonl, .ndjson, .json, .jsonl.zst, .json.zst, or
+// standard input as "-"), .txt and .md files, folders of these. One malformed line does not stop
+// the others.
 #ifndef MSA_CLI_DOCUMENT_READER_H_
 #define MSA_CLI_DOCUMENT_READER_H_
 

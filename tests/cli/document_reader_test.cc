@@ -125,6 +125,11 @@ TEST_F(DocumentReaderTest, SaysWhatIsWrongWithALine) {
 TEST_F(DocumentReaderTest, RefusesUnknownKindsBeforeReading) {
   const auto reader = DocumentReader::Open({Write("a.pdf", "%PDF")}, in_);
   EXPECT_EQ(reader.status().code(), absl::StatusCode::kInvalidArgument);
+  for (const char* ending :
+       {".jsonl", ".ndjson", ".json", ".jsonl.zst", ".json.zst", ".txt", ".md"}) {
+    EXPECT_TRUE(DocumentReader::Open({Write(std::string("a") + ending, "")}, in_).ok()) << ending;
+    EXPECT_THAT(std::string(reader.status().message()), HasSubstr(ending));
+  }
   EXPECT_EQ(DocumentReader::Open({folder_ + "/none"}, in_).status().code(),
             absl::StatusCode::kNotFound);
 }
