@@ -292,7 +292,7 @@ rocksdb::ColumnFamilyOptions MakeFamilyOptions(Table table, const RocksDbOptions
   blocks.block_cache = cache;
   blocks.format_version = 5;
   blocks.block_size = large ? 16 << 10 : 4 << 10;
-  blocks.filter_policy.reset(rocksdb::NewBloomFilterPolicy(10));
+  blocks.filter_policy.reset(rocksdb::NewBloomFilterPolicy(/*bits_per_key=*/10));
   rocksdb::ColumnFamilyOptions family;
   family.table_factory.reset(rocksdb::NewBlockBasedTableFactory(blocks));
   // Tensors do not compress; texts do.
@@ -303,7 +303,8 @@ rocksdb::ColumnFamilyOptions MakeFamilyOptions(Table table, const RocksDbOptions
   family.level0_stop_writes_trigger = 60;
   // Where half of a stretch of keys is deleted, compact: space comes back without waiting for size.
   family.table_properties_collector_factories.push_back(
-      rocksdb::NewCompactOnDeletionCollectorFactory(4096, 2048, 0.5));
+      rocksdb::NewCompactOnDeletionCollectorFactory(
+          /*sliding_window_size=*/4096, /*deletion_trigger=*/2048, /*deletion_ratio=*/0.5));
   if (table == Table::kContent) {
     family.enable_blob_files = true;
     family.min_blob_size = kMinBlobBytes;
