@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import argparse
 import collections
-import math
 import multiprocessing
 import zlib
 from pathlib import Path

@@ -155,7 +155,7 @@ def sha256(path) -> str:
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
-def compute(oracle: Oracle, tokenizer, spec: dict, prompts: bool = True) -> tuple[dict, dict]:
+def compute(oracle: Oracle, tokenizer, spec: dict) -> tuple[dict, dict]:
     """(expected.json, expected.safetensors) of a case description with `documents` and `questions`."""
     out, expected = {}, {"questions": []}
     template = oracle.template(spec["template_head_ids"])

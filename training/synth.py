@@ -155,7 +155,7 @@ def without(text: str, answers: list[str]) -> str | None:
     return rest if len(held) == 1 and len(rest.split()) >= 25 else None
 
 
-def describe(title: str, text: str) -> tuple[str, str, str] | None:
+def describe(text: str) -> tuple[str, str, str] | None:
     """(verb, article, what the first sentence says the title is), at most 18 words."""
     ss = sentences(text[:400])
     match = DEFINITION.search(ss[0]) if ss else None
@@ -167,7 +167,7 @@ def describe(title: str, text: str) -> tuple[str, str, str] | None:
 
 def defined(rng: random.Random, title: str, text: str) -> tuple[str, str] | None:
     """"Which 1993 film was directed by ...?", answered by the title."""
-    d = describe(title, text)
+    d = describe(text)
     if not d or bare(title).lower() in d[2].lower():
         return None
     verb, _, what = d
@@ -184,7 +184,7 @@ def bridge(rng: random.Random, passage: dict, link: dict, target: dict) -> str:
     begin, end = link["b"]
     low, high = link["m"]
     before, after = passage["x"][begin:low].split(), passage["x"][high:end].split()
-    d = describe(target["t"], target["x"])
+    d = describe(target["x"])
     mention = f"the {d[2]}" if d and rng.random() < 0.6 else target["t"]
     title = bare(passage["t"])
     asked = " ".join(before[-rng.randint(6, 14):] + [mention] + after[: rng.randint(4, 12)]).rstrip(".,;")
@@ -206,7 +206,7 @@ THING = ("Are {a} and {b} both {kind}?", "Which was founded first, {a} or {b}?",
 
 def comparison(rng: random.Random, a: dict, b: dict) -> str:
     person = "born" in a["x"][:150]
-    d = describe(a["t"], a["x"])
+    d = describe(a["x"])
     kind = " ".join(d[2].split()[:3]) if d else "known"
     return rng.choice(PERSON if person else THING).format(a=bare(a["t"]), b=bare(b["t"]), kind=kind)
 
@@ -248,7 +248,7 @@ def yes_no(rng: random.Random, a: dict, b: dict) -> tuple[str, str, bool] | None
     """A question about passage `a` (and sometimes `b`) that yes or no answers; and whether b is needed."""
     if lifespan(a["x"]) and rng.random() < 0.7:
         return life_question(rng, a, b)
-    mine, other = describe(a["t"], a["x"]), describe(b["t"], b["x"])
+    mine, other = describe(a["x"]), describe(b["x"])
     if not mine:
         return None
     verb, _, what = mine

@@ -328,7 +328,7 @@ class RunTest(ToyCase):
         with tempfile.TemporaryDirectory() as whole, tempfile.TemporaryDirectory() as halves:
             Trainer(self.config(whole)).run()
             first = Trainer(self.config(halves))
-            for step in range(2):
+            for _ in range(2):
                 first.train_step(next(iter(first.loader(first.config["stages"][0], None))),
                                  first.config["stages"][0])
                 first.step += 1
