@@ -38,14 +38,25 @@ struct Rows {
   int64_t stride;
 };
 
-Rows WidenTile(const AttentionArgs& args, const void* data, DType dtype, int64_t first,
-               int64_t num_keys, int kv_head, int64_t width, float* widened) {
+// Tokens [first, first + num_keys) of a view, of one KV head.
+struct KeyTile {
+  const KvView& view;
+  int64_t first;
+  int64_t num_keys;
+  int kv_head;
+};
+
+// Keys or values (`data`: the view's k or v) of a tile as float32 rows of `width`, zeros behind
+// head_dim; in place where they lie so, else in `widened` [num_keys, width].
+Rows WidenTile(const AttentionArgs& args, const KeyTile& tile, const void* data, int64_t width,
+               float* widened) {
+  const DType dtype = tile.view.dtype;
   const int64_t stride = static_cast<int64_t>(args.num_kv_heads) * args.head_dim;
-  const int64_t offset = first * stride + static_cast<int64_t>(kv_head) * args.head_dim;
+  const int64_t offset = tile.first * stride + static_cast<int64_t>(tile.kv_head) * args.head_dim;
   if (dtype == DType::kFloat32 && width == args.head_dim) {
     return {static_cast<const float*>(data) + offset, stride};
   }
-  for (int64_t t = 0; t < num_keys; ++t) {
+  for (int64_t t = 0; t < tile.num_keys; ++t) {
     float* out = widened + t * width;
     const int64_t at = offset + t * stride;
     if (dtype == DType::kFloat32) {
@@ -193,13 +204,13 @@ struct TileBuffers {
 
 // One tile of keys for all rows of an item; visible(row) = keys of the tile that the row sees.
 template <class Visible>
-void AttendTile(const AttentionArgs& args, const KvView& view, int64_t first, int64_t num_keys,
-                int kv_head, const ItemState& state, const TileBuffers& buffers,
-                const Visible& visible) {
-  const Rows keys =
-      WidenTile(args, view.k, view.dtype, first, num_keys, kv_head, state.width, buffers.keys);
+void AttendTile(const AttentionArgs& args, const KeyTile& tile, const ItemState& state,
+                const TileBuffers& buffers, const Visible& visible) {
+  const KvView& view = tile.view;
+  const int64_t num_keys = tile.num_keys;
+  const Rows keys = WidenTile(args, tile, view.k, state.width, buffers.keys);
   ScoreKeys(state, keys, num_keys);
-  const int64_t scale_at = first * args.num_kv_heads + kv_head;
+  const int64_t scale_at = tile.first * args.num_kv_heads + tile.kv_head;
   if (HasScales(view.dtype)) {
     ApplyScales(state, view.k_scales + scale_at, args.num_kv_heads, num_keys);
   }
@@ -207,8 +218,7 @@ void AttendTile(const AttentionArgs& args, const KvView& view, int64_t first, in
   if (HasScales(view.dtype)) {
     ApplyScales(state, view.v_scales + scale_at, args.num_kv_heads, num_keys);
   }
-  const Rows values =
-      WidenTile(args, view.v, view.dtype, first, num_keys, kv_head, state.width, buffers.values);
+  const Rows values = WidenTile(args, tile, view.v, state.width, buffers.values);
   AddValues(state, values, num_keys);
 }
 
@@ -265,7 +275,7 @@ void AttendItem(const AttentionArgs& args, int kv_head, int64_t query_begin, int
   for (const KvView& block : args.blocks) {
     for (int64_t first = 0; first < block.num_tokens; first += kKeyTile) {
       const int64_t num_keys = std::min(kKeyTile, block.num_tokens - first);
-      AttendTile(args, block, first, num_keys, kv_head, state, buffers,
+      AttendTile(args, {block, first, num_keys, kv_head}, state, buffers,
                  [&](int64_t) { return num_keys; });
     }
   }
@@ -274,7 +284,7 @@ void AttendItem(const AttentionArgs& args, int kv_head, int64_t query_begin, int
                   : args.local.num_tokens;
   for (int64_t first = 0; first < local_end; first += kKeyTile) {
     const int64_t num_keys = std::min(kKeyTile, local_end - first);
-    AttendTile(args, args.local, first, num_keys, kv_head, state, buffers, [&](int64_t row) {
+    AttendTile(args, {args.local, first, num_keys, kv_head}, state, buffers, [&](int64_t row) {
       if (!args.causal) return num_keys;
       const int64_t seen = args.first_visible + query_begin + row / group + 1;
       return std::clamp<int64_t>(seen - first, 0, num_keys);
