@@ -28,15 +28,17 @@ absl::StatusOr<kernels::WeightFormat> ParseWeights(const std::string& name);
 // For log lines that say how long something took.
 inline double SecondsSince(absl::Time start) { return absl::ToDoubleSeconds(absl::Now() - start); }
 
-// What computes.
+// What computes: the flags of a backend and its GPUs.
 struct BackendFlags {
   std::string backend = "cpu";
   GpuFlags gpus;
 
   void AddFlags(FlagSet& flags);
+  // A usage error for flags that do not fit together; else what BackendSet::Make says.
   absl::StatusOr<kernels::BackendSet> Make(int num_threads) const;
 };
 
+// A model and the node that runs it.
 struct ModelFlags {
   std::string model;
   std::string adapter;
@@ -57,6 +59,7 @@ struct ModelFlags {
       const kernels::BackendSet& kernels) const;
 };
 
+// A data folder and the shard that serves it.
 struct StoreFlags {
   std::string data_dir;
   int32_t max_key_mb = 0;
