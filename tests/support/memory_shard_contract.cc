@@ -175,7 +175,9 @@ TEST_P(MemoryShardContract, ReferencesAreTakenOnce) {
   EXPECT_EQ(take(0, 1), 42);
   under_test_->Restart();
   EXPECT_EQ(take(0, 3), 43);
-  story.Put({.id = "above", .first_reference = 60, .part_tokens = {5, 5}});  // taken of no shard
+  const auto above =  // taken of no shard
+      MakeDocument(kBank, {.id = "above", .first_reference = 60, .part_tokens = {5, 5}});
+  ASSERT_OK(shard().PutDocument(ctx_, above).status());
   EXPECT_EQ(take(0, 1), 62);
   under_test_->Restart();
   EXPECT_EQ(take(0, 1), 63);
