@@ -89,14 +89,33 @@ class OverRocksDb : public LocalUnderTest {
   testing::TempFolder folder_;
 };
 
+// A store in memory that outlives the shards over it: one opened later is one started again.
+class StoreOfShards {
+ public:
+  DocumentStore* store() const { return store_.get(); }
+
+  std::unique_ptr<LocalShard> Open() const {
+    ShardOptions options;
+    options.background = false;
+    return *LocalShard::Open(std::make_unique<BorrowedStore>(store()), backend_.get(), options);
+  }
+
+  void Replace(const std::string& key, std::string record) const {
+    WriteSet writes;
+    writes.Put(Table::kSystem, key, std::move(record));
+    ASSERT_TRUE(store_->Commit(writes, DocumentStore::Priority::kNormal).ok());
+  }
+
+ private:
+  const std::unique_ptr<kernels::Backend> backend_ = *kernels::MakeBackend("reference", 1);
+  const std::unique_ptr<DocumentStore> store_ = MakeMemoryStore();
+};
+
 TEST(TakenReferences, GoWithTheirBank) {
   const rpc::BankSpec bank = testing::TestBank(DType::kFloat32, DType::kFloat32);
-  const auto backend = *kernels::MakeBackend("reference", 1);
-  const auto store = MakeMemoryStore();
-  ShardOptions options;
-  options.background = false;
-  const auto shard =
-      *LocalShard::Open(std::make_unique<BorrowedStore>(store.get()), backend.get(), options);
+  const StoreOfShards shards;
+  DocumentStore* const store = shards.store();
+  const auto shard = shards.Open();
   ASSERT_TRUE(shard->CreateBank({}, bank).ok());
   ASSERT_TRUE(shard->TakeReferences({}, bank.name, bank.uid, 0, 1).ok());
   EXPECT_TRUE(store->Get(Table::kSystem, TakenReferencesKey(bank.uid)).ok());
@@ -108,26 +127,16 @@ TEST(TakenReferences, GoWithTheirBank) {
 // What was taken and is not stored is known from it alone.
 TEST(TakenReferences, ADamagedRecordGivesNoneAndIsNamed) {
   const rpc::BankSpec bank = testing::TestBank(DType::kFloat32, DType::kFloat32);
-  const auto backend = *kernels::MakeBackend("reference", 1);
-  const auto store = MakeMemoryStore();
-  ShardOptions options;
-  options.background = false;
-  const auto open = [&] {
-    return *LocalShard::Open(std::make_unique<BorrowedStore>(store.get()), backend.get(), options);
-  };
-  ASSERT_TRUE(open()->CreateBank({}, bank).ok());
-  ASSERT_EQ(*open()->TakeReferences({}, bank.name, bank.uid, 0, 7), 0);
+  const StoreOfShards shards;
+  DocumentStore* const store = shards.store();
+  ASSERT_TRUE(shards.Open()->CreateBank({}, bank).ok());
+  ASSERT_EQ(*shards.Open()->TakeReferences({}, bank.name, bank.uid, 0, 7), 0);
   const std::string whole(store->Get(Table::kSystem, TakenReferencesKey(bank.uid))->view());
-  const auto replace = [&](std::string record) {
-    WriteSet writes;
-    writes.Put(Table::kSystem, TakenReferencesKey(bank.uid), std::move(record));
-    ASSERT_TRUE(store->Commit(writes, DocumentStore::Priority::kNormal).ok());
-  };
   std::string flipped = whole;
   flipped[0] ^= 4;
   for (const std::string& record : {flipped, whole.substr(1), std::string()}) {
-    replace(record);
-    const auto shard = open();
+    shards.Replace(TakenReferencesKey(bank.uid), record);
+    const auto shard = shards.Open();
     for (int64_t at_least : {0, 1000}) {
       const absl::Status status =
           shard->TakeReferences({}, bank.name, bank.uid, at_least, 1).status();
@@ -138,28 +147,21 @@ TEST(TakenReferences, ADamagedRecordGivesNoneAndIsNamed) {
     EXPECT_EQ(shard->Stats({}, bank.name)->corrupt_records, 1);
     EXPECT_TRUE(shard->OpenSnapshot({}, bank.name, absl::Minutes(1)).ok());
   }
-  replace(whole);
-  EXPECT_EQ(*open()->TakeReferences({}, bank.name, bank.uid, 0, 1), 7);
+  shards.Replace(TakenReferencesKey(bank.uid), whole);
+  EXPECT_EQ(*shards.Open()->TakeReferences({}, bank.name, bank.uid, 0, 1), 7);
 }
 
 TEST(WeightsRecord, ADamagedOneIsNoneAndItGoesWithItsBank) {
   rpc::BankSpec bank = testing::TestBank(DType::kFloat32, DType::kFloat32);
   bank.weights_dtype = DType::kBFloat16;
-  const auto backend = *kernels::MakeBackend("reference", 1);
-  const auto store = MakeMemoryStore();
-  ShardOptions options;
-  options.background = false;
-  const auto open = [&] {
-    return *LocalShard::Open(std::make_unique<BorrowedStore>(store.get()), backend.get(), options);
-  };
-  ASSERT_TRUE(open()->CreateBank({}, bank).ok());
-  EXPECT_EQ(open()->ListBanks({})->front().spec.weights_dtype, DType::kBFloat16);
+  const StoreOfShards shards;
+  DocumentStore* const store = shards.store();
+  ASSERT_TRUE(shards.Open()->CreateBank({}, bank).ok());
+  EXPECT_EQ(shards.Open()->ListBanks({})->front().spec.weights_dtype, DType::kBFloat16);
   std::string record(store->Get(Table::kSystem, WeightsKey(bank.uid))->view());
   record.back() ^= 1;
-  WriteSet writes;
-  writes.Put(Table::kSystem, WeightsKey(bank.uid), record);
-  ASSERT_TRUE(store->Commit(writes, DocumentStore::Priority::kNormal).ok());
-  const auto shard = open();
+  shards.Replace(WeightsKey(bank.uid), record);
+  const auto shard = shards.Open();
   EXPECT_FALSE(shard->ListBanks({})->front().spec.weights_dtype.has_value());
   EXPECT_EQ(shard->Stats({}, bank.name)->corrupt_records, 1);
   ASSERT_TRUE(shard->DeleteBank({}, bank.name).ok());
@@ -170,25 +172,18 @@ TEST(WeightsRecord, ADamagedOneIsNoneAndItGoesWithItsBank) {
 TEST(CoarseRecords, ADamagedOneCostsTheCodesAndNoAnswer) {
   rpc::BankSpec bank = testing::TestBank(DType::kBFloat16, DType::kBFloat16);
   bank.routing.head_dim = 32;
-  const auto backend = *kernels::MakeBackend("reference", 1);
-  const auto store = MakeMemoryStore();
-  ShardOptions options;
-  options.background = false;
-  const auto open = [&] {
-    return *LocalShard::Open(std::make_unique<BorrowedStore>(store.get()), backend.get(), options);
-  };
+  const StoreOfShards shards;
+  DocumentStore* const store = shards.store();
   {
-    const auto shard = open();
+    const auto shard = shards.Open();
     ASSERT_TRUE(shard->CreateBank({}, bank).ok());
     ASSERT_TRUE(shard->PutDocument({}, testing::MakeDocument(bank, {.id = "d"})).ok());
     ASSERT_TRUE(shard->SetCoarse({}, bank.name, {.codes = true, .candidates = 9}).ok());
   }
   std::string record(store->Get(Table::kSystem, CoarseKey(bank.uid))->view());
   record.back() ^= 1;
-  WriteSet writes;
-  writes.Put(Table::kSystem, CoarseKey(bank.uid), record);
-  ASSERT_TRUE(store->Commit(writes, DocumentStore::Priority::kNormal).ok());
-  const auto shard = open();
+  shards.Replace(CoarseKey(bank.uid), record);
+  const auto shard = shards.Open();
   const auto stats = shard->Stats({}, bank.name);
   ASSERT_TRUE(stats.ok());
   EXPECT_EQ(stats->coarse, rpc::CoarseState());
