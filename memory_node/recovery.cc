@@ -37,6 +37,18 @@ FoundDocument FromDescription(const rpc::BankSpec& bank, const Description& desc
   return found;
 }
 
+// What `decode` makes of a bank's own record in `system`; NOT_FOUND where there is none. One that
+// it refuses is damaged; where nothing can be read, perhaps there was none.
+template <class Decode>
+auto ReadOwn(DocumentStore& store, const std::string& key, const Decode& decode, bool* damaged)
+    -> decltype(decode(std::string_view())) {
+  *damaged = false;
+  MSA_ASSIGN_OR_RETURN(const auto stored, store.Get(Table::kSystem, key));
+  auto value = decode(stored.view());
+  *damaged = !value.ok();
+  return value;
+}
+
 class BankLoader {
  public:
   BankLoader(DocumentStore& store, std::shared_ptr<Bank> bank)
@@ -164,17 +176,17 @@ class BankLoader {
 
   // What was taken and not stored nobody else knows: given again, it would be two documents'.
   absl::StatusOr<int64_t> ReadTakenReferences() {
-    const auto stored = store_.Get(Table::kSystem, TakenReferencesKey(spec_.uid));
-    if (absl::IsNotFound(stored.status())) return 0;
-    const auto taken = stored.ok() ? DecodeNextReference(stored->view())
-                                   : absl::StatusOr<int64_t>(stored.status());
+    bool damaged;
+    const absl::StatusOr<int64_t> taken =
+        ReadOwn(store_, TakenReferencesKey(spec_.uid), DecodeNextReference, &damaged);
+    if (absl::IsNotFound(taken.status())) return 0;
     if (taken.ok()) return taken;
     const absl::Status lost = absl::DataLossError(
         StrCat("which reference numbers of bank '", spec_.name, "' were taken cannot be read (",
                std::string(taken.status().message()),
                "): questions are answered, but nothing can be added. Make another bank (msa bank "
                "create) for what comes, or delete this one and add all again"));
-    if (stored.ok()) {  // where nothing can be read, perhaps there was none
+    if (damaged) {
       bank_->AddCorruptRecord();
       spdlog::error("{}", std::string(lost.message()));
     }
@@ -227,40 +239,41 @@ absl::StatusOr<rpc::BankSpec> ReadBank(std::string_view key, std::string_view va
 // Whether the bank keeps codes. A record that cannot be read costs them, never an answer.
 rpc::CoarseState ReadCoarse(DocumentStore& store, Bank& bank) {
   const rpc::BankSpec& spec = bank.spec();
-  const auto value = store.Get(Table::kSystem, CoarseKey(spec.uid));
-  if (absl::IsNotFound(value.status())) return {};
-  if (value.ok()) {
-    const auto payload =
-        VerifyRecord(value->view(), PlainIdentity(spec, RecordKind::kCoarse, 0, 0));
-    const auto state = payload.ok() ? DecodeCoarsePayload(*payload)
-                                    : absl::StatusOr<rpc::CoarseState>(payload.status());
-    if (state.ok() && ValidateCoarse(spec, *state).ok()) return *state;
-    bank.AddCorruptRecord();  // where nothing can be read, perhaps there was none
+  const auto decode = [&spec](std::string_view record) -> absl::StatusOr<rpc::CoarseState> {
+    MSA_ASSIGN_OR_RETURN(const auto payload,
+                         VerifyRecord(record, PlainIdentity(spec, RecordKind::kCoarse, 0, 0)));
+    MSA_ASSIGN_OR_RETURN(rpc::CoarseState state, DecodeCoarsePayload(payload));
+    MSA_RETURN_IF_ERROR(ValidateCoarse(spec, state));
+    return state;
+  };
+  bool damaged;
+  const auto state = ReadOwn(store, CoarseKey(spec.uid), decode, &damaged);
+  if (state.ok()) return *state;
+  if (damaged) bank.AddCorruptRecord();
+  if (!absl::IsNotFound(state.status())) {
+    spdlog::error(
+        "the coarse scans' record of bank '{}' is damaged: scans are exact till it is "
+        "calibrated again",
+        spec.name);
   }
-  spdlog::error(
-      "the coarse scans' record of bank '{}' is damaged: scans are exact till it is "
-      "calibrated again",
-      spec.name);
   return {};
 }
 
 // Nothing where there is no record, or it is damaged: any weights are taken then, as before it was
 // kept.
 std::optional<DType> ReadWeights(DocumentStore& store, const rpc::BankSpec& spec, bool* damaged) {
-  *damaged = false;
-  const auto value = store.Get(Table::kSystem, WeightsKey(spec.uid));
-  if (absl::IsNotFound(value.status())) return std::nullopt;
-  if (value.ok()) {
-    const auto payload =
-        VerifyRecord(value->view(), PlainIdentity(spec, RecordKind::kWeights, 0, 0));
-    const auto dtype =
-        payload.ok() ? DecodeWeightsPayload(*payload) : absl::StatusOr<DType>(payload.status());
-    if (dtype.ok()) return *dtype;
-    *damaged = true;  // where nothing can be read, perhaps there was none
+  const auto decode = [&spec](std::string_view record) -> absl::StatusOr<DType> {
+    MSA_ASSIGN_OR_RETURN(const auto payload,
+                         VerifyRecord(record, PlainIdentity(spec, RecordKind::kWeights, 0, 0)));
+    return DecodeWeightsPayload(payload);
+  };
+  const auto dtype = ReadOwn(store, WeightsKey(spec.uid), decode, damaged);
+  if (dtype.ok()) return *dtype;
+  if (!absl::IsNotFound(dtype.status())) {
+    spdlog::error(
+        "what weights bank '{}' was encoded with cannot be read: documents of any are taken",
+        spec.name);
   }
-  spdlog::error(
-      "what weights bank '{}' was encoded with cannot be read: documents of any are taken",
-      spec.name);
   return std::nullopt;
 }
 
