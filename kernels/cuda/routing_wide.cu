@@ -2,7 +2,7 @@
 // cluster take neighbouring tiles of 128 to 256 chunks, go through all blocks of columns together,
 // and each reads one half of the columns for both. Warps of a block:
 //
-//   two to four warpgroups of consumers, 64 chunks × the columns each, or twice that
+//   two or three warpgroups of consumers, 64 chunks × the columns each, or twice that
 //   two      copy slices of the keys
 //   one      copies slices of the columns to both blocks
 //   the last maximum over a part's chunks, as in routing_pass.cuh
