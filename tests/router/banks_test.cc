@@ -102,17 +102,9 @@ TEST(Banks, TwoRoutersMakeTheDefaultAtOnce) {
   const auto add = [](Router& router, const std::string& id) {
     rpc::CallContext context;
     context.request_id = id;
-    bool sent = false;
-    const absl::Status status = router.AddDocuments(
-        context, "default",
-        [&]() -> std::optional<rpc::NewDocument> {
-          if (std::exchange(sent, true)) return std::nullopt;
-          return rpc::NewDocument{id, "", "text", ""};
-        },
-        [](const rpc::AddResult& result) {
-          EXPECT_TRUE(result.status.ok()) << result.status;
-          return true;
-        });
+    absl::Status status;
+    const auto results = AddTo(router, context, {{id, "", "text", ""}}, "default", &status);
+    for (const auto& result : results) EXPECT_TRUE(result.status.ok()) << result.status;
     EXPECT_TRUE(status.ok()) << id << ": " << status;
   };
   std::thread other([&] { add(second, "second"); });
@@ -132,19 +124,10 @@ TEST(Banks, AFailedCreationLeavesWhatAnotherRouterAddedMeanwhile) {
   cluster.shards[2].before = [&](const std::string& method, const rpc::CallContext& context) {
     if (method != "CreateBank" || context.request_id != "first") return absl::OkStatus();
     while (cluster.shards[1].ListBanks({})->empty()) std::this_thread::yield();
-    size_t next = 0;
-    EXPECT_TRUE(second
-                    .AddDocuments(
-                        cluster.ctx, "b",
-                        [&]() -> std::optional<rpc::NewDocument> {
-                          if (next == documents.size()) return std::nullopt;
-                          return documents[next++];
-                        },
-                        [](const rpc::AddResult& result) {
-                          EXPECT_TRUE(result.status.ok()) << result.status;
-                          return true;
-                        })
-                    .ok());
+    absl::Status status;
+    const auto results = AddTo(second, cluster.ctx, documents, "b", &status);
+    for (const auto& result : results) EXPECT_TRUE(result.status.ok()) << result.status;
+    EXPECT_TRUE(status.ok()) << status;
     return absl::UnavailableError("the connection was lost");
   };
   rpc::CallContext first;

@@ -2,7 +2,9 @@
 #ifndef MSA_TESTS_ROUTER_FAKE_CLUSTER_H_
 #define MSA_TESTS_ROUTER_FAKE_CLUSTER_H_
 
+#include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -13,6 +15,28 @@
 #include "tests/support/fake_shard.h"
 
 namespace msa::router {
+
+// Adds `documents` to `bank`, each after `before` of its place; the results in the order reported.
+inline std::vector<rpc::AddResult> AddTo(
+    Router& router, const rpc::CallContext& context, const std::vector<rpc::NewDocument>& documents,
+    const std::string& bank = "default", absl::Status* stream = nullptr,
+    const std::function<void(size_t)>& before = [](size_t) {}) {
+  size_t at = 0;
+  std::vector<rpc::AddResult> results;
+  const absl::Status status = router.AddDocuments(
+      context, bank,
+      [&]() -> std::optional<rpc::NewDocument> {
+        if (at == documents.size()) return std::nullopt;
+        before(at);
+        return documents[at++];
+      },
+      [&](const rpc::AddResult& result) {
+        results.push_back(result);
+        return true;
+      });
+  if (stream != nullptr) *stream = status;
+  return results;
+}
 
 struct FakeCluster {
   explicit FakeCluster(int num_shards, int num_nodes = 1, RouterOptions options = {})
@@ -31,24 +55,10 @@ struct FakeCluster {
     for (auto& node : nodes) node->router = router.get();
   }
 
-  // Adds `documents` to `bank`; the results in the order reported.
   std::vector<rpc::AddResult> Add(const std::vector<rpc::NewDocument>& documents,
                                   const std::string& bank = "default",
                                   absl::Status* stream = nullptr) {
-    size_t at = 0;
-    std::vector<rpc::AddResult> results;
-    const absl::Status status = router->AddDocuments(
-        ctx, bank,
-        [&]() -> std::optional<rpc::NewDocument> {
-          if (at == documents.size()) return std::nullopt;
-          return documents[at++];
-        },
-        [&](const rpc::AddResult& result) {
-          results.push_back(result);
-          return true;
-        });
-    if (stream != nullptr) *stream = status;
-    return results;
+    return AddTo(*router, ctx, documents, bank, stream);
   }
 
   rpc::CallContext ctx;

@@ -80,17 +80,12 @@ TEST(Ingest, TwoRoutersAddAtOnce) {
   const auto documents = SomeDocuments(200);
   const auto add = [&](Router& router, size_t begin, size_t end,
                        const std::function<void(size_t)>& meanwhile) {
-    const absl::Status status = router.AddDocuments(
-        cluster.ctx, "default",
-        [&]() -> std::optional<rpc::NewDocument> {
-          if (begin == end) return std::nullopt;
-          meanwhile(begin);
-          return documents[begin++];
-        },
-        [](const rpc::AddResult& result) {
-          EXPECT_TRUE(result.status.ok()) << result.status;
-          return true;
-        });
+    absl::Status status;
+    const auto results =
+        AddTo(router, cluster.ctx, {documents.begin() + begin, documents.begin() + end}, "default",
+              &status, meanwhile);
+    for (const auto& result : results) EXPECT_TRUE(result.status.ok()) << result.status;
+    EXPECT_EQ(results.size(), end - begin);
     EXPECT_TRUE(status.ok()) << status;
   };
   add(*cluster.router, 0, 100, [&](size_t i) { add(second, 100 + i, 101 + i, [](size_t) {}); });
@@ -153,26 +148,17 @@ TEST(Ingest, TakesNoNumbersOfABankThatWasMadeAnew) {
   FakeCluster cluster(2);
   testing::FakeComputeNode node(cluster.pointers);
   Router second(cluster.map, cluster.pointers, {&node});
-  const auto documents = SomeDocuments(40);
-  size_t next = 0;
-  std::vector<absl::Status> statuses;
-  const absl::Status status = cluster.router->AddDocuments(
-      cluster.ctx, "default",
-      [&]() -> std::optional<rpc::NewDocument> {
-        if (next == documents.size()) return std::nullopt;
-        if (next == 20) {
-          EXPECT_TRUE(second.DeleteBank(cluster.ctx, "default").ok());
-          EXPECT_TRUE(second.CreateBank(cluster.ctx, "default", {}).ok());
-        }
-        return documents[next++];
-      },
-      [&](const rpc::AddResult& result) {
-        statuses.push_back(result.status);
-        return true;
+  absl::Status status;
+  const auto results =
+      AddTo(*cluster.router, cluster.ctx, SomeDocuments(40), "default", &status, [&](size_t place) {
+        if (place != 20) return;
+        EXPECT_TRUE(second.DeleteBank(cluster.ctx, "default").ok());
+        EXPECT_TRUE(second.CreateBank(cluster.ctx, "default", {}).ok());
       });
   EXPECT_TRUE(status.ok()) << status;
-  ASSERT_EQ(statuses.size(), documents.size());
-  EXPECT_EQ(statuses.back().code(), absl::StatusCode::kFailedPrecondition) << statuses.back();
+  ASSERT_EQ(results.size(), 40u);
+  EXPECT_EQ(results.back().status.code(), absl::StatusCode::kFailedPrecondition)
+      << results.back().status;
   cluster.Add({{"new", "", "text", ""}});
   EXPECT_EQ(ReferencesOf(cluster, "default"), (std::map<int64_t, std::string>{{0, "new"}}));
 }
@@ -190,19 +176,7 @@ TEST(Ingest, WhoWaitsForAnothersNumbersHasADeadline) {
     return absl::OkStatus();
   };
   const auto add = [&](const rpc::CallContext& context, const std::string& id) {
-    bool sent = false;
-    absl::Status status;
-    (void)cluster.router->AddDocuments(
-        context, "b",
-        [&]() -> std::optional<rpc::NewDocument> {
-          if (std::exchange(sent, true)) return std::nullopt;
-          return rpc::NewDocument{id, "", "text", ""};
-        },
-        [&](const rpc::AddResult& result) {
-          status = result.status;
-          return true;
-        });
-    return status;
+    return AddTo(*cluster.router, context, {{id, "", "text", ""}}, "b").at(0).status;
   };
   std::thread slow([&] { EXPECT_TRUE(add(cluster.ctx, "slow").ok()); });
   entered.WaitForNotification();
