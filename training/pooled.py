@@ -5,7 +5,8 @@ while on answering from memory alone, without any text, and measures the answer'
 with the pooled state of the routed documents, of the gold one, and with the gold text before a reader. --task reference
 trains what NUMERICS calls generative retrieval instead: after the routing prompt the model writes the reference number of the
 document, which it can only know from memory; compared with the router's best document. --go-on: each chunk's copy starts from
-the one before. --distil W: that share of the loss is the divergence from what the adapter says with the gold text before it. One GPU.
+the one before. --distil W: that share of the loss is the divergence from what the adapter says with the gold text before it. --keep W:
+the copy also reads that text, and W times its own divergence from the adapter there is added, so that it does not unlearn reading. One GPU.
 """
 from __future__ import annotations
 
@@ -20,7 +21,7 @@ from pathlib import Path
 import torch
 
 from training import batches, frames, losses, tool
-from training.adapter_io import load_adapter, read_config
+from training.adapter_io import load_adapter, read_config, read_raw, tensors, write_adapter
 from training.corpus import read_lines, read_xz
 from training.evaluate import spread
 from training.model import MsaModel
@@ -72,6 +73,11 @@ def adapted(args) -> MsaModel:
     return model.to("cuda" if cuda else "cpu")
 
 
+def divergence(logits: torch.Tensor, said: torch.Tensor) -> torch.Tensor:
+    """KL divergence of a copy's logits [n, V] from the teacher's, nats a token."""
+    return torch.nn.functional.kl_div(logits.log_softmax(-1), said.log_softmax(-1), reduction="batchmean", log_target=True)
+
+
 class Study:
     """model: the copy that is trained."""
 
@@ -111,22 +117,24 @@ class Study:
         loss = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
         return logits, loss, learnt.nonzero()[:, 0], logits.argmax(-1) == targets, out
 
-    def train(self, data: Questions, teacher) -> dict:
+    def train(self, data: Questions, teacher, seconds: float) -> dict:
         """teacher: the layers of who reads the text, or None."""
         args, m = self.args, self.model
         optimizer = torch.optim.AdamW([*m.lora_a.values(), *m.lora_b.values(), *m.routers.values()], lr=args.lr, betas=(0.9, 0.98),
                                       weight_decay=0.01)
         rng, begun, step, recent = random.Random(f"{args.seed}/{self.chunk}"), time.time(), 0, []
-        while (done := max((time.time() - begun) / args.seconds, step / args.steps)) < 1:
+        while (done := max((time.time() - begun) / seconds, step / args.steps)) < 1:
             texts, questions = data.draw(rng, args.questions)
             docs, references, cut = self.memory_of(texts, rng)
             rows = self.rows(questions, references)
-            logits, loss, _, _, out = self.loss_of(m.merged(), docs, rows)
+            layers = m.merged()
+            logits, loss, _, _, out = self.loss_of(layers, docs, rows)
             answer = loss.mean()
             if teacher is not None:
-                said = self.said_with_text(teacher, cut, references, questions).log_softmax(-1)
-                apart = torch.nn.functional.kl_div(logits.log_softmax(-1), said, reduction="batchmean", log_target=True)
-                answer = (1 - args.distil) * answer + args.distil * apart
+                said = self.said_with_text(teacher, cut, references, questions)
+                answer = (1 - args.distil) * answer + args.distil * divergence(logits, said)
+                if args.keep:
+                    answer = answer + args.keep * divergence(self.read(layers, cut, references, questions)[0], said)
             positive = torch.zeros(len(questions), len(texts), dtype=torch.bool, device=self.device)
             positive[range(len(questions)), [gold for _, gold, _ in questions]] = True
             aux = losses.routing_loss(out.scores[0], positive, torch.zeros_like(positive), 0.02)
@@ -203,7 +211,7 @@ def main() -> None:
     parser.add_argument("--labels", default="")
     parser.add_argument("--task", choices=("answer", "reference"), default="answer")
     parser.add_argument("--chunks", type=int, nargs="*", default=[16])
-    parser.add_argument("--seconds", type=float, default=60, help="of training, a chunk size")
+    parser.add_argument("--seconds", type=float, nargs="*", default=[60], help="of training, a chunk size: one for all, or one each")
     parser.add_argument("--steps", type=int, default=1 << 30)
     parser.add_argument("--questions", type=int, default=64, help="a step")
     parser.add_argument("--limit", type=int, default=400, help="held-out questions")
@@ -212,10 +220,16 @@ def main() -> None:
     parser.add_argument("--routing", type=float, default=0.1, help="weight of the routing loss")
     parser.add_argument("--go-on", action="store_true", help="start each chunk size from the one before")
     parser.add_argument("--distil", type=float, default=0.0, help="share of the answer's loss, 0 to 1")
+    parser.add_argument("--keep", type=float, default=0.0, help="weight of reading as the adapter reads; wants --distil")
+    parser.add_argument("--save", default="", help="folder for the last copy, an adapter")
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
     if not 0 <= args.distil <= 1 or (args.distil and args.task != "answer"):
         raise ValueError(f"--distil {args.distil}: give a share from 0 to 1, and --task answer")
+    if args.keep < 0 or (args.keep and not args.distil):
+        raise ValueError(f"--keep {args.keep}: give a weight of 0 or more, and a --distil above 0")
+    if len(args.seconds) not in (1, len(args.chunks)):
+        raise ValueError(f"--seconds: give one number, or one for each of {len(args.chunks)} chunk sizes")
     torch.backends.cuda.matmul.allow_tf32 = True
     root = Path(args.bundle)
     data = Questions(root, args.made, args.labels, {"squad": 0.35, "made": 0.5, "reqa": 0.15})
@@ -233,10 +247,12 @@ def main() -> None:
             model = adapted(args)
         study = Study(args, chunk, model)
         before = study.measure(corpus, asked)
-        done = study.train(data, teacher)
+        done = study.train(data, teacher, args.seconds[number % len(args.seconds)])
         report[str(chunk)] = {"before": before, **done, "after": study.measure(corpus, asked)}
         print(chunk, json.dumps(report[str(chunk)]), flush=True)
         Path(args.out).write_text(json.dumps(report, indent=1) + "\n")
+        if args.save:
+            write_adapter(args.save, tensors(model), read_raw(args.adapter))
 
 
 if __name__ == "__main__":

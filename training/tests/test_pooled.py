@@ -9,7 +9,7 @@ from pathlib import Path
 from unittest import mock
 
 from training import pooled
-from training.adapter_io import save_adapter
+from training.adapter_io import load_adapter, read_config, save_adapter
 from training.corpus import write_xz
 from training.model import MsaConfig, MsaModel
 from training.tests import toy
@@ -49,6 +49,24 @@ class PooledTest(ToyCase):
     def test_distilling_alone_follows_a_reader_that_knows_nothing(self):
         """The toy adapter's answers are random: its pupil's stay so, however long it is taught."""
         self.assertGreater(self.study("--steps", "40", "--distil", "1")["1"]["after"]["gold"]["loss"], 8.0)
+
+    def test_a_copy_that_keeps_reading_reads_as_before(self):
+        call = ("--steps", "40", "--distil", "0.1")
+        moved = {keep: abs(out["1"]["after"]["text"]["loss"] - out["1"]["before"]["text"]["loss"])
+                 for keep in ("0", "10") for out in [self.study(*call, "--keep", keep)]}
+        self.assertLess(moved["10"], moved["0"] / 4)
+
+    def test_the_last_copy_can_be_saved(self):
+        with tempfile.TemporaryDirectory() as folder:
+            self.study("--steps", "4", "--save", folder)
+            copy = MsaModel(str(self.folder), read_config(folder))
+            load_adapter(copy, folder)
+            self.assertGreater(max(b.abs().max().item() for b in copy.lora_b.values()), 0)      # the adapter's own are 0
+
+    def test_options_that_do_not_fit_are_refused(self):
+        for odd in (("--keep", "1"), ("--seconds", "1", "2", "3")):
+            with self.assertRaisesRegex(ValueError, odd[0]):
+                self.study("--steps", "1", *odd)
 
 
 if __name__ == "__main__":
