@@ -214,6 +214,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, nargs="*", default=[60], help="of training, a chunk size: one for all, or one each")
     parser.add_argument("--steps", type=int, default=1 << 30)
     parser.add_argument("--questions", type=int, default=64, help="a step")
+    parser.add_argument("--share", type=float, nargs=3, default=[0.35, 0.5, 0.15], help="of steps, " + ", ".join(KINDS))
     parser.add_argument("--limit", type=int, default=400, help="held-out questions")
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--top-k", type=int, default=0, help="documents attended to, 0 = the adapter's")
@@ -232,7 +233,7 @@ def main() -> None:
         raise ValueError(f"--seconds: give one number, or one for each of {len(args.chunks)} chunk sizes")
     torch.backends.cuda.matmul.allow_tf32 = True
     root = Path(args.bundle)
-    data = Questions(root, args.made, args.labels, {"squad": 0.35, "made": 0.5, "reqa": 0.15})
+    data = Questions(root, args.made, args.labels, dict(zip(KINDS, args.share)))
     questions = read_xz(root / "eval_squad_questions.jsonl.xz")
     needed = {i for q in questions for i in q["supporting_titles_or_ids"]}
     corpus = [d for d in read_xz(root / "eval_squad_corpus.jsonl.xz") if d["id"] in needed]
