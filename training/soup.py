@@ -1,7 +1,7 @@
 """One adapter from several of one recipe and start: `python -m training.soup A B C --out FOLDER`.
 
 Runs that differ by their seed end near each other; the mean of their weights reads and routes at least as well as one of them and
-costs nothing to serve. Routers are averaged as they are. LoRA pairs are averaged as what they add to a weight, B A: the mean of
+costs nothing to serve. One that is named twice weighs twice. Routers are averaged as they are. LoRA pairs are averaged as what they add to a weight, B A: the mean of
 several is again factored, to the rank of one, by the singular value decomposition of the stacked factors.
 """
 from __future__ import annotations
@@ -29,16 +29,16 @@ def mean_pair(pairs: list[tuple[torch.Tensor, torch.Tensor]]) -> tuple[torch.Ten
     return (root[:, None] * v[:rank]) @ qa.T, qb @ (u[:, :rank] * root)
 
 
-def soup(adapters: dict[str, dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-    """Of tensors by adapter, the adapters' names for what is wrong with one."""
-    (first, wanted), *_ = adapters.items()
-    for adapter, tensors in adapters.items():
+def soup(adapters: list[tuple[str, dict[str, torch.Tensor]]]) -> dict[str, torch.Tensor]:
+    """Of (adapter, its tensors), the adapters' names for what is wrong with one."""
+    first, wanted = adapters[0]
+    for adapter, tensors in adapters:
         odd = sorted(n for n in wanted | tensors if n not in tensors or n not in wanted or wanted[n].shape != tensors[n].shape)
         if odd:
             shape = lambda some: list(some[odd[0]].shape) if odd[0] in some else "missing"
             raise ValueError(f"{adapter}: {len(odd)} tensors unlike those of {first}, the first is {odd[0]} ({shape(tensors)}, there "
                              f"{shape(wanted)}); give adapters of one configuration")
-    files, out = list(adapters.values()), {}
+    files, out = [tensors for _, tensors in adapters], {}
     for name in sorted(wanted):
         if ".lora_A." in name:
             other = name.replace(".lora_A.", ".lora_B.")
@@ -70,7 +70,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(min(8, os.cpu_count() or 1))
     config = common_config([read_raw(a) for a in args.adapters])
-    write_adapter(args.out, soup({a: read_tensors(Path(a) / "adapter.safetensors") for a in args.adapters}), config)
+    write_adapter(args.out, soup([(a, read_tensors(Path(a) / "adapter.safetensors")) for a in args.adapters]), config)
 
 
 if __name__ == "__main__":

@@ -149,7 +149,17 @@ class TensorTest(test_training.ToyCase):
             self.assertRegex(outcome("soup", a, b, "--out", f"{scratch}/c"), f"^soup: {b}: 1 tensors unlike.*the first is {re.escape(name)}")
             del tensors[name]
             with self.assertRaisesRegex(ValueError, rf"^b: 1 tensors.*{re.escape(name)} \(missing"):
-                soup.soup({"a": files.read_tensors(Path(a) / "adapter.safetensors"), "b": tensors})
+                soup.soup([("a", files.read_tensors(Path(a) / "adapter.safetensors")), ("b", tensors)])
+
+    def test_an_adapter_that_is_named_twice_weighs_twice(self):
+        with tempfile.TemporaryDirectory() as scratch:
+            a, b = self.adapter(Path(scratch) / "a"), self.adapter(Path(scratch) / "b")
+            path = Path(b) / "adapter.safetensors"
+            path.write_bytes(save({n: v + ("router" in n) for n, v in files.read_tensors(path).items()}))
+            self.assertEqual(outcome("soup", a, a, b, "--out", f"{scratch}/c"), 0)
+            mean = lambda folder: torch.cat([v.float().flatten() for n, v in sorted(files.read_tensors(Path(folder) / "adapter.safetensors").items())
+                                             if "router" in n]).mean().item()
+            self.assertAlmostEqual(mean(f"{scratch}/c") - mean(a), 1 / 3, delta=0.01)
 
     def test_a_folder_that_is_no_msa_adapter(self):
         with tempfile.TemporaryDirectory() as scratch:
