@@ -51,7 +51,8 @@ absl::Time Peer::DeadlineFor(Kind kind, const CallContext& context) const {
   return absl::Now() + (kind == Kind::kStream ? options_.stream_timeout : options_.timeout);
 }
 
-absl::Status Peer::Translate(const grpc::Status& status, grpc::Channel* channel) const {
+absl::Status Peer::Translate(const grpc::Status& status, grpc::Channel* channel,
+                             bool cancelled) const {
   switch (status.error_code()) {
     case grpc::StatusCode::UNAVAILABLE:
       return absl::UnavailableError(absl::StrCat(Name(), ": ", status.error_message()));
@@ -60,6 +61,10 @@ absl::Status Peer::Translate(const grpc::Status& status, grpc::Channel* channel)
         return absl::UnavailableError(absl::StrCat(Name(), ": no connection before the deadline"));
       }
       return absl::DeadlineExceededError(absl::StrCat(Name(), ": ", status.error_message()));
+    case grpc::StatusCode::CANCELLED:
+      if (cancelled) return FromGrpc(status);
+      return absl::UnavailableError(
+          absl::StrCat(Name(), " ended the call: it, or one that it calls, is stopping. Try again"));
     default:
       return FromGrpc(status);
   }
@@ -154,7 +159,7 @@ absl::Status ClientCall::Finish() {
   grpc::Status status;
   stream_->Finish(&status, Begin(kFinish));
   Wait(kFinish);
-  return peer_->Translate(status, channel_.get());
+  return peer_->Translate(status, channel_.get(), cancelled_ || context_.Cancelled());
 }
 
 absl::Status CallUnary(Peer* peer, const char* method, const CallContext& context,

@@ -37,9 +37,10 @@ class Peer {
   // Data calls take the data connections in turn.
   std::shared_ptr<grpc::Channel> ChannelFor(Kind kind);
   absl::Time DeadlineFor(Kind kind, const CallContext& context) const;
-  // UNAVAILABLE and DEADLINE_EXCEEDED get the peer's name in front. A deadline that passed before
-  // there was a connection is UNAVAILABLE.
-  absl::Status Translate(const grpc::Status& status, grpc::Channel* channel) const;
+  // UNAVAILABLE and DEADLINE_EXCEEDED get the peer's name in front. UNAVAILABLE, too, are a deadline
+  // that passed before there was a connection, and a call that was cancelled and not by us
+  // (`cancelled`): a server that stops ends its calls so.
+  absl::Status Translate(const grpc::Status& status, grpc::Channel* channel, bool cancelled) const;
 
  private:
   const RemoteOptions options_;
@@ -62,7 +63,10 @@ class ClientCall {
   bool WritesDone();
   // false: no more messages, Finish says why.
   bool Read(grpc::ByteBuffer* message);
-  void Cancel() { client_context_.TryCancel(); }
+  void Cancel() {
+    cancelled_ = true;
+    client_context_.TryCancel();
+  }
   // Once, after Read was false or when the rest is not wanted any more.
   absl::Status Finish();
 
@@ -82,6 +86,7 @@ class ClientCall {
   grpc::CompletionQueue queue_;
   std::unique_ptr<grpc::GenericClientAsyncReaderWriter> stream_;
   bool finished_ = false;
+  std::atomic<bool> cancelled_ = false;  // by Cancel()
 
   struct Operation {
     bool pending = false;

@@ -111,6 +111,17 @@ TEST(Faults, CancellationReachesTheHandler) {
   EXPECT_TRUE(left.WaitForNotificationWithTimeout(absl::Seconds(30)));
 }
 
+// As gRPC ends calls that reach a server while it stops.
+TEST(Faults, ACallThatItsPeerCancelsIsUnavailableByName) {
+  FakeShard stopping;
+  stopping.before = [](const std::string&, const CallContext&) { return absl::CancelledError(""); };
+  const auto server = ServeLoopback(static_cast<MemoryShard*>(&stopping));
+  const auto shard = MakeRemoteMemoryShard(ClientOf(*server, "shard 'b'"));
+  const absl::Status status = shard->ListBanks(Within(absl::Seconds(60))).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable) << status;
+  EXPECT_THAT(MessageOf(status), HasSubstr("shard 'b'"));
+}
+
 TEST(Faults, PassedDeadlineAndGoneClientAreRefusedWithoutACall) {
   FakeShard local;
   std::atomic<int> calls = 0;
