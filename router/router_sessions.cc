@@ -49,7 +49,10 @@ absl::Status Router::AskSession(const rpc::CallContext& ctx, Session* session,
     }
   }
   if (which.empty()) return absl::UnavailableError("no shard of the session answers any more");
-  const auto statuses = shards_.AskEach(ctx, which, !session->allow_partial, call);
+  const auto statuses = shards_.AskEach(
+      ctx, which, !session->allow_partial, [&](const rpc::CallContext& limited, int shard) {
+        return rpc::NameLostSnapshot(call(limited, shard), shards_.name(shard));
+      });
   if (!session->allow_partial) return FirstError(statuses);
   absl::MutexLock lock(&session->mutex);
   size_t missing = 0;

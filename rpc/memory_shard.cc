@@ -1,5 +1,6 @@
 #include "rpc/memory_shard.h"
 
+#include "absl/strings/match.h"
 #include "common/limits.h"
 #include "common/strings.h"
 
@@ -22,6 +23,16 @@ absl::StatusOr<std::vector<DeleteResult>> MemoryShard::DeleteDocuments(
     }
   }
   return results;
+}
+
+absl::Status NameLostSnapshot(const absl::Status& status, std::string_view shard) {
+  const bool lost = absl::IsFailedPrecondition(status) &&
+                    absl::StrContains(status.message(), "snapshot") &&
+                    absl::StrContains(status.message(), "is not open");
+  if (!lost) return status;
+  return absl::UnavailableError(StrCat("shard '", shard,
+                                       "' was restarted, or the bank deleted and made anew, since "
+                                       "the question began: ask again"));
 }
 
 }  // namespace msa::rpc

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <functional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -180,6 +181,10 @@ class MemoryShard {
                                    const std::function<absl::Status(FetchedBlock)>& sink) = 0;
   virtual absl::StatusOr<ShardStats> Stats(const CallContext& ctx, const std::string& bank) = 0;
 };
+
+// What a question hears of a shard that has not its snapshot any more: UNAVAILABLE by the shard's
+// name where `status` says so, else `status` as it is.
+absl::Status NameLostSnapshot(const absl::Status& status, std::string_view shard);
 
 }  // namespace msa::rpc
 

@@ -114,6 +114,19 @@ TEST_F(PartialAnswerTest, NamesWhatIsMissingAndAsksItOnce) {
   EXPECT_FALSE(reply->documents.empty());
 }
 
+TEST_F(PartialAnswerTest, AShardThatWasRestartedSinceItWasRoutedToIsMissing) {
+  dying_.before = [](const std::string& method, const rpc::CallContext&) {
+    return method == "FetchBlocks" ? absl::FailedPreconditionError("snapshot 1 is not open: …")
+                                   : absl::OkStatus();
+  };
+  const auto none = Retrieve(/*allow_partial=*/false);
+  EXPECT_EQ(none.status().code(), absl::StatusCode::kUnavailable) << none.status();
+  EXPECT_THAT(std::string(none.status().message()), HasSubstr("shard 'b'"));
+  const auto some = Retrieve(/*allow_partial=*/true);
+  ASSERT_TRUE(some.ok()) << some.status();
+  EXPECT_THAT(some->missing_shards, ElementsAre("b"));
+}
+
 // The question has ten minutes, the shard has not: others wait for this question's pass.
 TEST_F(PartialAnswerTest, AShardThatHangsIsMissing) {
   dying_.before = [](const std::string& method, const rpc::CallContext& ctx) {

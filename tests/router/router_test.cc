@@ -223,6 +223,25 @@ TEST_F(DeadShard, MayDieWithinASession) {
   EXPECT_THAT(selection->missing_shards, ElementsAre("s1"));
 }
 
+TEST_F(DeadShard, MayBeRestartedWithinASession) {
+  const auto strict = cluster_.router->OpenSession(cluster_.ctx, "default", {});
+  const auto partial =
+      cluster_.router->OpenSession(cluster_.ctx, "default", {.allow_partial = true});
+  // It is there again, and has none of its snapshots.
+  for (const auto& session : {strict, partial}) {
+    ASSERT_TRUE(cluster_.shards[1].CloseSnapshot(cluster_.ctx, session->shard_snapshots[1]).ok());
+  }
+  const std::vector<float> queries(8, 0.5f);
+  const absl::Status status =
+      cluster_.router->Route(cluster_.ctx, strict->session_id, 0, 3, 5, queries).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable) << status;
+  EXPECT_THAT(MessageOf(status), AllOf(HasSubstr("shard 's1'"), HasSubstr("ask again")));
+  const auto selection =
+      cluster_.router->Route(cluster_.ctx, partial->session_id, 0, 3, 5, queries);
+  ASSERT_TRUE(selection.ok()) << selection.status();
+  EXPECT_THAT(selection->missing_shards, ElementsAre("s1"));
+}
+
 TEST_F(DeadShard, ThatHangsIsNamedBeforeTheDeadline) {
   cluster_.shards[1].before = [](const std::string&, const rpc::CallContext& ctx) {
     return testing::HangUntilDeadline(ctx);

@@ -75,6 +75,9 @@ TEST_P(MemoryShardContract, RouteRefusesWhatItCannotAnswer) {
   refused(Code::kFailedPrecondition, [](auto& r) { r.snapshot_id += 1; });
   ASSERT_OK(shard().CloseSnapshot(ctx_, snapshot));
   refused(Code::kFailedPrecondition, [](auto& r) {});
+  // What routers and compute nodes know it by.
+  const auto lost = shard().Route(ctx_, story.Request(snapshot, 2)).status();
+  ASSERT_CODE(rpc::NameLostSnapshot(lost, "a"), kUnavailable);
 }
 
 TEST_P(MemoryShardContract, ASnapshotSeesWhatWasThereLessWhatIsDeleted) {
