@@ -45,7 +45,8 @@ std::unique_ptr<RawService> MakeService(ComputeNode* node, CallPools* pools) {
                                              node->EncodeDocument(context, request));
                         ToProto(result, reply->mutable_result());
                         return absl::OkStatus();
-                      }));
+                      },
+                      kMaxPiecesWithParts));
   AddAnswerMethods(service.get(), node, pools);
   return service;
 }

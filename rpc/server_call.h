@@ -56,12 +56,14 @@ class RawService : public grpc::Service {
 
 // A handler for one request and one reply: fn(const CallContext&, const Request&, Reply*).
 template <class Request, class Reply, class Fn>
-ServerHandler Unary(Fn fn) {
-  return [fn = std::move(fn)](ServerCall& call) -> absl::Status {
+ServerHandler Unary(Fn fn, int64_t max_pieces = kMaxPieces) {
+  return [fn = std::move(fn), max_pieces](ServerCall& call) -> absl::Status {
     grpc::ByteBuffer buffer;
     if (!call.Read(&buffer)) return absl::InvalidArgumentError("the call has no request");
     Request request;
-    if (absl::Status status = FromBuffer(&buffer, &request); !status.ok()) return status;
+    if (absl::Status status = FromBuffer(&buffer, &request, max_pieces); !status.ok()) {
+      return status;
+    }
     Reply reply;
     if (absl::Status status = fn(call.context(), request, &reply); !status.ok()) return status;
     call.Write(ToBuffer(reply));

@@ -58,7 +58,7 @@ absl::Status PutDocument(MemoryShard* shard, ServerCall& call) {
   grpc::ByteBuffer buffer;
   if (!call.Read(&buffer)) return absl::InvalidArgumentError("the call has no request");
   pb::PutDocumentRequest first;
-  MSA_RETURN_IF_ERROR(FromBuffer(&buffer, &first));
+  MSA_RETURN_IF_ERROR(FromBuffer(&buffer, &first, kMaxPiecesWithParts));
   if (!first.has_header()) return absl::InvalidArgumentError("the first message has no header");
   EncodedDocument document;
   size_t blocks = 0;

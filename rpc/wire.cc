@@ -22,6 +22,19 @@ bool SilenceProtobufLog() {
   return true;
 }
 
+// Clears `buffer`.
+bool Parse(grpc::ByteBuffer* buffer, google::protobuf::Message* message) {
+  static const bool silenced = SilenceProtobufLog();
+  (void)silenced;
+  bool parsed = false;
+  if (buffer->Valid()) {
+    grpc::ProtoBufferReader reader(buffer);
+    parsed = message->ParseFromZeroCopyStream(&reader);
+  }
+  buffer->Clear();
+  return parsed;
+}
+
 std::string Short(const std::string& message) {
   const std::string_view cut = CutUtf8(message, kMaxStatusMessageBytes);
   return cut.size() == message.size() ? message : absl::StrCat(ToAbsl(cut), "…");
@@ -36,23 +49,26 @@ grpc::ByteBuffer ToBuffer(const google::protobuf::Message& message) {
   return grpc::ByteBuffer(&slice, 1);
 }
 
-absl::Status FromBuffer(grpc::ByteBuffer* buffer, google::protobuf::Message* message) {
-  static const bool silenced = SilenceProtobufLog();
-  (void)silenced;
-  bool parsed = false;
-  if (buffer->Valid()) {
+absl::Status FromBuffer(grpc::ByteBuffer* buffer, google::protobuf::Message* message,
+                        int64_t max_pieces) {
+  // Fewer bytes than that need no counting.
+  if (buffer->Valid() && buffer->Length() > static_cast<size_t>(max_pieces)) {
     grpc::ProtoBufferReader reader(buffer);
-    parsed = message->ParseFromZeroCopyStream(&reader);
+    if (HasMorePieces(&reader, *message->GetDescriptor(), max_pieces)) {
+      buffer->Clear();
+      return absl::InvalidArgumentError(
+          absl::StrCat("the ", message->GetTypeName(), " has more than ", max_pieces,
+                       " fields and elements: send less in one message"));
+    }
   }
-  buffer->Clear();
-  if (parsed) return absl::OkStatus();
+  if (Parse(buffer, message)) return absl::OkStatus();
   return absl::InvalidArgumentError(
       absl::StrCat("the message is not a ", message->GetTypeName(),
                    ": it is damaged, or a text field in it is not UTF-8"));
 }
 
 absl::Status ReplyFromBuffer(grpc::ByteBuffer* buffer, google::protobuf::Message* message) {
-  if (FromBuffer(buffer, message).ok()) return absl::OkStatus();
+  if (Parse(buffer, message)) return absl::OkStatus();
   return absl::InternalError(absl::StrCat("a reply is damaged and no ", message->GetTypeName(),
                                           ": do both ends run the same version?"));
 }
