@@ -1,6 +1,7 @@
 // MemoryService over any rpc::MemoryService.
 #include <optional>
 
+#include "absl/strings/str_cat.h"
 #include "common/limits.h"
 #include "common/status_macros.h"
 #include "common/utf8.h"
@@ -26,19 +27,32 @@ void ToReply(const AddResult& result, pb::AddDocumentsReply* reply) {
   }
 }
 
-// The stream's documents one after another. A damaged message ends the stream; its status is kept.
+// The stream's documents one after another. A damaged message ends the stream, and one that names
+// another bank than the first: its documents would be in the wrong one. The status is kept.
 class DocumentReader {
  public:
   explicit DocumentReader(ServerCall* call) : call_(call) {}
 
   // The bank comes with the first message. false: the stream is empty or damaged.
-  bool Start() { return Next(); }
-  std::string bank() const { return BankOf(message_.bank()); }
+  bool Start() {
+    if (!Next()) return false;
+    bank_ = BankOf(message_.bank());
+    return true;
+  }
+  const std::string& bank() const { return bank_; }
   const absl::Status& status() const { return status_; }
 
   std::optional<NewDocument> Document() {
     while (held_ || Next()) {
       held_ = false;
+      if (!message_.bank().empty() && message_.bank() != bank_) {
+        status_ = absl::InvalidArgumentError(
+            absl::StrCat("a message of the stream names bank '", message_.bank(),
+                         "', the first was for '", bank_,
+                         "': what came before is added; send the documents of each bank in a "
+                         "stream of its own"));
+        break;
+      }
       if (message_.has_document()) return FromProto(message_.document());
     }
     return std::nullopt;
@@ -56,6 +70,7 @@ class DocumentReader {
 
   ServerCall* const call_;
   pb::AddDocumentsRequest message_;
+  std::string bank_;
   bool held_ = false;  // message_ was read but not given out
   absl::Status status_;
 };

@@ -11,7 +11,7 @@ import uuid
 try:
     import grpc
 
-    from msa.v1 import common_pb2
+    from msa.v1 import common_pb2, router_pb2
     from msa_client import Client, MsaError
 except ImportError as error:
     print(f"skipped: {error}; pip install grpcio grpcio-tools, then clients/python/generate.sh")
@@ -67,6 +67,20 @@ class ClientTest(unittest.TestCase):
                 ((1 / 0 for _ in "x"), ZeroDivisionError, "division")):
             with self.assertRaisesRegex(kind, words):
                 self.client.add(wrong)
+
+    def test_a_stream_is_of_one_bank(self):
+        message = lambda id, bank: router_pb2.AddDocumentsRequest(
+            bank=bank, document=common_pb2.Document(id=id, text=b"text"))
+        own = self.client.bank
+        stream = self.client.stub.AddDocuments(
+            iter([message(b"a", own), message(b"b", ""), message(b"c", own), message(b"d", "other")]))
+        added = []
+        with self.assertRaises(grpc.RpcError) as caught:
+            for reply in stream:
+                added.append(reply.id)
+        self.assertEqual(caught.exception.code(), grpc.StatusCode.INVALID_ARGUMENT)
+        self.assertIn("'other'", caught.exception.details())
+        self.assertEqual([d.id for d in self.client.list()], ["a", "b", "c"])
 
     def test_a_bank_keeps_the_precisions_it_was_made_with(self):
         name = f"{self.client.bank}-fp8"
