@@ -49,7 +49,7 @@ class ComputeNodeVerb : public Verb {
     node->Attach(router.get(), Borrowed(shards), names);
 
     process_.WatchHealth([&] { return kernels.member(0).Health(); });
-    rpc::GrpcServer::Builder builder(process_.options());
+    rpc::GrpcServer::Builder builder(process_.options(model_.max_questions()));
     builder.Add(node.get());
     return process_.Serve(builder, "compute node", {{"node", name_}});
   }

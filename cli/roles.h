@@ -48,6 +48,7 @@ struct ModelFlags {
   int32_t prefetch_layers = 8;  // docs/decisions/0005
   int32_t max_sessions = 16;
   int32_t max_waiting = 256;
+  int64_t max_questions() const { return int64_t{max_sessions} + max_waiting; }
 
   void AddFlags(FlagSet& flags);
   // Loads the model, says in the log which and what serves as its routers. `kernels` must outlive

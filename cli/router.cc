@@ -17,6 +17,8 @@ namespace {
 
 // How long a start waits for shards that are not up yet; they are asked again when they are used.
 constexpr absl::Duration kRepairTimeout = absl::Seconds(5);
+// More than a node takes unless it is told to: it is the node that says when it is full.
+constexpr int64_t kQuestionsANode = 512;
 
 class RouterVerb : public Verb {
  public:
@@ -56,7 +58,8 @@ class RouterVerb : public Verb {
           {{"status", std::string(status.message())}});
     }
 
-    rpc::GrpcServer::Builder builder(process_.options());
+    rpc::GrpcServer::Builder builder(
+        process_.options(kQuestionsANode * static_cast<int64_t>(map.compute_nodes.size())));
     builder.Add(static_cast<rpc::MemoryService*>(&router));
     builder.Add(static_cast<rpc::SessionRouter*>(&router));
     return process_.Serve(

@@ -47,7 +47,8 @@ class ServeVerb : public Verb {
     MSA_RETURN_IF_ERROR(router.Repair({}));
 
     process_.WatchHealth([&] { return kernels.memory().Health(); });
-    rpc::GrpcServer::Builder builder(process_.options());
+    rpc::GrpcServer::Builder builder(
+        process_.options(model_.max_questions() * static_cast<int64_t>(nodes.size())));
     builder.Add(static_cast<rpc::MemoryService*>(&router));
     return process_.Serve(builder, "msa", {{"data_dir", store_.data_dir}});
   }

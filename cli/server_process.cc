@@ -4,6 +4,7 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <ctime>
 #include <fstream>
@@ -18,6 +19,8 @@
 
 namespace msa::cli {
 namespace {
+
+constexpr int64_t kMaxQuestionThreads = 4096;
 
 sigset_t EndingSignals() {
   sigset_t signals;
@@ -68,8 +71,9 @@ void ServerProcess::SetListen(const std::string& address) {
   if (listen_.empty()) listen_ = address;
 }
 
-rpc::ServerOptions ServerProcess::options() const {
+rpc::ServerOptions ServerProcess::options(int64_t questions) const {
   rpc::ServerOptions options;
+  options.questions = static_cast<int>(std::min(questions, kMaxQuestionThreads));
   options.reflection = reflection_;
   return options;
 }

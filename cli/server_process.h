@@ -37,7 +37,8 @@ class ServerProcess {
   absl::Status Serve(rpc::GrpcServer::Builder& builder, std::string_view role,
                      std::vector<LogField> fields);
 
-  rpc::ServerOptions options() const;
+  // `questions`: that may be on their way at once.
+  rpc::ServerOptions options(int64_t questions = 0) const;
   int threads() const { return threads_; }
 
  private:

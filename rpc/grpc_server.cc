@@ -50,8 +50,8 @@ struct GrpcServer::Builder::Parts {
 
   template <class Interface, class... Options>
   void Add(Interface* implementation, const Options&... its) {
-    pools.push_back(
-        std::make_unique<CallPools>(options.threads, options.queue, options.queue_bytes));
+    pools.push_back(std::make_unique<CallPools>(
+        options.threads, options.threads + options.questions, options.queue, options.queue_bytes));
     services.push_back(MakeService(implementation, pools.back().get(), its...));
   }
 };

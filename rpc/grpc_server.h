@@ -26,6 +26,9 @@ struct ServerOptions {
   // EncodeDocument, …), as many for AddDocuments, which waits for its client. Pools are never
   // shared, so that a service waiting for another in the same process cannot take its threads.
   int threads = 32;
+  // Questions on their way at once, those that wait for a place too: so many more threads for long
+  // calls, made when they are needed.
+  int questions = 0;
   // Calls of a kind that wait for a thread, and the bytes of their first messages, which wait with
   // them; more are refused with RESOURCE_EXHAUSTED.
   int queue = 1024;

@@ -25,9 +25,9 @@ inline constexpr char kMemoryServiceName[] = "msa.v1.MemoryService";
 // is asked of them, and streams that wait for their client, for days if it likes. A pool each, so
 // that no kind can starve another.
 struct CallPools {
-  CallPools(int threads, int queue, size_t queue_bytes)
+  CallPools(int threads, int lengthy_threads, int queue, size_t queue_bytes)
       : brief(threads, queue, queue_bytes),
-        lengthy(threads, queue, queue_bytes),
+        lengthy(lengthy_threads, queue, queue_bytes),
         fed(threads, queue, queue_bytes) {}
   WorkerPool brief;
   WorkerPool lengthy;

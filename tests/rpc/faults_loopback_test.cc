@@ -9,6 +9,7 @@
 #include <thread>
 
 #include "absl/strings/str_cat.h"
+#include "absl/synchronization/blocking_counter.h"
 #include "absl/synchronization/notification.h"
 #include "tests/rpc/loopback.h"
 #include "tests/support/fake_shard.h"
@@ -216,6 +217,31 @@ TEST(Faults, FullServerRefusesInWords) {
             absl::StatusCode::kResourceExhausted);
   slow.go.Notify();
   first.join();
+}
+
+// Those that compute nodes let wait must not wait for a thread first.
+TEST(Faults, LongCallsHaveThreadsForTheQuestionsThatAServerTakes) {
+  FakeShard slow;
+  absl::BlockingCounter entered(3);
+  absl::Notification go;
+  slow.before = [&](const std::string&, const CallContext&) {
+    entered.DecrementCount();
+    go.WaitForNotification();
+    return absl::OkStatus();
+  };
+  GrpcServer::Builder builder({.threads = 1, .questions = 2, .queue = 0});
+  const auto server = builder.Add(static_cast<MemoryShard*>(&slow)).Start("127.0.0.1:0");
+  ASSERT_TRUE(server.ok());
+  const auto shard = MakeRemoteMemoryShard(ClientOf(**server));
+  const auto code = [&] { return shard->SetCoarse(Within(absl::Seconds(60)), "b", {}).code(); };
+  std::vector<std::thread> callers;
+  for (int i = 0; i < 3; ++i) {
+    callers.emplace_back([&] { EXPECT_EQ(code(), absl::StatusCode::kNotFound); });
+  }
+  entered.Wait();
+  EXPECT_EQ(code(), absl::StatusCode::kResourceExhausted);
+  go.Notify();
+  for (std::thread& caller : callers) caller.join();
 }
 
 TEST(Faults, LargeMessagesThatWouldWaitAreRefusedInWords) {
