@@ -150,10 +150,16 @@ absl::StatusOr<rpc::PutResult> Node::EncodeDocument(const rpc::CallContext& ctx,
   }
   const std::string full_text = request.document.FullText();
   std::vector<ReferencedText> texts;
+  uint64_t end = 0;
   for (const rpc::ByteSpan& span : request.parts) {
     if (span.begin > span.end || span.end > full_text.size()) {
       return absl::InvalidArgumentError("a part's span lies outside its document");
     }
+    if (span.begin < end || (span.begin == span.end && request.parts.size() > 1)) {
+      return absl::InvalidArgumentError(
+          "the parts' spans overlap, do not ascend, or are empty: send those of SplitDocument");
+    }
+    end = span.end;
     texts.push_back({request.first_reference + static_cast<int64_t>(texts.size()),
                      full_text.substr(span.begin, span.end - span.begin)});
   }

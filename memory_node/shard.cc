@@ -195,7 +195,7 @@ absl::StatusOr<int64_t> LocalShard::TakeReferences(const rpc::CallContext& ctx,
   absl::MutexLock one_at_a_time(&bank->taking_mutex());
   MSA_ASSIGN_OR_RETURN(const int64_t taken, bank->references_taken());
   const int64_t first = std::max({at_least, bank->next_reference(), taken});
-  MSA_RETURN_IF_ERROR(CheckRange("the first reference", first, 0, int64_t{1} << 62));
+  MSA_RETURN_IF_ERROR(CheckRange("the first reference", first, 0, kMaxReference));
   WriteSet writes;
   writes.Put(Table::kSystem, TakenReferencesKey(bank->spec().uid),
              EncodeNextReference(first + count));

@@ -235,9 +235,9 @@ absl::Status ValidateDocument(const rpc::BankSpec& bank, const rpc::EncodedDocum
   const size_t text_bytes = document.document.text.size() + (title_bytes > 0 ? title_bytes + 1 : 0);
   int64_t previous = -1;
   for (const rpc::EncodedPart& part : document.parts) {
-    if (part.reference <= previous) {
-      return Invalid("references must ascend from 0 or more; ", part.reference, " follows ",
-                     previous);
+    if (part.reference <= previous || part.reference > kMaxReference) {
+      return Invalid("references must ascend within 0 to ", kMaxReference, "; ", part.reference,
+                     " follows ", previous);
     }
     previous = part.reference;
     MSA_RETURN_IF_ERROR(CheckPart(bank, part, text_bytes));

@@ -62,6 +62,24 @@ TEST_F(NodeTest, EncodesOnlyForBanksThatItsModelFits) {
   EXPECT_EQ(Encode([](Request& r) { r.bank.routing.head_dim *= 2; }), kBad);
 }
 
+// Each of a million parts that are all of the text would be a copy of it.
+TEST_F(NodeTest, RefusesPartsThatOverlap) {
+  using Request = rpc::EncodeRequest;
+  constexpr auto kBad = absl::StatusCode::kInvalidArgument;
+  EXPECT_EQ(Encode([](Request& r) { r.parts = {{0, 4}, {5, 16}}; }), absl::StatusCode::kOk);
+  EXPECT_EQ(Encode([](Request& r) { r.parts = {{0, 5}, {4, 16}}; }), kBad);
+  EXPECT_EQ(Encode([](Request& r) { r.parts = {{5, 16}, {0, 5}}; }), kBad);
+  EXPECT_EQ(Encode([](Request& r) { r.parts = {{0, 16}, {16, 16}}; }), kBad);
+  EXPECT_EQ(Encode([](Request& r) { r.parts = {{0, 17}}; }), kBad);
+  EXPECT_EQ(Encode([](Request& r) {
+              r.document.id = "empty";
+              r.document.text = "";
+              r.first_reference = 100;
+              r.parts = {{0, 0}};
+            }),
+            absl::StatusCode::kOk);
+}
+
 TEST_F(NodeTest, EncodesOnlyWithTheWeightsOfABanksOthers) {
   using Request = rpc::EncodeRequest;
   EXPECT_EQ(request_.bank.weights_dtype, DType::kFloat32);

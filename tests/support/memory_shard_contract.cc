@@ -246,6 +246,8 @@ TEST_P(MemoryShardContract, DocumentsThatDoNotFitAreRefusedAndLeaveNothing) {
   refused(Code::kInvalidArgument,
           [](auto& d) { d.document.id = std::string(kMaxDocumentIdBytes + 1, 'i'); });
   refused(Code::kInvalidArgument, [](auto& d) { d.document.id = "a\tb"; });
+  // A larger one leaves no numbers for what is added later.
+  refused(Code::kInvalidArgument, [](auto& d) { d.parts[1].reference = (int64_t{1} << 62) + 1; });
   refused(Code::kInvalidArgument, [](auto& d) { d.document.id = "\xff"; });
   refused(Code::kInvalidArgument,
           [](auto& d) { d.document.title = std::string(kMaxDocumentTitleBytes + 1, 't'); });
