@@ -19,7 +19,8 @@ int64_t DocumentInfo::num_chunks() const {
 }
 
 absl::Status CoarseState::CheckPassed(std::string_view bank) const {
-  if (top_k > 0 && selections >= kLeastCompared && 1000 * same >= 999 * selections) {
+  if (top_k > 0 && selections >= kLeastCompared && same >= 0 && same <= selections &&
+      selections - same <= selections / 1000) {
     return absl::OkStatus();
   }
   return absl::FailedPreconditionError(

@@ -97,6 +97,9 @@ TEST(ScanPlan, OnTakesACalibrationThatPassed) {
   EXPECT_EQ(refused([](auto& s) { s.same = 1198; }), Code::kFailedPrecondition);
   EXPECT_EQ(refused([](auto& s) { s.selections = s.same = 999; }), Code::kFailedPrecondition);
   EXPECT_EQ(refused([](auto& s) { s.top_k = 0; }), Code::kFailedPrecondition);
+  EXPECT_EQ(refused([](auto& s) { s.selections = s.same = INT64_MAX; }), Code::kOk);
+  EXPECT_EQ(refused([](auto& s) { s.same = s.selections + 1; }), Code::kFailedPrecondition);
+  EXPECT_EQ(refused([](auto& s) { s.same = INT64_MIN; }), Code::kFailedPrecondition);
 }
 
 // The comparison of one question.
