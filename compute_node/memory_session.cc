@@ -145,9 +145,9 @@ absl::StatusOr<Prefill> MemorySession::Route(const rpc::CallContext& ctx,
   const int32_t first_position = 3 + config.memory.top_k;
   const auto num_tokens = static_cast<int32_t>(prompt.ids.size());
   if (first_position + num_tokens >= config.max_positions) {
-    return absl::InvalidArgumentError(StrCat("the prompt has ", num_tokens,
-                                             " tokens, more than this model's ",
-                                             config.max_positions, " positions hold"));
+    return absl::InvalidArgumentError(StrCat(
+        "the prompt has ", num_tokens, " tokens, more than this model's ", config.max_positions,
+        " positions hold: ask a shorter question, or for fewer documents or rounds"));
   }
   Prefill prefill;
   constexpr int64_t kRoomToDecode = 256;
