@@ -1,5 +1,6 @@
 #include "rpc/channel_args.h"
 
+#include <grpc/compression.h>
 #include <grpc/grpc.h>
 
 namespace msa::rpc {
@@ -30,6 +31,8 @@ ChannelArgs ServerChannelArgs() {
   args.emplace_back(GRPC_ARG_ALLOW_REUSEPORT, 0);
   args.emplace_back(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 10000);
   args.emplace_back(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
+  // gRPC unpacks a compressed message whole before it looks at its size: 800 KB may be 800 MB.
+  args.emplace_back(GRPC_COMPRESSION_CHANNEL_ENABLED_ALGORITHMS_BITSET, 1 << GRPC_COMPRESS_NONE);
   return args;
 }
 

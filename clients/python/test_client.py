@@ -82,6 +82,13 @@ class ClientTest(unittest.TestCase):
         self.assertIn("'other'", caught.exception.details())
         self.assertEqual([d.id for d in self.client.list()], ["a", "b", "c"])
 
+    def test_compressed_messages_are_refused(self):
+        # A megabyte of them may be a gigabyte of memory before its size is known.
+        with self.assertRaises(grpc.RpcError) as caught:
+            self.client.stub.ListBanks(router_pb2.ListBanksRequest(),
+                                       compression=grpc.Compression.Gzip)
+        self.assertEqual(caught.exception.code(), grpc.StatusCode.UNIMPLEMENTED)
+
     def test_a_bank_keeps_the_precisions_it_was_made_with(self):
         name = f"{self.client.bank}-fp8"
         made = self.client.create_bank(name, routing_dtype=common_pb2.DTYPE_FLOAT8,
