@@ -59,6 +59,9 @@ class BlockShard : public rpc::MemoryShard {
 
   absl::Status CreateBank(const rpc::CallContext&, const rpc::BankSpec&) override { return No(); }
   absl::Status DeleteBank(const rpc::CallContext&, const std::string&) override { return No(); }
+  absl::Status DeleteUnusedBank(const rpc::CallContext&, const std::string&, uint64_t) override {
+    return No();
+  }
   absl::StatusOr<std::vector<rpc::BankState>> ListBanks(const rpc::CallContext&) override {
     return No();
   }

@@ -130,17 +130,38 @@ absl::Status LocalShard::DeleteBank(const rpc::CallContext& ctx, const std::stri
   absl::MutexLock registry(&registry_mutex_);
   MSA_ASSIGN_OR_RETURN(const std::shared_ptr<Bank> bank, FindBank(ctx, name));
   absl::WriterMutexLock no_writers(&bank->write_mutex());
+  return DeleteLocked(*bank);
+}
+
+absl::Status LocalShard::DeleteUnusedBank(const rpc::CallContext& ctx, const std::string& name,
+                                          uint64_t bank_uid) {
+  absl::MutexLock registry(&registry_mutex_);
+  MSA_ASSIGN_OR_RETURN(const std::shared_ptr<Bank> bank, FindBank(ctx, name));
+  if (bank->spec().uid != bank_uid) {
+    return absl::NotFoundError(StrCat("the bank '", name, "' here is another of that name"));
+  }
+  absl::WriterMutexLock no_writers(&bank->write_mutex());
+  absl::MutexLock no_takers(&bank->taking_mutex());
+  MSA_ASSIGN_OR_RETURN(const int64_t taken, bank->references_taken());
+  if (taken > 0 || bank->next_reference() > 0) {
+    return absl::FailedPreconditionError(
+        StrCat("bank '", name, "' is in use: msa bank rm deletes it all the same"));
+  }
+  return DeleteLocked(*bank);
+}
+
+absl::Status LocalShard::DeleteLocked(Bank& bank) {
   WriteSet writes;
-  writes.Delete(Table::kSystem, BankKey(bank->spec().uid));
-  writes.Delete(Table::kMeta, MetaKey(bank->spec().uid, ""));
-  writes.Put(Table::kSystem, DeletedBankKey(bank->spec().uid), "");
+  writes.Delete(Table::kSystem, BankKey(bank.spec().uid));
+  writes.Delete(Table::kMeta, MetaKey(bank.spec().uid, ""));
+  writes.Put(Table::kSystem, DeletedBankKey(bank.spec().uid), "");
   MSA_RETURN_IF_ERROR(store_->Commit(writes, Priority::kUrgent));
-  bank->set_deleted();
+  bank.set_deleted();
   {
     absl::MutexLock lock(&banks_mutex_);
-    banks_.erase(name);
+    banks_.erase(bank.spec().name);
   }
-  snapshots_.CloseAll(*bank);
+  snapshots_.CloseAll(bank);
   return absl::OkStatus();
 }
 

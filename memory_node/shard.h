@@ -53,6 +53,8 @@ class LocalShard : public rpc::MemoryShard {
 
   absl::Status CreateBank(const rpc::CallContext& ctx, const rpc::BankSpec& spec) override;
   absl::Status DeleteBank(const rpc::CallContext& ctx, const std::string& bank) override;
+  absl::Status DeleteUnusedBank(const rpc::CallContext& ctx, const std::string& bank,
+                                uint64_t bank_uid) override;
   absl::StatusOr<std::vector<rpc::BankState>> ListBanks(const rpc::CallContext& ctx) override;
   absl::Status SetCoarse(const rpc::CallContext& ctx, const std::string& bank,
                          const rpc::CoarseState& state) override;
@@ -102,6 +104,7 @@ class LocalShard : public rpc::MemoryShard {
   absl::StatusOr<std::shared_ptr<Bank>> FindBank(const rpc::CallContext& ctx,
                                                  const std::string& name) const;
   std::vector<std::shared_ptr<Bank>> Banks() const;
+  absl::Status DeleteLocked(Bank& bank);
   absl::Status CommitCoarse(Bank& bank, const rpc::CoarseState& state);
   absl::StatusOr<uint64_t> LastRevision(Bank& bank, const std::string& id,
                                         const DocumentEntryPtr& current, int64_t* max_reference);

@@ -1,7 +1,6 @@
 #include "router/banks.h"
 
 #include <algorithm>
-#include <iterator>
 #include <numeric>
 #include <optional>
 #include <random>
@@ -173,13 +172,13 @@ absl::Status Banks::CreateEverywhere(const rpc::CallContext& context,
   };
   // On the first alone: of two routers that make it at once, one is refused before it made any, and
   // finds the other's.
-  std::vector<int> made = {0};
-  MSA_RETURN_IF_ERROR(create(made).front());
+  MSA_RETURN_IF_ERROR(create({kNumberingShard}).front());
   std::vector<int> others(shards_->size() - 1);
-  std::iota(others.begin(), others.end(), 1);
+  std::iota(others.begin(), others.end(), kNumberingShard + 1);
   const auto statuses = create(others);
   const absl::Status error = FirstError(statuses);
   if (error.ok()) return error;
+  std::vector<int> made;
   for (size_t i = 0; i < others.size(); ++i) {
     if (statuses[i].ok()) made.push_back(others[i]);
   }
@@ -188,31 +187,19 @@ absl::Status Banks::CreateEverywhere(const rpc::CallContext& context,
 }
 
 void Banks::TakeBack(const rpc::CallContext& context, const rpc::BankSpec& spec,
-                     const std::vector<int>& made) const {
+                     const std::vector<int>& others) const {
   // It must not fail for the client's deadline or its having gone.
   const rpc::CallContext own{.deadline = absl::Now() + absl::Seconds(10),
                              .request_id = context.request_id,
                              .cancelled = nullptr};
-  // Another router may have completed and filled it, or deleted it and made one of that name.
-  std::vector<int64_t> next_references(shards_->size(), -1);  // where it is
-  (void)shards_->AskEach(own, made, /*all_or_nothing=*/false,
-                         [&](const rpc::CallContext& limited, int shard) -> absl::Status {
-                           MSA_ASSIGN_OR_RETURN(const auto states,
-                                                shards_->shard(shard).ListBanks(limited));
-                           for (const rpc::BankState& state : states) {
-                             if (state.spec.uid != spec.uid) continue;
-                             next_references[shard] = state.next_reference;
-                           }
-                           return absl::OkStatus();
-                         });
-  if (*absl::c_max_element(next_references) > 0) return;
-  std::vector<int> unused;
-  absl::c_copy_if(made, std::back_inserter(unused),
-                  [&](int shard) { return next_references[shard] == 0; });
-  (void)shards_->AskEach(own, unused, /*all_or_nothing=*/false,
-                         [&](const rpc::CallContext& limited, int shard) {
-                           return shards_->shard(shard).DeleteBank(limited, spec.name);
-                         });
+  const auto take_back = [&](const rpc::CallContext& limited, int shard) {
+    return shards_->shard(shard).DeleteUnusedBank(limited, spec.name, spec.uid);
+  };
+  // Another router may have completed the bank and be about to add to it, with numbers from there:
+  // it has taken some, and the bank stays, or can take none any more.
+  const absl::Status first = shards_->Ask(own, kNumberingShard, take_back);
+  if (!first.ok() && !absl::IsNotFound(first)) return;
+  (void)shards_->AskEach(own, others, /*all_or_nothing=*/false, take_back);
 }
 
 absl::StatusOr<rpc::BankSpec> Banks::Create(const rpc::CallContext& context,

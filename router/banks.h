@@ -33,7 +33,8 @@ class Banks {
   // CANCELLED while waiting for another's end.
 
   // On all shards or on none: what was made is taken back when a shard fails, unless another router
-  // has added to it by then. Should this process die in between, Find or Repair completes the bank.
+  // adds to it by then or the first shard cannot be asked. What is left so, or by a process that
+  // dies in between, Find or Repair completes.
   absl::StatusOr<rpc::BankSpec> Create(const rpc::CallContext& context, const std::string& name,
                                        const rpc::BankOptions& options);
   // Where a shard fails, what is left of a bank that has had documents is refused
@@ -69,9 +70,9 @@ class Banks {
   // These two within a change: what a deletion has left so far must not be made whole again.
   absl::Status Complete(const rpc::CallContext& context, const Found& found) const;
   absl::Status CreateEverywhere(const rpc::CallContext& context, const rpc::BankSpec& spec) const;
-  // Deletes it from the shards where it was made, unless it has a document by now.
+  // Deletes it from the numbering shard and, where that has given no numbers of it, from `others`.
   void TakeBack(const rpc::CallContext& context, const rpc::BankSpec& spec,
-                const std::vector<int>& made) const;
+                const std::vector<int>& others) const;
 
   const ShardGroup* const shards_;
   ComputePool* const compute_;

@@ -19,8 +19,6 @@
 namespace msa::router {
 namespace {
 
-// Any would do, as long as all routers of a map ask the same.
-constexpr int kNumberingShard = 0;
 constexpr int64_t kMostAhead = 1024;  // numbers
 constexpr std::string_view kLate = "the deadline passed before all documents were added";
 

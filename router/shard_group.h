@@ -14,6 +14,10 @@
 
 namespace msa::router {
 
+// The shard that gives the numbers of all that is added. Any would do, as long as all routers of a
+// map ask the same.
+inline constexpr int kNumberingShard = 0;
+
 // Thread-safe.
 class ShardGroup {
  public:

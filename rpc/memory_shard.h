@@ -115,6 +115,10 @@ class MemoryShard {
   // Durable on return. The same spec again is OK; another spec under the name: ALREADY_EXISTS.
   virtual absl::Status CreateBank(const CallContext& ctx, const BankSpec& spec) = 0;
   virtual absl::Status DeleteBank(const CallContext& ctx, const std::string& bank) = 0;
+  // In one step with finding it so: FAILED_PRECONDITION for a bank that has given references or had
+  // documents here. NOT_FOUND, too, where the bank of that name has another uid.
+  virtual absl::Status DeleteUnusedBank(const CallContext& ctx, const std::string& bank,
+                                        uint64_t bank_uid) = 0;
   virtual absl::StatusOr<std::vector<BankState>> ListBanks(const CallContext& ctx) = 0;
   // Makes or gives up codes of the bank's keys, as `state` says, and keeps it: durable on return.
   // FAILED_PRECONDITION for a bank whose scores cannot be scanned so (kernels/coarse_codes.h),

@@ -68,6 +68,15 @@ class RemoteMemoryShard final : public MemoryShard {
     return Unary("DeleteBank", ctx, request, &reply);
   }
 
+  absl::Status DeleteUnusedBank(const CallContext& ctx, const std::string& bank,
+                                uint64_t bank_uid) override {
+    pb::ShardDeleteUnusedBankRequest request;
+    request.set_bank(bank);
+    request.set_bank_uid(bank_uid);
+    pb::ShardDeleteUnusedBankReply reply;
+    return Unary("DeleteUnusedBank", ctx, request, &reply);
+  }
+
   absl::StatusOr<std::vector<BankState>> ListBanks(const CallContext& ctx) override {
     pb::ShardListBanksReply reply;
     MSA_RETURN_IF_ERROR(AskBanks(ctx, &reply));

@@ -132,6 +132,11 @@ void AddBankMethods(RawService* service, MemoryShard* shard, CallPools* pools,
                       [shard](const CallContext& context, const auto& request, auto*) {
                         return shard->DeleteBank(context, request.bank());
                       }));
+  service->Method("DeleteUnusedBank", &pools->brief,
+                  Unary<pb::ShardDeleteUnusedBankRequest, pb::ShardDeleteUnusedBankReply>(
+                      [shard](const CallContext& context, const auto& request, auto*) {
+                        return shard->DeleteUnusedBank(context, request.bank(), request.bank_uid());
+                      }));
   service->Method("ListBanks", &pools->brief,
                   Unary<pb::ShardListBanksRequest, pb::ShardListBanksReply>(
                       [shard, place](const CallContext& context, const auto&, auto* reply) {

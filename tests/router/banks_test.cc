@@ -139,6 +139,67 @@ TEST(Banks, AFailedCreationLeavesWhatAnotherRouterAddedMeanwhile) {
   EXPECT_EQ(page->documents.size(), documents.size());
 }
 
+// At the last moment before it would be taken back.
+TEST(Banks, AFailedCreationLeavesWhatAnotherRouterAddsBeforeItIsTakenBack) {
+  FakeCluster cluster(3);
+  testing::FakeComputeNode node(cluster.pointers);
+  Router second(cluster.map, cluster.pointers, {&node});
+  const auto documents = SomeDocuments(9);  // on every shard some
+  cluster.shards[2].before = [](const std::string& method, const rpc::CallContext& context) {
+    return method == "CreateBank" && context.request_id == "first"
+               ? absl::UnavailableError("the connection was lost")
+               : absl::OkStatus();
+  };
+  cluster.shards[0].before = [&](const std::string& method, const rpc::CallContext&) {
+    if (method != "DeleteBank" && method != "DeleteUnusedBank") return absl::OkStatus();
+    absl::Status status;
+    const auto results = AddTo(second, cluster.ctx, documents, "b", &status);
+    for (const auto& result : results) EXPECT_TRUE(result.status.ok()) << result.status;
+    EXPECT_TRUE(status.ok()) << status;
+    return absl::OkStatus();
+  };
+  rpc::CallContext first;
+  first.request_id = "first";
+  EXPECT_EQ(cluster.router->CreateBank(first, "b", {}).status().code(),
+            absl::StatusCode::kUnavailable);
+  const auto page = second.ListDocuments(cluster.ctx, "b", 100, "");
+  ASSERT_TRUE(page.ok()) << page.status();
+  EXPECT_EQ(page->documents.size(), documents.size());
+}
+
+// The other router has a number, and its document comes after.
+TEST(Banks, AFailedCreationLeavesWhatAnotherRouterIsAddingTo) {
+  FakeCluster cluster(2);
+  testing::FakeComputeNode node(cluster.pointers);
+  Router second(cluster.map, cluster.pointers, {&node});
+  absl::Notification encoding, failed;
+  std::thread adder;
+  node.before = [&](const std::string& method, const rpc::CallContext&) {
+    if (method != "EncodeDocument") return absl::OkStatus();
+    encoding.Notify();
+    failed.WaitForNotification();
+    return absl::OkStatus();
+  };
+  cluster.shards[1].before = [&](const std::string& method, const rpc::CallContext& context) {
+    if (method != "CreateBank" || context.request_id != "first") return absl::OkStatus();
+    adder = std::thread([&] {
+      const auto results = AddTo(second, cluster.ctx, SomeDocuments(1), "b");
+      for (const auto& result : results) EXPECT_TRUE(result.status.ok()) << result.status;
+    });
+    encoding.WaitForNotification();
+    return absl::UnavailableError("the connection was lost");
+  };
+  rpc::CallContext first;
+  first.request_id = "first";
+  EXPECT_EQ(cluster.router->CreateBank(first, "b", {}).status().code(),
+            absl::StatusCode::kUnavailable);
+  failed.Notify();
+  adder.join();
+  const auto page = second.ListDocuments(cluster.ctx, "b", 100, "");
+  ASSERT_TRUE(page.ok()) << page.status();
+  EXPECT_EQ(page->documents.size(), 1u);
+}
+
 TEST(Banks, AFailedCreationLeavesAnothersBankOfTheName) {
   FakeCluster cluster(2);
   rpc::BankSpec other;

@@ -254,6 +254,7 @@ TEST_F(PlacedShard, IsNotUsedUnderAnotherMap) {
     ask([&](MemoryShard& shard) { return shard.ListDocuments(ctx_, "bank", "", 1).status(); });
     ask([&](MemoryShard& shard) { return shard.PutDocument(ctx_, Document("d", 1, 8)).status(); });
     ask([&](MemoryShard& shard) { return shard.DeleteBank(ctx_, "bank"); });
+    ask([&](MemoryShard& shard) { return shard.DeleteUnusedBank(ctx_, "bank", Spec().uid); });
     ask([&](MemoryShard& shard) { return shard.OpenSnapshot(ctx_, "bank", {}).status(); });
     ask([&](MemoryShard& shard) {
       return shard.FetchBlocks(ctx_, {}, [](FetchedBlock) { return absl::OkStatus(); });

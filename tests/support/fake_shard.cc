@@ -107,6 +107,19 @@ absl::Status FakeShard::DeleteBank(const rpc::CallContext& ctx, const std::strin
   return absl::OkStatus();
 }
 
+absl::Status FakeShard::DeleteUnusedBank(const rpc::CallContext& ctx, const std::string& name,
+                                         uint64_t bank_uid) {
+  MSA_RETURN_IF_ERROR(Enter("DeleteUnusedBank", ctx));
+  absl::MutexLock lock(&mutex_);
+  MSA_ASSIGN_OR_RETURN(Bank* const bank, Find(name));
+  if (bank->spec.uid != bank_uid) return absl::NotFoundError("another bank");
+  if (bank->references_taken > 0 || bank->next_reference > 0) {
+    return absl::FailedPreconditionError("in use");
+  }
+  banks_.erase(name);
+  return absl::OkStatus();
+}
+
 absl::StatusOr<std::vector<rpc::BankState>> FakeShard::ListBanks(const rpc::CallContext& ctx) {
   MSA_RETURN_IF_ERROR(Enter("ListBanks", ctx));
   absl::MutexLock lock(&mutex_);

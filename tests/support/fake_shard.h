@@ -29,6 +29,8 @@ class FakeShard : public rpc::MemoryShard {
 
   absl::Status CreateBank(const rpc::CallContext& ctx, const rpc::BankSpec& spec) override;
   absl::Status DeleteBank(const rpc::CallContext& ctx, const std::string& bank) override;
+  absl::Status DeleteUnusedBank(const rpc::CallContext& ctx, const std::string& bank,
+                                uint64_t bank_uid) override;
   absl::StatusOr<std::vector<rpc::BankState>> ListBanks(const rpc::CallContext& ctx) override;
   absl::Status SetCoarse(const rpc::CallContext& ctx, const std::string& bank,
                          const rpc::CoarseState& state) override;
