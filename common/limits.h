@@ -26,6 +26,7 @@ inline constexpr int32_t kMaxNewTokens = 8192;
 inline constexpr int32_t kMaxQueryTokens = 16384;  // routing rows in one Route call
 inline constexpr int32_t kMaxPartTokens = 32768;
 inline constexpr int64_t kMaxReferencesTaken = 32 << 20;  // at once: a document's parts have a byte
+inline constexpr int64_t kMaxReference = int64_t{1} << 62;  // as many are left for later ones
 inline constexpr int32_t kMaxDocumentsPerStream = 10'000'000;
 inline constexpr size_t kMaxRpcMessageBytes = 64u << 20;
 

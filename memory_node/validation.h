@@ -13,9 +13,6 @@ namespace msa::memory_node {
 // INVALID_ARGUMENT.
 absl::Status ValidateBank(const rpc::BankSpec& spec);
 
-// References are 0 to this: as many are left for what is added later.
-inline constexpr int64_t kMaxReference = int64_t{1} << 62;
-
 // FAILED_PRECONDITION for another model or bank, DATA_LOSS for a checksum that does not fit,
 // INVALID_ARGUMENT for the rest, not-finite keys and scales included. Reads every byte once.
 absl::Status ValidateDocument(const rpc::BankSpec& bank, const rpc::EncodedDocument& document);

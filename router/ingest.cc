@@ -235,6 +235,15 @@ class Stream {
 
 }  // namespace
 
+// Others may be a document's already, or would count on past what can be counted.
+absl::Status References::CheckTaken(int64_t first, int64_t at_least) const {
+  if (first >= at_least && first <= kMaxReference) return absl::OkStatus();
+  return absl::InternalError(StrCat("shard '", shards_->name(kNumberingShard),
+                                    "' gave reference numbers from ", first, " on, where ",
+                                    at_least, " to ", kMaxReference,
+                                    " were asked for: see that it runs this router's release"));
+}
+
 absl::StatusOr<int64_t> References::Next(const rpc::CallContext& context, const rpc::BankSpec& bank,
                                          int64_t at_least, int64_t count) {
   absl::MutexLock lock(&mutex_);
@@ -244,7 +253,7 @@ absl::StatusOr<int64_t> References::Next(const rpc::CallContext& context, const 
   if (taken.end - taken.next < count) {
     const int64_t more = std::max(count, std::min(taken.used / 32, kMostAhead));
     // A shard that came back with an older copy of its data may have forgotten what it gave.
-    const int64_t least = std::max(at_least, taken.end);
+    const int64_t least = std::max({int64_t{0}, at_least, taken.end});
     int64_t first = 0;
     taken.asked = true;
     mutex_.Unlock();
@@ -252,7 +261,7 @@ absl::StatusOr<int64_t> References::Next(const rpc::CallContext& context, const 
         context, kNumberingShard, [&](const rpc::CallContext& limited, int shard) -> absl::Status {
           MSA_ASSIGN_OR_RETURN(first, shards_->shard(shard).TakeReferences(limited, bank.name,
                                                                            bank.uid, least, more));
-          return absl::OkStatus();
+          return CheckTaken(first, least);
         });
     mutex_.Lock();
     taken.asked = false;

@@ -30,11 +30,14 @@ class References {
 
   // The first of `count` numbers in a row, larger than those before. `at_least`: more than any that
   // is stored. Takes more than are asked for once many were, for the next calls: a 32nd of those
-  // used, up to 1,024. As MemoryShard::TakeReferences.
+  // used, up to 1,024. As MemoryShard::TakeReferences; INTERNAL where the shard gives other numbers
+  // than it was asked for.
   absl::StatusOr<int64_t> Next(const rpc::CallContext& context, const rpc::BankSpec& bank,
                                int64_t at_least, int64_t count);
 
  private:
+  absl::Status CheckTaken(int64_t first, int64_t at_least) const;
+
   struct Taken {
     int64_t next = 0, end = 0;
     int64_t used = 0;

@@ -5,7 +5,9 @@
 
 #include <atomic>
 #include <latch>
+#include <limits>
 #include <mutex>
+#include <optional>
 #include <set>
 #include <thread>
 
@@ -161,6 +163,42 @@ TEST(Ingest, TakesNoNumbersOfABankThatWasMadeAnew) {
       << results.back().status;
   cluster.Add({{"new", "", "text", ""}});
   EXPECT_EQ(ReferencesOf(cluster, "default"), (std::map<int64_t, std::string>{{0, "new"}}));
+}
+
+class MisnumberingShard : public testing::FakeShard {
+ public:
+  absl::StatusOr<int64_t> TakeReferences(const rpc::CallContext& ctx, const std::string& bank,
+                                         uint64_t bank_uid, int64_t at_least,
+                                         int64_t count) override {
+    if (answer) return *answer;
+    return FakeShard::TakeReferences(ctx, bank, bank_uid, at_least, count);
+  }
+  std::optional<int64_t> answer;
+};
+
+TEST(Ingest, TakesNoNumbersThatItHasNotAskedFor) {
+  FakeCluster cluster(2);
+  MisnumberingShard first;
+  const std::vector<rpc::MemoryShard*> shards = {&first, &cluster.shards[1]};
+  testing::FakeComputeNode node(shards);
+  Router router(cluster.map, shards, {&node});
+  const auto add = [&](const std::string& id) {
+    return AddTo(router, cluster.ctx, {{id, "", "text", ""}}).at(0).status;
+  };
+  first.answer = -1;
+  EXPECT_EQ(add("a").code(), absl::StatusCode::kInternal);
+  first.answer.reset();
+  for (const char* id : {"a", "b"}) EXPECT_TRUE(add(id).ok());
+  // None, a document's, and some that end past int64.
+  for (int64_t answer : {int64_t{0}, int64_t{1}, std::numeric_limits<int64_t>::max()}) {
+    first.answer = answer;
+    const absl::Status status = add("c");
+    EXPECT_EQ(status.code(), absl::StatusCode::kInternal) << answer << ": " << status;
+    EXPECT_THAT(std::string(status.message()), HasSubstr("shard 's0' gave reference numbers"));
+  }
+  first.answer.reset();
+  EXPECT_TRUE(add("c").ok());
+  EXPECT_EQ(router.ListDocuments(cluster.ctx, "default", 10, "")->documents.size(), 3u);
 }
 
 TEST(Ingest, WhoWaitsForAnothersNumbersHasADeadline) {
