@@ -2,6 +2,7 @@
 
 #include "common/limits.h"
 #include "common/strings.h"
+#include "rpc/compute_node.h"
 
 namespace msa::compute_node {
 namespace {
@@ -12,10 +13,10 @@ bool IsChunk(int32_t tokens) { return tokens >= 1 && tokens <= kMaxPartTokens; }
 
 absl::Status CheckBankFits(const rpc::BankSpec& bank, const Transformer& transformer) {
   if (bank.model_fingerprint != transformer.fingerprint()) {
-    return absl::FailedPreconditionError(
-        StrCat("bank '", bank.name, "' was made by model ", bank.model_name, " (",
-               bank.model_fingerprint, "), this node runs ", transformer.fingerprint(),
-               ": start it with the bank's model and adapter, or add the documents to a new bank"));
+    return rpc::AboutNode(absl::FailedPreconditionError(StrCat(
+        "bank '", bank.name, "' was made by model ", bank.model_name, " (", bank.model_fingerprint,
+        "), this node runs ", transformer.fingerprint(),
+        ": start it with the bank's model and adapter, or add the documents to a new bank")));
   }
   const MemoryConfig& memory = transformer.config().memory;
   if (bank.router_layers != memory.router_layers ||

@@ -110,10 +110,10 @@ absl::StatusOr<std::unique_ptr<MemorySession>> MemorySession::Open(
       new MemorySession(transformer, prefix, memory, std::move(info), options.allow_partial));
   MSA_RETURN_IF_ERROR(CheckBankFits(session->bank(), transformer));
   if (session->info_.shard_snapshots.size() != memory.shards.size()) {
-    return absl::FailedPreconditionError(StrCat("the router's shard map has ",
-                                                session->info_.shard_snapshots.size(),
-                                                " shards, that of this node ", memory.shards.size(),
-                                                ": router and compute nodes need the same map"));
+    return rpc::AboutNode(absl::FailedPreconditionError(
+        StrCat("the router's shard map has ", session->info_.shard_snapshots.size(),
+               " shards, that of this node ", memory.shards.size(),
+               ": router and compute nodes need the same map")));
   }
   return session;
 }

@@ -11,11 +11,6 @@
 namespace msa::router {
 namespace {
 
-// As nodes write of what they were started with.
-bool IsAboutNode(const absl::Status& status) {
-  return absl::StrContains(status.message(), "this node");
-}
-
 // Either alone, or what both say, with the second's code.
 absl::Status Both(const absl::Status& first, const absl::Status& second) {
   if (first.ok() || second.ok()) return first.ok() ? second : first;
@@ -76,7 +71,7 @@ absl::Status ComputePool::Call(const rpc::CallContext& context,
     Release(index);
     // Another node would miss the same shard.
     const bool is_down = absl::IsUnavailable(status) && !IsAboutShard(status);
-    const bool does_not_fit = absl::IsFailedPrecondition(status) && IsAboutNode(status);
+    const bool does_not_fit = rpc::IsAboutNode(status);
     if (!is_down && !does_not_fit) return status;
     if ((is_down && !absl::StrContains(status.message(), "compute node '")) ||
         (does_not_fit && size() > 1)) {

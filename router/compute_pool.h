@@ -22,7 +22,7 @@ class ComputePool {
   int size() const;
 
   // Calls the least loaded node, in turn among equals. While the answer is UNAVAILABLE, not about a
-  // shard, or FAILED_PRECONDITION about "this node" (it runs another model), and `may_retry` (asked
+  // shard, or a refusal that is rpc::AboutNode (it runs another model, say), and `may_retry` (asked
   // after each) allows it, the next node is tried, each once. When none is left: UNAVAILABLE with
   // the name of one that is down, and all that do not fit by name.
   absl::Status Call(const rpc::CallContext& context,

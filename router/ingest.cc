@@ -101,10 +101,10 @@ absl::Status CheckModel(const rpc::BankSpec& bank, const rpc::ModelInfo& model) 
     const std::optional<DType>& weights = model.default_bank.weights_dtype;
     return weights ? rpc::CheckWeights(bank, *weights) : absl::OkStatus();
   }
-  return absl::FailedPreconditionError(
+  return rpc::AboutNode(absl::FailedPreconditionError(
       StrCat("bank '", bank.name, "' was made by the model ", bank.model_name, " (",
              bank.model_fingerprint, "), this node runs ", model.name, " (", model.fingerprint,
-             "): start it with the bank's model, or use another bank"));
+             "): start it with the bank's model, or use another bank")));
 }
 
 // Which compute nodes run a bank's model, each asked once: one of another model would split texts
@@ -113,7 +113,7 @@ class Fitting {
  public:
   explicit Fitting(const rpc::BankSpec& bank) : bank_(bank) {}
 
-  // OK; FAILED_PRECONDITION about "this node"; else it could not be asked.
+  // OK; FAILED_PRECONDITION, rpc::AboutNode; else it could not be asked.
   absl::Status Check(const rpc::CallContext& context, rpc::ComputeNode& node) {
     {
       absl::MutexLock lock(&mutex_);

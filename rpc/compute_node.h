@@ -24,7 +24,12 @@ struct ModelInfo {
   std::string retrieval_mode;  // "generative" or "router"
 };
 
-// FAILED_PRECONDITION about "this node" for documents that it would encode with weights of another
+// A refusal for what the node was started with: another node may do it. Kept by a sign in the
+// status, which crosses gRPC.
+absl::Status AboutNode(absl::Status refusal);
+bool IsAboutNode(const absl::Status& status);
+
+// FAILED_PRECONDITION, AboutNode, for documents that it would encode with weights of another
 // precision than the bank's others: one text would have two keys. Questions are asked with any.
 absl::Status CheckWeights(const BankSpec& bank, DType weights);
 

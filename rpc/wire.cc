@@ -5,6 +5,7 @@
 
 #include <string>
 
+#include "absl/strings/cord.h"
 #include "absl/strings/str_cat.h"
 #include "common/strings.h"
 #include "common/utf8.h"
@@ -38,6 +39,20 @@ bool Parse(grpc::ByteBuffer* buffer, google::protobuf::Message* message) {
 std::string Short(const std::string& message) {
   const std::string_view cut = CutUtf8(message, kMaxStatusMessageBytes);
   return cut.size() == message.size() ? message : absl::StrCat(ToAbsl(cut), "…");
+}
+
+// Empty for a status without payloads.
+std::string Details(const absl::Status& status, const std::string& message) {
+  pb::StatusDetails details;
+  status.ForEachPayload([&](absl::string_view type_url, const absl::Cord& value) {
+    pb::StatusDetail* const detail = details.add_details();
+    detail->set_type_url(std::string(type_url));
+    detail->set_value(std::string(value));
+  });
+  if (details.details().empty()) return "";
+  details.set_code(static_cast<int32_t>(status.code()));
+  details.set_message(message);
+  return details.SerializeAsString();
 }
 
 }  // namespace
@@ -75,12 +90,19 @@ absl::Status ReplyFromBuffer(grpc::ByteBuffer* buffer, google::protobuf::Message
 
 grpc::Status ToGrpc(const absl::Status& status) {
   if (status.ok()) return grpc::Status::OK;
-  return grpc::Status(static_cast<grpc::StatusCode>(status.code()),
-                      Short(AsUtf8(std::string(status.message()))));
+  const std::string message = Short(AsUtf8(std::string(status.message())));
+  return grpc::Status(static_cast<grpc::StatusCode>(status.code()), message,
+                      Details(status, message));
 }
 
 absl::Status FromGrpc(const grpc::Status& status) {
-  return absl::Status(static_cast<absl::StatusCode>(status.error_code()), status.error_message());
+  absl::Status from(static_cast<absl::StatusCode>(status.error_code()), status.error_message());
+  pb::StatusDetails details;
+  if (from.ok() || !details.ParseFromString(status.error_details())) return from;
+  for (const pb::StatusDetail& detail : details.details()) {
+    from.SetPayload(detail.type_url(), absl::Cord(detail.value()));
+  }
+  return from;
 }
 
 }  // namespace msa::rpc

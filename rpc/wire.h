@@ -20,8 +20,8 @@ absl::Status FromBuffer(grpc::ByteBuffer* buffer, google::protobuf::Message* mes
 // What a server sent, of any number of pieces. INTERNAL, as whoever called it did nothing wrong.
 absl::Status ReplyFromBuffer(grpc::ByteBuffer* buffer, google::protobuf::Message* message);
 
-// Codes are the same numbers. Messages are made UTF-8 and cut to 2 KiB: they travel in HTTP/2
-// headers, which peers limit to 8 KiB.
+// Codes are the same numbers; payloads are details. Messages are made UTF-8 and cut to 2 KiB: they
+// travel in HTTP/2 headers, which peers limit to 8 KiB.
 grpc::Status ToGrpc(const absl::Status& status);
 absl::Status FromGrpc(const grpc::Status& status);
 

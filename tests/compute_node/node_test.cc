@@ -51,8 +51,11 @@ TEST_F(NodeTest, EncodesOnlyForBanksThatItsModelFits) {
   using Request = rpc::EncodeRequest;
   constexpr auto kBad = absl::StatusCode::kInvalidArgument;
   EXPECT_EQ(Encode([](Request&) {}), absl::StatusCode::kOk);
-  EXPECT_EQ(Encode([](Request& r) { r.bank.model_fingerprint = "another"; }),
-            absl::StatusCode::kFailedPrecondition);
+  rpc::EncodeRequest others = request_;
+  others.bank.model_fingerprint = "another";
+  const absl::Status status = node_->EncodeDocument({}, others).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_TRUE(rpc::IsAboutNode(status));
   EXPECT_EQ(Encode([](Request& r) { r.bank.routing_dtype = DType::kFloat16; }), kBad);
   EXPECT_EQ(Encode([](Request& r) { r.bank.content_dtype = DType::kFloat16; }), kBad);
   EXPECT_EQ(Encode([](Request& r) { r.bank.routing_chunk_tokens = 0; }), kBad);
@@ -89,6 +92,7 @@ TEST_F(NodeTest, EncodesOnlyWithTheWeightsOfABanksOthers) {
   const absl::Status status = node_->EncodeDocument({}, other).status();
   EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_THAT(std::string(status.message()), HasSubstr("start it with --weights int8"));
+  EXPECT_TRUE(rpc::IsAboutNode(status));
 }
 
 TEST_F(NodeTest, SplitsOnlyIntoPartsOfAllowedSize) {

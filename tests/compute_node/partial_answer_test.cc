@@ -98,6 +98,7 @@ TEST_F(PartialAnswerTest, ANodeWithAnotherShardMapThanItsRouterSaysSo) {
   const absl::Status status = Retrieve(/*allow_partial=*/true).status();
   EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition) << status;
   EXPECT_THAT(std::string(status.message()), HasSubstr("has 2 shards, that of this node 1"));
+  EXPECT_TRUE(rpc::IsAboutNode(status));
 }
 
 TEST_F(PartialAnswerTest, FailsByNameUnlessPartialAnswersAreAllowed) {

@@ -165,6 +165,15 @@ TEST_F(Cluster, AnswersAsOneProcessDoes) {
   for (auto& shard : shards_) EXPECT_EQ(shard.open_snapshots(), 0u);
 }
 
+TEST_F(Cluster, ANodeThatSaysItDoesNotFitIsPassedOver) {
+  Add(SomeDocuments(5));
+  nodes_[1]->before = [](const std::string& method, const rpc::CallContext&) {
+    return method == "Generate" ? rpc::AboutNode(absl::FailedPreconditionError("another model"))
+                                : absl::OkStatus();
+  };
+  for (int i = 0; i < 4; ++i) EXPECT_FALSE(Answer(*client_, "one").empty());
+}
+
 TEST_F(Cluster, BanksOverTheWire) {
   rpc::BankOptions options;
   options.part_tokens = 33;

@@ -364,24 +364,28 @@ TEST(Generate, ANodeOfAnotherModelIsPassedOver) {
   const auto fails_with = [](const absl::Status& status) {
     return [status](const std::string&, const rpc::CallContext&) { return status; };
   };
-  cluster.nodes[1]->before = fails_with(absl::FailedPreconditionError("this node runs b"));
+  const auto runs = [](const std::string& model) {
+    return rpc::AboutNode(absl::FailedPreconditionError("runs " + model));
+  };
+  cluster.nodes[1]->before = fails_with(runs("b"));
   for (int i = 0; i < 4; ++i) EXPECT_TRUE(ask().ok());
-  // What is not about the node is not asked of another.
-  cluster.nodes[0]->before = fails_with(absl::FailedPreconditionError("no codes"));
-  for (int i = 0; i < 2; ++i) EXPECT_EQ(ask(), absl::FailedPreconditionError("no codes"));
+  // What is not about the node is not asked of another, whatever its words.
+  const auto no_codes = absl::FailedPreconditionError("this node's bank has no codes");
+  cluster.nodes[0]->before = fails_with(no_codes);
+  for (int i = 0; i < 2; ++i) EXPECT_EQ(ask(), no_codes);
   // None fits: both are named.
-  cluster.nodes[0]->before = fails_with(absl::FailedPreconditionError("this node runs a"));
+  cluster.nodes[0]->before = fails_with(runs("a"));
   absl::Status none = ask();
   EXPECT_EQ(none.code(), absl::StatusCode::kFailedPrecondition);
-  EXPECT_THAT(MessageOf(none), HasSubstr("compute node 'c0': this node runs a"));
-  EXPECT_THAT(MessageOf(none), HasSubstr("compute node 'c1': this node runs b"));
+  EXPECT_THAT(MessageOf(none), HasSubstr("compute node 'c0': runs a"));
+  EXPECT_THAT(MessageOf(none), HasSubstr("compute node 'c1': runs b"));
   // One that is down may be the one that fits.
   cluster.nodes[0]->before = fails_with(absl::UnavailableError("connection refused"));
   for (int i = 0; i < 2; ++i) {
     none = ask();
     EXPECT_EQ(none.code(), absl::StatusCode::kUnavailable) << none;
     EXPECT_THAT(MessageOf(none), HasSubstr("compute node 'c0': connection refused"));
-    EXPECT_THAT(MessageOf(none), HasSubstr("compute node 'c1': this node runs b"));
+    EXPECT_THAT(MessageOf(none), HasSubstr("compute node 'c1': runs b"));
   }
 }
 

@@ -166,6 +166,29 @@ TEST(Wire, StatusesKeepCodeAndMessage) {
   EXPECT_TRUE(FromGrpc(ToGrpc(absl::OkStatus())).ok());
 }
 
+TEST(Wire, StatusesKeepWhatTheyAreAbout) {
+  const absl::Status refusal = absl::FailedPreconditionError("another model");
+  const absl::Status about = FromGrpc(ToGrpc(AboutNode(refusal)));
+  EXPECT_EQ(about.code(), refusal.code());
+  EXPECT_EQ(about.message(), refusal.message());
+  EXPECT_TRUE(IsAboutNode(about));
+  EXPECT_FALSE(IsAboutNode(FromGrpc(ToGrpc(refusal))));
+  // Details of a peer that keeps something else there.
+  const grpc::Status strange(grpc::StatusCode::FAILED_PRECONDITION, "no", "\xFF not a message");
+  EXPECT_EQ(FromGrpc(strange), absl::FailedPreconditionError("no"));
+}
+
+// Clients in any language read details as google.rpc.Status.
+TEST(Wire, DetailsAreLaidOutAsGoogleRpcStatus) {
+  const grpc::Status status = ToGrpc(AboutNode(absl::FailedPreconditionError("no")));
+  const std::string url = "type.googleapis.com/msa.v1.AboutNode";
+  const std::string any = std::string("\x0a") + static_cast<char>(url.size()) + url;  // field 1
+  EXPECT_EQ(status.error_details(), std::string("\x08\x09") +  // code 9, field 1
+                                        "\x12\x02no" +         // message, field 2
+                                        "\x1a" + static_cast<char>(any.size()) + any);  // field 3
+  EXPECT_EQ(ToGrpc(absl::FailedPreconditionError("no")).error_details(), "");
+}
+
 TEST(Wire, ADamagedReplyIsNotTheCallersFault) {
   grpc::Slice slice("\xFF");
   grpc::ByteBuffer buffer(&slice, 1);
