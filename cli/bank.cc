@@ -1,4 +1,4 @@
-// msa bank create|ls|rm.
+// msa bank create|ls|rm. Which bank is said by name, not by --bank.
 #include <ostream>
 
 #include "absl/strings/str_format.h"
@@ -16,6 +16,7 @@ class BankCreateVerb : public ClientVerb {
   std::string_view help() const override { return "Make a bank for the server's model"; }
 
  protected:
+  bool has_bank() const override { return false; }
   void AddVerbFlags(FlagSet& flags) override {
     flags.Positional("name", &name_, "The bank's name");
     const std::vector<std::string> precisions = {"f32", "bf16", "int8", "fp8"};
@@ -63,6 +64,7 @@ class BankLsVerb : public ClientVerb {
   std::string_view help() const override { return "List the banks"; }
 
  protected:
+  bool has_bank() const override { return false; }
   void AddVerbFlags(FlagSet&) override {}
 
   absl::Status RunWith(rpc::MemoryService& service, Io& io) override {
@@ -86,6 +88,7 @@ class BankRmVerb : public ClientVerb {
   std::string_view help() const override { return "Delete a bank and all its documents"; }
 
  protected:
+  bool has_bank() const override { return false; }
   void AddVerbFlags(FlagSet& flags) override {
     flags.Positional("name", &name_, "The bank's name");
   }

@@ -35,6 +35,7 @@ class BankCalibrateVerb : public ClientVerb {
   }
 
  protected:
+  bool has_bank() const override { return false; }
   double default_timeout_s() const override { return 600; }  // of a question
 
   void AddVerbFlags(FlagSet& flags) override {

@@ -35,7 +35,7 @@ class ComputeNodeVerb : public Verb {
     }
     process_.SetListen(map.compute_nodes[static_cast<size_t>(index)].address);
     MSA_RETURN_IF_ERROR(process_.Prepare());
-    MSA_ASSIGN_OR_RETURN(const auto kernels, backend_.Make(process_.threads()));
+    MSA_ASSIGN_OR_RETURN(const auto kernels, backend_.Make());
     if (kernels.size() > 1) {
       return absl::InvalidArgumentError(
           "a compute node uses one GPU: start one for each, with an entry of its own in the map");

@@ -28,7 +28,7 @@ class MemoryNodeVerb : public Verb {
     MSA_ASSIGN_OR_RETURN(const int32_t index, map.FindShard(name_));
     process_.SetListen(map.shards[static_cast<size_t>(index)].address);
     MSA_RETURN_IF_ERROR(process_.Prepare());
-    MSA_ASSIGN_OR_RETURN(const auto kernels, backend_.Make(process_.threads()));
+    MSA_ASSIGN_OR_RETURN(const auto kernels, backend_.Make());
     MSA_ASSIGN_OR_RETURN(auto store, store_.OpenStore());
     const rpc::ShardPlace place = map.PlaceOf(index);
     MSA_ASSIGN_OR_RETURN(const auto shard,

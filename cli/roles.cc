@@ -20,14 +20,15 @@ absl::StatusOr<kernels::WeightFormat> ParseWeights(const std::string& name) {
 
 void BackendFlags::AddFlags(FlagSet& flags) {
   flags.AddChoice("--backend", &backend, {"cpu", "cuda", "reference"}, "What to compute with");
+  flags.AddBounded("--threads", &threads, 0, 1024, "Threads to compute with, 0 for one a core");
   gpus.AddFlags(flags);
 }
 
-absl::StatusOr<kernels::BackendSet> BackendFlags::Make(int num_threads) const {
+absl::StatusOr<kernels::BackendSet> BackendFlags::Make() const {
   MSA_RETURN_IF_ERROR(gpus.CheckFor(backend));
   MSA_ASSIGN_OR_RETURN(const std::vector<int> numbers, gpus.Numbers());
   kernels::BackendOptions options;
-  options.num_threads = num_threads;
+  options.num_threads = threads;
   options.gpu_memory_bytes = int64_t{gpus.gpu_memory_mb} << 20;
   options.host_memory_bytes = int64_t{gpus.host_memory_mb} << 20;
   return kernels::BackendSet::Make(backend, options, numbers);

@@ -28,14 +28,15 @@ absl::StatusOr<kernels::WeightFormat> ParseWeights(const std::string& name);
 // For log lines that say how long something took.
 inline double SecondsSince(absl::Time start) { return absl::ToDoubleSeconds(absl::Now() - start); }
 
-// What computes: the flags of a backend and its GPUs.
+// What computes: the flags of a backend, its threads and its GPUs.
 struct BackendFlags {
   std::string backend = "cpu";
+  int32_t threads = 0;
   GpuFlags gpus;
 
   void AddFlags(FlagSet& flags);
   // A usage error for flags that do not fit together; else what BackendSet::Make says.
-  absl::StatusOr<kernels::BackendSet> Make(int num_threads) const;
+  absl::StatusOr<kernels::BackendSet> Make() const;
 };
 
 // A model and the node that runs it.

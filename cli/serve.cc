@@ -28,7 +28,7 @@ class ServeVerb : public Verb {
 
   absl::Status Run(Io&) override {
     MSA_RETURN_IF_ERROR(process_.Prepare());
-    MSA_ASSIGN_OR_RETURN(const auto kernels, backend_.Make(process_.threads()));
+    MSA_ASSIGN_OR_RETURN(const auto kernels, backend_.Make());
     // The folder first: a lock held by another process is told before a model is loaded. The
     // weights before the keys: those have another place to go when a GPU is full.
     MSA_ASSIGN_OR_RETURN(auto store, store_.OpenStore());

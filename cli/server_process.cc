@@ -9,7 +9,6 @@
 #include <ctime>
 #include <fstream>
 #include <memory>
-#include <thread>
 
 #include "absl/time/clock.h"
 #include "cli/exit_code.h"
@@ -39,7 +38,6 @@ void ServerProcess::AddFlags(FlagSet& flags, const std::string& listen) {
   flags.Add("--insecure-listen-any", &insecure_listen_any_,
             "Listen where others can reach it although there are no API keys");
   flags.Add("--reflection", &reflection_, "Offer gRPC reflection");
-  flags.AddBounded("--threads", &threads_, 0, 1024, "Threads to compute with, 0 for one a core");
   flags.AddBounded("--drain", &drain_s_, 0, 86400,
                    "Seconds that running calls may take after SIGTERM");
   flags.AddChoice("--log-level", &log_level_, {"debug", "info", "warning", "error"},
@@ -53,7 +51,6 @@ absl::Status ServerProcess::Prepare() {
   const sigset_t signals = EndingSignals();
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
   signal(SIGPIPE, SIG_IGN);
-  if (threads_ == 0) threads_ = static_cast<int32_t>(std::thread::hardware_concurrency());
   if (listen_.empty()) return absl::OkStatus();
   if (const absl::Status form = rpc::CheckAddress("--listen", listen_, 0); !form.ok()) {
     return UsageError(std::string(form.message()));

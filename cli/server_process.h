@@ -39,7 +39,6 @@ class ServerProcess {
 
   // `questions`: that may be on their way at once.
   rpc::ServerOptions options(int64_t questions = 0) const;
-  int threads() const { return threads_; }
 
  private:
   absl::Status WritePortFile(int port) const;
@@ -50,7 +49,6 @@ class ServerProcess {
   std::string port_file_;
   bool insecure_listen_any_ = false;
   bool reflection_ = false;
-  int32_t threads_ = 0;
   double drain_s_ = 30;
   std::string log_level_ = "info";
   std::string log_format_ = "text";

@@ -88,7 +88,7 @@ absl::StatusOr<Connection> MakeSyntheticServer(const SyntheticOptions& options) 
   BackendFlags backend;
   backend.backend = options.backend;
   backend.gpus = options.gpus;
-  MSA_ASSIGN_OR_RETURN(kernels::BackendSet kernels, backend.Make(0));
+  MSA_ASSIGN_OR_RETURN(kernels::BackendSet kernels, backend.Make());
   const auto roles = std::make_shared<Roles>(std::move(kernels));
   absl::Time start = absl::Now();
   MSA_RETURN_IF_ERROR(MakeNodes(options, roles.get()));

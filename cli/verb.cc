@@ -21,12 +21,12 @@ std::string NewRequestId() {
 absl::Status SayWhatToDo(const absl::Status& status, const std::string& server) {
   const std::string start =
       rpc::IsLoopback(server)
-          ? StrCat("Start one with\n  msa serve --data-dir DIR --model DIR --listen ", server, "\nor")
+          ? StrCat("Start one with\n  msa serve --data-dir DIR --model DIR --listen ", server,
+                   "\nor")
           : StrCat("See that it runs and listens where this machine reaches it,\nor");
-  return absl::Status(status.code(),
-                      StrCat(status.message(), "\nTried the server at ", server,
-                             ", which does not answer. ", start,
-                             " name another with --server or MSA_SERVER."));
+  return absl::Status(status.code(), StrCat(status.message(), "\nTried the server at ", server,
+                                            ", which does not answer. ", start,
+                                            " name another with --server or MSA_SERVER."));
 }
 
 }  // namespace
@@ -34,7 +34,7 @@ absl::Status SayWhatToDo(const absl::Status& status, const std::string& server) 
 void ClientVerb::AddFlags(FlagSet& flags) {
   timeout_s_ = default_timeout_s();
   flags.Add("--server", &server_, "Address of the server or router, HOST:PORT");
-  flags.Add("--bank", &bank_, "Bank of documents");
+  if (has_bank()) flags.Add("--bank", &bank_, "Bank of documents");
   flags.Add("--timeout", &timeout_s_, "Seconds after which a call gives up");
   if (has_json()) flags.Add("--json", &json_, "Print JSON, one object a line");
   AddVerbFlags(flags);

@@ -50,8 +50,8 @@ struct Connection {
 // Gives the service at `host:port`. Does not need to reach it yet.
 using Connector = std::function<absl::StatusOr<Connection>(const std::string& server)>;
 
-// A verb that talks to a running server: adds --server, --bank, --timeout and, where the verb has
-// both forms, --json.
+// A verb that talks to a running server: adds --server, --timeout and, where the verb has a use for
+// them, --bank and --json.
 class ClientVerb : public Verb {
  public:
   explicit ClientVerb(Connector connect) : connect_(std::move(connect)) {}
@@ -62,6 +62,7 @@ class ClientVerb : public Verb {
  protected:
   virtual void AddVerbFlags(FlagSet& flags) = 0;
   virtual absl::Status RunWith(rpc::MemoryService& service, Io& io) = 0;
+  virtual bool has_bank() const { return true; }
   virtual bool has_json() const { return true; }
   // Seconds until a call gives up, when --timeout is not given.
   virtual double default_timeout_s() const { return 60; }

@@ -107,13 +107,12 @@ class VerifyVerb : public Verb {
     flags.Positional("cases", &cases_, "Folders of golden cases (tests/golden/README.md)");
     flags.Add("--model", &model_, "Base model of the cases that name an adapter");
     backend_.AddFlags(flags);
-    flags.AddBounded("--threads", &threads_, 0, 1024, "Threads to compute with, 0 for one a core");
     flags.Add("--all", &all_, "Print every check, not only those that failed");
     flags.Add("--json", &json_, "Print JSON, an object a case");
   }
 
   absl::Status Run(Io& io) override {
-    MSA_ASSIGN_OR_RETURN(const auto kernels, backend_.Make(threads_));
+    MSA_ASSIGN_OR_RETURN(const auto kernels, backend_.Make());
     compute_node::VerifyOptions options;
     options.backend = &kernels.member(0);
     options.make_memory = [&](rpc::ComputeNode& node) {
@@ -179,7 +178,6 @@ class VerifyVerb : public Verb {
   std::vector<std::string> cases_;
   std::string model_;
   BackendFlags backend_;
-  int32_t threads_ = 0;
   bool all_ = false;
   bool json_ = false;
 };

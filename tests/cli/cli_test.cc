@@ -365,6 +365,20 @@ TEST_F(CliTest, BanksAreMadeListedAndDeleted) {
   EXPECT_EQ(Msa({"bank"}), 2);
 }
 
+// It would be another than the one that is named.
+TEST_F(CliTest, VerbsOfANamedBankTakeNoOther) {
+  const std::vector<std::vector<std::string>> verbs = {
+      {"create", "b"}, {"ls"}, {"rm", "b"}, {"calibrate", "b", "--off"}};
+  for (std::vector<std::string> arguments : verbs) {
+    arguments.insert(arguments.begin(), "bank");
+    arguments.insert(arguments.end(), {"--bank", "another"});
+    EXPECT_EQ(Msa(arguments), 2) << arguments[1];
+    EXPECT_THAT(err_, HasSubstr("there is no flag --bank"));
+  }
+  SetEnvironment("MSA_BANK", "another");  // which is meant for other verbs
+  EXPECT_EQ(Msa({"bank", "ls"}), 0) << err_;
+}
+
 TEST_F(CliTest, StatsAsJsonHasAnEntryAShard) {
   Msa({"add", "-"}, kTwoLines);
   ASSERT_EQ(Msa({"stats", "--json"}), 0);

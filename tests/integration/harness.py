@@ -144,7 +144,8 @@ class ServerTest(unittest.TestCase):
                        "shards": [{"name": n, "address": address(n)} for n in "abc"],
                        "compute_nodes": [{"name": n, "address": address(n)} for n in ("c0", "c1")],
                        "router": address("router")}, file)
-        common = ["--shard-map", self.map, "--threads", "1"]
+        placed = ["--shard-map", self.map]
+        common = ["--threads", "1", *placed]
         self.shards = {n: self.start(["memory-node", "--name", n, "--data-dir", self.path("data-" + n),
                                       *common]) for n in "abc"}
         nodes = [self.start(["compute-node", "--name", n, "--model", self.model, *common])
@@ -152,7 +153,7 @@ class ServerTest(unittest.TestCase):
         for process in [*self.shards.values(), *nodes]:
             process.wait_ready()
         self.nodes = nodes
-        return self.start(["router", "--shard-timeout", "5", *common]).wait_ready()
+        return self.start(["router", "--shard-timeout", "5", *placed]).wait_ready()
 
     def run_msa(self, arguments, server=None, stdin=None):
         environment = clean_environment()

@@ -81,11 +81,11 @@ class Cluster(ServerTest):
                        "shards": [{"name": "a", "address": address("a")}],
                        "compute_nodes": [{"name": "c", "address": address("c")}],
                        "router": address("router")}, file)
-        common = ["--shard-map", self.map, "--threads", "1"]
-        shard = ["memory-node", "--name", "a", "--data-dir", self.path("data"), *common]
-        compute = ["compute-node", "--name", "c", "--model", self.model, *common]
+        placed = ["--shard-map", self.map]
+        shard = ["memory-node", "--name", "a", "--data-dir", self.path("data"), "--threads", "1", *placed]
+        compute = ["compute-node", "--name", "c", "--model", self.model, "--threads", "1", *placed]
         node, encoder = self.start(shard).wait_ready(), self.start(compute).wait_ready()
-        router = self.start(["router", *common]).wait_ready()
+        router = self.start(["router", *placed]).wait_ready()
         self.add(router, documents(2))  # three are selected: all
         node.stop()
         shutil.copytree(self.path("data"), self.path("copy"))
@@ -98,7 +98,7 @@ class Cluster(ServerTest):
         shutil.rmtree(self.path("data"))
         os.rename(self.path("copy"), self.path("data"))
         self.start(shard).wait_ready()
-        router = self.start(["router", *common]).wait_ready()
+        router = self.start(["router", *placed]).wait_ready()
         self.add(router, [{"id": "new", "text": "a violin in the garden of the winter river"}])
         kept = self.retrieve(router, question)
         self.assertIn("new", [document["id"] for document in kept])
@@ -134,7 +134,7 @@ class Cluster(ServerTest):
         cluster = self.start_cluster()
         self.add(cluster, documents(20))
         other = self.reversed_map()
-        router = self.start(["router", "--shard-map", other, "--threads", "1",
+        router = self.start(["router", "--shard-map", other,
                              "--listen", f"unix:{self.path('other')}.sock"]).wait_ready()
         # Under this map the first and the last shard have changed places.
         moved = next(d["id"] for d in documents(20)
@@ -151,7 +151,7 @@ class Cluster(ServerTest):
 
     def test_two_routers_add_to_one_bank_at_once(self):
         cluster = self.start_cluster()
-        other = self.start(["router", "--shard-map", self.map, "--threads", "1",
+        other = self.start(["router", "--shard-map", self.map,
                             "--listen", f"unix:{self.path('other')}.sock"]).wait_ready()
         docs = documents(80)
         with ThreadPoolExecutor(4) as pool:  # the bank is made by them, too
@@ -184,6 +184,11 @@ class Cluster(ServerTest):
             self.assertEqual(5, refused.code, (arguments, refused.err))
             self.assertIn("compute node 'c0': bank 'default' was made by", refused.err)
             self.assertIn("compute node 'c1': bank 'default' was made by", refused.err)
+
+    def test_a_router_has_no_threads_to_compute_with(self):
+        refused = self.run_msa(["router", "--shard-map", "map.json", "--threads", "1"])
+        self.assertEqual(2, refused.code, refused.err)
+        self.assertIn("there is no flag --threads", refused.err)
 
     def test_one_dead_compute_node_does_not_matter(self):
         cluster = self.start_cluster()
