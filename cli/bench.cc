@@ -56,8 +56,9 @@ absl::StatusOr<int64_t> ParseCount(std::string_view text) {
   }
   if (factor > 1) text.remove_suffix(1);
   int64_t count = 0;
-  if (!absl::SimpleAtoi(ToAbsl(text), &count) || count < 1 || count > INT64_MAX / factor) {
-    return UsageError("--tokens is a number above 0, such as 250000, 10M or 1B");
+  if (!absl::SimpleAtoi(ToAbsl(text), &count) || count < 1 ||
+      count > kMaxSyntheticTokens / factor) {
+    return UsageError("--tokens is a number of 1 to 500B, such as 250000, 10M or 1B");
   }
   return count * factor;
 }
@@ -91,7 +92,7 @@ class BenchVerb : public ClientVerb {
     flags.Add("--synthetic-model", &made_.model,
               "Measure the service in this process, with random weights of these shapes: msa-4b, "
               "msa-tiny");
-    flags.Add("--tokens", &tokens_, "Size of its memory: 250000, 10M, 1B");
+    flags.Add("--tokens", &tokens_, "Size of its memory: 250000, 10M, 1B, up to 500B");
     flags.AddChoice("--keys", &made_.keys, {"bf16", "int8", "fp8", "f32"},
                     "Precision of its routing keys");
     flags.AddChoice("--content", &made_.content, {"bf16", "int8", "fp8", "f32"},

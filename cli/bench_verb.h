@@ -12,10 +12,12 @@
 
 namespace msa::cli {
 
+inline constexpr int64_t kMaxSyntheticTokens = 500'000'000'000;
+
 struct SyntheticOptions {
   std::string model;      // "msa-4b", …
   std::string tokenizer;  // tokenizer.json whose ids the questions get; empty: the default model's
-  int64_t tokens = 0;     // of memory
+  int64_t tokens = 0;     // of memory, up to kMaxSyntheticTokens
   std::string keys = "bf16";
   std::string content = "bf16";
   std::string weights = "bf16";

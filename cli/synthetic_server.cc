@@ -1,10 +1,13 @@
 #include "cli/synthetic_server.h"
 
+#include <unistd.h>
+
 #include <memory>
 #include <thread>
 #include <utility>
 #include <vector>
 
+#include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
 #include "cli/model_paths.h"
 #include "cli/roles.h"
@@ -20,6 +23,8 @@ namespace msa::cli {
 namespace {
 
 constexpr int32_t kDocumentTokens = 576;  // 9 chunks of 64
+constexpr double kDirectoryBytes = 800;   // a memory node keeps of each beside keys, measured
+static_assert(kMaxSyntheticTokens / kDocumentTokens < 1'000'000'000, "ids have nine digits");
 
 // What the router stands on.
 struct Roles {
@@ -68,6 +73,25 @@ absl::Status MakeNodes(const SyntheticOptions& options, Roles* roles) {
   return absl::OkStatus();
 }
 
+// Memory of the processor is given before it is there: the system would end the process, or
+// another, while keys are loaded.
+absl::Status CheckRoom(const SyntheticOptions& options,
+                       const memory_node::SyntheticDocuments& documents) {
+  if (options.backend == "cuda") return absl::OkStatus();
+  const int32_t chunk = documents.bank.routing_chunk_tokens;
+  const auto chunks = static_cast<double>((documents.tokens + chunk - 1) / chunk);
+  const double keys =
+      chunks * static_cast<double>(memory_node::ShapeOf(documents.bank).ChunkBytes());
+  const double needed = static_cast<double>(documents.count) * (keys + kDirectoryBytes);
+  const double there =
+      static_cast<double>(sysconf(_SC_PHYS_PAGES)) * static_cast<double>(sysconf(_SC_PAGESIZE));
+  if (needed <= there) return absl::OkStatus();
+  return absl::ResourceExhaustedError(absl::StrFormat(
+      "a bank of %d tokens takes %.0f GB of memory, and this machine has %.0f: give "
+      "fewer --tokens, smaller --keys or --backend cuda",
+      options.tokens, needed / 1e9, there / 1e9));
+}
+
 absl::StatusOr<std::unique_ptr<memory_node::LocalShard>> MakeShard(
     const SyntheticOptions& options, rpc::BankSpec bank, const kernels::Backend* kernels) {
   bank.name = "default";
@@ -76,6 +100,7 @@ absl::StatusOr<std::unique_ptr<memory_node::LocalShard>> MakeShard(
   MSA_ASSIGN_OR_RETURN(bank.content_dtype, ParseDType(options.content));
   memory_node::SyntheticDocuments documents{bank, options.tokens / kDocumentTokens,
                                             kDocumentTokens};
+  MSA_RETURN_IF_ERROR(CheckRoom(options, documents));
   memory_node::ShardOptions shard_options;
   shard_options.index.max_segment_bytes_per_layer = 64 << 20;
   return memory_node::LocalShard::Open(memory_node::MakeSyntheticStore(documents), kernels,

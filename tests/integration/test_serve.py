@@ -24,8 +24,13 @@ class SyntheticBench(ServerTest):
             report = result.lines[-1]
             self.assertEqual(3, report["requests"])
             self.assertGreater(report["tokens_per_s"], 0)
-        for tokens in ("0", "-3", "many", "5X"):
-            self.assertEqual(2, self.run_msa([*arguments, "--tokens", tokens]).code, tokens)
+        for tokens in ("0", "-3", "many", "5X", "501B", str(10**15), str(10**30)):
+            refused = self.run_msa([*arguments, "--tokens", tokens])
+            self.assertEqual(2, refused.code, tokens)
+            self.assertIn("1 to 500B", refused.err)
+        full = self.run_msa([*arguments, "--tokens", "500B", "--keys", "f32"])
+        self.assertEqual(1, full.code, full.err)
+        self.assertIn("a bank of 500000000000 tokens takes", full.err)
         self.assertNotEqual(0, self.run_msa(["bench", "--synthetic-model", "msa-5b"]).code)
 
 
