@@ -10,7 +10,6 @@
 
 namespace msa::kernels::cuda {
 
-inline constexpr int kHalfColumns = 64;
 inline constexpr int kHalfRowBytes = 128;
 inline constexpr int kAtomBytes = 1024;
 
