@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "absl/time/clock.h"
+#include "common/check.h"
 #include "common/limits.h"
 #include "common/status_macros.h"
 #include "common/strings.h"
@@ -137,6 +138,18 @@ absl::StatusOr<std::vector<rpc::ByteSpan>> Node::SplitDocument(const rpc::CallCo
   std::vector<rpc::ByteSpan> spans;
   for (const ByteRange& range : ranges) spans.push_back({range.begin, range.end});
   return spans;
+}
+
+DType Node::WeightsDType() const {
+  switch (options_.weights) {
+    case kernels::WeightFormat::kFloat32:
+      return DType::kFloat32;
+    case kernels::WeightFormat::kBFloat16:
+      return DType::kBFloat16;
+    case kernels::WeightFormat::kInt8:
+      return DType::kInt8;
+  }
+  MSA_CHECK(false);
 }
 
 absl::StatusOr<rpc::PutResult> Node::EncodeDocument(const rpc::CallContext& ctx,

@@ -79,7 +79,7 @@ class Node : public rpc::ComputeNode {
 
   Node(const NodeOptions& options) : options_(options), cache_(options.content_cache_bytes) {}
   AnsweringParts Parts() const;
-  DType WeightsDType() const { return static_cast<DType>(options_.weights); }  // the same numbers
+  DType WeightsDType() const;
 
   NodeOptions options_;
   std::string name_;
