@@ -176,6 +176,75 @@ __device__ __forceinline__ float Reweigh(float (&scores)[4], const bool (&seen)[
   return factor;
 }
 
+// Where a thread's register tiles lie.
+struct Lanes {
+  int row = threadIdx.x / kColumnLanes;
+  int column = threadIdx.x % kColumnLanes;  // of tokens, or of dimensions
+};
+
+// Products of this thread's queries and keys.
+template <int kMine, int kPitch>
+__device__ __forceinline__ void ScoreTile(const float* q, const float* k, int head_dim, Lanes lanes,
+                                          float (&scores)[kMine][4]) {
+  for (int d = 0; d < head_dim; d += 4) {
+    float4 keys[4];
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      keys[j] = Load4(k + (lanes.column + kColumnLanes * j) * kPitch + d);
+    }
+#pragma unroll
+    for (int i = 0; i < kMine; ++i) {
+      const float4 query = Load4(q + (lanes.row + kRowLanes * i) * kPitch + d);
+#pragma unroll
+      for (int j = 0; j < 4; ++j) Accumulate(scores[i][j], query, keys[j]);
+    }
+  }
+}
+
+// Weighted values of a tile to this thread's dimensions of its rows.
+template <int kMine, int kVectors, int kPitch>
+__device__ __forceinline__ void AddValues(const float* v, const float* weights, Lanes lanes,
+                                          float4 (&sums)[kMine][kVectors]) {
+  for (int t = 0; t < kTokens; ++t) {
+    float4 values[kVectors];
+#pragma unroll
+    for (int c = 0; c < kVectors; ++c) {
+      values[c] = Load4(v + t * kPitch + 4 * (lanes.column + kColumnLanes * c));
+    }
+#pragma unroll
+    for (int i = 0; i < kMine; ++i) {
+      const float weight = weights[(lanes.row + kRowLanes * i) * kWeightPitch + t];
+      if (weight < 0.0f) continue;
+#pragma unroll
+      for (int c = 0; c < kVectors; ++c) AddScaled(sums[i][c], weight, values[c]);
+    }
+  }
+}
+
+// A row's sums divided by its weights; of a split, as they are, with the state to merge them by.
+template <int kVectors>
+__device__ __forceinline__ void StoreRow(const AttentionTables& tables, const TableSequence& s,
+                                         int split, int kv_head, int row, Lanes lanes,
+                                         const RowState& state, const float4 (&sums)[kVectors]) {
+  const bool partial = s.num_splits > 1;
+  const int64_t partial_row = PartialRow(tables, s, split, kv_head, row);
+  const float factor = partial ? 1.0f : InverseWeight(state.weight_sum);
+  float* out = partial ? tables.partial_out + partial_row * tables.head_dim
+                       : s.out + QueryOffset(tables, row, kv_head);
+  if (partial && lanes.column == 0) {
+    tables.partial_state[partial_row] = {state.largest, state.weight_sum};
+  }
+#pragma unroll
+  for (int c = 0; c < kVectors; ++c) {
+    const int d = 4 * (lanes.column + kColumnLanes * c);
+    const float4 sum = sums[c];
+    if (d < tables.head_dim) out[d] = sum.x * factor;
+    if (d + 1 < tables.head_dim) out[d + 1] = sum.y * factor;
+    if (d + 2 < tables.head_dim) out[d + 2] = sum.z * factor;
+    if (d + 3 < tables.head_dim) out[d + 3] = sum.w * factor;
+  }
+}
+
 template <int kRows, int kVectors>
 __global__ void __launch_bounds__(kThreads) AttendFloat32Kernel(AttentionTables tables) {
   using Tile = Float32Tile<kRows, kVectors>;
@@ -198,14 +267,13 @@ __global__ void __launch_bounds__(kThreads) AttendFloat32Kernel(AttentionTables 
   const TableView* views_end = views + s.num_views;
   ViewCursor cursor(views);
 
-  const int row_lane = threadIdx.x / kColumnLanes;
-  const int column_lane = threadIdx.x % kColumnLanes;
+  const Lanes lanes;
   int limits[kMine];
   RowState states[kMine];
   float4 sums[kMine][kVectors];
 #pragma unroll
   for (int i = 0; i < kMine; ++i) {
-    const int row = min(item.first_row + row_lane + kRowLanes * i, rows_end - 1);
+    const int row = min(item.first_row + lanes.row + kRowLanes * i, rows_end - 1);
     limits[i] = LimitOf(s, row / tables.group);
 #pragma unroll
     for (int c = 0; c < kVectors; ++c) sums[i][c] = {0.0f, 0.0f, 0.0f, 0.0f};
@@ -217,24 +285,13 @@ __global__ void __launch_bounds__(kThreads) AttendFloat32Kernel(AttentionTables 
     LoadTile<Tile::kDim, kPitch>(tables, views_end, cursor, kv_head, begin, range.end, k, v);
     __syncthreads();
     float scores[kMine][4] = {};
-    for (int d = 0; d < tables.head_dim; d += 4) {
-      float4 keys[4];
-#pragma unroll
-      for (int j = 0; j < 4; ++j)
-        keys[j] = Load4(k + (column_lane + kColumnLanes * j) * kPitch + d);
-#pragma unroll
-      for (int i = 0; i < kMine; ++i) {
-        const float4 query = Load4(q + (row_lane + kRowLanes * i) * kPitch + d);
-#pragma unroll
-        for (int j = 0; j < 4; ++j) Accumulate(scores[i][j], query, keys[j]);
-      }
-    }
+    ScoreTile<kMine, kPitch>(q, k, tables.head_dim, lanes, scores);
 #pragma unroll
     for (int i = 0; i < kMine; ++i) {
       bool seen[4];
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
-        const int token = begin + column_lane + kColumnLanes * j;
+        const int token = begin + lanes.column + kColumnLanes * j;
         seen[j] = token < min(limits[i], range.end);
         scores[i][j] *= tables.scale;
       }
@@ -244,49 +301,20 @@ __global__ void __launch_bounds__(kThreads) AttendFloat32Kernel(AttentionTables 
         sums[i][c] = {sums[i][c].x * factor, sums[i][c].y * factor, sums[i][c].z * factor,
                       sums[i][c].w * factor};
       }
-      float* row_weights = weights + (row_lane + kRowLanes * i) * kWeightPitch;
+      float* row_weights = weights + (lanes.row + kRowLanes * i) * kWeightPitch;
 #pragma unroll
-      for (int j = 0; j < 4; ++j) row_weights[column_lane + kColumnLanes * j] = scores[i][j];
+      for (int j = 0; j < 4; ++j) row_weights[lanes.column + kColumnLanes * j] = scores[i][j];
     }
     __syncwarp();  // a row's weights are written and read by the same warp
-    for (int t = 0; t < kTokens; ++t) {
-      float4 values[kVectors];
-#pragma unroll
-      for (int c = 0; c < kVectors; ++c) {
-        values[c] = Load4(v + t * kPitch + 4 * (column_lane + kColumnLanes * c));
-      }
-#pragma unroll
-      for (int i = 0; i < kMine; ++i) {
-        const float weight = weights[(row_lane + kRowLanes * i) * kWeightPitch + t];
-        if (weight < 0.0f) continue;
-#pragma unroll
-        for (int c = 0; c < kVectors; ++c) AddScaled(sums[i][c], weight, values[c]);
-      }
-    }
+    AddValues<kMine, kVectors, kPitch>(v, weights, lanes, sums);
     __syncwarp();
   }
 
 #pragma unroll
   for (int i = 0; i < kMine; ++i) {
-    const int row = item.first_row + row_lane + kRowLanes * i;
+    const int row = item.first_row + lanes.row + kRowLanes * i;
     if (row >= rows_end) continue;
-    const bool partial = s.num_splits > 1;
-    const int64_t partial_row = PartialRow(tables, s, item.split, kv_head, row);
-    const float factor = partial ? 1.0f : InverseWeight(states[i].weight_sum);
-    float* out = partial ? tables.partial_out + partial_row * tables.head_dim
-                         : s.out + QueryOffset(tables, row, kv_head);
-    if (partial && column_lane == 0) {
-      tables.partial_state[partial_row] = {states[i].largest, states[i].weight_sum};
-    }
-#pragma unroll
-    for (int c = 0; c < kVectors; ++c) {
-      const int d = 4 * (column_lane + kColumnLanes * c);
-      const float4 sum = sums[i][c];
-      if (d < tables.head_dim) out[d] = sum.x * factor;
-      if (d + 1 < tables.head_dim) out[d + 1] = sum.y * factor;
-      if (d + 2 < tables.head_dim) out[d + 2] = sum.z * factor;
-      if (d + 3 < tables.head_dim) out[d + 3] = sum.w * factor;
-    }
+    StoreRow<kVectors>(tables, s, item.split, kv_head, row, lanes, states[i], sums[i]);
   }
 }
 
