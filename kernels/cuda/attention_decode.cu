@@ -3,6 +3,7 @@
 // own into registers, the next unit's K under this one's softmax and its V under the next scores.
 // Tokens (then dimensions) are the rows of the products and heads the columns, of which there are
 // eight: a small group wastes half as much as with heads as rows.
+#include "kernels/cuda/async.cuh"
 #include "kernels/cuda/attention_device.cuh"
 #include "kernels/cuda/decode_rows.cuh"
 #include "kernels/cuda/decode_state.cuh"

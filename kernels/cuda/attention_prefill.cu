@@ -2,6 +2,7 @@
 // block takes up to 128 rows of (query, head of the group) of one KV head, 32 a warp, and walks
 // over the tokens they see in tiles. K and V are bfloat16 by now (PackKernel); the copy of a tile's
 // V runs under its scores, the copy of the next K under the softmax and the weighted sum.
+#include "kernels/cuda/async.cuh"
 #include "kernels/cuda/attention_device.cuh"
 #include "kernels/cuda/mma.cuh"
 #include "kernels/cuda/prefill.cuh"

@@ -3,6 +3,7 @@
 // V, two compute on 64 rows each; a tile's scores are multiplied while the tile before is added up.
 #include <algorithm>
 
+#include "kernels/cuda/async.cuh"
 #include "kernels/cuda/attention_device.cuh"
 #include "kernels/cuda/mma.cuh"
 #include "kernels/cuda/prefill.cuh"

@@ -10,7 +10,6 @@
 #include <cstdint>
 
 #include "kernels/cuda/element_type.h"
-#include "kernels/cuda/ptx.cuh"
 
 namespace msa::kernels::cuda {
 

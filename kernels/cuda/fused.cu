@@ -2,6 +2,7 @@
 // row is reduced; grid-stride loops over elements elsewhere.
 #include <algorithm>
 
+#include "kernels/cuda/async.cuh"
 #include "kernels/cuda/dependent_launch.h"
 #include "kernels/cuda/elements.cuh"
 #include "kernels/cuda/fused.h"

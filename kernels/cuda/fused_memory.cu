@@ -5,6 +5,7 @@
 #include "kernels/cuda/elements.cuh"
 #include "kernels/cuda/fused.h"
 #include "kernels/cuda/launch.h"
+#include "kernels/cuda/ptx.cuh"
 
 namespace msa::kernels::cuda {
 namespace {

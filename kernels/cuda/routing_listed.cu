@@ -1,5 +1,6 @@
 #include <algorithm>
 
+#include "kernels/cuda/async.cuh"
 #include "kernels/cuda/dependent_launch.h"
 #include "kernels/cuda/routing_columns.h"
 #include "kernels/cuda/routing_listed.h"

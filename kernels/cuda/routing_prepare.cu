@@ -6,8 +6,8 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "kernels/cuda/async.cuh"
 #include "kernels/cuda/dependent_launch.h"
-#include "kernels/cuda/ptx.cuh"
 #include "kernels/cuda/routing_pass.h"
 
 namespace msa::kernels::cuda {

@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <iterator>
 
+#include "kernels/cuda/async.cuh"
 #include "kernels/cuda/ptx.cuh"
 #include "kernels/cuda/routing_cursor.cuh"
 #include "kernels/cuda/routing_wide.h"

@@ -5,7 +5,7 @@
 
 #include <algorithm>
 
-#include "kernels/cuda/ptx.cuh"
+#include "kernels/cuda/async.cuh"
 #include "kernels/cuda/routing_wide.h"
 
 namespace msa::kernels::cuda {

@@ -1,5 +1,6 @@
 // Ampere's kernel of products of a few rows: a block takes 16 weight rows, straight from memory
 // into the registers that the products take.
+#include "kernels/cuda/async.cuh"
 #include "kernels/cuda/dependent_launch.h"
 #include "kernels/cuda/skinny.cuh"
 

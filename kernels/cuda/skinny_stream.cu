@@ -4,6 +4,7 @@
 // have asked for the last slice: earlier, they would crowd on the multiprocessors that are free.
 #include <algorithm>
 
+#include "kernels/cuda/async.cuh"
 #include "kernels/cuda/dependent_launch.h"
 #include "kernels/cuda/skinny.cuh"
 

@@ -6,8 +6,8 @@
 #include <algorithm>
 
 #include "common/routing.h"
+#include "kernels/cuda/async.cuh"
 #include "kernels/cuda/dependent_launch.h"
-#include "kernels/cuda/ptx.cuh"
 #include "kernels/cuda/topk.h"
 
 namespace msa::kernels::cuda {

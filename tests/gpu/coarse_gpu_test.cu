@@ -1,6 +1,7 @@
 // Codes of 4 bits and the scan before the exact scan, on a GPU.
 #include "kernels/cuda/coarse.h"
 #include "tests/gpu/routing_case.cuh"
+#include "tests/gpu/routing_device.cuh"
 #include "tests/gpu/routing_oracle.cuh"
 
 namespace msa::kernels::cuda {

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "tests/gpu/routing_case.cuh"
+#include "tests/gpu/routing_device.cuh"
 #include "tests/gpu/routing_oracle.cuh"
 
 namespace msa::kernels::cuda {

@@ -13,6 +13,8 @@
 
 namespace msa::kernels::cuda {
 
+using ::msa::testing::Expect;
+
 inline double Reduced(const std::vector<double>& values, Reduce how) {
   if (how == Reduce::kLast) return values.back();
   double result = how == Reduce::kMax ? -std::numeric_limits<double>::infinity() : 0;

@@ -1,7 +1,7 @@
 // The best k on a GPU against a sort on the host: ties, NaN, kNoScore, masks, few and many
 // candidates.
 #include "kernels/cuda/topk.h"
-#include "tests/gpu/routing_case.cuh"
+#include "tests/gpu/routing_device.cuh"
 
 namespace msa::kernels::cuda {
 namespace {
