@@ -52,16 +52,17 @@ def thresholds(model: MsaModel, layers, tokenizer, bundle: Path, held_articles: 
     needed = {n for qs in asked.values() for q in qs for n in q["p"]}
     more = [i for i, d in enumerate(docs) if d["s"] in ("squad", "2wiki", "hotpot") and i not in needed]
     corpus = [{"id": i, "title": docs[i]["t"], "text": docs[i]["x"]} for i in sorted(needed) + more[:documents]]
-    head, raw = frames.encode(tokenizer, frames.HEAD), {}
-    bank = evaluate.Bank(model, layers, tokenizer, corpus)
+    raw = {}
+    bank, reader = evaluate.Bank(model, layers, tokenizer, corpus), evaluate.Reader(model, layers, tokenizer, 0.0, raw)
     for name, questions in asked.items():
         some = [{"question": q["q"], "answers": [] if "u" in q else q["a"]} for q in questions]
         own = [[bank.ids[n] for n in q["p"]] for q in questions]
-        evaluate.reading(model, layers, tokenizer, bank, some, own, None, 0.0, raw, name)
+        reader.read(name, bank, some, own, None)
     texts, golds = [q["q"] for q in asked["squad"]], [q["p"][0] for q in asked["squad"]]
-    scores, _ = evaluate.rank(model, layers, bank, [frames.routing_prompt(tokenizer, t) for t in texts], head)
+    scores, _ = evaluate.rank(model, layers, bank, [frames.routing_prompt(tokenizer, t) for t in texts],
+                              frames.encode(tokenizer, frames.HEAD))
     order = scores.topk(min(20, len(corpus)), -1).indices.tolist()
-    later, _ = evaluate.second_round(model, layers, bank, tokenizer, head, texts, order, 3)
+    later, _ = evaluate.second_round(model, layers, bank, tokenizer, texts, order, 3)
     raw["second"] = [s[0] for s, o, g in zip(later, order, golds) if bank.ids[g] in o[:3]] or [s[0] for s in later]
     bias = refusal_bias([row[0] for row in raw["squad"]], WRONG)
     chosen = {"refusal_bias": bias, "round_min_score": round_min_score(raw["second"], STOPPED),

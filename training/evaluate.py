@@ -12,6 +12,7 @@ import json
 import re
 import string
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -26,7 +27,10 @@ from training.refusal import Said, say
 
 SETS = ("squad", "2wiki", "hotpot", "strategy")
 CUTS = (1, 5, 16, 20)
-WAYS = ("gold", "retrieved_1", "retrieved_3", "retrieved_6", "two_rounds_rule", "two_rounds_3+3", "bm25_3", "minilm_3", "gold_removed_3", "nothing")
+# How documents to read are chosen: a ranking (evaluate_set) and how many of its first, None for all.
+WAYS = {"gold": ("gold", None), "retrieved_3": ("one_round", 3), "bm25_3": ("bm25", 3), "two_rounds_rule": ("two_rounds_rule", None),
+        "two_rounds_3+3": ("two_rounds", 6), "gold_removed_3": ("gold_removed", 3), "retrieved_1": ("one_round", 1),
+        "retrieved_6": ("one_round", 6), "nothing": ("one_round", 0), "minilm_3": ("minilm", 3)}
 DOC_TOKENS, READ_TOKENS = 512, 400
 
 
@@ -85,10 +89,10 @@ def recall(order: list[list[int]], golds: list[list[int]]) -> dict:
     return out
 
 
-def second_round(model, layers, bank: Bank, tokenizer, head, questions, first, n: int):
+def second_round(model, layers, bank: Bank, tokenizer, questions, first, n: int):
     """What another round ranks, 20 a question: (scores, documents) [Q, 20]; it routes with the question and the texts of the
     first n, which are left out."""
-    prompts = []
+    prompts, head = [], frames.encode(tokenizer, frames.HEAD)
     for question, order in zip(questions, first):
         taken = [(i, frames.cut(tokenizer, bank.texts[i], DOC_TOKENS)) for i in order[:n]]
         prompts.append(frames.next_round_prompt(tokenizer, question, [taken]))
@@ -143,47 +147,54 @@ def at_bias(rows: list[list[float]], bias: float) -> dict:
     return {"questions": len(rows), "em": em, "f1": mean, "refused": refused}
 
 
-def reading(model, layers, tokenizer, bank, questions, orders, n: int | None, bias: float, raw: dict, name: str) -> dict:
-    """EM, F1 and share refused when the first n documents of each order are read; raw[name]: judged()."""
-    prompts = []
-    for q, order in zip(questions, orders):
-        texts = [(i, frames.cut(tokenizer, bank.texts[i], READ_TOKENS)) for i in order[:n]]
-        prompts.append(frames.reader_prompt(q["question"], texts, model.msa.reader_question))
-    raw[name] = judged(say(model, layers, tokenizer, prompts), questions)
-    scores = at_bias(raw[name], bias)
-    return scores if questions[0]["answers"] else {k: scores[k] for k in ("questions", "refused")}
-
-
 def spread(items: list, count: int) -> list:
     """At most `count` of the items, evenly spaced."""
     return items if not count or len(items) <= count else [items[i * len(items) // count] for i in range(count)]
 
 
-def read_all(model, layers, tokenizer, bank, questions, orders: dict, count: int, bias: float, raw: dict) -> dict:
-    """Reading scores of each way to choose documents, on the same evenly spaced questions."""
-    chosen = spread(list(range(len(questions))), count)     # orders: lists, or dictionaries by place
-    some = [questions[i] for i in chosen]
-    out = {}
-    for name, (order, n) in orders.items():
-        out[name] = reading(model, layers, tokenizer, bank, some, [order[i] for i in chosen], n, bias, raw, name)
-        print(name, json.dumps(out[name]), flush=True)
-    return out
+@dataclass
+class Reader:
+    """The model as it answers from documents' texts. raw: judged() by the name of what was read."""
+    model: MsaModel
+    layers: list
+    tokenizer: object
+    bias: float
+    raw: dict
+
+    def read(self, name: str, bank, questions, orders, n: int | None) -> dict:
+        """EM, F1 and share refused when the first n documents of each order are read."""
+        prompts = []
+        for q, order in zip(questions, orders):
+            texts = [(i, frames.cut(self.tokenizer, bank.texts[i], READ_TOKENS)) for i in order[:n]]
+            prompts.append(frames.reader_prompt(q["question"], texts, self.model.msa.reader_question))
+        self.raw[name] = judged(say(self.model, self.layers, self.tokenizer, prompts), questions)
+        scores = at_bias(self.raw[name], self.bias)
+        return scores if questions[0]["answers"] else {k: scores[k] for k in ("questions", "refused")}
+
+    def read_all(self, bank, questions, orders: dict, count: int) -> dict:
+        """Reading scores of each way to choose documents, on the same evenly spaced questions."""
+        chosen = spread(list(range(len(questions))), count)     # orders: lists, or dictionaries by place
+        some = [questions[i] for i in chosen]
+        out = {}
+        for name, (order, n) in orders.items():
+            out[name] = self.read(name, bank, some, [order[i] for i in chosen], n)
+            print(name, json.dumps(out[name]), flush=True)
+        return out
+
+    def read_unanswerable(self, root: Path, bank, count: int) -> dict:
+        """Questions without an answer, over the routed three and over the paragraph that they were written about."""
+        refused = spread(read_xz(root / "eval_squad_refused.jsonl.xz"), count)
+        prompts = [frames.routing_prompt(self.tokenizer, q["question"]) for q in refused]
+        s, _ = rank(self.model, self.layers, bank, prompts, frames.encode(self.tokenizer, frames.HEAD))
+        own = [[bank.ids[i] for i in q["supporting_titles_or_ids"]] for q in refused]
+        return {"unanswerable_3": self.read("unanswerable_3", bank, refused, s.topk(3, -1).indices.tolist(), 3),
+                "unanswerable_own": self.read("unanswerable_own", bank, refused, own, None)}
 
 
-def read_unanswerable(model, layers, tokenizer, root: Path, bank, head, count: int, bias: float, raw: dict) -> dict:
-    """Questions without an answer, over the routed three and over the paragraph that they were written about."""
-    refused = spread(read_xz(root / "eval_squad_refused.jsonl.xz"), count)
-    s, _ = rank(model, layers, bank, [frames.routing_prompt(tokenizer, q["question"]) for q in refused], head)
-    own = [[bank.ids[i] for i in q["supporting_titles_or_ids"]] for q in refused]
-    read = lambda name, order, n: reading(model, layers, tokenizer, bank, refused, order, n, bias, raw, name)
-    return {"unanswerable_3": read("unanswerable_3", s.topk(3, -1).indices.tolist(), 3),
-            "unanswerable_own": read("unanswerable_own", own, None)}
-
-
-def evaluate_set(model, layers, tokenizer, root: Path, name: str, args, others: dict, msa: dict, raw: dict) -> dict:
-    """others: MiniLM's ids by set and question (minilm.py), may lack the set. msa: the checkpoint's msa_config."""
+def evaluate_set(reader: Reader, root: Path, name: str, args, others: dict, least: float) -> dict:
+    """others: MiniLM's ids by set and question (minilm.py), may lack the set. least: the checkpoint's round_min_score."""
+    model, layers, tokenizer, raw = reader.model, reader.layers, reader.tokenizer, reader.raw
     started, head = time.time(), frames.encode(tokenizer, frames.HEAD)
-    bias, least = msa.get("refusal_bias", 0.0), msa.get("round_min_score", float("-inf"))
     corpus = read_xz(root / f"eval_{name}_corpus.jsonl.xz")
     questions = read_xz(root / f"eval_{name}_questions.jsonl.xz")[: args.limit or None]
     bank = Bank(model, layers, tokenizer, corpus)
@@ -196,37 +207,34 @@ def evaluate_set(model, layers, tokenizer, root: Path, name: str, args, others: 
            "one_round": recall(order, golds),
            "layer_recall@16": {l: recall(v.tolist(), golds)["recall@16"] for l, v in votes.items()}}
     raw["first"] = [[round(v, 4) for v in row[:6]] for row in best.values.tolist()]
-    two = {}
+    rankings = {"gold": golds, "one_round": order,
+                "gold_removed": [[d for d in o if d not in g] for o, g in zip(order, golds)]}
     if name != "squad" or args.full:  # single-hop questions: on those that are read
         some = spread(list(range(len(questions))), args.read_limit if name == "squad" else 0)
         pick = lambda items: [items[i] for i in some]
-        found = second_round(model, layers, bank, tokenizer, head, pick(texts), pick(order), 3)
+        found = second_round(model, layers, bank, tokenizer, pick(texts), pick(order), 3)
         raw["second"] = [[i, [round(v, 4) for v in s[:3]], [d in golds[i] for d in more[:3]], [d in golds[i] for d in order[i][:3]]]
                          for i, s, more in zip(some, *found)]
         for rule, limit in (("two_rounds", float("-inf")), ("two_rounds_rule", least)):
             done = [after_two(order[i], s, more, 3, limit) for i, s, more in zip(some, *found)]
-            two[rule] = dict(zip(some, (read for read, _ in done)))
+            rankings[rule] = dict(zip(some, (read for read, _ in done)))
             out[rule] = {"questions": len(some), "added": round(sum(len(r) - 3 for r, _ in done) / len(done), 3),
                          **recall([whole for _, whole in done], pick(golds))}
     if args.full:
         index = Bm25([t.replace("\n", " ") for t in bank.texts])
-        word_order = [index.top(t, 20) for t in texts]
-        out["bm25"] = recall(word_order, golds)
-        without = [[d for d in o if d not in g] for o, g in zip(order, golds)]
-        ways = {"gold": (golds, None), "retrieved_3": (order, 3), "bm25_3": (word_order, 3),
-                "two_rounds_rule": (two["two_rounds_rule"], None), "two_rounds_3+3": (two["two_rounds"], 6),
-                "gold_removed_3": (without, 3), "retrieved_1": (order, 1), "retrieved_6": (order, 6), "nothing": (order, 0)}
+        rankings["bm25"] = [index.top(t, 20) for t in texts]
+        out["bm25"] = recall(rankings["bm25"], golds)
         if name in others:
-            by_meaning = [[bank.ids[i] for i in ids] for ids in others[name][: len(questions)]]
-            out["minilm"] = recall(by_meaning, golds)
-            ways["minilm_3"] = (by_meaning, 3)
-        ways = {k: v for k, v in ways.items() if not args.ways or k in args.ways}
+            rankings["minilm"] = [[bank.ids[i] for i in ids] for ids in others[name][: len(questions)]]
+            out["minilm"] = recall(rankings["minilm"], golds)
+        ways = {way: (rankings[ranking], n) for way, (ranking, n) in WAYS.items()
+                if ranking in rankings and (not args.ways or way in args.ways)}
         print(name, "retrieval", json.dumps(out), flush=True)  # what is known stays known if time runs out
         out["reading"] = {}
         if name == "squad":
-            out["reading"] |= read_unanswerable(model, layers, tokenizer, root, bank, head, args.read_limit, bias, raw)
+            out["reading"] |= reader.read_unanswerable(root, bank, args.read_limit)
             print(name, json.dumps(out["reading"]), flush=True)
-        out["reading"] |= read_all(model, layers, tokenizer, bank, questions, ways, args.read_limit, bias, raw)
+        out["reading"] |= reader.read_all(bank, questions, ways, args.read_limit)
     out["seconds"] = round(time.time() - started, 1)
     return out
 
@@ -264,7 +272,8 @@ def main() -> None:
             print(json.dumps(chosen), flush=True)
         for name in args.sets:
             raw[name] = {}
-            report[name] = evaluate_set(model, layers, tokenizer, Path(args.bundle), name, args, others, msa, raw[name])
+            reader = Reader(model, layers, tokenizer, msa.get("refusal_bias", 0.0), raw[name])
+            report[name] = evaluate_set(reader, Path(args.bundle), name, args, others, msa.get("round_min_score", float("-inf")))
             print(name, json.dumps(report[name]), flush=True)
             Path(args.out).write_text(json.dumps(report, indent=1) + "\n")
             Path(args.out).with_suffix(".raw.json").write_text(json.dumps(raw) + "\n")

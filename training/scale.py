@@ -23,7 +23,7 @@ import torch
 from training import batches, frames, tool
 from training.adapter_io import load_adapter, read_config, read_msa
 from training.corpus import normal, read_xz, write_whole
-from training.evaluate import DOC_TOKENS, rank, read_all, recall, spread
+from training.evaluate import DOC_TOKENS, Reader, rank, recall, spread
 from training.model import Memory, MsaModel
 from training.prepare_data import wiki_articles
 
@@ -220,7 +220,8 @@ def load(path: str) -> tuple[dict, list[np.ndarray]]:
     return head, [tokens[e - n:e] for e, n in zip(ends, head["lengths"])]
 
 
-def measure(model, layers, tokenizer, bank: Growing, head: dict, read_limit: int, bias: float, raw: dict) -> dict:
+def measure(reader: Reader, bank: Growing, head: dict, read_limit: int) -> dict:
+    model, layers, tokenizer = reader.model, reader.layers, reader.tokenizer
     started, questions = time.time(), head["questions"]
     places = {name: place for place, name in enumerate(head["ids"])}
     golds = [[places[i] for i in q["supporting_titles_or_ids"]] for q in questions]
@@ -230,8 +231,7 @@ def measure(model, layers, tokenizer, bank: Growing, head: dict, read_limit: int
     order = scores.topk(min(20, bank.count), -1).indices.tolist()
     out = {"documents": bank.count, "tokens": bank.tokens, "questions": len(questions), "one_round": recall(order, golds)}
     if read_limit:
-        out["reading"] = read_all(model, layers, tokenizer, bank, questions, {"retrieved_3": (order, 3)}, read_limit,
-                                  bias, raw)
+        out["reading"] = reader.read_all(bank, questions, {"retrieved_3": (order, 3)}, read_limit)
     return out | {"seconds": round(time.time() - started, 1)}
 
 
@@ -250,7 +250,8 @@ def run(args) -> None:
     bias, raw = read_msa(args.adapter).get("refusal_bias", 0.0), {}
     for size in args.sizes:
         bank.grow(size)
-        report[str(size)] = measure(model, layers, tokenizer, bank, head, args.read_limit, bias, raw.setdefault(str(size), {}))
+        reader = Reader(model, layers, tokenizer, bias, raw.setdefault(str(size), {}))
+        report[str(size)] = measure(reader, bank, head, args.read_limit)
         print(size, json.dumps(report[str(size)]), flush=True)
         Path(args.out).write_text(json.dumps(report, indent=1) + "\n")
         Path(args.out).with_suffix(".raw.json").write_text(json.dumps(raw) + "\n")
