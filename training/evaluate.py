@@ -31,7 +31,9 @@ CUTS = (1, 5, 16, 20)
 WAYS = {"gold": ("gold", None), "retrieved_3": ("one_round", 3), "bm25_3": ("bm25", 3), "two_rounds_rule": ("two_rounds_rule", None),
         "two_rounds_3+3": ("two_rounds", 6), "gold_removed_3": ("gold_removed", 3), "retrieved_1": ("one_round", 1),
         "retrieved_6": ("one_round", 6), "nothing": ("one_round", 0), "minilm_3": ("minilm", 3)}
+APART = ("retrieved_3", "two_rounds_rule", "unanswerable_3")
 DOC_TOKENS, READ_TOKENS = 512, 400
+ROUND = 3       # documents that a round adds to what is read
 
 
 class Bank:
@@ -160,16 +162,35 @@ class Reader:
     tokenizer: object
     bias: float
     raw: dict
+    apart: bool = False
 
-    def read(self, name: str, bank, questions, orders, n: int | None) -> dict:
-        """EM, F1 and share refused when the first n documents of each order are read."""
+    def say(self, bank, questions, orders) -> list[Said]:
+        """What is answered from the documents of each order, read together."""
         prompts = []
         for q, order in zip(questions, orders):
-            texts = [(i, frames.cut(self.tokenizer, bank.texts[i], READ_TOKENS)) for i in order[:n]]
+            texts = [(i, frames.cut(self.tokenizer, bank.texts[i], READ_TOKENS)) for i in order]
             prompts.append(frames.reader_prompt(q["question"], texts, self.model.msa.reader_question))
-        self.raw[name] = judged(say(self.model, self.layers, self.tokenizer, prompts), questions)
+        return say(self.model, self.layers, self.tokenizer, prompts)
+
+    def say_apart(self, bank, questions, orders) -> list[Said]:
+        """The same where there are more than a round's documents; of one round's each is read by itself, and the answer is taken
+        from the one over which the model is least inclined to refuse."""
+        groups = [[[d] for d in order] if 0 < len(order) <= ROUND else [order] for order in orders]
+        said = iter(self.say(bank, [q for q, group in zip(questions, groups) for _ in group], [o for group in groups for o in group]))
+        return [min((next(said) for _ in group), key=lambda s: s.margin) for group in groups]
+
+    def score(self, name: str, said: list[Said], questions) -> dict:
+        self.raw[name] = judged(said, questions)
         scores = at_bias(self.raw[name], self.bias)
         return scores if questions[0]["answers"] else {k: scores[k] for k in ("questions", "refused")}
+
+    def read(self, name: str, bank, questions, orders, n: int | None) -> dict:
+        """EM, F1 and share refused when the first n documents of each order are read; with `apart`, when they are read apart too."""
+        orders, out = [order[:n] for order in orders], {}
+        out[name] = self.score(name, self.say(bank, questions, orders), questions)
+        if self.apart and name in APART:
+            out[name + "_apart"] = self.score(name + "_apart", self.say_apart(bank, questions, orders), questions)
+        return out
 
     def read_all(self, bank, questions, orders: dict, count: int) -> dict:
         """Reading scores of each way to choose documents, on the same evenly spaced questions."""
@@ -177,8 +198,9 @@ class Reader:
         some = [questions[i] for i in chosen]
         out = {}
         for name, (order, n) in orders.items():
-            out[name] = self.read(name, bank, some, [order[i] for i in chosen], n)
-            print(name, json.dumps(out[name]), flush=True)
+            done = self.read(name, bank, some, [order[i] for i in chosen], n)
+            print(json.dumps(done), flush=True)
+            out |= done
         return out
 
     def read_unanswerable(self, root: Path, bank, count: int) -> dict:
@@ -187,8 +209,8 @@ class Reader:
         prompts = [frames.routing_prompt(self.tokenizer, q["question"]) for q in refused]
         s, _ = rank(self.model, self.layers, bank, prompts, frames.encode(self.tokenizer, frames.HEAD))
         own = [[bank.ids[i] for i in q["supporting_titles_or_ids"]] for q in refused]
-        return {"unanswerable_3": self.read("unanswerable_3", bank, refused, s.topk(3, -1).indices.tolist(), 3),
-                "unanswerable_own": self.read("unanswerable_own", bank, refused, own, None)}
+        return {**self.read("unanswerable_3", bank, refused, s.topk(ROUND, -1).indices.tolist(), None),
+                **self.read("unanswerable_own", bank, refused, own, None)}
 
 
 def evaluate_set(reader: Reader, root: Path, name: str, args, others: dict, least: float) -> dict:
@@ -251,6 +273,7 @@ def main() -> None:
     parser.add_argument("--full", action="store_true", help="reading and the baselines too")
     parser.add_argument("--calibrate", type=int, default=0, help="choose thresholds first, on this many questions (calibrate.py)")
     parser.add_argument("--ways", nargs="*", default=[], choices=WAYS, help="of choosing documents to read; all if none is named")
+    parser.add_argument("--apart", action="store_true", help="read one round's texts apart, too: " + ", ".join(APART))
     parser.add_argument("--minilm", default="", help="rankings that minilm.py wrote")
     args = parser.parse_args()
     cuda = torch.cuda.is_available()
@@ -272,7 +295,7 @@ def main() -> None:
             print(json.dumps(chosen), flush=True)
         for name in args.sets:
             raw[name] = {}
-            reader = Reader(model, layers, tokenizer, msa.get("refusal_bias", 0.0), raw[name])
+            reader = Reader(model, layers, tokenizer, msa.get("refusal_bias", 0.0), raw[name], args.apart)
             report[name] = evaluate_set(reader, Path(args.bundle), name, args, others, msa.get("round_min_score", float("-inf")))
             print(name, json.dumps(report[name]), flush=True)
             Path(args.out).write_text(json.dumps(report, indent=1) + "\n")

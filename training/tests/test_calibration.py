@@ -11,13 +11,13 @@ from unittest import mock
 import numpy as np
 import torch
 
-from training import batches, frames, losses, scale
+from training import batches, evaluate, frames, losses, scale
 from training.adapter_io import load_adapter, save_adapter
 from training.calibrate import refusal_bias, round_min_score
 from training.evaluate import after_two, at_bias
 from training.mine import Keys, best
 from training.model import MsaConfig, MsaModel
-from training.refusal import first_token, say
+from training.refusal import Said, first_token, say
 from training.small_set import with_unanswerable
 from training.soup import common_config, mean_pair
 from training.tests import toy
@@ -63,6 +63,18 @@ class StopLossTest(unittest.TestCase):
         nothing = torch.zeros(2, 3, dtype=torch.bool)
         losses.stop_loss(score, nothing, nothing, 0.02, 0.5).backward()
         self.assertTrue(torch.isfinite(score.grad).all())
+
+
+class ApartTest(unittest.TestCase):
+    def test_the_text_that_is_least_refused_answers(self):
+        """Margins by document; what is read together is told by its length."""
+        margins = {0: 1.0, 1: -2.0, 2: 0.5, 3: -1.0}
+
+        class Fake(evaluate.Reader):
+            def say(self, bank, questions, orders):
+                return [Said(margins[o[0]] if o else 0.0, f"{q} {o}", "") for q, o in zip(questions, orders)]
+        said = Fake(None, [], None, 0.0, {}).say_apart(None, ["a", "b", "c", "d"], [[0, 1, 2], [2, 3], [0, 1, 2, 3], []])
+        self.assertEqual([s.without for s in said], ["a [1]", "b [3]", "c [0, 1, 2, 3]", "d []"])
 
 
 class SoupTest(unittest.TestCase):
