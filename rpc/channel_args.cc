@@ -44,6 +44,9 @@ ChannelArgs ClientChannelArgs(int max_backoff_ms) {
   // than the first pause between attempts.
   args.emplace_back(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 5000);
   args.emplace_back(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, max_backoff_ms);
+  // A peer that comes back may have another address (a pod always has): by default its name is
+  // looked up no sooner than 30 s after the last time.
+  args.emplace_back(GRPC_ARG_DNS_MIN_TIME_BETWEEN_RESOLUTIONS_MS, max_backoff_ms);
   args.emplace_back(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
   return args;
 }
