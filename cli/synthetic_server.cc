@@ -75,9 +75,9 @@ absl::Status MakeNodes(const SyntheticOptions& options, Roles* roles) {
 
 // Memory of the processor is given before it is there: the system would end the process, or
 // another, while keys are loaded.
-absl::Status CheckRoom(const SyntheticOptions& options,
+absl::Status CheckRoom(const kernels::Backend& kernels, const SyntheticOptions& options,
                        const memory_node::SyntheticDocuments& documents) {
-  if (options.backend == "cuda") return absl::OkStatus();
+  if (!kernels.memory_is_host()) return absl::OkStatus();
   const int32_t chunk = documents.bank.routing_chunk_tokens;
   const auto chunks = static_cast<double>((documents.tokens + chunk - 1) / chunk);
   const double keys =
@@ -100,7 +100,7 @@ absl::StatusOr<std::unique_ptr<memory_node::LocalShard>> MakeShard(
   MSA_ASSIGN_OR_RETURN(bank.content_dtype, ParseDType(options.content));
   memory_node::SyntheticDocuments documents{bank, options.tokens / kDocumentTokens,
                                             kDocumentTokens};
-  MSA_RETURN_IF_ERROR(CheckRoom(options, documents));
+  MSA_RETURN_IF_ERROR(CheckRoom(*kernels, options, documents));
   memory_node::ShardOptions shard_options;
   shard_options.index.max_segment_bytes_per_layer = 64 << 20;
   return memory_node::LocalShard::Open(memory_node::MakeSyntheticStore(documents), kernels,

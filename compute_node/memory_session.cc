@@ -195,13 +195,15 @@ absl::Status MemorySession::Fetch(const rpc::CallContext& ctx, int32_t layer, in
         blocks.push_back(std::move(block));
         return absl::OkStatus();
       });
-  const auto index = static_cast<size_t>(shard);
-  const std::string name =
-      index < memory_.shard_names.size() ? memory_.shard_names[index] : std::to_string(shard);
-  if (absl::IsDeadlineExceeded(status) && absl::Now() < ctx.deadline) {
-    return absl::UnavailableError(StrCat("shard '", name, "' gave no blocks in time"));
+  if (!status.ok()) {
+    const auto index = static_cast<size_t>(shard);
+    const std::string name =
+        index < memory_.shard_names.size() ? memory_.shard_names[index] : std::to_string(shard);
+    if (absl::IsDeadlineExceeded(status) && absl::Now() < ctx.deadline) {
+      return absl::UnavailableError(StrCat("shard '", name, "' gave no blocks in time"));
+    }
+    return rpc::NameLostSnapshot(status, name);
   }
-  MSA_RETURN_IF_ERROR(rpc::NameLostSnapshot(status, name));
   for (rpc::FetchedBlock& fetched : blocks) {
     usage_.fetched_bytes += static_cast<int64_t>(fetched.record.size());
     MSA_ASSIGN_OR_RETURN(auto block, ParseContentBlock(bank(), fetched.reference, fetched.layer,
