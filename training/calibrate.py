@@ -62,8 +62,8 @@ def thresholds(model: MsaModel, layers, tokenizer, bundle: Path, held_articles: 
     scores, _ = evaluate.rank(model, layers, bank, [frames.routing_prompt(tokenizer, t) for t in texts],
                               frames.encode(tokenizer, frames.HEAD))
     order = scores.topk(min(20, len(corpus)), -1).indices.tolist()
-    later, _ = evaluate.second_round(model, layers, bank, tokenizer, texts, order, 3)
-    raw["second"] = [s[0] for s, o, g in zip(later, order, golds) if bank.ids[g] in o[:3]] or [s[0] for s in later]
+    later, _ = evaluate.second_round(model, layers, bank, tokenizer, texts, order, evaluate.ROUND)
+    raw["second"] = [s[0] for s, o, g in zip(later, order, golds) if bank.ids[g] in o[:evaluate.ROUND]] or [s[0] for s in later]
     bias = refusal_bias([row[0] for row in raw["squad"]], WRONG)
     chosen = {"refusal_bias": bias, "round_min_score": round_min_score(raw["second"], STOPPED),
               "documents": len(corpus), "held_articles": sorted(held),

@@ -234,13 +234,14 @@ def evaluate_set(reader: Reader, root: Path, name: str, args, others: dict, leas
     if name != "squad" or args.full:  # single-hop questions: on those that are read
         some = spread(list(range(len(questions))), args.read_limit if name == "squad" else 0)
         pick = lambda items: [items[i] for i in some]
-        found = second_round(model, layers, bank, tokenizer, pick(texts), pick(order), 3)
-        raw["second"] = [[i, [round(v, 4) for v in s[:3]], [d in golds[i] for d in more[:3]], [d in golds[i] for d in order[i][:3]]]
+        found = second_round(model, layers, bank, tokenizer, pick(texts), pick(order), ROUND)
+        raw["second"] = [[i, [round(v, 4) for v in s[:ROUND]], [d in golds[i] for d in more[:ROUND]],
+                          [d in golds[i] for d in order[i][:ROUND]]]
                          for i, s, more in zip(some, *found)]
         for rule, limit in (("two_rounds", float("-inf")), ("two_rounds_rule", least)):
-            done = [after_two(order[i], s, more, 3, limit) for i, s, more in zip(some, *found)]
+            done = [after_two(order[i], s, more, ROUND, limit) for i, s, more in zip(some, *found)]
             rankings[rule] = dict(zip(some, (read for read, _ in done)))
-            out[rule] = {"questions": len(some), "added": round(sum(len(r) - 3 for r, _ in done) / len(done), 3),
+            out[rule] = {"questions": len(some), "added": round(sum(len(r) - ROUND for r, _ in done) / len(done), 3),
                          **recall([whole for _, whole in done], pick(golds))}
     if args.full:
         index = Bm25([t.replace("\n", " ") for t in bank.texts])
