@@ -82,6 +82,18 @@ class PartialAnswerTest : public ::testing::Test {
     return router_->Retrieve(ctx_, request);
   }
 
+  void ExpectFailsByName() {
+    const auto reply = Retrieve(/*allow_partial=*/false);
+    EXPECT_EQ(reply.status().code(), absl::StatusCode::kUnavailable) << reply.status();
+    EXPECT_THAT(std::string(reply.status().message()), HasSubstr("shard 'b'"));
+  }
+
+  void ExpectMissing() {
+    const auto reply = Retrieve(/*allow_partial=*/true);
+    ASSERT_TRUE(reply.ok()) << reply.status();
+    EXPECT_THAT(reply->missing_shards, ElementsAre("b"));
+  }
+
   rpc::CallContext ctx_;
   std::unique_ptr<kernels::Backend> backend_ = *kernels::MakeBackend("cpu", 1);
   std::unique_ptr<Node> node_;
@@ -101,11 +113,7 @@ TEST_F(PartialAnswerTest, ANodeWithAnotherShardMapThanItsRouterSaysSo) {
   EXPECT_TRUE(rpc::IsAboutNode(status));
 }
 
-TEST_F(PartialAnswerTest, FailsByNameUnlessPartialAnswersAreAllowed) {
-  const auto reply = Retrieve(/*allow_partial=*/false);
-  EXPECT_EQ(reply.status().code(), absl::StatusCode::kUnavailable) << reply.status();
-  EXPECT_THAT(std::string(reply.status().message()), HasSubstr("shard 'b'"));
-}
+TEST_F(PartialAnswerTest, FailsByNameUnlessPartialAnswersAreAllowed) { ExpectFailsByName(); }
 
 TEST_F(PartialAnswerTest, NamesWhatIsMissingAndAsksItOnce) {
   const auto reply = Retrieve(/*allow_partial=*/true);
@@ -120,12 +128,8 @@ TEST_F(PartialAnswerTest, AShardThatWasRestartedSinceItWasRoutedToIsMissing) {
     return method == "FetchBlocks" ? absl::FailedPreconditionError("snapshot 1 is not open: …")
                                    : absl::OkStatus();
   };
-  const auto none = Retrieve(/*allow_partial=*/false);
-  EXPECT_EQ(none.status().code(), absl::StatusCode::kUnavailable) << none.status();
-  EXPECT_THAT(std::string(none.status().message()), HasSubstr("shard 'b'"));
-  const auto some = Retrieve(/*allow_partial=*/true);
-  ASSERT_TRUE(some.ok()) << some.status();
-  EXPECT_THAT(some->missing_shards, ElementsAre("b"));
+  ExpectFailsByName();
+  ExpectMissing();
 }
 
 // The question has ten minutes, the shard has not: others wait for this question's pass.
@@ -137,12 +141,8 @@ TEST_F(PartialAnswerTest, AShardThatHangsIsMissing) {
     return absl::DeadlineExceededError("too late");
   };
   ctx_.deadline = absl::Now() + absl::Minutes(10);
-  const auto none = Retrieve(/*allow_partial=*/false);
-  EXPECT_EQ(none.status().code(), absl::StatusCode::kUnavailable) << none.status();
-  EXPECT_THAT(std::string(none.status().message()), HasSubstr("shard 'b'"));
-  const auto some = Retrieve(/*allow_partial=*/true);
-  ASSERT_TRUE(some.ok()) << some.status();
-  EXPECT_THAT(some->missing_shards, ElementsAre("b"));
+  ExpectFailsByName();
+  ExpectMissing();
 }
 
 // Whoever waits looks up from time to time whether the client is there; that costs no turn.

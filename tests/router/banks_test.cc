@@ -12,6 +12,28 @@ namespace {
 
 using ::testing::HasSubstr;
 
+void AddAll(Router& router, const rpc::CallContext& context,
+            const std::vector<rpc::NewDocument>& documents, const std::string& bank) {
+  absl::Status stream;
+  for (const auto& result : AddTo(router, context, documents, bank, &stream)) {
+    EXPECT_TRUE(result.status.ok()) << result.status;
+  }
+  EXPECT_TRUE(stream.ok()) << context.request_id << ": " << stream;
+}
+
+void ExpectDocuments(Router& router, const std::string& bank, size_t count) {
+  const auto page = router.ListDocuments({}, bank, 100, "");
+  ASSERT_TRUE(page.ok()) << page.status();
+  EXPECT_EQ(page->documents.size(), count);
+}
+
+// Shards know the call by its request id, "first".
+absl::StatusCode CreateAsFirst(FakeCluster& cluster) {
+  rpc::CallContext first;
+  first.request_id = "first";
+  return cluster.router->CreateBank(first, "b", {}).status().code();
+}
+
 TEST(Banks, ABankIsTheSameOnEveryShard) {
   FakeCluster cluster(3);
   rpc::BankOptions options;
@@ -102,17 +124,12 @@ TEST(Banks, TwoRoutersMakeTheDefaultAtOnce) {
   const auto add = [](Router& router, const std::string& id) {
     rpc::CallContext context;
     context.request_id = id;
-    absl::Status status;
-    const auto results = AddTo(router, context, {{id, "", "text", ""}}, "default", &status);
-    for (const auto& result : results) EXPECT_TRUE(result.status.ok()) << result.status;
-    EXPECT_TRUE(status.ok()) << id << ": " << status;
+    AddAll(router, context, {{id, "", "text", ""}}, "default");
   };
   std::thread other([&] { add(second, "second"); });
   add(*cluster.router, "first");
   other.join();
-  const auto page = second.ListDocuments(cluster.ctx, "default", 9, "");
-  ASSERT_TRUE(page.ok()) << page.status();
-  EXPECT_EQ(page->documents.size(), 2u);
+  ExpectDocuments(second, "default", 2u);
 }
 
 // The shard that fails one router serves the other, which makes the bank whole and adds to it.
@@ -124,19 +141,11 @@ TEST(Banks, AFailedCreationLeavesWhatAnotherRouterAddedMeanwhile) {
   cluster.shards[2].before = [&](const std::string& method, const rpc::CallContext& context) {
     if (method != "CreateBank" || context.request_id != "first") return absl::OkStatus();
     while (cluster.shards[1].ListBanks({})->empty()) std::this_thread::yield();
-    absl::Status status;
-    const auto results = AddTo(second, cluster.ctx, documents, "b", &status);
-    for (const auto& result : results) EXPECT_TRUE(result.status.ok()) << result.status;
-    EXPECT_TRUE(status.ok()) << status;
+    AddAll(second, cluster.ctx, documents, "b");
     return absl::UnavailableError("the connection was lost");
   };
-  rpc::CallContext first;
-  first.request_id = "first";
-  EXPECT_EQ(cluster.router->CreateBank(first, "b", {}).status().code(),
-            absl::StatusCode::kUnavailable);
-  const auto page = second.ListDocuments(cluster.ctx, "b", 100, "");
-  ASSERT_TRUE(page.ok()) << page.status();
-  EXPECT_EQ(page->documents.size(), documents.size());
+  EXPECT_EQ(CreateAsFirst(cluster), absl::StatusCode::kUnavailable);
+  ExpectDocuments(second, "b", documents.size());
 }
 
 // At the last moment before it would be taken back.
@@ -152,19 +161,11 @@ TEST(Banks, AFailedCreationLeavesWhatAnotherRouterAddsBeforeItIsTakenBack) {
   };
   cluster.shards[0].before = [&](const std::string& method, const rpc::CallContext&) {
     if (method != "DeleteBank" && method != "DeleteUnusedBank") return absl::OkStatus();
-    absl::Status status;
-    const auto results = AddTo(second, cluster.ctx, documents, "b", &status);
-    for (const auto& result : results) EXPECT_TRUE(result.status.ok()) << result.status;
-    EXPECT_TRUE(status.ok()) << status;
+    AddAll(second, cluster.ctx, documents, "b");
     return absl::OkStatus();
   };
-  rpc::CallContext first;
-  first.request_id = "first";
-  EXPECT_EQ(cluster.router->CreateBank(first, "b", {}).status().code(),
-            absl::StatusCode::kUnavailable);
-  const auto page = second.ListDocuments(cluster.ctx, "b", 100, "");
-  ASSERT_TRUE(page.ok()) << page.status();
-  EXPECT_EQ(page->documents.size(), documents.size());
+  EXPECT_EQ(CreateAsFirst(cluster), absl::StatusCode::kUnavailable);
+  ExpectDocuments(second, "b", documents.size());
 }
 
 // The other router has a number, and its document comes after.
@@ -182,22 +183,14 @@ TEST(Banks, AFailedCreationLeavesWhatAnotherRouterIsAddingTo) {
   };
   cluster.shards[1].before = [&](const std::string& method, const rpc::CallContext& context) {
     if (method != "CreateBank" || context.request_id != "first") return absl::OkStatus();
-    adder = std::thread([&] {
-      const auto results = AddTo(second, cluster.ctx, SomeDocuments(1), "b");
-      for (const auto& result : results) EXPECT_TRUE(result.status.ok()) << result.status;
-    });
+    adder = std::thread([&] { AddAll(second, cluster.ctx, SomeDocuments(1), "b"); });
     encoding.WaitForNotification();
     return absl::UnavailableError("the connection was lost");
   };
-  rpc::CallContext first;
-  first.request_id = "first";
-  EXPECT_EQ(cluster.router->CreateBank(first, "b", {}).status().code(),
-            absl::StatusCode::kUnavailable);
+  EXPECT_EQ(CreateAsFirst(cluster), absl::StatusCode::kUnavailable);
   failed.Notify();
   adder.join();
-  const auto page = second.ListDocuments(cluster.ctx, "b", 100, "");
-  ASSERT_TRUE(page.ok()) << page.status();
-  EXPECT_EQ(page->documents.size(), 1u);
+  ExpectDocuments(second, "b", 1u);
 }
 
 TEST(Banks, AFailedCreationLeavesAnothersBankOfTheName) {
@@ -211,10 +204,7 @@ TEST(Banks, AFailedCreationLeavesAnothersBankOfTheName) {
     for (auto& shard : cluster.shards) EXPECT_TRUE(shard.CreateBank({}, other).ok());
     return absl::OkStatus();
   };
-  rpc::CallContext first;
-  first.request_id = "first";
-  EXPECT_EQ(cluster.router->CreateBank(first, "b", {}).status().code(),
-            absl::StatusCode::kAlreadyExists);
+  EXPECT_EQ(CreateAsFirst(cluster), absl::StatusCode::kAlreadyExists);
   for (auto& shard : cluster.shards) {
     ASSERT_EQ(shard.ListBanks({})->size(), 1u);
     EXPECT_EQ(shard.ListBanks({})->front().spec, other);
