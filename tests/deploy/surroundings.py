@@ -5,9 +5,13 @@ import subprocess
 import sys
 import tempfile
 
+sys.path.insert(0, os.path.join(os.environ["MSA_SOURCE_DIR"], "tests", "integration"))
+
+from environments import interpreter_of, make_environment
+
 SKIPPED = 77
-VENV = os.path.join(os.environ["MSA_BINARY_DIR"], "python-deploy")
-PYTHON = os.path.join(VENV, "bin", "python")
+ENVIRONMENT = "python-deploy"
+PYTHON = interpreter_of(ENVIRONMENT)
 PACKAGES = ["grpcio", "kubernetes-validate", "pyyaml"]
 HOSTS = "MSA_TEST_HOSTS"
 
@@ -30,17 +34,10 @@ def need_kubectl():
 
 def need_packages():
     """Goes on in an environment of the build folder that has PACKAGES, made once."""
-    if sys.prefix == VENV:
+    if sys.prefix == os.path.dirname(os.path.dirname(PYTHON)):
         return
-    have = [PYTHON, "-c", "import grpc, kubernetes_validate, yaml"]
-    if not os.path.exists(PYTHON) or subprocess.run(have, capture_output=True).returncode != 0:
-        for command in ([sys.executable, "-m", "venv", "--clear", VENV],
-                        [PYTHON, "-m", "pip", "install", "--quiet", "--disable-pip-version-check",
-                         *PACKAGES]):
-            done = subprocess.run(command, capture_output=True, text=True)
-            if done.returncode != 0:
-                print(done.stderr, file=sys.stderr)
-                skip(f"{', '.join(PACKAGES)} cannot be installed (no PyPI?)")
+    if not make_environment(ENVIRONMENT, PACKAGES, ["grpc", "kubernetes_validate", "yaml"]):
+        skip(f"{', '.join(PACKAGES)} cannot be installed (no PyPI?)")
     os.execv(PYTHON, [PYTHON, *sys.argv])
 
 

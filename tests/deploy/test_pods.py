@@ -3,7 +3,6 @@ back from deletion with another address and what they had."""
 import json
 import os
 import subprocess
-import sys
 import time
 import unittest
 from types import SimpleNamespace
@@ -14,7 +13,6 @@ if __name__ == "__main__":
     surroundings.need_kubectl()
     surroundings.need_packages()
     surroundings.need_names()
-sys.path.insert(0, os.path.join(os.environ["MSA_SOURCE_DIR"], "tests", "integration"))
 
 from harness import MSA, ServerTest, clean_environment, documents, tiny_model
 from local_pods import LocalCluster

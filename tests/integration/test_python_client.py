@@ -7,26 +7,13 @@ import subprocess
 import sys
 import unittest
 
+from environments import interpreter_of, make_environment
 from harness import SOURCE, ServerTest, clean_environment
 
 CLIENT = os.path.join(SOURCE, "clients", "python")
-VENV = os.path.join(os.environ["MSA_BINARY_DIR"], "python-client")
-PYTHON = os.path.join(VENV, "bin", "python")
-
-
-def environment_with_grpc():
-    """The interpreter that has grpcio and grpcio-tools; None when they cannot be had."""
-    have = [PYTHON, "-c", "import grpc, grpc_tools.protoc"]
-    if os.path.exists(PYTHON) and subprocess.run(have, capture_output=True).returncode == 0:
-        return PYTHON
-    for command in ([sys.executable, "-m", "venv", "--clear", VENV],
-                    [PYTHON, "-m", "pip", "install", "--quiet", "--disable-pip-version-check",
-                     "grpcio", "grpcio-tools"]):
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode != 0:
-            print(done.stderr, file=sys.stderr)
-            return None
-    return PYTHON
+ENVIRONMENT = "python-client"
+PYTHON = interpreter_of(ENVIRONMENT)
+PACKAGES = ["grpcio", "grpcio-tools"]
 
 
 class PythonClient(ServerTest):
@@ -43,7 +30,7 @@ class PythonClient(ServerTest):
 
 
 if __name__ == "__main__":
-    if environment_with_grpc() is None:
-        print("skipped: grpcio and grpcio-tools cannot be installed (no PyPI?)")
+    if not make_environment(ENVIRONMENT, PACKAGES, ["grpc", "grpc_tools.protoc"]):
+        print(f"skipped: {' and '.join(PACKAGES)} cannot be installed (no PyPI?)")
         sys.exit(77)
     unittest.main()
