@@ -4,6 +4,7 @@
 
 #include "absl/random/random.h"
 #include "common/strings.h"
+#include "rpc/memory_shard.h"
 
 namespace msa::memory_node {
 
@@ -38,10 +39,10 @@ absl::StatusOr<std::shared_ptr<SnapshotState>> SnapshotTable::Use(uint64_t id, c
   absl::MutexLock lock(&mutex_);
   const auto it = open_.find(id);
   if (it == open_.end() || Expired(it->second)) {
-    return absl::FailedPreconditionError(
+    return rpc::SnapshotLost(absl::FailedPreconditionError(
         StrCat("snapshot ", id,
                " is not open: it expired, was closed, or the node restarted; "
-               "open a new one"));
+               "open a new one")));
   }
   if (it->second.snapshot->bank.get() != &bank) {
     return absl::FailedPreconditionError(

@@ -1,10 +1,15 @@
 #include "rpc/memory_shard.h"
 
-#include "absl/strings/match.h"
+#include "absl/strings/cord.h"
 #include "common/limits.h"
 #include "common/strings.h"
 
 namespace msa::rpc {
+namespace {
+
+constexpr char kSnapshotLost[] = "type.googleapis.com/msa.v1.SnapshotLost";
+
+}  // namespace
 
 absl::StatusOr<std::vector<DeleteResult>> MemoryShard::DeleteDocuments(
     const CallContext& ctx, const std::string& bank, absl::Span<const std::string> ids) {
@@ -25,11 +30,13 @@ absl::StatusOr<std::vector<DeleteResult>> MemoryShard::DeleteDocuments(
   return results;
 }
 
+absl::Status SnapshotLost(absl::Status refusal) {
+  refusal.SetPayload(kSnapshotLost, absl::Cord());
+  return refusal;
+}
+
 absl::Status NameLostSnapshot(const absl::Status& status, std::string_view shard) {
-  const bool lost = absl::IsFailedPrecondition(status) &&
-                    absl::StrContains(status.message(), "snapshot") &&
-                    absl::StrContains(status.message(), "is not open");
-  if (!lost) return status;
+  if (!status.GetPayload(kSnapshotLost).has_value()) return status;
   return absl::UnavailableError(StrCat("shard '", shard,
                                        "' was restarted, or the bank deleted and made anew, since "
                                        "the question began: ask again"));

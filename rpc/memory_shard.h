@@ -186,8 +186,11 @@ class MemoryShard {
   virtual absl::StatusOr<ShardStats> Stats(const CallContext& ctx, const std::string& bank) = 0;
 };
 
+// A refusal because the snapshot that is named is not open: a sign in the status, which crosses
+// gRPC.
+absl::Status SnapshotLost(absl::Status refusal);
 // What a question hears of a shard that has not its snapshot any more: UNAVAILABLE by the shard's
-// name where `status` says so, else `status` as it is.
+// name where `status` is SnapshotLost, else `status` as it is.
 absl::Status NameLostSnapshot(const absl::Status& status, std::string_view shard);
 
 }  // namespace msa::rpc

@@ -125,8 +125,8 @@ TEST_F(PartialAnswerTest, NamesWhatIsMissingAndAsksItOnce) {
 
 TEST_F(PartialAnswerTest, AShardThatWasRestartedSinceItWasRoutedToIsMissing) {
   dying_.before = [](const std::string& method, const rpc::CallContext&) {
-    return method == "FetchBlocks" ? absl::FailedPreconditionError("snapshot 1 is not open: …")
-                                   : absl::OkStatus();
+    if (method != "FetchBlocks") return absl::OkStatus();
+    return rpc::SnapshotLost(absl::FailedPreconditionError("snapshot 1 is not open: …"));
   };
   ExpectFailsByName();
   ExpectMissing();

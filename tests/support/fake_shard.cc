@@ -78,7 +78,7 @@ absl::StatusOr<FakeShard::Bank*> FakeShard::Find(const std::string& bank) {
 absl::StatusOr<FakeShard::OpenedSnapshot*> FakeShard::Use(uint64_t id) {
   const auto found = snapshots_.find(id);
   if (found != snapshots_.end()) return &found->second;
-  return absl::FailedPreconditionError("the snapshot is not open");
+  return rpc::SnapshotLost(absl::FailedPreconditionError("the snapshot is not open"));
 }
 
 bool FakeShard::Alive(const OpenedSnapshot& snapshot, const std::string& id,
