@@ -98,6 +98,12 @@ class Answering {
   absl::Status FinalAnswer(MemorySession& session, const Dialogue& dialogue, Prefill& state,
                            std::string finish_reason);
   absl::StatusOr<Prefill> PlainPrefill(absl::Span<const int32_t> ids);
+  // The reader's prompt over `texts` (ascending by reference).
+  absl::StatusOr<Prefill> Read(const Frames& frames, absl::Span<const ReferencedText> texts);
+  // Reads `texts` together and each by itself: the reading over which the model is least inclined
+  // to begin with `refusal`; the one of them together has to be so by reader_apart_margin.
+  absl::StatusOr<Prefill> ReadApart(const Frames& frames, absl::Span<const ReferencedText> texts,
+                                    int32_t refusal);
   absl::Status Finish(MemorySession* session, std::string answer, std::string finish_reason);
 
   const rpc::CallContext& ctx_;
@@ -244,6 +250,7 @@ absl::Status Answering::RouterMode(MemorySession& session, const Frames& frames)
   const int32_t max_rounds = request_.max_rounds.value_or(memory_config().router_rounds);
   std::vector<int64_t> taken;
   std::vector<ReferencedText> texts;
+  int32_t rounds_read = 0;
   for (int32_t round = 1; round <= max_rounds; ++round) {
     MSA_ASSIGN_OR_RETURN(const RoutingPrompt prompt, Timed([&] { return dialogue.Prompt(); }));
     MSA_RETURN_IF_ERROR(RouteRound(session, prompt).status());
@@ -256,6 +263,7 @@ absl::Status Answering::RouterMode(MemorySession& session, const Frames& frames)
     }
     MSA_ASSIGN_OR_RETURN(auto loaded, Load(session, references));
     if (loaded.empty()) break;
+    ++rounds_read;
     dialogue.AppendReferences(references);
     dialogue.AppendDocuments(loaded);
     taken.insert(taken.end(), references.begin(), references.end());
@@ -264,13 +272,37 @@ absl::Status Answering::RouterMode(MemorySession& session, const Frames& frames)
   if (texts.empty()) return Finish(&session, "", "no_retrieval");
   std::sort(texts.begin(), texts.end(),
             [](const auto& a, const auto& b) { return a.reference < b.reference; });
+  MSA_ASSIGN_OR_RETURN(const auto refusal, RefusalBias(memory_config(), parts_.tokenizer));
+  const bool apart = memory_config().reader_apart_margin.has_value() && refusal.has_value() &&
+                     rounds_read == 1 && texts.size() > 1;
+  MSA_ASSIGN_OR_RETURN(Prefill state,
+                       apart ? ReadApart(frames, texts, refusal->token) : Read(frames, texts));
+  MSA_ASSIGN_OR_RETURN(const Written written, WriteAnswer(state, refusal));
+  return Finish(&session, Dialogue::Answer(written.text), written.hit_limit ? "length" : "stop");
+}
+
+absl::StatusOr<Prefill> Answering::Read(const Frames& frames,
+                                        absl::Span<const ReferencedText> texts) {
   const ReaderQuestion place = memory_config().reader_question;
   MSA_ASSIGN_OR_RETURN(const auto ids,
                        Timed([&] { return frames.Reader(texts, request_.question, place); }));
-  MSA_ASSIGN_OR_RETURN(Prefill state, PlainPrefill(ids));
-  MSA_ASSIGN_OR_RETURN(const auto first, RefusalBias(memory_config(), parts_.tokenizer));
-  MSA_ASSIGN_OR_RETURN(const Written written, WriteAnswer(state, first));
-  return Finish(&session, Dialogue::Answer(written.text), written.hit_limit ? "length" : "stop");
+  return PlainPrefill(ids);
+}
+
+absl::StatusOr<Prefill> Answering::ReadApart(const Frames& frames,
+                                             absl::Span<const ReferencedText> texts,
+                                             int32_t refusal) {
+  MSA_ASSIGN_OR_RETURN(Prefill best, Read(frames, texts));
+  float least = decoder_.NextMargin(best, refusal) + *memory_config().reader_apart_margin;
+  for (const ReferencedText& text : texts) {
+    MSA_RETURN_IF_ERROR(StillWanted(ctx_));
+    MSA_ASSIGN_OR_RETURN(Prefill alone, Read(frames, absl::MakeConstSpan(&text, 1)));
+    const float margin = decoder_.NextMargin(alone, refusal);
+    if (margin >= least) continue;
+    least = margin;
+    best = std::move(alone);
+  }
+  return best;
 }
 
 absl::StatusOr<Prefill> Answering::PlainPrefill(absl::Span<const int32_t> ids) {

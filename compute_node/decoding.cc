@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <utility>
 
 #include "absl/time/clock.h"
@@ -15,10 +16,24 @@ int32_t ArgMax(absl::Span<const float> logits) {
 
 absl::StatusOr<std::optional<TokenBias>> RefusalBias(const MemoryConfig& config,
                                                      const Tokenizer& tokenizer) {
-  if (config.refusal.empty() || config.refusal_bias == 0) return std::nullopt;
+  if (config.refusal.empty()) return std::nullopt;
   MSA_ASSIGN_OR_RETURN(const auto ids, tokenizer.EncodeLiteral(config.refusal));
   if (ids.empty()) return std::nullopt;
   return TokenBias{ids.front(), config.refusal_bias};
+}
+
+absl::Status StillWanted(const rpc::CallContext& ctx) {
+  if (ctx.Cancelled()) return absl::CancelledError("the client went away");
+  if (absl::Now() > ctx.deadline) return absl::DeadlineExceededError("out of time in decoding");
+  return absl::OkStatus();
+}
+
+float Margin(absl::Span<const float> logits, int32_t token) {
+  float other = -std::numeric_limits<float>::infinity();
+  for (size_t i = 0; i < logits.size(); ++i) {
+    if (static_cast<int32_t>(i) != token) other = std::max(other, logits[i]);
+  }
+  return logits[token] - other;
 }
 
 int32_t Sampler::Sample(const NextToken& next) {
@@ -94,12 +109,16 @@ absl::Status Decoder::Feed(Prefill& state, absl::Span<const int32_t> ids, bool c
   return absl::OkStatus();
 }
 
+float Decoder::NextMargin(const Prefill& state, int32_t token) const {
+  return Margin(transformer_.Logits(state.last_hidden), token);
+}
+
 absl::StatusOr<Written> Decoder::Decode(const rpc::CallContext& ctx, Prefill& state,
                                         const DecodeOptions& options) {
   Tokenizer::StreamDecoder stream(tokenizer_, /*skip_special=*/false);
   Written written;
   NextToken next;
-  if (options.first.has_value()) {
+  if (options.first.has_value() && options.first->added != 0) {
     next.logits = transformer_.Logits(state.last_hidden);
     next.logits[options.first->token] += options.first->added;
     next.likeliest = ArgMax(next.logits);
@@ -111,8 +130,7 @@ absl::StatusOr<Written> Decoder::Decode(const rpc::CallContext& ctx, Prefill& st
   }
   const StepBatcher::Decoding decoding(batcher_.batcher());
   while (true) {
-    if (ctx.Cancelled()) return absl::CancelledError("the client went away");
-    if (absl::Now() > ctx.deadline) return absl::DeadlineExceededError("out of time in decoding");
+    MSA_RETURN_IF_ERROR(StillWanted(ctx));
     const int32_t id = sampler_.Sample(next);
     written.ended_message = EndsMessage(id);
     if (written.ended_message) break;

@@ -84,10 +84,16 @@ struct TokenBias {
   float added = 0;
 };
 
-// What a checkpoint adds to its refusal's first token where a reader's answer begins; nothing where
-// its config says none.
+// The first token of a checkpoint's refusal and what is added to it where a reader's answer begins;
+// nothing where its config names no refusal.
 absl::StatusOr<std::optional<TokenBias>> RefusalBias(const MemoryConfig& config,
                                                      const Tokenizer& tokenizer);
+
+// CANCELLED, DEADLINE_EXCEEDED once nobody waits for the answer any more.
+absl::Status StillWanted(const rpc::CallContext& ctx);
+
+// How much larger one token's logit is than the largest other.
+float Margin(absl::Span<const float> logits, int32_t token);
 
 struct DecodeOptions {
   int32_t max_new_tokens = 256;
@@ -116,6 +122,8 @@ class Decoder {
                                  const DecodeOptions& options);
   // Feeds tokens after the kept context in one step and leaves `state` ready to decode on.
   absl::Status Feed(Prefill& state, absl::Span<const int32_t> ids, bool causal);
+  // Margin of a token where `state` goes on.
+  float NextMargin(const Prefill& state, int32_t token) const;
 
   // A token that ends the model's message.
   bool EndsMessage(int32_t id) const;

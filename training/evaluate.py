@@ -31,7 +31,7 @@ CUTS = (1, 5, 16, 20)
 WAYS = {"gold": ("gold", None), "retrieved_3": ("one_round", 3), "bm25_3": ("bm25", 3), "two_rounds_rule": ("two_rounds_rule", None),
         "two_rounds_3+3": ("two_rounds", 6), "gold_removed_3": ("gold_removed", 3), "retrieved_1": ("one_round", 1),
         "retrieved_6": ("one_round", 6), "nothing": ("one_round", 0), "minilm_3": ("minilm", 3)}
-APART = ("retrieved_3", "two_rounds_rule", "unanswerable_3")
+AS_SERVED = ("retrieved_3", "bm25_3", "minilm_3", "two_rounds_rule", "gold_removed_3", "unanswerable_3")    # read as a round's documents
 DOC_TOKENS, READ_TOKENS = 512, 400
 ROUND = 3       # documents that a round adds to what is read
 
@@ -162,7 +162,7 @@ class Reader:
     tokenizer: object
     bias: float
     raw: dict
-    apart: bool = False
+    apart: float | None = None      # the checkpoint's reader_apart_margin
 
     def say(self, bank, questions, orders) -> list[Said]:
         """What is answered from the documents of each order, read together."""
@@ -173,11 +173,12 @@ class Reader:
         return say(self.model, self.layers, self.tokenizer, prompts)
 
     def say_apart(self, bank, questions, orders) -> list[Said]:
-        """The same where there are more than a round's documents; of one round's each is read by itself, and the answer is taken
-        from the one over which the model is least inclined to refuse."""
-        groups = [[[d] for d in order] if 0 < len(order) <= ROUND else [order] for order in orders]
+        """The same, but one round's documents are also read each by itself: the answer is taken from the reading over which the
+        model is least inclined to refuse, from all together only where it is so by `apart`."""
+        groups = [[order] + ([[d] for d in sorted(order)] if 1 < len(order) <= ROUND else []) for order in orders]
         said = iter(self.say(bank, [q for q, group in zip(questions, groups) for _ in group], [o for group in groups for o in group]))
-        return [min((next(said) for _ in group), key=lambda s: s.margin) for group in groups]
+        return [min(((next(said), self.apart * (i == 0)) for i in range(len(group))), key=lambda s: s[0].margin + s[1])[0]
+                for group in groups]
 
     def score(self, name: str, said: list[Said], questions) -> dict:
         self.raw[name] = judged(said, questions)
@@ -185,11 +186,13 @@ class Reader:
         return scores if questions[0]["answers"] else {k: scores[k] for k in ("questions", "refused")}
 
     def read(self, name: str, bank, questions, orders, n: int | None) -> dict:
-        """EM, F1 and share refused when the first n documents of each order are read; with `apart`, when they are read apart too."""
+        """EM, F1 and share refused when the first n documents of each order are read: as the checkpoint reads them and, where that
+        is apart, together."""
         orders, out = [order[:n] for order in orders], {}
+        if self.apart is not None and name in AS_SERVED:
+            out[name] = self.score(name, self.say_apart(bank, questions, orders), questions)
+            name += "_together"
         out[name] = self.score(name, self.say(bank, questions, orders), questions)
-        if self.apart and name in APART:
-            out[name + "_apart"] = self.score(name + "_apart", self.say_apart(bank, questions, orders), questions)
         return out
 
     def read_all(self, bank, questions, orders: dict, count: int) -> dict:
@@ -274,7 +277,6 @@ def main() -> None:
     parser.add_argument("--full", action="store_true", help="reading and the baselines too")
     parser.add_argument("--calibrate", type=int, default=0, help="choose thresholds first, on this many questions (calibrate.py)")
     parser.add_argument("--ways", nargs="*", default=[], choices=WAYS, help="of choosing documents to read; all if none is named")
-    parser.add_argument("--apart", action="store_true", help="read one round's texts apart, too: " + ", ".join(APART))
     parser.add_argument("--minilm", default="", help="rankings that minilm.py wrote")
     args = parser.parse_args()
     cuda = torch.cuda.is_available()
@@ -296,7 +298,7 @@ def main() -> None:
             print(json.dumps(chosen), flush=True)
         for name in args.sets:
             raw[name] = {}
-            reader = Reader(model, layers, tokenizer, msa.get("refusal_bias", 0.0), raw[name], args.apart)
+            reader = Reader(model, layers, tokenizer, msa.get("refusal_bias", 0.0), raw[name], msa.get("reader_apart_margin"))
             report[name] = evaluate_set(reader, Path(args.bundle), name, args, others, msa.get("round_min_score", float("-inf")))
             print(name, json.dumps(report[name]), flush=True)
             Path(args.out).write_text(json.dumps(report, indent=1) + "\n")

@@ -194,17 +194,33 @@ def describe(oracle, tokenizer, spec, question, scores, selected, out, index) ->
     entry["ranking_scores"] = [float(mean[i]) for i in order[:5]]
     entry["ranking_margins"] = [float(mean[a] - mean[b]) for a, b in zip(order[:5], order[1:6])]
     best = sorted(order[: spec["reader_documents"]])
-    text = frames.reader_prompt(question["question"], [(i, spec["documents"][i]["text"]) for i in best],
-                                oracle.msa.get("reader_question", "after"))
-    ids = frames.encode(tokenizer, text)
-    bias = oracle.msa.get("refusal_bias", 0.0)
-    refusal = (frames.encode(tokenizer, oracle.msa["refusal"])[0], bias) if bias else None
-    first, answer, margins = oracle.generate(ids, spec["reader_max_new_tokens"], spec["stop_token"], refusal)
+    refusal = None
+    if oracle.msa.get("refusal"):
+        refusal = (frames.encode(tokenizer, oracle.msa["refusal"])[0], oracle.msa.get("refusal_bias", 0.0))
+
+    def read(documents):
+        """(prompt, ids, logits of the first position, tokens, argmax margins)"""
+        text = frames.reader_prompt(question["question"], [(i, spec["documents"][i]["text"]) for i in documents],
+                                    oracle.msa.get("reader_question", "after"))
+        ids = frames.encode(tokenizer, text)
+        return text, ids, *oracle.generate(ids, spec["reader_max_new_tokens"], spec["stop_token"], refusal)
+    text, ids, first, answer, margins = read(best)
     out[f"q{index}.reader.logits"] = first
     entry["reader"] = {"documents": best, "prompt": text, "prompt_ids": ids, "first_position": 0,
                        "answer_ids": answer, "argmax_margins": margins,
                        "answer": tokenizer.decode(answer, skip_special_tokens=True)}
+    if "reader_apart_margin" in oracle.msa:
+        readings = [(first, answer)] + [read([i])[2:4] for i in best]
+        inclined = [refusal_margin(logits, refusal[0]) for logits, _ in readings]
+        taken = min(range(len(readings)), key=lambda i: inclined[i] + oracle.msa["reader_apart_margin"] * (i == 0))
+        entry["reader"]["apart"] = {"refusal_margins": inclined, "taken": taken, "answer_ids": readings[taken][1],
+                                    "answer": tokenizer.decode(readings[taken][1], skip_special_tokens=True)}
     return entry
+
+
+def refusal_margin(logits, token: int) -> float:
+    """How much larger the logit of the refusal's first token is than the largest other."""
+    return float(logits[token] - torch.cat((logits[:token], logits[token + 1:])).max())
 
 
 def describe_inputs(oracle, tokenizer, chosen: dict, base: str, adapter: str, case: Path) -> dict:
@@ -269,7 +285,8 @@ def check(case: Path, base: str, adapter: str) -> bool:
         expected, tensors = compute(Oracle(base, adapter), tokenizer, spec)
     compare(case, tensors)
     pairs = list(zip(expected["questions"], read_json(case / "expected.json")["questions"]))
-    same = [a["ranking"] == b["ranking"] and a["reader"]["answer_ids"] == b["reader"]["answer_ids"] for a, b in pairs]
+    same = [a["ranking"] == b["ranking"] and a["reader"]["answer_ids"] == b["reader"]["answer_ids"]
+            and a["reader"].get("apart", {}).get("answer_ids") == b["reader"].get("apart", {}).get("answer_ids") for a, b in pairs]
     for alike, (mine, _) in zip(same, pairs):
         print("same" if alike else "DIFFERS", mine["reader"]["answer"])
     return all(same)

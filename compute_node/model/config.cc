@@ -162,6 +162,13 @@ MemoryConfig ReadMemoryConfig(FieldReader& reader, int32_t num_layers) {
   memory.round_min_score = reader.Float("round_min_score", memory.round_min_score);
   memory.refusal = reader.String("refusal", "");
   memory.refusal_bias = reader.Float("refusal_bias", 0);
+  if (reader.Find("reader_apart_margin") != nullptr) {
+    memory.reader_apart_margin = reader.Float("reader_apart_margin", 0);
+    if (memory.refusal.empty()) {
+      reader.Fail("reader_apart_margin",
+                  "needs refusal, the sentence whose first token it compares");
+    }
+  }
   memory.part_tokens = reader.Int("part_tokens", 32, 32768, 512);
   const std::string mode = reader.String("retrieval_mode", "generative");
   if (auto parsed = ParseRetrievalMode(mode); parsed.ok()) {

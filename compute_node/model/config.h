@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <limits>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -37,13 +38,16 @@ struct MemoryConfig {
   Reduce query_reduce = Reduce::kMax;
   Reduce chunk_reduce = Reduce::kMax;
   RetrievalMode retrieval_mode = RetrievalMode::kGenerative;
-  bool final_question_causal = false;  // final_question == "causal"
-  int32_t reader_documents = 3;        // router mode: texts taken a round
+  bool final_question_causal = false;                       // final_question == "causal"
+  int32_t reader_documents = 3;                             // router mode: texts taken a round
   ReaderQuestion reader_question = ReaderQuestion::kAfter;  // "after" or "twice"
-  int32_t router_rounds = 1;           // router mode: round limit
+  int32_t router_rounds = 1;                                // router mode: round limit
   // Router mode: a later round adds only documents whose mean score is at least this; a round that
   // adds none is the last. Calibrated with the checkpoint; absent: any score.
   float round_min_score = -std::numeric_limits<float>::infinity();
+  // Router mode: texts that one round took are read each by itself, too, and together only where
+  // the model is by this much (logits) less inclined to refuse over them. Absent: together.
+  std::optional<float> reader_apart_margin;
   std::string refusal;     // what the model says where the texts hold no answer; empty: nothing set
   float refusal_bias = 0;  // added to the logit of the refusal's first token where an answer begins
   int32_t part_tokens = 512;  // longer documents are split

@@ -17,6 +17,8 @@ using nlohmann::json;
 
 // Scores nearer than this may be in either order: that is what float32 summation leaves open.
 constexpr float kOrderMargin = 2e-5f;
+// Of how much the model is inclined to refuse, a difference of two logits.
+constexpr float kRefusalTolerance = 1e-3f;
 
 std::vector<int64_t> ExpectedRow(const SafetensorsFile& tensors, const std::string& name,
                                  size_t row, size_t width) {
@@ -69,17 +71,18 @@ absl::StatusOr<Written> ReadPlain(Node& node, const PlainPrompt& prompt,
   return decoder.Decode({}, state, options);
 }
 
+// A decode does not return the stop token.
+std::vector<int32_t> WithoutStop(const GoldenCase& golden, std::vector<int32_t> ids) {
+  if (!ids.empty() && ids.back() == golden.input.at("stop_token").get<int32_t>()) ids.pop_back();
+  return ids;
+}
+
 absl::Status CompareAnswer(const GoldenCase& golden, Node& node, const PlainPrompt& prompt,
                            Comparer& comparer) {
   std::vector<float> logits;
   MSA_ASSIGN_OR_RETURN(const Written written, ReadPlain(node, prompt, logits));
   comparer.Tensor(prompt.name + ".logits", logits);
-  // A decode does not return the stop token.
-  std::vector<int32_t> expected = prompt.expected;
-  if (!expected.empty() && expected.back() == golden.input.at("stop_token").get<int32_t>()) {
-    expected.pop_back();
-  }
-  comparer.Equal(prompt.name + ".answer_ids", written.ids, expected);
+  comparer.Equal(prompt.name + ".answer_ids", written.ids, WithoutStop(golden, prompt.expected));
   return absl::OkStatus();
 }
 
@@ -174,7 +177,49 @@ class AdapterVerifier {
                              .max_tokens = golden_.input.at("reader_max_new_tokens").get<int32_t>(),
                              .first = first,
                              .expected = reader.at("answer_ids").get<std::vector<int32_t>>()};
-    return CompareAnswer(golden_, engine_.node(), prompt, comparer_);
+    MSA_RETURN_IF_ERROR(CompareAnswer(golden_, engine_.node(), prompt, comparer_));
+    if (!reader.contains("apart")) return absl::OkStatus();
+    return Apart(prompt, question, texts, reader.at("apart"));
+  }
+
+  // Over the texts together (`prompt`) and over each by itself: how much the model is inclined to
+  // refuse, and what it answers over the reading that it takes.
+  absl::Status Apart(const PlainPrompt& prompt, const json& question,
+                     absl::Span<const ReferencedText> texts, const json& apart) {
+    Node& node = engine_.node();
+    const MemoryConfig& memory = node.transformer().config().memory;
+    if (!prompt.first.has_value() || !memory.reader_apart_margin.has_value()) {
+      return absl::InvalidArgumentError(
+          "the case reads texts apart: its model needs refusal and reader_apart_margin");
+    }
+    std::vector<float> margins;
+    std::vector<std::vector<int32_t>> answers;
+    for (size_t reading = 0; reading <= texts.size(); ++reading) {
+      PlainPrompt one = prompt;
+      if (reading > 0) {
+        MSA_ASSIGN_OR_RETURN(one.ids,
+                             engine_.frames().Reader(texts.subspan(reading - 1, 1),
+                                                     question.at("question").get<std::string>(),
+                                                     memory.reader_question));
+      }
+      std::vector<float> logits;
+      MSA_ASSIGN_OR_RETURN(const Written written, ReadPlain(node, one, logits));
+      margins.push_back(Margin(logits, prompt.first->token));
+      answers.push_back(written.ids);
+    }
+    const auto expected = apart.at("refusal_margins").get<std::vector<float>>();
+    bool near = expected.size() == margins.size();
+    for (size_t i = 0; near && i < margins.size(); ++i) {
+      near = std::abs(margins[i] - expected[i]) <= kRefusalTolerance;
+    }
+    comparer_.AddExact(prompt.name + ".apart.refusal_margins", near, near ? "" : "differ");
+    margins.front() += *memory.reader_apart_margin;
+    const auto taken = std::min_element(margins.begin(), margins.end()) - margins.begin();
+    comparer_.Equal(prompt.name + ".apart.taken", static_cast<int64_t>(taken),
+                    apart.at("taken").get<int64_t>());
+    comparer_.Equal(prompt.name + ".apart.answer_ids", answers[taken],
+                    WithoutStop(golden_, apart.at("answer_ids").get<std::vector<int32_t>>()));
+    return absl::OkStatus();
   }
 
   const GoldenCase& golden_;

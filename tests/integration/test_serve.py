@@ -76,6 +76,43 @@ class CalibratedThresholds(ServerTest):
         self.assertTrue(same["no_answer"])
 
 
+class TextsReadApart(ServerTest):
+    """reader_apart_margin; which reading is least refused is checked on the released adapter's golden case."""
+
+    QUESTION = "Which garden has a violin?"
+
+    def started(self, name, **memory):
+        self.model = reader_model(self.path(name), refusal="The memory has no answer to this question.", **memory)
+        server = self.serve(data="data-" + name)
+        self.add(server, documents(12))
+        return server
+
+    def test_an_answer_is_read_from_one_text_or_from_all(self):
+        plain = self.ask(self.started("plain"), self.QUESTION, "--max-rounds", "1")
+        together = self.ask(self.started("together", reader_apart_margin=-1e6), self.QUESTION, "--max-rounds", "1")
+        self.assertEqual(plain["answer"], together["answer"])
+        server = self.started("apart", reader_apart_margin=1e6)
+        apart = self.ask(server, self.QUESTION, "--max-rounds", "1")
+        self.assertEqual(ids(plain["documents"]), ids(apart["documents"]))
+        self.assertGreater(apart["usage"]["prompt_tokens"], plain["usage"]["prompt_tokens"])
+        alone = set()
+        for read in ids(apart["documents"]):    # the text keeps its reference number when the others leave
+            bank = "only-" + read
+            self.msa(server, "bank", "create", bank)
+            self.add(server, documents(12), "--bank", bank)
+            self.msa(server, "rm", "--bank", bank, *(d["id"] for d in documents(12) if d["id"] != read))
+            alone.add(self.ask(server, self.QUESTION, "--bank", bank)["answer"])
+        self.assertEqual(3, len(alone))
+        self.assertIn(apart["answer"], alone)
+        self.assertNotIn(plain["answer"], alone)
+
+    def test_texts_of_two_rounds_are_read_together(self):
+        plain = self.ask(self.started("plain"), self.QUESTION)
+        apart = self.ask(self.started("apart", reader_apart_margin=1e6), self.QUESTION)
+        self.assertEqual(6, len(apart["documents"]))
+        self.assertEqual(plain["answer"], apart["answer"])
+
+
 class Life(ServerTest):
     def test_add_ask_replace_delete_crash_restart(self):
         server = self.serve()

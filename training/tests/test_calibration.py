@@ -66,15 +66,22 @@ class StopLossTest(unittest.TestCase):
 
 
 class ApartTest(unittest.TestCase):
-    def test_the_text_that_is_least_refused_answers(self):
-        """Margins by document; what is read together is told by its length."""
-        margins = {0: 1.0, 1: -2.0, 2: 0.5, 3: -1.0}
+    ALONE = {0: 1.0, 1: -2.0, 2: 0.5, 3: -1.0}
 
+    def said(self, together: float, margin: float, orders) -> list[str]:
+        """What is read; margins by document, the same for all that are read together."""
         class Fake(evaluate.Reader):
             def say(self, bank, questions, orders):
-                return [Said(margins[o[0]] if o else 0.0, f"{q} {o}", "") for q, o in zip(questions, orders)]
-        said = Fake(None, [], None, 0.0, {}).say_apart(None, ["a", "b", "c", "d"], [[0, 1, 2], [2, 3], [0, 1, 2, 3], []])
-        self.assertEqual([s.without for s in said], ["a [1]", "b [3]", "c [0, 1, 2, 3]", "d []"])
+                return [Said(together if len(o) != 1 else ApartTest.ALONE[o[0]], str(o), "") for o in orders]
+        return [s.without for s in Fake(None, [], None, 0.0, {}, margin).say_apart(None, [None] * len(orders), orders)]
+
+    def test_the_text_that_is_least_refused_answers(self):
+        orders = [[0, 1, 2], [3, 2], [0, 1, 2, 3], [0], []]
+        self.assertEqual(self.said(0.0, 0.5, orders), ["[1]", "[3]", "[0, 1, 2, 3]", "[0]", "[]"])
+
+    def test_texts_together_answer_where_they_are_refused_less_by_the_margin(self):
+        self.assertEqual(self.said(-2.75, 1.0, [[2, 1], [0, 2]]), ["[1]", "[0, 2]"])
+        self.assertEqual(self.said(-2.75, 0.5, [[2, 1], [0, 2]]), ["[2, 1]", "[0, 2]"])
 
 
 class SoupTest(unittest.TestCase):

@@ -57,22 +57,26 @@ TEST(ConfigTest, ReadsAPublishedCheckpoint) {
 
 TEST(ConfigTest, ReadsWhatACheckpointWasCalibratedFor) {
   json config = PlainLlama();
-  config["msa_config"] = {{"router_layer_idx", "2,3"},
-                          {"reader_question", "twice"},
-                          {"refusal", "No answer."},
-                          {"refusal_bias", -0.875},
-                          {"round_min_score", 0.46}};
+  config["msa_config"] = {{"router_layer_idx", "2,3"}, {"reader_question", "twice"},
+                          {"refusal", "No answer."},   {"refusal_bias", -0.875},
+                          {"round_min_score", 0.46},   {"reader_apart_margin", 1}};
   const auto parsed = ParseModelConfig(config.dump());
   ASSERT_TRUE(parsed.ok()) << parsed.status();
   EXPECT_EQ(parsed->memory.reader_question, ReaderQuestion::kTwice);
   EXPECT_EQ(parsed->memory.refusal, "No answer.");
   EXPECT_FLOAT_EQ(parsed->memory.refusal_bias, -0.875f);
   EXPECT_FLOAT_EQ(parsed->memory.round_min_score, 0.46f);
-  for (const char* field : {"refusal_bias", "round_min_score", "reader_question"}) {
+  EXPECT_EQ(parsed->memory.reader_apart_margin, 1.0f);
+  for (const char* field :
+       {"refusal_bias", "round_min_score", "reader_question", "reader_apart_margin"}) {
     json wrong = config;
     wrong["msa_config"][field] = "much";
     ExpectRefused(wrong, field);
   }
+  config["msa_config"].erase("refusal");  // without which nothing is to be compared
+  ExpectRefused(config, "reader_apart_margin");
+  config["msa_config"].erase("reader_apart_margin");
+  EXPECT_EQ(ParseModelConfig(config.dump())->memory.reader_apart_margin, std::nullopt);
 }
 
 TEST(ConfigTest, ScalesUnlessCosineAndDecoupled) {
