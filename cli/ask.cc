@@ -1,6 +1,9 @@
 // msa ask: an answer as it streams, with the documents routed to in each round.
+#include <algorithm>
 #include <ostream>
+#include <string_view>
 #include <variant>
+#include <vector>
 
 #include "absl/strings/str_format.h"
 #include "cli/client_verbs.h"
@@ -47,11 +50,15 @@ class EventPrinter {
   }
   void operator()(const rpc::DoneEvent& event) {
     EndText();
+    const auto answered = [&event](const rpc::RoutedDocument& document) {
+      const std::vector<int64_t>& from = event.answered_from;  // empty: an older node does not say
+      return from.empty() || std::find(from.begin(), from.end(), document.reference) != from.end();
+    };
     for (const rpc::RoutedDocument& document : event.documents) {
-      out_ << "  from " << document.document_id;
-      if (!document.title.empty()) out_ << " · " << document.title;
-      out_ << absl::StrFormat(" [part %d, bytes %d–%d]\n", document.part_index, document.span.begin,
-                              document.span.end);
+      if (answered(document)) PrintRead("from", document);
+    }
+    for (const rpc::RoutedDocument& document : event.documents) {
+      if (!answered(document)) PrintRead("also read", document);
     }
     PrintMissing(event.missing_shards, out_);
     const rpc::Timings& t = event.timings;
@@ -65,6 +72,13 @@ class EventPrinter {
   }
 
  private:
+  void PrintRead(std::string_view how, const rpc::RoutedDocument& document) {
+    out_ << "  " << how << " " << document.document_id;
+    if (!document.title.empty()) out_ << " · " << document.title;
+    out_ << absl::StrFormat(" [part %d, bytes %d–%d]\n", document.part_index, document.span.begin,
+                            document.span.end);
+  }
+
   void Dim(const std::string& text) {
     out_ << (colours_ ? "\x1b[2m" : "") << text << (colours_ ? "\x1b[0m" : "");
   }

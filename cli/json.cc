@@ -56,6 +56,7 @@ Json EventJson(const rpc::DoneEvent& event) {
           {"answer", event.answer},
           {"no_answer", event.no_answer},
           {"documents", Array(event.documents)},
+          {"answered_from", event.answered_from},
           {"finish_reason", event.finish_reason},
           {"missing_shards", event.missing_shards},
           {"usage", ToJson(event.usage)},

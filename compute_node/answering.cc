@@ -101,7 +101,8 @@ class Answering {
   // The reader's prompt over `texts` (ascending by reference).
   absl::StatusOr<Prefill> Read(const Frames& frames, absl::Span<const ReferencedText> texts);
   // Reads `texts` together and each by itself: the reading over which the model is least inclined
-  // to begin with `refusal`; the one of them together has to be so by reader_apart_margin.
+  // to begin with `refusal`; the one of them together has to be so by reader_apart_margin. Notes
+  // which text it was.
   absl::StatusOr<Prefill> ReadApart(const Frames& frames, absl::Span<const ReferencedText> texts,
                                     int32_t refusal);
   absl::Status Finish(MemorySession* session, std::string answer, std::string finish_reason);
@@ -119,6 +120,7 @@ class Answering {
   std::map<int64_t, int32_t> votes_;       // of the last round
   std::vector<rpc::RoutedDocument> read_;  // loaded so far
   std::set<int64_t> read_references_;
+  std::vector<int64_t> answered_from_;  // of one reading of several; empty: of all that was read
 };
 
 absl::Status Answering::WithMemory() {
@@ -301,6 +303,7 @@ absl::StatusOr<Prefill> Answering::ReadApart(const Frames& frames,
     if (margin >= least) continue;
     least = margin;
     best = std::move(alone);
+    answered_from_ = {text.reference};
   }
   return best;
 }
@@ -342,6 +345,10 @@ absl::Status Answering::Finish(MemorySession* session, std::string answer,
   done.no_answer = done.finish_reason == "no_retrieval" ||
                    Dialogue::IsRefusal(done.answer, memory_config().refusal);
   done.documents = read_;
+  done.answered_from = std::move(answered_from_);
+  if (done.answered_from.empty()) {
+    done.answered_from.assign(read_references_.begin(), read_references_.end());
+  }
   std::stable_sort(done.documents.begin(), done.documents.end(),
                    [](const rpc::RoutedDocument& a, const rpc::RoutedDocument& b) {
                      return Precedes({a.score, a.reference}, {b.score, b.reference});

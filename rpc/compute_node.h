@@ -101,12 +101,14 @@ struct Timings {  // milliseconds
 };
 struct DoneEvent {
   std::string answer;
-  std::vector<RoutedDocument> documents;  // cited: what the answer was read from, best first
+  std::vector<RoutedDocument> documents;  // all that were read, best first
   std::string finish_reason;              // "stop", "length", "rounds", "no_retrieval"
   std::vector<std::string> missing_shards;
   Usage usage;
   Timings timings;
   bool no_answer = false;  // nothing was retrieved, or the model said what its checkpoint says then
+  // References of those of `documents` that stood before the model where it wrote the answer.
+  std::vector<int64_t> answered_from;
 };
 using GenerateEvent = std::variant<RoutingEvent, DocumentsLoadedEvent, TextEvent, DoneEvent>;
 // false: the client is gone, stop.

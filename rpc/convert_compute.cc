@@ -104,6 +104,7 @@ void Put(const DoneEvent& in, pb::GenerateEvent* event) {
   ToProto(in.usage, out->mutable_usage());
   ToProto(in.timings, out->mutable_timings());
   out->set_no_answer(in.no_answer);
+  out->mutable_answered_from()->Add(in.answered_from.begin(), in.answered_from.end());
 }
 
 RoutingEvent Take(const pb::RoutingEvent& in) {
@@ -125,7 +126,7 @@ DoneEvent Take(const pb::DoneEvent& in) {
   return {in.answer(),           TakeDocuments(in.documents()),
           in.finish_reason(),    ToVector<std::string>(in.missing_shards()),
           FromProto(in.usage()), FromProto(in.timings()),
-          in.no_answer()};
+          in.no_answer(),        ToVector<int64_t>(in.answered_from())};
 }
 
 }  // namespace

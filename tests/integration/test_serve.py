@@ -1,6 +1,7 @@
 """One `msa serve` through a document's and a question's life, crashes included."""
 import json
 import os
+import re
 import subprocess
 import unittest
 
@@ -95,16 +96,22 @@ class TextsReadApart(ServerTest):
         apart = self.ask(server, self.QUESTION, "--max-rounds", "1")
         self.assertEqual(ids(plain["documents"]), ids(apart["documents"]))
         self.assertGreater(apart["usage"]["prompt_tokens"], plain["usage"]["prompt_tokens"])
-        alone = set()
+        self.assertEqual(sorted(d["reference"] for d in plain["documents"]), plain["answered_from"])
+        alone = {}
         for read in ids(apart["documents"]):    # the text keeps its reference number when the others leave
             bank = "only-" + read
             self.msa(server, "bank", "create", bank)
             self.add(server, documents(12), "--bank", bank)
             self.msa(server, "rm", "--bank", bank, *(d["id"] for d in documents(12) if d["id"] != read))
-            alone.add(self.ask(server, self.QUESTION, "--bank", bank)["answer"])
-        self.assertEqual(3, len(alone))
-        self.assertIn(apart["answer"], alone)
-        self.assertNotIn(plain["answer"], alone)
+            alone[read] = self.ask(server, self.QUESTION, "--bank", bank)["answer"]
+        self.assertEqual(3, len(set(alone.values())))
+        self.assertNotIn(plain["answer"], alone.values())
+        by_reference = {d["reference"]: d["id"] for d in apart["documents"]}
+        (answered_from,) = (by_reference[r] for r in apart["answered_from"])
+        self.assertEqual(alone[answered_from], apart["answer"])
+        shown = self.run_msa(["ask", "--max-new-tokens", "16", "--max-rounds", "1", self.QUESTION], server).out
+        self.assertEqual([answered_from], re.findall(r"^  from (\S+)", shown, re.M))
+        self.assertEqual({d for d in alone if d != answered_from}, set(re.findall(r"^  also read (\S+)", shown, re.M)))
 
     def test_texts_of_two_rounds_are_read_together(self):
         plain = self.ask(self.started("plain"), self.QUESTION)

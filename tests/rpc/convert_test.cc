@@ -114,7 +114,7 @@ TEST(Convert, AbsentFieldsStayAbsent) {
 TEST(Convert, EventsRoundTrip) {
   const RoutedDocument document{5, "id", "title", 2, {3, 9}, 0.75f, 11};
   DoneEvent done{"answer", {document}, "stop", {"a"}, {1, 2, 3, 4, 5, 6}, {1, 2, 3, 4, 5, 6, 7},
-                 true};
+                 true,     {5}};
   const GenerateEvent events[] = {
       RoutingEvent{1, {document}, {{15, {{0.5f, 3}, {0.25f, 4}}}}, {"b"}},
       DocumentsLoadedEvent{2, {document}}, TextEvent{"text", true}, done};
