@@ -64,12 +64,15 @@ class ReadingSamples:
             # An answer that is not there (cut off, or named otherwise) would teach to invent it.
             if answer in SAID or any(answer.lower() in (t + "\n" + x).lower() for t, x in golds):
                 break
+        total = rng.choice(self.stage.get("reading_documents", (1, 3, 3, 3)))
         lost = self.stage.get("no_gold", 0.06)
+        if total == 1:
+            lost = self.stage.get("no_gold_alone", lost)
         if kind in LOSES_GOLD and negatives and rng.random() < lost:
             golds, negatives, answer = negatives[:1], negatives[1:], frames.REFUSAL
         elif kind in ("squad", "made") and rng.random() < self.stage.get("trim", 0.0):
             golds = [(t, synth.trimmed(rng, x, answer)) for t, x in golds]
-        total = max(len(golds), rng.choice(self.stage.get("reading_documents", (1, 3, 3, 3))))
+        total = max(len(golds), total)
         negatives += self._unrelated(rng, answer, total - len(golds) - len(negatives))
         chosen = golds + [(t, self._cut_body(t, x, limit)) for t, x in negatives[: total - len(golds)]]
         references = sorted(rng.sample(range(1, 100_000 if rng.random() < 0.5 else 2000), len(chosen)))

@@ -3,6 +3,7 @@ import contextlib
 import io
 import json
 import random
+import re
 import tempfile
 import unittest
 from pathlib import Path
@@ -17,6 +18,7 @@ from training.decode import complete
 from training.exchange import Exchange, Others, Recent
 from training.files import read_json, read_tensors
 from training.model import MsaConfig, MsaModel
+from training.reading import ReadingSamples
 from training.tests import toy
 from training.corpus import write_xz
 from training.train import Trainer, step_loss, with_others
@@ -460,6 +462,29 @@ class FileTest(ToyCase):
             (Path(scratch) / "config.json").write_text(json.dumps({"model_type": "mamba"}))
             with self.assertRaisesRegex(ValueError, "mamba"):
                 MsaModel(scratch, MsaConfig((0,)))
+
+
+class ReadingSampleTest(ToyCase):
+    def refused(self, **more) -> list[tuple[bool, int]]:
+        """Whether a sample is to be refused, and its texts, of forty whose question has an answer."""
+        class Samples(ReadingSamples):
+            stage, by_source = {"reading_mix": {"squad": 1.0}, **more}, {"wiki": []}
+            tokenizer, reader_question = self.tokenizer, "after"
+
+            def _read_squad(self, rng):
+                return "Where?", "Oslo", [("A", "It is in Oslo.")], [("B", "It is red."), ("C", "It is old.")]
+        samples, rng = Samples(), random.Random(1)
+        drawn = [samples._reading_sample(rng) for _ in range(40)]
+        prompts = [self.tokenizer.decode(prompt, skip_special_tokens=False) for prompt, _, _ in drawn]
+        refusal = frames.encode(self.tokenizer, frames.REFUSAL)[:48]
+        return [(answer[:-1] == refusal, len(re.findall(r"\[\d+\]\. [ABC]", prompt))) for prompt, (_, answer, _) in zip(prompts, drawn)]
+
+    def test_a_text_that_is_read_alone_is_another_as_often_as_the_run_says(self):
+        alone = {"reading_documents": [1], "no_gold": 0.0}
+        self.assertEqual(set(self.refused(**alone)), {(False, 1)})
+        self.assertEqual(set(self.refused(no_gold_alone=1.0, **alone)), {(True, 1)})
+        self.assertEqual({r for r, _ in self.refused(no_gold_alone=0.5, **alone)}, {True, False})
+        self.assertEqual(set(self.refused(no_gold_alone=1.0, **alone | {"reading_documents": [3]})), {(False, 3)})
 
 
 if __name__ == "__main__":
