@@ -108,6 +108,8 @@ class AskVerb : public ClientVerb {
     flags.Add("--top-k", &request_.top_k, "Parts a layer attends to (default: the model's)");
     flags.Add("--reader-documents", &request_.reader_documents,
               "Router mode: texts read a round (default: the model's)");
+    flags.Add("--read-together", &request_.read_together,
+              "Router mode: read a round's texts together only, not each by itself, too");
     flags.Add("--max-rounds", &request_.max_rounds,
               "Rounds of retrieval at most (default: the model's)");
     flags.Add("--max-new-tokens", &request_.max_new_tokens,

@@ -127,6 +127,8 @@ class EvalVerb : public ClientVerb {
                      "Use the first so many questions, 0 for all");
     flags.AddBounded("--concurrency", &concurrency_, 1, 4096, "Questions at once");
     flags.Add("--max-rounds", &max_rounds_, "Rounds of retrieval at most (default: the model's)");
+    flags.Add("--read-together", &read_together_,
+              "With --answers: read a round's texts together only, not each by itself, too");
     flags.Add("--details", &details_path_, "File to write an object a question to");
   }
 
@@ -293,6 +295,7 @@ class EvalVerb : public ClientVerb {
     request.bank = bank_;
     request.question = question.text;
     request.max_rounds = max_rounds_;
+    request.read_together = read_together_;
     const absl::Time start = absl::Now();
     MSA_RETURN_IF_ERROR(service.Generate(NewCall(), request, [&](const rpc::GenerateEvent& event) {
       if (const auto* done = std::get_if<rpc::DoneEvent>(&event)) {
@@ -412,6 +415,7 @@ class EvalVerb : public ClientVerb {
   std::string questions_path_;
   std::vector<int32_t> ks_ = {1, 5, 16};
   bool with_answers_ = false;
+  bool read_together_ = false;
   bool no_add_ = false;
   bool keep_bank_ = false;
   int32_t limit_ = 0;

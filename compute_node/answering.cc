@@ -276,7 +276,7 @@ absl::Status Answering::RouterMode(MemorySession& session, const Frames& frames)
             [](const auto& a, const auto& b) { return a.reference < b.reference; });
   MSA_ASSIGN_OR_RETURN(const auto refusal, RefusalBias(memory_config(), parts_.tokenizer));
   const bool apart = memory_config().reader_apart_margin.has_value() && refusal.has_value() &&
-                     rounds_read == 1 && texts.size() > 1;
+                     !request_.read_together && rounds_read == 1 && texts.size() > 1;
   MSA_ASSIGN_OR_RETURN(Prefill state,
                        apart ? ReadApart(frames, texts, refusal->token) : Read(frames, texts));
   MSA_ASSIGN_OR_RETURN(const Written written, WriteAnswer(state, refusal));
@@ -300,7 +300,7 @@ absl::StatusOr<Prefill> Answering::ReadApart(const Frames& frames,
     MSA_RETURN_IF_ERROR(StillWanted(ctx_));
     MSA_ASSIGN_OR_RETURN(Prefill alone, Read(frames, absl::MakeConstSpan(&text, 1)));
     const float margin = decoder_.NextMargin(alone, refusal);
-    if (margin >= least) continue;
+    if (!(margin < least)) continue;
     least = margin;
     best = std::move(alone);
     answered_from_ = {text.reference};

@@ -56,6 +56,7 @@ struct GenerateRequest {
   float temperature = 0;  // 0 = greedy
   uint64_t seed = 0;
   Scan scan = Scan::kDefault;
+  bool read_together = false;  // router mode: no text by itself, whatever the checkpoint does
 };
 
 struct RoutedDocument {

@@ -162,6 +162,7 @@ void ToProto(const GenerateRequest& in, pb::GenerateRequest* out) {
   out->set_temperature(in.temperature);
   out->set_seed(in.seed);
   out->set_scan(ToProto(in.scan));
+  out->set_read_together(in.read_together);
 }
 
 GenerateRequest FromProto(const pb::GenerateRequest& in) {
@@ -178,6 +179,7 @@ GenerateRequest FromProto(const pb::GenerateRequest& in) {
   out.temperature = in.temperature();
   out.seed = in.seed();
   out.scan = FromProto(in.scan());
+  out.read_together = in.read_together();
   return out;
 }
 

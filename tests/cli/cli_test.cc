@@ -247,7 +247,7 @@ TEST_F(CliTest, AskForAPersonShowsRoutingAnswerAndCitation) {
 TEST_F(CliTest, EveryFieldOfARequestHasAFlag) {
   ASSERT_EQ(Msa({"ask", "--mode", "router", "--top-k", "7", "--reader-documents", "2",
                  "--max-rounds", "3", "--max-new-tokens", "9", "--temperature", "0.5", "--seed",
-                 "11", "--no-memory", "--allow-partial", "q"}),
+                 "11", "--no-memory", "--allow-partial", "--read-together", "q"}),
             0);
   const rpc::GenerateRequest request = service_.last_generate();
   EXPECT_EQ(request.bank, "default");
@@ -261,6 +261,7 @@ TEST_F(CliTest, EveryFieldOfARequestHasAFlag) {
   EXPECT_EQ(request.seed, 11u);
   EXPECT_FALSE(request.use_memory);
   EXPECT_TRUE(request.allow_partial);
+  EXPECT_TRUE(request.read_together);
 }
 
 TEST_F(CliTest, WhatIsNotGivenIsLeftToTheModel) {

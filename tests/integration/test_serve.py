@@ -95,6 +95,8 @@ class TextsReadApart(ServerTest):
         server = self.started("apart", reader_apart_margin=1e6)
         apart = self.ask(server, self.QUESTION, "--max-rounds", "1")
         self.assertEqual(ids(plain["documents"]), ids(apart["documents"]))
+        asked_so = self.ask(server, self.QUESTION, "--max-rounds", "1", "--read-together")
+        self.assertEqual((plain["answer"], plain["answered_from"]), (asked_so["answer"], asked_so["answered_from"]))
         self.assertGreater(apart["usage"]["prompt_tokens"], plain["usage"]["prompt_tokens"])
         self.assertEqual(sorted(d["reference"] for d in plain["documents"]), plain["answered_from"])
         alone = {}

@@ -72,6 +72,7 @@ TEST(Convert, RequestsRoundTrip) {
   GenerateRequest generate{"b", "q", "router", 3, 4, 5, 6, false, true, 0.5f, 99};
   ExpectRoundTrip<pb::GenerateRequest>(generate);
   generate.scan = Scan::kExact;
+  generate.read_together = true;
   RetrieveRequest retrieve{"b", "q", 7, 8, 9, true, Scan::kCoarse, {32, 64}};
   ExpectRoundTrip<pb::RetrieveRequest>(retrieve);
   pb::GenerateRequest message;
@@ -87,6 +88,7 @@ TEST(Convert, RequestsRoundTrip) {
   EXPECT_EQ(back.temperature, 0.5f);
   EXPECT_EQ(back.seed, 99u);
   EXPECT_EQ(back.scan, Scan::kExact);
+  EXPECT_TRUE(back.read_together);
 }
 
 TEST(Convert, ScanComparisonsRoundTrip) {
