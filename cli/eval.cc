@@ -156,6 +156,9 @@ class EvalVerb : public ClientVerb {
     if (no_add_ == !corpus_.empty()) {
       return UsageError("give either --corpus F, or --no-add with the --bank to measure");
     }
+    if (read_together_ && !with_answers_) {
+      return UsageError("--read-together says how answers are read: give --answers too");
+    }
     for (int32_t k : ks_) {
       if (k < 1 || k > kMaxRankLimit) {
         return UsageError(StrCat("--k takes ranks of 1 to ", kMaxRankLimit));

@@ -274,9 +274,10 @@ absl::Status Answering::RouterMode(MemorySession& session, const Frames& frames)
   if (texts.empty()) return Finish(&session, "", "no_retrieval");
   std::sort(texts.begin(), texts.end(),
             [](const auto& a, const auto& b) { return a.reference < b.reference; });
-  MSA_ASSIGN_OR_RETURN(const auto refusal, RefusalBias(memory_config(), parts_.tokenizer));
+  MSA_ASSIGN_OR_RETURN(const auto refusal, RefusalStart(memory_config(), parts_.tokenizer));
   const bool apart = memory_config().reader_apart_margin.has_value() && refusal.has_value() &&
-                     !request_.read_together && rounds_read == 1 && texts.size() > 1;
+                     !request_.read_together && rounds_read == 1 && texts.size() > 1 &&
+                     static_cast<int32_t>(texts.size()) <= memory_config().reader_documents;
   MSA_ASSIGN_OR_RETURN(Prefill state,
                        apart ? ReadApart(frames, texts, refusal->token) : Read(frames, texts));
   MSA_ASSIGN_OR_RETURN(const Written written, WriteAnswer(state, refusal));
@@ -295,13 +296,13 @@ absl::StatusOr<Prefill> Answering::ReadApart(const Frames& frames,
                                              absl::Span<const ReferencedText> texts,
                                              int32_t refusal) {
   MSA_ASSIGN_OR_RETURN(Prefill best, Read(frames, texts));
-  float least = decoder_.NextMargin(best, refusal) + *memory_config().reader_apart_margin;
+  std::vector<float> margins = {decoder_.NextMargin(best, refusal)};
   for (const ReferencedText& text : texts) {
     MSA_RETURN_IF_ERROR(StillWanted(ctx_));
     MSA_ASSIGN_OR_RETURN(Prefill alone, Read(frames, absl::MakeConstSpan(&text, 1)));
-    const float margin = decoder_.NextMargin(alone, refusal);
-    if (!(margin < least)) continue;
-    least = margin;
+    margins.push_back(decoder_.NextMargin(alone, refusal));
+    const size_t taken = LeastRefused(margins, *memory_config().reader_apart_margin);
+    if (taken != margins.size() - 1) continue;
     best = std::move(alone);
     answered_from_ = {text.reference};
   }
@@ -346,7 +347,7 @@ absl::Status Answering::Finish(MemorySession* session, std::string answer,
                    Dialogue::IsRefusal(done.answer, memory_config().refusal);
   done.documents = read_;
   done.answered_from = std::move(answered_from_);
-  if (done.answered_from.empty()) {
+  if (done.answered_from.empty() && done.finish_reason != "no_retrieval") {
     done.answered_from.assign(read_references_.begin(), read_references_.end());
   }
   std::stable_sort(done.documents.begin(), done.documents.end(),

@@ -14,8 +14,8 @@ int32_t ArgMax(absl::Span<const float> logits) {
   return static_cast<int32_t>(std::max_element(logits.begin(), logits.end()) - logits.begin());
 }
 
-absl::StatusOr<std::optional<TokenBias>> RefusalBias(const MemoryConfig& config,
-                                                     const Tokenizer& tokenizer) {
+absl::StatusOr<std::optional<TokenBias>> RefusalStart(const MemoryConfig& config,
+                                                      const Tokenizer& tokenizer) {
   if (config.refusal.empty()) return std::nullopt;
   MSA_ASSIGN_OR_RETURN(const auto ids, tokenizer.EncodeLiteral(config.refusal));
   if (ids.empty()) return std::nullopt;
@@ -24,7 +24,7 @@ absl::StatusOr<std::optional<TokenBias>> RefusalBias(const MemoryConfig& config,
 
 absl::Status StillWanted(const rpc::CallContext& ctx) {
   if (ctx.Cancelled()) return absl::CancelledError("the client went away");
-  if (absl::Now() > ctx.deadline) return absl::DeadlineExceededError("out of time in decoding");
+  if (absl::Now() > ctx.deadline) return absl::DeadlineExceededError("out of time while answering");
   return absl::OkStatus();
 }
 
@@ -34,6 +34,17 @@ float Margin(absl::Span<const float> logits, int32_t token) {
     if (static_cast<int32_t>(i) != token) other = std::max(other, logits[i]);
   }
   return logits[token] - other;
+}
+
+size_t LeastRefused(absl::Span<const float> margins, float apart_margin) {
+  size_t best = 0;
+  float least = margins[0] + apart_margin;
+  for (size_t i = 1; i < margins.size(); ++i) {
+    if (!(margins[i] < least)) continue;
+    best = i;
+    least = margins[i];
+  }
+  return best;
 }
 
 int32_t Sampler::Sample(const NextToken& next) {

@@ -86,14 +86,19 @@ struct TokenBias {
 
 // The first token of a checkpoint's refusal and what is added to it where a reader's answer begins;
 // nothing where its config names no refusal.
-absl::StatusOr<std::optional<TokenBias>> RefusalBias(const MemoryConfig& config,
-                                                     const Tokenizer& tokenizer);
+absl::StatusOr<std::optional<TokenBias>> RefusalStart(const MemoryConfig& config,
+                                                      const Tokenizer& tokenizer);
 
 // CANCELLED, DEADLINE_EXCEEDED once nobody waits for the answer any more.
 absl::Status StillWanted(const rpc::CallContext& ctx);
 
 // How much larger one token's logit is than the largest other.
 float Margin(absl::Span<const float> logits, int32_t token);
+
+// Of readings whose answers begin with the refusal's first token by these margins the one that is
+// least refused; of equals, and of what is no number, an earlier one. The first is of all texts
+// together, which has to be less refused by `apart_margin`. Not empty.
+size_t LeastRefused(absl::Span<const float> margins, float apart_margin);
 
 struct DecodeOptions {
   int32_t max_new_tokens = 256;

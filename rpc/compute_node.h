@@ -89,7 +89,7 @@ struct TextEvent {
   bool retrieval = false;  // written while retrieving, not part of the answer
 };
 struct Usage {
-  int32_t prompt_tokens = 0;  // all rounds
+  int32_t prompt_tokens = 0;  // all rounds and readings
   int32_t generated_tokens = 0;
   int32_t rounds = 0;
   int64_t attended_chunks = 0;  // content chunks gathered, all layers and rounds

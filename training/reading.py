@@ -64,15 +64,15 @@ class ReadingSamples:
             # An answer that is not there (cut off, or named otherwise) would teach to invent it.
             if answer in SAID or any(answer.lower() in (t + "\n" + x).lower() for t, x in golds):
                 break
-        total = rng.choice(self.stage.get("reading_documents", (1, 3, 3, 3)))
-        lost = self.stage.get("no_gold", 0.06)
-        if total == 1:
-            lost = self.stage.get("no_gold_alone", lost)
+        lost, total = self.stage.get("no_gold", 0.06), 0
+        if "no_gold_alone" in self.stage:   # earlier runs drew the number of texts later
+            total = self._texts_read(rng)
+            lost = self.stage["no_gold_alone"] if total == 1 else lost
         if kind in LOSES_GOLD and negatives and rng.random() < lost:
             golds, negatives, answer = negatives[:1], negatives[1:], frames.REFUSAL
         elif kind in ("squad", "made") and rng.random() < self.stage.get("trim", 0.0):
             golds = [(t, synth.trimmed(rng, x, answer)) for t, x in golds]
-        total = max(len(golds), total)
+        total = max(len(golds), total or self._texts_read(rng))
         negatives += self._unrelated(rng, answer, total - len(golds) - len(negatives))
         chosen = golds + [(t, self._cut_body(t, x, limit)) for t, x in negatives[: total - len(golds)]]
         references = sorted(rng.sample(range(1, 100_000 if rng.random() < 0.5 else 2000), len(chosen)))
@@ -81,6 +81,9 @@ class ReadingSamples:
         prompt = frames.encode(self.tokenizer, frames.reader_prompt(synth.varied(rng, question), texts, self.reader_question))
         weight = self.stage.get("refusal_weight", 1.0) if answer == frames.REFUSAL else 1.0
         return prompt, frames.encode(self.tokenizer, answer)[:48] + [self.tokenizer.token_to_id("<|im_end|>")], weight
+
+    def _texts_read(self, rng) -> int:
+        return rng.choice(self.stage.get("reading_documents", (1, 3, 3, 3)))
 
     def _unrelated(self, rng, answer: str, count: int) -> list[tuple[str, str]]:
         """Passages of the encyclopedia without the answer."""

@@ -18,8 +18,8 @@ ADAPTER = (("router_layers", "pool", "top_k", "lora_rank", "lora_alpha"), ("simi
 RATES = (("lora", "routers"), ("full",))
 STAGE = (("name", "attend", "temperature", "mix", "sizes", "loss"),
          ("seconds", "steps", "lr", "rise", "floor", "held_articles", "recent", "near", "cluster", "written_hops", "doc_tokens", "hop_tokens",
-          "tokens", "reading", "reading_tokens", "read_tokens", "reading_mix", "reading_documents", "asking_mix", "no_gold", "no_gold_alone", "ranked",
-          "twisted", "trim", "refusal_weight", "stopping", "stop_level"))
+          "tokens", "reading", "reading_tokens", "read_tokens", "reading_mix", "reading_documents", "asking_mix", "no_gold",
+          "no_gold_alone", "ranked", "twisted", "trim", "refusal_weight", "stopping", "stop_level"))
 SIMILARITY = ("cosine", "dot")
 SIZES = ((), ("wiki", "questions", "articles", "hops", "later", "made", "ask"))
 LOSS = (("routing",), ("later", "stop", "memory", "reading"))

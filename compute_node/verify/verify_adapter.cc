@@ -171,7 +171,7 @@ class AdapterVerifier {
     comparer_.Equal(name + ".reader.prompt_ids", ids,
                     reader.at("prompt_ids").get<std::vector<int32_t>>());
     const MemoryConfig& memory = engine_.node().transformer().config().memory;
-    MSA_ASSIGN_OR_RETURN(const auto first, RefusalBias(memory, engine_.node().tokenizer()));
+    MSA_ASSIGN_OR_RETURN(const auto first, RefusalStart(memory, engine_.node().tokenizer()));
     const PlainPrompt prompt{.name = name + ".reader",
                              .ids = ids,
                              .max_tokens = golden_.input.at("reader_max_new_tokens").get<int32_t>(),
@@ -213,8 +213,7 @@ class AdapterVerifier {
       near = std::abs(margins[i] - expected[i]) <= kRefusalTolerance;
     }
     comparer_.AddExact(prompt.name + ".apart.refusal_margins", near, near ? "" : "differ");
-    margins.front() += *memory.reader_apart_margin;
-    const auto taken = std::min_element(margins.begin(), margins.end()) - margins.begin();
+    const size_t taken = LeastRefused(margins, *memory.reader_apart_margin);
     comparer_.Equal(prompt.name + ".apart.taken", static_cast<int64_t>(taken),
                     apart.at("taken").get<int64_t>());
     comparer_.Equal(prompt.name + ".apart.answer_ids", answers[taken],

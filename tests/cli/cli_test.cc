@@ -231,6 +231,7 @@ TEST_F(CliTest, AskAsJsonGivesEveryEventAndEndsWithDone) {
   EXPECT_EQ(done["event"], "done");
   EXPECT_EQ(done["answer"], "Norway\nNorway has 98 airports");
   EXPECT_EQ(done["documents"][0]["id"], "no");
+  EXPECT_EQ(done["answered_from"][0], done["documents"][0]["reference"]);
   EXPECT_EQ(done["usage"]["rounds"], 1);
   EXPECT_TRUE(done["timings_ms"].contains("total"));
 }

@@ -78,7 +78,7 @@ class CalibratedThresholds(ServerTest):
 
 
 class TextsReadApart(ServerTest):
-    """reader_apart_margin; which reading is least refused is checked on the released adapter's golden case."""
+    """reader_apart_margin; which reading is least refused: decoding_test and the released adapter's golden case."""
 
     QUESTION = "Which garden has a violin?"
 
@@ -91,7 +91,7 @@ class TextsReadApart(ServerTest):
     def test_an_answer_is_read_from_one_text_or_from_all(self):
         plain = self.ask(self.started("plain"), self.QUESTION, "--max-rounds", "1")
         together = self.ask(self.started("together", reader_apart_margin=-1e6), self.QUESTION, "--max-rounds", "1")
-        self.assertEqual(plain["answer"], together["answer"])
+        self.assertEqual((plain["answer"], plain["answered_from"]), (together["answer"], together["answered_from"]))
         server = self.started("apart", reader_apart_margin=1e6)
         apart = self.ask(server, self.QUESTION, "--max-rounds", "1")
         self.assertEqual(ids(plain["documents"]), ids(apart["documents"]))
@@ -115,11 +115,21 @@ class TextsReadApart(ServerTest):
         self.assertEqual([answered_from], re.findall(r"^  from (\S+)", shown, re.M))
         self.assertEqual({d for d in alone if d != answered_from}, set(re.findall(r"^  also read (\S+)", shown, re.M)))
 
-    def test_texts_of_two_rounds_are_read_together(self):
+    def test_texts_of_two_rounds_and_more_than_the_checkpoints_are_read_together(self):
         plain = self.ask(self.started("plain"), self.QUESTION)
-        apart = self.ask(self.started("apart", reader_apart_margin=1e6), self.QUESTION)
-        self.assertEqual(6, len(apart["documents"]))
-        self.assertEqual(plain["answer"], apart["answer"])
+        server = self.started("apart", reader_apart_margin=1e6)
+        for flags in ((), ("--max-rounds", "1", "--reader-documents", "6")):
+            apart = self.ask(server, self.QUESTION, *flags)
+            self.assertEqual(6, len(apart["documents"]))
+            self.assertEqual(sorted(d["reference"] for d in apart["documents"]), apart["answered_from"])
+            if not flags:
+                self.assertEqual(plain["answer"], apart["answer"])
+
+    def test_a_second_round_that_adds_nothing_leaves_one_rounds_texts(self):
+        apart = self.ask(self.started("stops", reader_apart_margin=1e6, round_min_score=2.0), self.QUESTION)
+        self.assertEqual(2, apart["usage"]["rounds"])
+        self.assertEqual(3, len(apart["documents"]))
+        self.assertEqual(1, len(apart["answered_from"]))
 
 
 class Life(ServerTest):

@@ -235,6 +235,7 @@ absl::Status FakeMemoryService::Generate(const rpc::CallContext& ctx,
     done.documents = Rank(*found, request.question, 1);
     if (!done.documents.empty()) {
       done.answer = found->documents.at(done.documents[0].document_id).full_text;
+      done.answered_from = {done.documents[0].reference};
     }
   }
   done.finish_reason = "stop";
