@@ -52,13 +52,14 @@ class EventPrinter {
     EndText();
     const auto answered = [&event](const rpc::RoutedDocument& document) {
       const std::vector<int64_t>& from = event.answered_from;  // empty: an older node does not say
+      if (event.no_answer) return false;
       return from.empty() || std::find(from.begin(), from.end(), document.reference) != from.end();
     };
     for (const rpc::RoutedDocument& document : event.documents) {
       if (answered(document)) PrintRead("from", document);
     }
     for (const rpc::RoutedDocument& document : event.documents) {
-      if (!answered(document)) PrintRead("also read", document);
+      if (!answered(document)) PrintRead(event.no_answer ? "read" : "also read", document);
     }
     PrintMissing(event.missing_shards, out_);
     const rpc::Timings& t = event.timings;

@@ -84,6 +84,8 @@ class BenchVerb : public ClientVerb {
     flags.AddBounded("--concurrency", &concurrency_, 1, 4096, "Requests at once");
     flags.Add("--max-new-tokens", &max_new_tokens_, "Tokens of an answer at most (ask)");
     flags.Add("--max-rounds", &max_rounds_, "Rounds of retrieval at most (ask, retrieve)");
+    flags.Add("--read-together", &read_together_,
+              "Read a round's texts together only, not each by itself, too (ask)");
     flags.Add("--no-memory", &no_memory_, "Ask the model alone, without documents (ask)");
     AddScanFlag(flags, &scan_);
     flags.Add("--compare-candidates", &compare_candidates_,
@@ -207,6 +209,7 @@ class BenchVerb : public ClientVerb {
     request.question = question;
     request.max_new_tokens = max_new_tokens_;
     request.max_rounds = max_rounds_;
+    request.read_together = read_together_;
     request.use_memory = !no_memory_;
     request.scan = ParseScan(scan_);
     const absl::Time start = absl::Now();
@@ -383,6 +386,7 @@ class BenchVerb : public ClientVerb {
   int32_t concurrency_ = 1;
   int32_t max_new_tokens_ = 64;
   std::optional<int32_t> max_rounds_;
+  bool read_together_ = false;
   bool no_memory_ = false;
   std::string scan_ = "default";
   std::vector<int32_t> compare_candidates_;

@@ -219,6 +219,8 @@ TEST_F(EvalTest, BenchGivesPercentilesOfEveryOperation) {
     EXPECT_EQ(OutLines()[0]["requests"], 20);
     EXPECT_TRUE(OutLines()[0]["latency_ms"].contains("p99"));
   }
+  ASSERT_EQ(Msa({"bench", "--questions", questions_, "--requests", "1", "--read-together"}), 0);
+  EXPECT_TRUE(service_.last_generate().read_together);
   ASSERT_EQ(Msa({"bench", "--json", "--operation", "add", "--corpus", corpus_}), 0) << err_;
   EXPECT_EQ(OutLines()[0]["requests"], 3);
   Msa({"bank", "ls", "--json"});
