@@ -50,16 +50,15 @@ class EventPrinter {
   }
   void operator()(const rpc::DoneEvent& event) {
     EndText();
-    const auto answered = [&event](const rpc::RoutedDocument& document) {
-      const std::vector<int64_t>& from = event.answered_from;  // empty: an older node does not say
-      if (event.no_answer) return false;
+    const std::vector<int64_t>& from = event.answered_from;  // empty: an older node does not say
+    const auto answered = [&](const rpc::RoutedDocument& document) {
       return from.empty() || std::find(from.begin(), from.end(), document.reference) != from.end();
     };
-    for (const rpc::RoutedDocument& document : event.documents) {
-      if (answered(document)) PrintRead("from", document);
-    }
-    for (const rpc::RoutedDocument& document : event.documents) {
-      if (!answered(document)) PrintRead(event.no_answer ? "read" : "also read", document);
+    std::vector<rpc::RoutedDocument> documents = event.documents;
+    std::stable_partition(documents.begin(), documents.end(), answered);
+    for (const rpc::RoutedDocument& document : documents) {
+      // No answer is written from a text.
+      PrintRead(event.no_answer ? "read" : answered(document) ? "from" : "also read", document);
     }
     PrintMissing(event.missing_shards, out_);
     const rpc::Timings& t = event.timings;

@@ -343,11 +343,11 @@ absl::Status Answering::Finish(MemorySession* session, std::string answer,
   rpc::DoneEvent done;
   done.answer = std::move(answer);
   done.finish_reason = std::move(finish_reason);
-  done.no_answer = done.finish_reason == "no_retrieval" ||
-                   Dialogue::IsRefusal(done.answer, memory_config().refusal);
+  const bool retrieved = done.finish_reason != "no_retrieval";
+  done.no_answer = !retrieved || Dialogue::IsRefusal(done.answer, memory_config().refusal);
   done.documents = read_;
   done.answered_from = std::move(answered_from_);
-  if (done.answered_from.empty() && done.finish_reason != "no_retrieval") {
+  if (done.answered_from.empty() && retrieved) {
     done.answered_from.assign(read_references_.begin(), read_references_.end());
   }
   std::stable_sort(done.documents.begin(), done.documents.end(),

@@ -172,13 +172,15 @@ class Reader:
             prompts.append(frames.reader_prompt(q["question"], texts, self.model.msa.reader_question))
         return say(self.model, self.layers, self.tokenizer, prompts)
 
-    def say_apart(self, bank, questions, orders) -> list[Said]:
-        """The same, but one round's documents are also read each by itself: the answer is taken from the reading over which the
-        model is least inclined to refuse, from all together only where it is so by `apart`."""
+    def say_apart(self, bank, questions, orders) -> list[list[Said]]:
+        """The same first, a question, and then, of one round's documents, what is answered from each by itself."""
         groups = [[order] + ([[d] for d in sorted(order)] if 1 < len(order) <= ROUND else []) for order in orders]
         said = iter(self.say(bank, [q for q, group in zip(questions, groups) for _ in group], [o for group in groups for o in group]))
-        return [min(((next(said), self.apart * (i == 0)) for i in range(len(group))), key=lambda s: s[0].margin + s[1])[0]
-                for group in groups]
+        return [[next(said) for _ in group] for group in groups]
+
+    def least_refused(self, readings: list[Said]) -> Said:
+        """Of say_apart's: that over which the model is least inclined to refuse, all together only where it is so by `apart`."""
+        return min(enumerate(readings), key=lambda r: r[1].margin + self.apart * (r[0] == 0))[1]
 
     def score(self, name: str, said: list[Said], questions) -> dict:
         self.raw[name] = judged(said, questions)
@@ -188,12 +190,12 @@ class Reader:
     def read(self, name: str, bank, questions, orders, n: int | None) -> dict:
         """EM, F1 and share refused when the first n documents of each order are read: as the checkpoint reads them and, where that
         is apart, together."""
-        orders, out = [order[:n] for order in orders], {}
-        if self.apart is not None and name in AS_SERVED:
-            out[name] = self.score(name, self.say_apart(bank, questions, orders), questions)
-            name += "_together"
-        out[name] = self.score(name, self.say(bank, questions, orders), questions)
-        return out
+        orders = [order[:n] for order in orders]
+        if self.apart is None or name not in AS_SERVED:
+            return {name: self.score(name, self.say(bank, questions, orders), questions)}
+        readings, together = self.say_apart(bank, questions, orders), name + "_together"
+        return {name: self.score(name, [self.least_refused(r) for r in readings], questions),
+                together: self.score(together, [r[0] for r in readings], questions)}
 
     def read_all(self, bank, questions, orders: dict, count: int) -> dict:
         """Reading scores of each way to choose documents, on the same evenly spaced questions."""

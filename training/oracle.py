@@ -285,8 +285,8 @@ def check(case: Path, base: str, adapter: str) -> bool:
         expected, tensors = compute(Oracle(base, adapter), tokenizer, spec)
     compare(case, tensors)
     pairs = list(zip(expected["questions"], read_json(case / "expected.json")["questions"]))
-    same = [a["ranking"] == b["ranking"] and a["reader"]["answer_ids"] == b["reader"]["answer_ids"]
-            and a["reader"].get("apart", {}).get("answer_ids") == b["reader"].get("apart", {}).get("answer_ids") for a, b in pairs]
+    compared = lambda q: (q["ranking"], q["reader"]["answer_ids"], q["reader"].get("apart", {}).get("answer_ids"))
+    same = [compared(a) == compared(b) for a, b in pairs]
     for alike, (mine, _) in zip(same, pairs):
         print("same" if alike else "DIFFERS", mine["reader"]["answer"])
     return all(same)

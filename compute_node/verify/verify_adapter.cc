@@ -54,9 +54,13 @@ struct PlainPrompt {
   std::vector<int32_t> expected;   // ids; may end with the stop token
 };
 
-// Greedy tokens of the prompt; logits of the first.
-absl::StatusOr<Written> ReadPlain(Node& node, const PlainPrompt& prompt,
-                                  std::vector<float>& first_logits) {
+// Greedy tokens of a prompt; logits of the first.
+struct Reading {
+  std::vector<float> first_logits;
+  std::vector<int32_t> ids;
+};
+
+absl::StatusOr<Reading> ReadPlain(Node& node, const PlainPrompt& prompt) {
   Sampler greedy(0, 0);
   Decoder decoder(node.transformer(), node.tokenizer(), *node.memory().passes, node.steps(),
                   greedy);
@@ -64,11 +68,13 @@ absl::StatusOr<Written> ReadPlain(Node& node, const PlainPrompt& prompt,
   state.cache = std::make_unique<KvCache>(
       node.transformer().NewCache(static_cast<int64_t>(prompt.ids.size()) + prompt.max_tokens));
   MSA_RETURN_IF_ERROR(decoder.Feed(state, prompt.ids, /*causal=*/true));
-  first_logits = node.transformer().Logits(state.last_hidden);
+  Reading reading{.first_logits = node.transformer().Logits(state.last_hidden), .ids = {}};
   DecodeOptions options;
   options.max_new_tokens = prompt.max_tokens;
   options.first = prompt.first;
-  return decoder.Decode({}, state, options);
+  MSA_ASSIGN_OR_RETURN(Written written, decoder.Decode({}, state, options));
+  reading.ids = std::move(written.ids);
+  return reading;
 }
 
 // A decode does not return the stop token.
@@ -77,13 +83,12 @@ std::vector<int32_t> WithoutStop(const GoldenCase& golden, std::vector<int32_t> 
   return ids;
 }
 
-absl::Status CompareAnswer(const GoldenCase& golden, Node& node, const PlainPrompt& prompt,
-                           Comparer& comparer) {
-  std::vector<float> logits;
-  MSA_ASSIGN_OR_RETURN(const Written written, ReadPlain(node, prompt, logits));
-  comparer.Tensor(prompt.name + ".logits", logits);
-  comparer.Equal(prompt.name + ".answer_ids", written.ids, WithoutStop(golden, prompt.expected));
-  return absl::OkStatus();
+absl::StatusOr<Reading> CompareAnswer(const GoldenCase& golden, Node& node,
+                                      const PlainPrompt& prompt, Comparer& comparer) {
+  MSA_ASSIGN_OR_RETURN(Reading reading, ReadPlain(node, prompt));
+  comparer.Tensor(prompt.name + ".logits", reading.first_logits);
+  comparer.Equal(prompt.name + ".answer_ids", reading.ids, WithoutStop(golden, prompt.expected));
+  return reading;
 }
 
 class AdapterVerifier {
@@ -172,19 +177,20 @@ class AdapterVerifier {
                     reader.at("prompt_ids").get<std::vector<int32_t>>());
     const MemoryConfig& memory = engine_.node().transformer().config().memory;
     MSA_ASSIGN_OR_RETURN(const auto first, RefusalStart(memory, engine_.node().tokenizer()));
-    const PlainPrompt prompt{.name = name + ".reader",
-                             .ids = ids,
-                             .max_tokens = golden_.input.at("reader_max_new_tokens").get<int32_t>(),
-                             .first = first,
-                             .expected = reader.at("answer_ids").get<std::vector<int32_t>>()};
-    MSA_RETURN_IF_ERROR(CompareAnswer(golden_, engine_.node(), prompt, comparer_));
+    PlainPrompt prompt{.name = name + ".reader",
+                       .ids = ids,
+                       .max_tokens = golden_.input.at("reader_max_new_tokens").get<int32_t>(),
+                       .first = first,
+                       .expected = reader.at("answer_ids").get<std::vector<int32_t>>()};
+    MSA_ASSIGN_OR_RETURN(Reading together,
+                         CompareAnswer(golden_, engine_.node(), prompt, comparer_));
     if (!reader.contains("apart")) return absl::OkStatus();
-    return Apart(prompt, question, texts, reader.at("apart"));
+    return Apart(std::move(together), std::move(prompt), question, texts, reader.at("apart"));
   }
 
-  // Over the texts together (`prompt`) and over each by itself: how much the model is inclined to
-  // refuse, and what it answers over the reading that it takes.
-  absl::Status Apart(const PlainPrompt& prompt, const json& question,
+  // Over the texts together, as they were read, and over each by itself, with `prompt` but for its
+  // ids: how much the model is inclined to refuse, and what it answers over the reading it takes.
+  absl::Status Apart(Reading together, PlainPrompt prompt, const json& question,
                      absl::Span<const ReferencedText> texts, const json& apart) {
     Node& node = engine_.node();
     const MemoryConfig& memory = node.transformer().config().memory;
@@ -192,20 +198,17 @@ class AdapterVerifier {
       return absl::InvalidArgumentError(
           "the case reads texts apart: its model needs refusal and reader_apart_margin");
     }
+    std::vector<Reading> readings = {std::move(together)};
+    for (const ReferencedText& text : texts) {
+      MSA_ASSIGN_OR_RETURN(prompt.ids,
+                           engine_.frames().Reader(absl::MakeConstSpan(&text, 1),
+                                                   question.at("question").get<std::string>(),
+                                                   memory.reader_question));
+      MSA_ASSIGN_OR_RETURN(readings.emplace_back(), ReadPlain(node, prompt));
+    }
     std::vector<float> margins;
-    std::vector<std::vector<int32_t>> answers;
-    for (size_t reading = 0; reading <= texts.size(); ++reading) {
-      PlainPrompt one = prompt;
-      if (reading > 0) {
-        MSA_ASSIGN_OR_RETURN(one.ids,
-                             engine_.frames().Reader(texts.subspan(reading - 1, 1),
-                                                     question.at("question").get<std::string>(),
-                                                     memory.reader_question));
-      }
-      std::vector<float> logits;
-      MSA_ASSIGN_OR_RETURN(const Written written, ReadPlain(node, one, logits));
-      margins.push_back(Margin(logits, prompt.first->token));
-      answers.push_back(written.ids);
+    for (const Reading& reading : readings) {
+      margins.push_back(Margin(reading.first_logits, prompt.first->token));
     }
     const auto expected = apart.at("refusal_margins").get<std::vector<float>>();
     bool near = expected.size() == margins.size();
@@ -216,7 +219,7 @@ class AdapterVerifier {
     const size_t taken = LeastRefused(margins, *memory.reader_apart_margin);
     comparer_.Equal(prompt.name + ".apart.taken", static_cast<int64_t>(taken),
                     apart.at("taken").get<int64_t>());
-    comparer_.Equal(prompt.name + ".apart.answer_ids", answers[taken],
+    comparer_.Equal(prompt.name + ".apart.answer_ids", readings[taken].ids,
                     WithoutStop(golden_, apart.at("answer_ids").get<std::vector<int32_t>>()));
     return absl::OkStatus();
   }
@@ -252,7 +255,7 @@ absl::Status VerifyBaseChats(const GoldenCase& golden, const VerifyOptions& opti
                              .max_tokens = kBaseTokens,
                              .first = std::nullopt,
                              .expected = expected.at("tokens").get<std::vector<int32_t>>()};
-    MSA_RETURN_IF_ERROR(CompareAnswer(golden, *base, prompt, comparer));
+    MSA_RETURN_IF_ERROR(CompareAnswer(golden, *base, prompt, comparer).status());
   }
   return absl::OkStatus();
 }

@@ -82,10 +82,17 @@ TEST_F(EvalTest, CountsWhatIsRefused) {
 TEST_F(EvalTest, LeavesNoBankBehind) {
   ASSERT_EQ(Msa({"eval", "--corpus", corpus_, "--questions", questions_}), 0) << err_;
   EXPECT_THAT(out_, HasSubstr("recall %"));
-  EXPECT_EQ(Msa({"eval", "--corpus", corpus_, "--questions", questions_, "--read-together"}), 2);
-  EXPECT_THAT(err_, HasSubstr("give --answers too"));
   Msa({"bank", "ls", "--json"});
   EXPECT_EQ(OutLines().size(), 1u);
+}
+
+TEST_F(EvalTest, ReadsTogetherWhatItAnswers) {
+  EXPECT_EQ(Msa({"eval", "--corpus", corpus_, "--questions", questions_, "--read-together"}), 2);
+  EXPECT_THAT(err_, HasSubstr("give --answers too"));
+  ASSERT_EQ(
+      Msa({"eval", "--corpus", corpus_, "--questions", questions_, "--read-together", "--answers"}),
+      0);
+  EXPECT_TRUE(service_.last_generate().read_together);
 }
 
 TEST_F(EvalTest, MeasuresAnExistingBank) {

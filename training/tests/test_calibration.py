@@ -73,7 +73,8 @@ class ApartTest(unittest.TestCase):
         class Fake(evaluate.Reader):
             def say(self, bank, questions, orders):
                 return [Said(together if len(o) != 1 else ApartTest.ALONE[o[0]], str(o), "") for o in orders]
-        return [s.without for s in Fake(None, [], None, 0.0, {}, margin).say_apart(None, [None] * len(orders), orders)]
+        reader = Fake(None, [], None, 0.0, {}, margin)
+        return [reader.least_refused(readings).without for readings in reader.say_apart(None, [None] * len(orders), orders)]
 
     def test_the_text_that_is_least_refused_answers(self):
         orders = [[0, 1, 2], [3, 2], [0, 1, 2, 3], [0], []]
