@@ -97,8 +97,12 @@ class Answering {
   absl::StatusOr<Written> WriteAnswer(Prefill& state, std::optional<TokenBias> first = {});
   absl::Status FinalAnswer(MemorySession& session, const Dialogue& dialogue, Prefill& state,
                            std::string finish_reason);
+  // INVALID_ARGUMENT when the model does not hold the prompt.
+  absl::Status CheckLength(absl::Span<const int32_t> ids) const;
   absl::StatusOr<Prefill> PlainPrefill(absl::Span<const int32_t> ids);
-  // The reader's prompt over `texts` (ascending by reference).
+  // Over `texts` (ascending by reference).
+  absl::StatusOr<std::vector<int32_t>> ReaderPrompt(const Frames& frames,
+                                                    absl::Span<const ReferencedText> texts);
   absl::StatusOr<Prefill> Read(const Frames& frames, absl::Span<const ReferencedText> texts);
   // Reads `texts` together and each by itself: the reading over which the model is least inclined
   // to begin with `refusal`; the one of them together has to be so by reader_apart_margin. Notes
@@ -284,39 +288,52 @@ absl::Status Answering::RouterMode(MemorySession& session, const Frames& frames)
   return Finish(&session, Dialogue::Answer(written.text), written.hit_limit ? "length" : "stop");
 }
 
+absl::StatusOr<std::vector<int32_t>> Answering::ReaderPrompt(
+    const Frames& frames, absl::Span<const ReferencedText> texts) {
+  const ReaderQuestion place = memory_config().reader_question;
+  return Timed([&] { return frames.Reader(texts, request_.question, place); });
+}
+
 absl::StatusOr<Prefill> Answering::Read(const Frames& frames,
                                         absl::Span<const ReferencedText> texts) {
-  const ReaderQuestion place = memory_config().reader_question;
-  MSA_ASSIGN_OR_RETURN(const auto ids,
-                       Timed([&] { return frames.Reader(texts, request_.question, place); }));
+  MSA_ASSIGN_OR_RETURN(const auto ids, ReaderPrompt(frames, texts));
   return PlainPrefill(ids);
 }
 
 absl::StatusOr<Prefill> Answering::ReadApart(const Frames& frames,
                                              absl::Span<const ReferencedText> texts,
                                              int32_t refusal) {
-  MSA_ASSIGN_OR_RETURN(Prefill best, Read(frames, texts));
-  std::vector<float> margins = {decoder_.NextMargin(best, refusal)};
-  for (const ReferencedText& text : texts) {
-    MSA_RETURN_IF_ERROR(StillWanted(ctx_));
-    MSA_ASSIGN_OR_RETURN(Prefill alone, Read(frames, absl::MakeConstSpan(&text, 1)));
-    margins.push_back(decoder_.NextMargin(alone, refusal));
-    const size_t taken = LeastRefused(margins, *memory_config().reader_apart_margin);
-    if (taken != margins.size() - 1) continue;
-    best = std::move(alone);
-    answered_from_ = {text.reference};
+  std::vector<std::vector<int32_t>> prompts(1 + texts.size());
+  MSA_ASSIGN_OR_RETURN(prompts[0], ReaderPrompt(frames, texts));
+  for (size_t i = 0; i < texts.size(); ++i) {
+    MSA_ASSIGN_OR_RETURN(prompts[1 + i], ReaderPrompt(frames, texts.subspan(i, 1)));
   }
-  return best;
+  for (const std::vector<int32_t>& ids : prompts) MSA_RETURN_IF_ERROR(CheckLength(ids));
+  const absl::Time start = absl::Now();
+  // Room for a long answer is made in the one cache that is decoded on, as it is written.
+  const int32_t room = std::min(answer_tokens(), kDefaultAnswerTokens);
+  MSA_ASSIGN_OR_RETURN(TakenReading taken,
+                       decoder_.FeedLeastRefused(ctx_, prompts, room, refusal,
+                                                 *memory_config().reader_apart_margin));
+  for (const std::vector<int32_t>& ids : prompts) {
+    usage_.prompt_tokens += static_cast<int32_t>(ids.size());
+  }
+  timings_.prefill += absl::ToDoubleMilliseconds(absl::Now() - start);
+  if (taken.index > 0) answered_from_ = {texts[taken.index - 1].reference};
+  return std::move(taken.state);
+}
+
+absl::Status Answering::CheckLength(absl::Span<const int32_t> ids) const {
+  const int32_t most = parts_.transformer.config().max_positions;
+  if (static_cast<int32_t>(ids.size()) < most) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      StrCat("the prompt has ", ids.size(), " tokens, this model holds ", most,
+             ": ask with fewer reader documents or a shorter question"));
 }
 
 absl::StatusOr<Prefill> Answering::PlainPrefill(absl::Span<const int32_t> ids) {
-  const ModelConfig& config = parts_.transformer.config();
+  MSA_RETURN_IF_ERROR(CheckLength(ids));
   const auto num_tokens = static_cast<int32_t>(ids.size());
-  if (num_tokens >= config.max_positions) {
-    return absl::InvalidArgumentError(
-        StrCat("the prompt has ", num_tokens, " tokens, this model holds ", config.max_positions,
-               ": ask with fewer reader documents or a shorter question"));
-  }
   const absl::Time start = absl::Now();
   Prefill state;
   state.cache =

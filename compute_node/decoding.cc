@@ -120,6 +120,51 @@ absl::Status Decoder::Feed(Prefill& state, absl::Span<const int32_t> ids, bool c
   return absl::OkStatus();
 }
 
+absl::StatusOr<std::vector<Prefill>> Decoder::FeedApart(
+    absl::Span<const std::vector<int32_t>> prompts, int32_t room) {
+  std::vector<Prefill> states(prompts.size());
+  std::vector<SequenceChunk> sequences(prompts.size());
+  for (size_t i = 0; i < prompts.size(); ++i) {
+    states[i].next_position = static_cast<int32_t>(prompts[i].size());
+    states[i].cache =
+        std::make_unique<KvCache>(transformer_.NewCache(states[i].next_position + room));
+    sequences[i].tokens = prompts[i];
+    sequences[i].cache = states[i].cache.get();
+  }
+  MSA_ASSIGN_OR_RETURN(const auto hidden, passes_.ForwardAll(sequences));
+  const auto width = static_cast<size_t>(transformer_.config().hidden_size);
+  for (size_t i = 0; i < prompts.size(); ++i) {
+    const auto of_state = absl::MakeConstSpan(hidden).subspan(i * width, width);
+    states[i].last_hidden.assign(of_state.begin(), of_state.end());
+  }
+  return states;
+}
+
+absl::StatusOr<TakenReading> Decoder::FeedLeastRefused(
+    const rpc::CallContext& ctx, absl::Span<const std::vector<int32_t>> prompts, int32_t room,
+    int32_t refusal, float apart_margin) {
+  TakenReading taken;
+  std::vector<float> margins;
+  bool all_fit = true;
+  while (margins.size() < prompts.size()) {
+    MSA_RETURN_IF_ERROR(StillWanted(ctx));
+    const auto left = prompts.subspan(margins.size());
+    const size_t count = all_fit ? passes_.NumAtOnce(left) : 1;
+    auto states = FeedApart(left.first(count), room);
+    if (count > 1 && absl::IsResourceExhausted(states.status())) {
+      all_fit = false;  // their caches: one after the other
+      continue;
+    }
+    MSA_RETURN_IF_ERROR(states.status());
+    for (Prefill& state : *states) {
+      margins.push_back(NextMargin(state, refusal));
+      const size_t least = LeastRefused(margins, apart_margin);
+      if (least == margins.size() - 1) taken = {least, std::move(state)};
+    }
+  }
+  return taken;
+}
+
 float Decoder::NextMargin(const Prefill& state, int32_t token) const {
   return Margin(transformer_.Logits(state.last_hidden), token);
 }

@@ -100,6 +100,12 @@ float Margin(absl::Span<const float> logits, int32_t token);
 // together, which has to be less refused by `apart_margin`. Not empty.
 size_t LeastRefused(absl::Span<const float> margins, float apart_margin);
 
+// Of several readings the one that is taken.
+struct TakenReading {
+  size_t index = 0;
+  Prefill state;
+};
+
 struct DecodeOptions {
   int32_t max_new_tokens = 256;
   std::optional<TokenBias> first;  // when the first token is chosen
@@ -127,6 +133,13 @@ class Decoder {
                                  const DecodeOptions& options);
   // Feeds tokens after the kept context in one step and leaves `state` ready to decode on.
   absl::Status Feed(Prefill& state, absl::Span<const int32_t> ids, bool causal);
+  // Reads each of `prompts` by itself, from position 0 and with room to decode so many tokens: as
+  // few passes as PassSharer makes of them, one after the other where there is no memory for their
+  // caches. The one that is least refused (LeastRefused, in their order) is kept; the others'
+  // caches are gone with their pass. CANCELLED, DEADLINE_EXCEEDED before a pass.
+  absl::StatusOr<TakenReading> FeedLeastRefused(const rpc::CallContext& ctx,
+                                                absl::Span<const std::vector<int32_t>> prompts,
+                                                int32_t room, int32_t refusal, float apart_margin);
   // Margin of a token where `state` goes on.
   float NextMargin(const Prefill& state, int32_t token) const;
 
@@ -134,6 +147,10 @@ class Decoder {
   bool EndsMessage(int32_t id) const;
 
  private:
+  // A state for each prompt, all in one call of `passes_`.
+  absl::StatusOr<std::vector<Prefill>> FeedApart(absl::Span<const std::vector<int32_t>> prompts,
+                                                 int32_t room);
+
   const Transformer& transformer_;
   const Tokenizer& tokenizer_;
   PassSharer& passes_;

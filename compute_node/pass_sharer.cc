@@ -11,13 +11,18 @@
 
 namespace msa::compute_node {
 
+// One call.
 struct PassSharer::Item {
-  const SequenceChunk* sequence = nullptr;
+  absl::Span<const SequenceChunk> sequences;  // one where there is a hook
   RoutedHook* hook = nullptr;
   std::vector<float> hidden;  // out
   absl::Status status;        // out
 
-  size_t tokens() const { return sequence->tokens.size(); }
+  size_t tokens() const {
+    size_t tokens = 0;
+    for (const SequenceChunk& sequence : sequences) tokens += sequence.tokens.size();
+    return tokens;
+  }
 };
 
 // The hook of a pass of several sequences. In a layer that routes, all queries are computed at once
@@ -160,39 +165,73 @@ class PassSharer::Hooks : public ForwardHook {
   std::vector<std::thread> threads_;  // all items' but the first's
 };
 
-PassSharer::PassSharer(const Transformer& transformer, bool joins)
+PassSharer::PassSharer(const Transformer& transformer, bool joins, size_t max_tokens)
     : transformer_(transformer),
       joins_(joins),
+      max_tokens_(max_tokens),
       routed_(
-          kMaxTokens, [](const Item& item) { return item.tokens(); },
+          max_tokens, [](const Item& item) { return item.tokens(); },
           [this](absl::Span<Item* const> items) { Process(items); }),
       plain_(
-          kMaxTokens, [](const Item& item) { return item.tokens(); },
+          max_tokens, [](const Item& item) { return item.tokens(); },
           [this](absl::Span<Item* const> items) { Process(items); }) {}
 
 absl::StatusOr<std::vector<float>> PassSharer::Forward(const SequenceChunk& sequence,
                                                        RoutedHook* hook) {
-  if (!joins_) return transformer_.Forward({&sequence, 1}, hook);
-  // Its own memory is taken here, so that a want of it is this sequence's alone.
-  MSA_RETURN_IF_ERROR(sequence.cache->Reserve(static_cast<int64_t>(sequence.tokens.size())));
+  return Run({&sequence, 1}, hook);
+}
+
+absl::StatusOr<std::vector<float>> PassSharer::ForwardAll(
+    absl::Span<const SequenceChunk> sequences) {
+  return Run(sequences, nullptr);
+}
+
+size_t PassSharer::NumAtOnce(absl::Span<const std::vector<int32_t>> prompts) const {
+  if (!joins_) return 1;
+  size_t tokens = prompts.front().size();
+  size_t count = 1;
+  for (; count < prompts.size(); ++count) {
+    tokens += prompts[count].size();
+    if (tokens > max_tokens_) break;
+  }
+  return count;
+}
+
+absl::StatusOr<std::vector<float>> PassSharer::Run(absl::Span<const SequenceChunk> sequences,
+                                                   RoutedHook* hook) {
   Item item;
-  item.sequence = &sequence;
+  item.sequences = sequences;
   item.hook = hook;
+  if (!joins_) {
+    RunAlone(item);
+    MSA_RETURN_IF_ERROR(item.status);
+    return std::move(item.hidden);
+  }
+  // Its own memory is taken here, so that a want of it is this call's alone.
+  for (const SequenceChunk& sequence : sequences) {
+    MSA_RETURN_IF_ERROR(sequence.cache->Reserve(static_cast<int64_t>(sequence.tokens.size())));
+  }
   (hook != nullptr ? routed_ : plain_).Run(&item);
   MSA_RETURN_IF_ERROR(item.status);
   return std::move(item.hidden);
 }
 
+// A pass for each sequence.
 void PassSharer::RunAlone(Item& item) const {
-  auto hidden = transformer_.Forward({item.sequence, 1}, item.hook);
-  item.status = hidden.status();
-  if (hidden.ok()) item.hidden = *std::move(hidden);
+  for (size_t i = 0; i < item.sequences.size(); ++i) {
+    const auto hidden = transformer_.Forward(item.sequences.subspan(i, 1), item.hook);
+    item.status = hidden.status();
+    if (!hidden.ok()) return;
+    item.hidden.insert(item.hidden.end(), hidden->begin(), hidden->end());
+  }
 }
 
 void PassSharer::Process(absl::Span<Item* const> items) const {
-  if (items.size() == 1) return RunAlone(*items.front());
   std::vector<SequenceChunk> sequences;
-  for (const Item* item : items) sequences.push_back(*item->sequence);
+  for (const Item* item : items) {
+    sequences.insert(sequences.end(), item->sequences.begin(), item->sequences.end());
+  }
+  if (sequences.size() == 1) return RunAlone(*items.front());
   absl::StatusOr<std::vector<float>> hidden;
   if (items.front()->hook != nullptr) {
     Hooks hooks(transformer_, items);
@@ -208,14 +247,15 @@ void PassSharer::Process(absl::Span<Item* const> items) const {
     }
     return;
   }
-  const int64_t width = transformer_.config().hidden_size;
-  for (size_t i = 0; i < items.size(); ++i) {
-    Item& item = *items[i];
-    if (!item.status.ok()) continue;
-    item.status = hidden.status();
-    if (!hidden.ok()) continue;
-    const auto row = hidden->begin() + static_cast<int64_t>(i) * width;
-    item.hidden.assign(row, row + width);
+  int64_t begin = 0;
+  for (Item* item : items) {
+    const auto size =
+        static_cast<int64_t>(item->sequences.size()) * transformer_.config().hidden_size;
+    if (item->status.ok()) item->status = hidden.status();
+    if (item->status.ok()) {
+      item->hidden.assign(hidden->begin() + begin, hidden->begin() + begin + size);
+    }
+    begin += size;
   }
 }
 

@@ -1,8 +1,16 @@
 #include "compute_node/decoding.h"
 
+#include <algorithm>
+#include <cstdint>
 #include <limits>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
 
+#include "compute_node/model/synthetic_model.h"
 #include "gtest/gtest.h"
+#include "tests/compute_node/tight_backend.h"
 
 namespace msa::compute_node {
 namespace {
@@ -35,6 +43,169 @@ TEST(LeastRefusedTest, WhatIsNoNumberIsNotTaken) {
   const float nan = std::numeric_limits<float>::quiet_NaN();
   EXPECT_EQ(LeastRefused({1, nan, -3, nan}, 0), 2u);
   EXPECT_EQ(LeastRefused({1, nan}, 0), 0u);
+}
+
+// Oracle: each prompt fed by itself, one after the other.
+class FeedLeastRefusedTest : public ::testing::Test {
+ protected:
+  static constexpr int kLayers = 4;
+  static constexpr int32_t kRoom = 64;
+  static constexpr int32_t kRefusal = 11;
+
+  struct Alone {
+    std::vector<Prefill> states;
+    std::vector<float> margins;
+  };
+
+  void SetUp() override {
+    const ModelConfig config = *SyntheticConfig("msa-tiny");
+    model_ = *Transformer::Make(
+        config, *SyntheticWeights(config, memory_, kernels::WeightFormat::kFloat32), memory_);
+    ASSERT_EQ(config.num_layers, kLayers);
+    tokenizer_ =
+        *Tokenizer::Load(std::string(MSA_SOURCE_DIR) + "/tests/golden/tokenizers/qwen_small.json");
+    steps_ = std::make_unique<StepBatcher>(*model_);
+    SetJoins(true);
+  }
+
+  void SetJoins(bool joins, size_t max_tokens = PassSharer::kMaxTokens) {
+    passes_ = std::make_unique<PassSharer>(*model_, joins, max_tokens);
+    decoder_ = std::make_unique<Decoder>(*model_, *tokenizer_, *passes_, *steps_, sampler_);
+  }
+
+  // Of 7, 10, 13, 16 and 19 tokens.
+  static std::vector<std::vector<int32_t>> Prompts() {
+    std::vector<std::vector<int32_t>> prompts(5);
+    for (int p = 0; p < 5; ++p) {
+      for (int i = 0; i < 7 + 3 * p; ++i) prompts[p].push_back(100 + 37 * p + 5 * i);
+    }
+    return prompts;
+  }
+
+  Alone FeedEach(const std::vector<std::vector<int32_t>>& prompts) {
+    Alone alone;
+    for (const std::vector<int32_t>& ids : prompts) {
+      Prefill state;
+      const auto size = static_cast<int64_t>(ids.size());
+      state.cache = std::make_unique<KvCache>(model_->NewCache(size + kRoom));
+      EXPECT_TRUE(decoder_->Feed(state, ids, /*causal=*/true).ok());
+      alone.margins.push_back(decoder_->NextMargin(state, kRefusal));
+      alone.states.push_back(std::move(state));
+    }
+    return alone;
+  }
+
+  absl::StatusOr<TakenReading> FeedAll(const std::vector<std::vector<int32_t>>& prompts,
+                                       float apart_margin) {
+    memory_.attended = 0;
+    return decoder_->FeedLeastRefused(ctx_, prompts, kRoom, kRefusal, apart_margin);
+  }
+
+  size_t Bytes(const KvCache& cache) const {
+    return 2 * kLayers * cache.capacity() * model_->kv_width() * DTypeBytes(cache.dtype());
+  }
+
+  int passes() const { return memory_.attended / kLayers; }
+
+  // The state, and what is decoded from it.
+  void ExpectTaken(absl::StatusOr<TakenReading> taken, size_t index, Alone& alone) {
+    ASSERT_TRUE(taken.ok()) << taken.status();
+    EXPECT_EQ(taken->index, index);
+    Prefill& expected = alone.states[index];
+    EXPECT_EQ(taken->state.last_hidden, expected.last_hidden);
+    EXPECT_EQ(taken->state.next_position, expected.next_position);
+    EXPECT_EQ(taken->state.cache->num_tokens(), expected.cache->num_tokens());
+    EXPECT_EQ(taken->state.cache->capacity(), expected.cache->capacity());
+    EXPECT_EQ(steps_->Feed(taken->state, 5, true)->logits, steps_->Feed(expected, 5, true)->logits);
+  }
+
+  const std::unique_ptr<kernels::Backend> reference_ = *kernels::MakeBackend("reference", 1);
+  TightBackend memory_{*reference_};
+  std::unique_ptr<Transformer> model_;
+  std::unique_ptr<Tokenizer> tokenizer_;
+  std::unique_ptr<StepBatcher> steps_;
+  Sampler sampler_{0, 0};
+  std::unique_ptr<PassSharer> passes_;
+  std::unique_ptr<Decoder> decoder_;
+  rpc::CallContext ctx_;
+};
+
+TEST_F(FeedLeastRefusedTest, TakesWhatOneAfterTheOtherGivesInOnePass) {
+  const auto prompts = Prompts();
+  for (const bool joins : {true, false}) {
+    SetJoins(joins);
+    for (const float apart_margin : {-1e6f, 0.0f, 1e6f}) {
+      Alone alone = FeedEach(prompts);
+      const size_t least = LeastRefused(alone.margins, apart_margin);
+      if (apart_margin != 0) {
+        ASSERT_EQ(least == 0, apart_margin < 0);
+      }
+      auto taken = FeedAll(prompts, apart_margin);
+      EXPECT_EQ(passes(), joins ? 1 : 5);
+      ExpectTaken(std::move(taken), least, alone);
+    }
+  }
+}
+
+TEST_F(FeedLeastRefusedTest, MoreThanAPassHoldsAreSeveral) {
+  const auto prompts = Prompts();
+  for (const auto& [max_tokens, expected] : {std::pair{65, 1}, {64, 2}, {46, 2}, {29, 3}, {1, 5}}) {
+    SetJoins(true, max_tokens);
+    for (const float apart_margin : {-1e6f, 1e6f}) {
+      Alone alone = FeedEach(prompts);
+      auto taken = FeedAll(prompts, apart_margin);
+      EXPECT_EQ(passes(), expected) << max_tokens;
+      ExpectTaken(std::move(taken), LeastRefused(alone.margins, apart_margin), alone);
+    }
+  }
+}
+
+TEST_F(FeedLeastRefusedTest, OnlyTheTakenReadingsCacheStays) {
+  const auto prompts = Prompts();
+  const size_t before = memory_.in_use;
+  const auto taken = FeedAll(prompts, 1e6f);
+  ASSERT_TRUE(taken.ok()) << taken.status();
+  EXPECT_EQ(memory_.in_use - before, Bytes(*taken->state.cache));
+}
+
+TEST_F(FeedLeastRefusedTest, WhereTheCachesOfAllDoNotFitOneIsReadAfterTheOther) {
+  const auto prompts = Prompts();
+  const size_t before = memory_.in_use;
+  size_t most = 0;
+  memory_.before_attend = [&] { most = std::max<size_t>(most, memory_.in_use); };
+  const size_t largest = Bytes(*FeedEach({prompts.back()}).states[0].cache);
+  memory_.before_attend = nullptr;
+  ASSERT_EQ(memory_.in_use, before);
+  // For one pass beside the reading that is taken so far.
+  memory_.all = most + largest;
+  auto taken = FeedAll(prompts, 1e6f);
+  EXPECT_GT(memory_.refused, 0);
+  EXPECT_EQ(passes(), 5);
+  memory_.all = SIZE_MAX;
+  Alone alone = FeedEach(prompts);
+  size_t of_all = 0;
+  for (const Prefill& state : alone.states) of_all += Bytes(*state.cache);
+  EXPECT_GT(of_all, most + largest - before);
+  ExpectTaken(std::move(taken), LeastRefused(alone.margins, 1e6f), alone);
+}
+
+TEST_F(FeedLeastRefusedTest, WhoLeavesIsWorkedForUntilThePassEnds) {
+  bool gone = false;
+  ctx_.cancelled = [&] { return gone; };
+  memory_.before_attend = [&] { gone = true; };
+  SetJoins(true, 46);
+  const auto prompts = Prompts();
+  EXPECT_TRUE(absl::IsCancelled(FeedAll(prompts, 1).status()));
+  EXPECT_EQ(passes(), 1);
+  ctx_ = {};
+  ctx_.deadline = absl::InfinitePast();
+  EXPECT_TRUE(absl::IsDeadlineExceeded(FeedAll(prompts, 1).status()));
+  EXPECT_EQ(passes(), 0);
+}
+
+TEST_F(FeedLeastRefusedTest, APromptThatDoesNotFitAloneIsAnError) {
+  memory_.all = memory_.in_use + 1;
+  EXPECT_TRUE(absl::IsResourceExhausted(FeedAll(Prompts(), 1).status()));
 }
 
 }  // namespace

@@ -14,7 +14,7 @@
 #include "absl/synchronization/notification.h"
 #include "compute_node/model/synthetic_model.h"
 #include "gtest/gtest.h"
-#include "kernels/forwarding_backend.h"
+#include "tests/compute_node/tight_backend.h"
 #include "tests/support/little_memory.h"
 
 namespace msa::compute_node {
@@ -22,41 +22,6 @@ namespace {
 
 constexpr int kSequences = 4;
 constexpr int kTop = 3;  // the last layer
-
-// Has memory for `most` bytes at once, and for `all` in use; counts what it is asked to attend.
-class TightBackend : public kernels::ForwardingBackend {
- public:
-  using ForwardingBackend::ForwardingBackend;
-
-  absl::StatusOr<kernels::Buffer> Allocate(size_t bytes, Purpose purpose) const override {
-    const size_t used = in_use.fetch_add(bytes) + bytes;
-    auto memory = std::make_shared<absl::StatusOr<kernels::Buffer>>(
-        used > all || bytes > most ? absl::ResourceExhaustedError("no memory")
-                                   : ForwardingBackend::Allocate(bytes, purpose));
-    if (!memory->ok()) {
-      in_use -= bytes;
-      ++refused;
-      return memory->status();
-    }
-    largest = std::max<size_t>(largest, bytes);
-    return kernels::Buffer((*memory)->data(), bytes,
-                           [this, memory](void*) { in_use -= (*memory)->size(); });
-  }
-
-  void Attend(absl::Span<const kernels::AttentionArgs> sequences) const override {
-    ++attended;
-    if (before_attend) before_attend();
-    ForwardingBackend::Attend(sequences);
-  }
-
-  std::function<void()> before_attend;
-  mutable std::atomic<int> attended = 0;
-  std::atomic<size_t> most = SIZE_MAX;
-  std::atomic<size_t> all = SIZE_MAX;
-  mutable std::atomic<size_t> in_use = 0;
-  mutable std::atomic<size_t> largest = 0;  // that was had
-  mutable std::atomic<int> refused = 0;
-};
 
 // Keeps the queries of its router layers; fails in `fail_at`.
 class Watcher : public RoutedHook {
@@ -137,8 +102,24 @@ class PassSharerTest : public ::testing::Test {
     return made;
   }
 
+  std::vector<SequenceChunk> Chunks(const std::vector<std::unique_ptr<Sequence>>& sequences) const {
+    std::vector<SequenceChunk> chunks;
+    for (const auto& s : sequences) chunks.push_back(Chunk(*s));
+    return chunks;
+  }
+
   // The first pass has one sequence and holds until all the others wait for the next.
   void RunTogether(const std::vector<std::unique_ptr<Sequence>>& sequences, bool hooked) {
+    std::vector<std::function<void(PassSharer&)>> calls;
+    for (const auto& s : sequences) {
+      calls.push_back([this, hooked, &s = *s](PassSharer& sharer) {
+        s.hidden = sharer.Forward(Chunk(s), hooked ? s.hook.get() : nullptr);
+      });
+    }
+    RunTogether(calls, hooked);
+  }
+
+  void RunTogether(const std::vector<std::function<void(PassSharer&)>>& calls, bool hooked) {
     PassSharer sharer(*model_, /*joins=*/true);
     Sequence blocker(*model_);
     blocker.tokens = {7};
@@ -148,14 +129,13 @@ class PassSharerTest : public ::testing::Test {
       began.Notify();
       go.WaitForNotification();
     };
-    const auto run = [&sharer, hooked, this](Sequence& s) {
-      s.hidden = sharer.Forward(Chunk(s), hooked ? s.hook.get() : nullptr);
-    };
-    std::thread first([&] { run(blocker); });
+    std::thread first([&] {
+      blocker.hidden = sharer.Forward(Chunk(blocker), hooked ? blocker.hook.get() : nullptr);
+    });
     began.WaitForNotification();
     std::vector<std::thread> threads;
-    for (const auto& s : sequences) threads.emplace_back([&run, &s = *s] { run(s); });
-    while (sharer.waiting() < sequences.size()) std::this_thread::yield();
+    for (const auto& call : calls) threads.emplace_back([&] { call(sharer); });
+    while (sharer.waiting() < calls.size()) std::this_thread::yield();
     if (when_all_wait_) when_all_wait_();
     go.Notify();
     for (std::thread& thread : threads) thread.join();
@@ -173,6 +153,19 @@ class PassSharerTest : public ::testing::Test {
       EXPECT_TRUE(s->hidden.ok());
     }
     return sequences;
+  }
+
+  // The rows of a call's sequences, and their caches.
+  static void ExpectRows(const absl::StatusOr<std::vector<float>>& hidden,
+                         const std::vector<std::unique_ptr<Sequence>>& sequences,
+                         const std::vector<std::unique_ptr<Sequence>>& alone) {
+    ASSERT_TRUE(hidden.ok()) << hidden.status();
+    std::vector<float> expected;
+    for (size_t i = 0; i < sequences.size(); ++i) {
+      expected.insert(expected.end(), alone[i]->hidden->begin(), alone[i]->hidden->end());
+      EXPECT_EQ(sequences[i]->cache->num_tokens(), alone[i]->cache->num_tokens());
+    }
+    EXPECT_EQ(*hidden, expected);
   }
 
   static void ExpectSame(const Sequence& sequence, const Sequence& alone) {
@@ -206,6 +199,57 @@ TEST_F(PassSharerTest, GivesWhatEachAloneGives) {
       EXPECT_EQ(together[s]->hook->queries, alone[s]->hook->queries);
     }
   }
+}
+
+TEST_F(PassSharerTest, SequencesOfOneCallerAreOnePassWherePassesAreJoined) {
+  const auto alone = RunAlone();
+  for (const bool joins : {true, false}) {
+    PassSharer sharer(*model_, joins);
+    const auto sequences = Make();
+    memory_.attended = 0;
+    ExpectRows(sharer.ForwardAll(Chunks(sequences)), sequences, alone);
+    EXPECT_EQ(memory_.attended, (joins ? 1 : kSequences) * (kTop + 1)) << joins;
+  }
+}
+
+TEST_F(PassSharerTest, SequencesOfOneCallerShareOthersPass) {
+  const auto alone = RunAlone();
+  const auto mine = Make(), others = Make(), another = Make();
+  absl::StatusOr<std::vector<float>> of_mine, of_others;
+  Sequence& single = *another[1];
+  memory_.attended = 0;
+  RunTogether({[&](PassSharer& sharer) { of_mine = sharer.ForwardAll(Chunks(mine)); },
+               [&](PassSharer& sharer) { single.hidden = sharer.Forward(Chunk(single), nullptr); },
+               [&](PassSharer& sharer) { of_others = sharer.ForwardAll(Chunks(others)); }},
+              /*hooked=*/false);
+  EXPECT_EQ(memory_.attended, 2 * (kTop + 1)) << "passes, the first one's included";
+  ExpectRows(of_mine, mine, alone);
+  ExpectRows(of_others, others, alone);
+  ASSERT_TRUE(single.hidden.ok()) << single.hidden.status();
+  EXPECT_EQ(*single.hidden, *alone[1]->hidden);
+}
+
+TEST_F(PassSharerTest, WhereTheTensorsOfOneCallersDoNotFitEachHasItsOwn) {
+  const auto alone = RunAlone();
+  memory_.most = memory_.largest.load();
+  const auto sequences = Make();
+  PassSharer sharer(*model_, /*joins=*/true);
+  memory_.attended = 0;
+  ExpectRows(sharer.ForwardAll(Chunks(sequences)), sequences, alone);
+  EXPECT_GT(memory_.refused, 0);
+  EXPECT_EQ(memory_.attended, kSequences * (kTop + 1));
+}
+
+TEST_F(PassSharerTest, APassTakesPromptsUpToItsTokens) {
+  const std::vector<int32_t> third(PassSharer::kMaxTokens / 3), large(PassSharer::kMaxTokens + 1);
+  const std::vector<int32_t> one(1), rest(PassSharer::kMaxTokens - 2 * third.size());
+  const PassSharer sharer(*model_, /*joins=*/true);
+  EXPECT_EQ(sharer.NumAtOnce({third}), 1u);
+  EXPECT_EQ(sharer.NumAtOnce({third, third, rest}), 3u);
+  EXPECT_EQ(sharer.NumAtOnce({third, third, rest, one}), 3u);
+  EXPECT_EQ(sharer.NumAtOnce({large, one}), 1u);
+  EXPECT_EQ(sharer.NumAtOnce({one, large, one}), 1u);
+  EXPECT_EQ(PassSharer(*model_, /*joins=*/false).NumAtOnce({third, third}), 1u);
 }
 
 TEST_F(PassSharerTest, AHooksErrorIsItsSequencesOwn) {
