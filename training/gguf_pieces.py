@@ -1,7 +1,7 @@
 """Carries a quantised backbone in small files: `split` a GGUF into raw pieces, `join` them into bf16 Hugging Face files.
 
-For machines that take only a few tens of megabytes a transfer. Knows F32, F16, Q4_1 and Q8_0, and llama.cpp's
-rotary row order of Q and K.
+For machines that take only a few tens of megabytes a transfer. Knows F32, F16, Q4_1, Q8_0, Q4_K and Q6_K, and llama.cpp's
+rotary row order of a Llama's Q and K.
 """
 from __future__ import annotations
 
@@ -26,8 +26,10 @@ def target_name(name: str) -> str:
         return "model.embed_tokens.weight"
     if name == "output_norm.weight":
         return "model.norm.weight"
-    _, layer, kind, _ = name.split(".")
-    return f"model.layers.{layer}.{NAMES[kind]}.weight"
+    if name == "output.weight":
+        return "lm_head.weight"
+    _, layer, kind, what = name.split(".")
+    return f"model.layers.{layer}.{NAMES[kind]}.{what}"
 
 
 def split(gguf: str, out: Path, pieces: int) -> None:
@@ -58,6 +60,23 @@ def dequantise(raw: np.ndarray, kind: str, shape: list[int]) -> np.ndarray:
         scale, low = (block[:, i:i + 2].copy().view(np.float16).astype(np.float32) for i in (0, 2))
         nibbles = np.concatenate((block[:, 4:] & 15, block[:, 4:] >> 4), axis=1).astype(np.float32)
         return (scale * nibbles + low).reshape(shape)
+    if kind == "Q4_K":
+        block = raw.reshape(-1, 144)    # of 256: scale and least of the eight groups' scales and leasts, those in 6 bits, nibbles
+        scale, low = (block[:, i:i + 2].copy().view(np.float16).astype(np.float32)[:, :, None] for i in (0, 2))
+        first, second, third = block[:, 4:8], block[:, 8:12], block[:, 12:16]
+        scales = np.concatenate((first & 63, (third & 15) | (first >> 6 << 4)), axis=1)[:, :, None]
+        lows = np.concatenate((second & 63, (third >> 4) | (second >> 6 << 4)), axis=1)[:, :, None]
+        pairs = block[:, 16:].reshape(-1, 4, 1, 32)
+        nibbles = np.concatenate((pairs & 15, pairs >> 4), axis=2).reshape(-1, 8, 32)
+        return (scale * scales * nibbles - low * lows).reshape(shape)
+    if kind == "Q6_K":
+        block = raw.reshape(-1, 210)    # of 256: low nibbles, high pairs of bits, sixteen groups' scales, theirs
+        nibbles = block[:, :128].reshape(-1, 2, 1, 64)
+        nibbles = np.concatenate((nibbles & 15, nibbles >> 4), axis=2).reshape(-1, 2, 4, 32)
+        high = block[:, 128:192].reshape(-1, 2, 1, 32) >> np.array([0, 2, 4, 6], np.uint8).reshape(1, 1, 4, 1) & 3
+        values = (nibbles | high << 4).astype(np.float32).reshape(-1, 16, 16) - 32
+        scale = block[:, 208:].copy().view(np.float16).astype(np.float32)[:, :, None]
+        return (scale * block[:, 192:208].view(np.int8)[:, :, None] * values).reshape(shape)
     raise ValueError(f"tensor type {kind} is not supported")
 
 
@@ -68,7 +87,8 @@ def unpermute(weight: np.ndarray, heads: int) -> np.ndarray:
 def join(folder: Path, base_files: Path, out: Path) -> None:
     """base_files: folder with config.json and tokenizer.json."""
     config = read_json(base_files / "config.json")
-    heads = {"attn_q": config["num_attention_heads"], "attn_k": config["num_key_value_heads"]}
+    llama = config["model_type"] == "llama"
+    heads = {"attn_q": config["num_attention_heads"], "attn_k": config["num_key_value_heads"]} if llama else {}
     pieces, weights = {}, {}
     for t in read_json(folder / "weights.json"):
         if t["piece"] not in pieces:

@@ -32,6 +32,7 @@ WRONG = {       # arguments that name what is not there
     "prepare_data": ("--data", "{no}", "--out", "{no}/out"),
     "report": ("{no}",),
     "scale": ("run", "--base", "{no}", "--adapter", "{no}", "--corpus", "{no}", "--out", "{no}/out"),
+    "teach": ("--base", "{no}", "--bundle", "{no}", "--made", "{no}", "--out", "{no}/out"),
     "small_set": ("--bundle", "{no}", "--out", "{no}/out"),
     "soup": ("{no}", "{no}", "--out", "{no}/out"),
     "train": ("{no}",),

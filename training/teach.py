@@ -1,0 +1,129 @@
+"""Answers of a larger model to questions that a smaller one wrote, or could only guess at.
+
+`python -m training.teach --base TEACHER --bundle D --made FOLDER --labels F --out FOLDER [--shard i/n] [--until T]`, on a GPU. An
+instruction-tuned model that speaks ChatML reads each written question's passages (made.*.jsonl of ask.py), and each labelled question's
+sentence (label.py), and copies the shortest phrase that answers it. A written question that it answers so is worth reading whatever the
+smaller model thought (`r` 1, and `t`), with that answer; one that it says has none, or answers in other words, is not (`r` 0); a labelled
+one is then left out. What is not reached in time stays as it was. Writes OUT/made.<i>.jsonl and OUT/labels.<i>.jsonl.
+"""
+from __future__ import annotations
+
+import argparse
+import random
+import time
+from pathlib import Path
+
+import torch
+
+from training import frames, tool
+from training.ask import TEXT_TOKENS
+from training.corpus import read_lines, read_xz, write_whole
+from training.decode import complete, in_blocks
+from training.evaluate import normal
+from training.model import MsaConfig, MsaModel
+
+STEPS, NONE, LONGEST = 20, "none", 80
+TASK = ("Answer with the shortest phrase of the passage that answers the question, copied exactly. "
+        "If the passage does not answer it, write: " + NONE)
+SHOWN = ("Oxygen\nOxygen is a chemical element with atomic number 8. It was discovered by Carl Wilhelm Scheele, in Uppsala, in 1773 or earlier, "
+         "and Joseph Priestley in Wiltshire, in 1774.")
+SHOT = ("Where did Carl Wilhelm Scheele discover oxygen?", "Uppsala")
+
+
+def turn(text: str, question: str, answer: str | None = None) -> str:
+    said = "" if answer is None else f"{answer}<|im_end|>\n"
+    return f"<|im_start|>user\nPassage: {text}\n\nQuestion: {question}\n\n{TASK}<|im_end|>\n<|im_start|>assistant\n{said}"
+
+
+def prompt(text: str, question: str) -> str:
+    return f"<|im_start|>system\nYou are a careful reader.<|im_end|>\n{turn(SHOWN, *SHOT)}{turn(text, question)}"
+
+
+def copied(answer: str, question: str, texts: list[str], several: bool) -> str:
+    """The answer as the texts have it; empty if it is none, long, in other words, or stands in the question already."""
+    answer = answer.strip().strip('"').rstrip(".").strip()
+    if answer.lower() == NONE or not 0 < len(answer) <= LONGEST:
+        return ""
+    if several and answer.lower() in ("yes", "no"):
+        return answer.lower()
+    if normal(answer) in normal(question) and not several:
+        return ""
+    for text in texts:
+        at = text.lower().find(answer.lower())
+        if at >= 0 and len(text.lower()) == len(text):
+            return text[at:at + len(answer)]
+    return ""
+
+
+class Teacher:
+    def __init__(self, folder: str, device):
+        cuda = device.type == "cuda"
+        self.model = MsaModel(folder, MsaConfig(router_layers=(), lora_rank=0), torch.bfloat16 if cuda else torch.float32, compiled=cuda).to(device)
+        self.layers = self.model.merged()
+        self.tokenizer = frames.load_tokenizer(f"{folder}/tokenizer.json")
+        self.stop = self.tokenizer.token_to_id("<|im_end|>")
+
+    @torch.no_grad()
+    def answers(self, asked: list[tuple[str, str]], block_tokens: int) -> list[str]:
+        """asked: (text, question)."""
+        whole = self.tokenizer.encode_batch([prompt(t, q) for t, q in asked], add_special_tokens=False)
+        sequences, out = [e.ids for e in whole], [""] * len(asked)
+        for block in in_blocks(sequences, block_tokens, STEPS):
+            for i, tokens in zip(block, complete(self.model, self.layers, [sequences[i] for i in block], self.stop, STEPS)):
+                out[i] = self.tokenizer.decode(tokens)
+        return out
+
+
+def taught(row: dict, answer: str, texts: list[str]) -> dict | None:
+    """A written or labelled question with the teacher's answer; None: a labelled one without."""
+    several, written = len(row["p"]) > 1, isinstance(row["a"], list)
+    found = copied(answer, row["q"], texts, several)
+    if written:
+        return {**row, "a": [found], "r": 1, "t": 1} if found else {**row, "r": 0}
+    return {**row, "a": found} if found and len(found) < max(20, 0.6 * len(texts[0])) else None
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    for name in ("base", "bundle", "made", "out"):
+        parser.add_argument("--" + name, required=True)
+    parser.add_argument("--labels", default="", help="what label.py wrote")
+    parser.add_argument("--shard", default="0/1", help="i/n")
+    parser.add_argument("--until", type=float, default=float("inf"), help="wall time (since 1970) when teaching ends")
+    parser.add_argument("--block", type=int, default=300_000, help="tokens of a block")
+    parser.add_argument("--limit", type=int, default=1 << 30, help="questions")
+    args = parser.parse_args()
+    shard, of = map(int, args.shard.split("/"))
+    docs = read_xz(Path(args.bundle) / "docs.jsonl.xz")
+    rows = read_lines(Path(args.labels), ("q", "a", "p", "n")) if args.labels else []
+    rows = [dict(row, label=1) for row in rows] + [m for path in sorted(Path(args.made).glob("made.*.jsonl"))
+                                                   for m in read_lines(path, ("q", "a", "p", "n", "r"))]
+    random.Random(7).shuffle(rows)
+    rows = rows[shard::of][: args.limit]
+    teacher = Teacher(args.base, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+
+    def texts_of(row: dict) -> list[str]:
+        shown = [docs[n]["x"] if "label" in row else frames.document_text(docs[n]["t"], docs[n]["x"]) for n in row["p"]]
+        return [frames.cut(teacher.tokenizer, t, TEXT_TOKENS) for t in shown]
+    done, begun, kept = [], time.time(), 0
+    wanted = [row for row in rows if "u" not in row]
+    rest = [row for row in rows if "u" in row]
+    for at in range(0, len(wanted), 4096):
+        some = wanted[at:at + 4096]
+        if time.time() > args.until:
+            rest += wanted[at:]
+            break
+        texts = [texts_of(row) for row in some]
+        answers = teacher.answers([("\n\n".join(t), row["q"]) for t, row in zip(texts, some)], args.block)
+        done += [new for new in map(taught, some, answers, texts) if new]
+        kept = sum("t" in d or "label" in d for d in done)
+        print(f"{at + len(some)} of {len(wanted)} read, {kept} answered, {time.time() - begun:.0f} s", flush=True)
+    out = Path(args.out)
+    out.mkdir(parents=True, exist_ok=True)
+    write_whole(out / f"made.{shard}.jsonl", [row for row in done + rest if "label" not in row])
+    write_whole(out / f"labels.{shard}.jsonl", [{k: row[k] for k in ("q", "a", "p", "n")} for row in done + rest if "label" in row])
+    print(f"{kept} of {len(wanted)} answered, {len(rest)} as they were, {time.time() - begun:.0f} s", flush=True)
+
+
+if __name__ == "__main__":
+    tool.run(main)

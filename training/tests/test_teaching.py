@@ -1,0 +1,171 @@
+"""A larger model's answers to written questions, and its weights out of llama.cpp's files."""
+import json
+import tempfile
+import unittest
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import torch
+
+from training import gguf_pieces, teach
+from training.corpus import read_lines, write_xz
+from training.files import read_tensors
+from training.tests import test_tools, toy
+
+ROME = {"s": "wiki", "t": "Rome", "x": "Rome was founded in 753 BC. Its river is the Tiber.", "g": "Rome"}
+PARIS = {"s": "wiki", "t": "Paris", "x": "The river of Paris is the Seine.", "g": "Paris"}
+SENTENCE = {"s": "reqa", "t": "", "x": "The abbey was rebuilt by monks from Cluny after a long dispute.", "g": ""}
+
+
+def written(question: str, passages=(0,), answer="the Tiber", r=0, **more) -> dict:
+    return {"q": question, "a": [answer] if answer else [], "p": list(passages), "n": [1], "r": r, **more}
+
+
+class CopiedTest(unittest.TestCase):
+    def test_a_phrase_is_taken_as_the_text_has_it(self):
+        texts = [f"{ROME['t']}\n{ROME['x']}"]
+        self.assertEqual(teach.copied(" the tiber.", "Which river does Rome have?", texts, False), "the Tiber")
+        self.assertEqual(teach.copied('"753 BC"', "When was it founded?", texts, False), "753 BC")
+
+    def test_what_is_no_phrase_of_the_text_is_nothing(self):
+        texts = [ROME["x"]]
+        for answer in ("none", "None.", "", "the Rhine", "x" * 81):
+            self.assertEqual(teach.copied(answer, "Which river?", texts, False), "", answer)
+        self.assertEqual(teach.copied("Rome", "When was Rome founded?", texts, False), "")     # the question has it already
+
+    def test_two_passages_may_be_compared(self):
+        texts = [ROME["x"], PARIS["x"]]
+        self.assertEqual(teach.copied("Yes", "Do both have a river?", texts, True), "yes")
+        self.assertEqual(teach.copied("Yes", "Does it have a river?", texts[:1], False), "")
+        self.assertEqual(teach.copied("Paris", "Is Rome or Paris on the Seine?", texts, True), "Paris")
+
+
+class TeachTest(unittest.TestCase):
+    def run_with(self, answers: dict, *more: str, made=None, labels=()) -> tuple[list[dict], list[dict], list]:
+        """(written questions, labelled ones, what the teacher was asked); answers: by question."""
+        asked = []
+
+        def say(_, pairs, block_tokens):
+            asked.extend(pairs)
+            return [answers[question] for _, question in pairs]
+        with tempfile.TemporaryDirectory() as scratch:
+            root = Path(scratch)
+            toy.backbone(root / "base", "qwen2")
+            toy.tokenizer(root / "base")
+            write_xz(root / "docs.jsonl.xz", [ROME, PARIS, SENTENCE])
+            (root / "made").mkdir()
+            (root / "made" / "made.0.jsonl").write_text("".join(json.dumps(m) + "\n" for m in made))
+            (root / "labels").write_text("".join(json.dumps(m) + "\n" for m in labels))
+            with mock.patch.object(teach.Teacher, "answers", say):
+                code = test_tools.outcome("teach", "--base", f"{root}/base", "--bundle", scratch, "--made", f"{root}/made",
+                                          "--labels", f"{root}/labels", "--out", f"{root}/out", *more)
+            self.assertEqual(code, 0)
+            shard = more[more.index("--shard") + 1].split("/")[0] if "--shard" in more else "0"
+            read = lambda name, fields: read_lines(root / "out" / f"{name}.{shard}.jsonl", fields) if (root / "out" / f"{name}.{shard}.jsonl").stat().st_size else []
+            return read("made", ("q", "a", "p", "n", "r")), read("labels", ("q", "a", "p", "n")), asked
+
+    def test_answers_decide_what_is_read(self):
+        made = [written("Which river does Rome have?", answer="753 BC"), written("When was it founded?", r=1),
+                written("Do Rome and Paris have the same river?", (0, 1), "yes", 1), written("Who drained it?", answer="", r=1, u=1)]
+        labels = [{"q": "Who rebuilt the abbey?", "a": "Cluny", "p": [2], "n": []}, {"q": "Who burnt the abbey?", "a": "monks", "p": [2], "n": []}]
+        out, kept, asked = self.run_with({"Which river does Rome have?": "the Tiber", "When was it founded?": "none",
+                                          "Do Rome and Paris have the same river?": "no", "Who rebuilt the abbey?": "monks from Cluny",
+                                          "Who burnt the abbey?": "none"}, made=made, labels=labels)
+        by_question = {m["q"]: m for m in out}
+        river, founded, both, without = (by_question[m["q"]] for m in made)
+        self.assertEqual((river["a"], river["r"], river["t"]), (["the Tiber"], 1, 1))
+        self.assertEqual((founded["a"], founded["r"], "t" in founded), (["the Tiber"], 0, False))     # its answer stays, and is not read
+        self.assertEqual((both["a"], both["r"]), (["no"], 1))
+        self.assertEqual(without, made[3])                                                           # nobody asks the teacher
+        self.assertEqual([(k["q"], k["a"], k["p"]) for k in kept], [("Who rebuilt the abbey?", "monks from Cluny", [2])])
+        texts = {question: text for text, question in asked}
+        self.assertEqual(set(texts), set(by_question) - {"Who drained it?"} | {"Who rebuilt the abbey?", "Who burnt the abbey?"})
+        self.assertIn(ROME["x"] + "\n\nParis\n" + PARIS["x"], texts["Do Rome and Paris have the same river?"])
+        self.assertEqual(texts["Who rebuilt the abbey?"], SENTENCE["x"])
+
+    def test_what_is_not_reached_stays(self):
+        made = [written("Which river does Rome have?", r=1)]
+        labels = [{"q": "Who rebuilt the abbey?", "a": "Cluny", "p": [2], "n": []}]
+        out, kept, asked = self.run_with({}, "--until", "1", made=made, labels=labels)
+        self.assertEqual((out, kept, asked), (made, labels, []))
+
+    def test_shards_share_the_questions(self):
+        made = [written(f"Which river does Rome have, {i}?") for i in range(7)]
+        parts = [self.run_with({m["q"]: "the Tiber" for m in made}, "--shard", f"{i}/2", made=made)[0] for i in (0, 1)]
+        self.assertEqual(sorted(m["q"] for part in parts for m in part), sorted(m["q"] for m in made))
+        self.assertEqual(sorted(map(len, parts)), [3, 4])
+
+    def test_the_teacher_goes_on_from_the_prompt(self):
+        with tempfile.TemporaryDirectory() as scratch:
+            toy.backbone(Path(scratch), "qwen2")
+            toy.tokenizer(Path(scratch))
+            teacher = teach.Teacher(scratch, torch.device("cpu"))
+            asked = [("The code of the red fox is 417.", "What is the code?"), ("Short.", "Why?")]
+            together = teacher.answers(asked, 100_000)
+            self.assertEqual(together, [teacher.answers([pair], 100_000)[0] for pair in asked])     # rows do not see each other
+            self.assertTrue(all(isinstance(a, str) for a in together))
+
+
+def bits6(d: int, q: bytes) -> tuple[int, int]:
+    """Scale and least of a group of Q4_K, as ggml's get_scale_min_k4."""
+    if d < 4:
+        return q[d] & 63, q[d + 4] & 63
+    return (q[d + 4] & 15) | (q[d - 4] >> 6 << 4), (q[d + 4] >> 4) | (q[d] >> 6 << 4)
+
+
+class QuantisedTest(unittest.TestCase):
+    """The blocks of llama.cpp's k-quants, value by value."""
+
+    def test_q4_k(self):
+        rng = np.random.default_rng(3)
+        raw = rng.integers(0, 256, (3, 144), dtype=np.uint8)
+        raw[:, :4] = np.array([[0.01, 0.5]] * 3, np.float16).view(np.uint8)
+        want = np.zeros((3, 256), np.float64)
+        for row, block in zip(want, raw):
+            d, least = block[:4].view(np.float16).astype(np.float64)
+            for i in range(256):
+                group, at = i // 32, 16 + i // 64 * 32 + i % 32
+                nibble = int(block[at]) >> 4 if i // 32 % 2 else int(block[at]) & 15
+                scale, low = bits6(group, bytes(block[4:16]))
+                row[i] = d * scale * nibble - least * low
+        np.testing.assert_allclose(gguf_pieces.dequantise(raw.reshape(-1), "Q4_K", [3, 256]), want, rtol=1e-6, atol=1e-6)
+
+    def test_q6_k(self):
+        rng = np.random.default_rng(4)
+        raw = rng.integers(0, 256, (3, 210), dtype=np.uint8)
+        raw[:, 208:] = np.array([[0.002]] * 3, np.float16).view(np.uint8)
+        want = np.zeros((3, 256), np.float64)
+        for row, block in zip(want, raw):
+            scales, d = block[192:208].view(np.int8), block[208:].view(np.float16).astype(np.float64)[0]
+            for i in range(256):
+                half, within = i // 128, i % 128
+                low = int(block[64 * half + within % 64])
+                low = low >> 4 if within >= 64 else low & 15
+                high = int(block[128 + 32 * half + within % 32]) >> 2 * (within // 32) & 3
+                row[i] = d * scales[i // 16] * ((low | high << 4) - 32)
+        np.testing.assert_allclose(gguf_pieces.dequantise(raw.reshape(-1), "Q6_K", [3, 256]), want, rtol=1e-6, atol=1e-6)
+
+    def test_rows_of_other_families_stay_where_they_are(self):
+        for family, turned in (("llama", True), ("qwen2", False)):
+            with self.subTest(family), tempfile.TemporaryDirectory() as scratch:
+                root = Path(scratch)
+                weight = np.arange(8 * 4, dtype=np.float32).reshape(8, 4)       # two heads of four rows
+                (root / "weights.0.bin").write_bytes(weight.tobytes() + np.arange(8, dtype=np.float32).tobytes())
+                (root / "weights.json").write_text(json.dumps([
+                    {"name": "blk.0.attn_q.weight", "type": "F32", "shape": [8, 4], "piece": 0, "at": 0, "bytes": 128},
+                    {"name": "blk.0.attn_q.bias", "type": "F32", "shape": [8], "piece": 0, "at": 128, "bytes": 32}]
+                    [: 1 if family == "llama" else 2]))
+                (root / "config.json").write_text(json.dumps({"model_type": family, "num_attention_heads": 2, "num_key_value_heads": 1}))
+                (root / "tokenizer.json").write_text("{}")
+                gguf_pieces.join(root, root, root / "out")
+                made = read_tensors(root / "out" / "model.safetensors")
+                got = made["model.layers.0.self_attn.q_proj.weight"].float().numpy()
+                order = [0, 2, 1, 3, 4, 6, 5, 7] if turned else list(range(8))
+                np.testing.assert_array_equal(got, weight[order])
+                if not turned:
+                    self.assertEqual(made["model.layers.0.self_attn.q_proj.bias"].tolist(), list(range(8)))
+
+
+if __name__ == "__main__":
+    unittest.main()
