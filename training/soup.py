@@ -48,19 +48,23 @@ def soup(adapters: list[tuple[str, dict[str, torch.Tensor]]]) -> dict[str, torch
     return {name: value.to(torch.bfloat16).contiguous() for name, value in out.items()}
 
 
-CALIBRATED = ("refusal", "refusal_bias", "round_min_score")     # chosen anew for the mean (calibrate.py)
+# How the weights are used, not what they are trained for: most of it is chosen anew for the mean (calibrate.py).
+USES = ("refusal", "refusal_bias", "round_min_score", "reader_apart_margin")
 
 
 def common_config(configs: list[dict]) -> dict:
-    """The first's, if all were trained to be used alike; what is calibrated may differ."""
+    """The first's, if all were trained to be used alike; USES may differ, and what of it the first lacks is that of the next that has it."""
     def used(config: dict) -> dict:
-        kept = {k: v for k, v in config["msa_config"].items() if k not in CALIBRATED}
+        kept = {k: v for k, v in config["msa_config"].items() if k not in USES}
         return kept | {k: config[k] for k in ("r", "lora_alpha", "base_model_name_or_path")}
     for config in configs[1:]:
         odd = sorted(k for k in used(configs[0]) | used(config) if used(configs[0]).get(k) != used(config).get(k))
         if odd:
             raise ValueError(f"the adapters differ in {', '.join(odd)}: their mean would fit none of their settings")
-    return configs[0]
+    uses = {}
+    for config in reversed(configs):
+        uses |= {k: v for k, v in config["msa_config"].items() if k in USES}
+    return configs[0] | {"msa_config": configs[0]["msa_config"] | uses}
 
 
 def main() -> None:

@@ -103,7 +103,10 @@ class SoupTest(unittest.TestCase):
         def config(**more) -> dict:
             return {"r": 4, "lora_alpha": 4, "base_model_name_or_path": "toy", "msa_config": {"doc_top_k": 2, **more}}
         first = config(refusal_bias=-1.0)
-        self.assertIs(common_config([first, config(refusal_bias=2.0), config()]), first)
+        self.assertEqual(common_config([first, config(refusal_bias=2.0), config()]), first)
+        mixed = common_config([first, config(refusal_bias=2.0, reader_apart_margin=1.0), config(reader_apart_margin=3.0)])
+        self.assertEqual(mixed["msa_config"], first["msa_config"] | {"reader_apart_margin": 1.0})    # how it is used, not what it is
+        self.assertNotIn("reader_apart_margin", first["msa_config"])
         with self.assertRaisesRegex(ValueError, "differ in reader_question"):
             common_config([first, config(reader_question="twice")])
         with self.assertRaisesRegex(ValueError, "differ in lora_alpha"):
