@@ -310,10 +310,8 @@ absl::StatusOr<Prefill> Answering::ReadApart(const Frames& frames,
   }
   for (const std::vector<int32_t>& ids : prompts) MSA_RETURN_IF_ERROR(CheckLength(ids));
   const absl::Time start = absl::Now();
-  // Room for a long answer is made in the one cache that is decoded on, as it is written.
-  const int32_t room = std::min(answer_tokens(), kDefaultAnswerTokens);
   MSA_ASSIGN_OR_RETURN(TakenReading taken,
-                       decoder_.FeedLeastRefused(ctx_, prompts, room, refusal,
+                       decoder_.FeedLeastRefused(ctx_, prompts, answer_tokens(), refusal,
                                                  *memory_config().reader_apart_margin));
   for (const std::vector<int32_t>& ids : prompts) {
     usage_.prompt_tokens += static_cast<int32_t>(ids.size());

@@ -150,7 +150,7 @@ absl::StatusOr<TakenReading> Decoder::FeedLeastRefused(
     MSA_RETURN_IF_ERROR(StillWanted(ctx));
     const auto left = prompts.subspan(margins.size());
     const size_t count = all_fit ? passes_.NumAtOnce(left) : 1;
-    auto states = FeedApart(left.first(count), room);
+    auto states = FeedApart(left.first(count), std::min(room, kReadingRoom));
     if (count > 1 && absl::IsResourceExhausted(states.status())) {
       all_fit = false;  // their caches: one after the other
       continue;
@@ -162,6 +162,8 @@ absl::StatusOr<TakenReading> Decoder::FeedLeastRefused(
       if (least == margins.size() - 1) taken = {least, std::move(state)};
     }
   }
+  // Here, where a want of it is this question's alone: batches of steps share theirs.
+  MSA_RETURN_IF_ERROR(taken.state.cache->Reserve(room));
   return taken;
 }
 

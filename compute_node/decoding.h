@@ -136,10 +136,12 @@ class Decoder {
   // Reads each of `prompts` by itself, from position 0 and with room to decode so many tokens: as
   // few passes as PassSharer makes of them, one after the other where there is no memory for their
   // caches. The one that is least refused (LeastRefused, in their order) is kept; the others'
-  // caches are gone with their pass. CANCELLED, DEADLINE_EXCEEDED before a pass.
+  // caches are gone with their pass. Room beyond kReadingRoom is made in the kept one only.
+  // CANCELLED, DEADLINE_EXCEEDED before a pass; RESOURCE_EXHAUSTED.
   absl::StatusOr<TakenReading> FeedLeastRefused(const rpc::CallContext& ctx,
                                                 absl::Span<const std::vector<int32_t>> prompts,
                                                 int32_t room, int32_t refusal, float apart_margin);
+  static constexpr int32_t kReadingRoom = 256;
   // Margin of a token where `state` goes on.
   float NextMargin(const Prefill& state, int32_t token) const;
 

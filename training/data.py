@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 from training import batches, frames, synth
 from training.corpus import calibration_articles, read_lines, read_xz
 from training.model import Documents, Packed, Queries
-from training.reading import Draft, ReadingSamples, section_of
+from training.reading import Draft, ReadingSamples, section_of, stands
 
 KINDS = ("wiki", "squad", "pairs", "hops", "made", "ask")
 
@@ -204,7 +204,7 @@ class TrainingSet(ReadingSamples, Dataset):
 
     def _put_hard(self, rng, draft, q, count: int) -> None:
         """Of the passages that the model confuses with the question's own."""
-        hard = self.hard.get(id(q), [])
+        hard = [n for n in self.hard.get(id(q), []) if not any(stands(a, self.docs[n]["x"]) for a in q["a"])]
         for number in rng.sample(hard, min(count, len(hard))):
             self._put(draft, number)
 

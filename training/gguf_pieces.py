@@ -20,6 +20,8 @@ NAMES = {"attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj", "attn_v": "
          "attn_output": "self_attn.o_proj", "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj",
          "ffn_down": "mlp.down_proj", "attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm"}
 
+TURNED = {"llama": True, "qwen2": False, "qwen3": False}     # whether llama.cpp has Q and K in its own rotary order
+
 
 def target_name(name: str) -> str:
     if name == "token_embd.weight":
@@ -87,8 +89,10 @@ def unpermute(weight: np.ndarray, heads: int) -> np.ndarray:
 def join(folder: Path, base_files: Path, out: Path) -> None:
     """base_files: folder with config.json and tokenizer.json."""
     config = read_json(base_files / "config.json")
-    llama = config["model_type"] == "llama"
-    heads = {"attn_q": config["num_attention_heads"], "attn_k": config["num_key_value_heads"]} if llama else {}
+    family = config["model_type"]
+    if family not in TURNED:
+        raise ValueError(f"{base_files}/config.json: model_type '{family}' is not one of {', '.join(TURNED)}: how its GGUF orders Q and K is not known")
+    heads = {"attn_q": config["num_attention_heads"], "attn_k": config["num_key_value_heads"]} if TURNED[family] else {}
     pieces, weights = {}, {}
     for t in read_json(folder / "weights.json"):
         if t["piece"] not in pieces:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import random
+import re
 import time
 from pathlib import Path
 
@@ -40,19 +41,25 @@ def prompt(text: str, question: str) -> str:
 
 
 def copied(answer: str, question: str, texts: list[str], several: bool) -> str:
-    """The answer as the texts have it; empty if it is none, long, in other words, or stands in the question already."""
+    """The answer as the texts have it, whole words; empty if it is none, long, in other words, or stands in the question already."""
     answer = answer.strip().strip('"').rstrip(".").strip()
     if answer.lower() == NONE or not 0 < len(answer) <= LONGEST:
         return ""
     if several and answer.lower() in ("yes", "no"):
         return answer.lower()
-    if normal(answer) in normal(question) and not several:
+    if not several and re.search(words(normal(answer)), normal(question)):
         return ""
-    for text in texts:
-        at = text.lower().find(answer.lower())
-        if at >= 0 and len(text.lower()) == len(text):
-            return text[at:at + len(answer)]
+    for flags in (0, re.IGNORECASE):
+        for text in texts:
+            found = re.search(words(answer), text, flags)
+            if found:
+                return found.group()
     return ""
+
+
+def words(phrase: str) -> str:
+    """Expression of a phrase that neither begins nor ends within a word."""
+    return r"\b" * phrase[:1].isalnum() + re.escape(phrase) + r"\b" * phrase[-1:].isalnum()
 
 
 class Teacher:
@@ -62,6 +69,8 @@ class Teacher:
         self.layers = self.model.merged()
         self.tokenizer = frames.load_tokenizer(f"{folder}/tokenizer.json")
         self.stop = self.tokenizer.token_to_id("<|im_end|>")
+        if self.stop is None:
+            raise ValueError(f"{folder}/tokenizer.json: has no <|im_end|>; give an instruction-tuned model that speaks ChatML")
 
     @torch.no_grad()
     def answers(self, asked: list[tuple[str, str]], block_tokens: int) -> list[str]:
@@ -77,6 +86,7 @@ class Teacher:
 def taught(row: dict, answer: str, texts: list[str]) -> dict | None:
     """A written or labelled question with the teacher's answer; None: a labelled one without."""
     several, written = len(row["p"]) > 1, isinstance(row["a"], list)
+    row = {k: v for k, v in row.items() if k != "t"}        # of an earlier teacher
     found = copied(answer, row["q"], texts, several)
     if written:
         return {**row, "a": [found], "r": 1, "t": 1} if found else {**row, "r": 0}
@@ -91,7 +101,7 @@ def main() -> None:
     parser.add_argument("--shard", default="0/1", help="i/n")
     parser.add_argument("--until", type=float, default=float("inf"), help="wall time (since 1970) when teaching ends")
     parser.add_argument("--block", type=int, default=300_000, help="tokens of a block")
-    parser.add_argument("--limit", type=int, default=1 << 30, help="questions")
+    parser.add_argument("--limit", type=int, default=1 << 30, help="questions of the shard; the others are in no file")
     args = parser.parse_args()
     shard, of = map(int, args.shard.split("/"))
     docs = read_xz(Path(args.bundle) / "docs.jsonl.xz")

@@ -96,9 +96,9 @@ class FeedLeastRefusedTest : public ::testing::Test {
   }
 
   absl::StatusOr<TakenReading> FeedAll(const std::vector<std::vector<int32_t>>& prompts,
-                                       float apart_margin) {
+                                       float apart_margin, int32_t room = kRoom) {
     memory_.attended = 0;
-    return decoder_->FeedLeastRefused(ctx_, prompts, kRoom, kRefusal, apart_margin);
+    return decoder_->FeedLeastRefused(ctx_, prompts, room, kRefusal, apart_margin);
   }
 
   size_t Bytes(const KvCache& cache) const {
@@ -166,6 +166,22 @@ TEST_F(FeedLeastRefusedTest, OnlyTheTakenReadingsCacheStays) {
   const auto taken = FeedAll(prompts, 1e6f);
   ASSERT_TRUE(taken.ok()) << taken.status();
   EXPECT_EQ(memory_.in_use - before, Bytes(*taken->state.cache));
+}
+
+TEST_F(FeedLeastRefusedTest, RoomForALongAnswerIsMadeInTheTakenReading) {
+  const auto prompts = Prompts();
+  constexpr int32_t kLong = 4 * Decoder::kReadingRoom;
+  size_t most = 0;
+  memory_.before_attend = [&] { most = std::max<size_t>(most, memory_.in_use); };
+  const size_t before = memory_.in_use;
+  auto taken = FeedAll(prompts, 1e6f, kLong);
+  ASSERT_TRUE(taken.ok()) << taken.status();
+  const KvCache& cache = *taken->state.cache;
+  EXPECT_GE(cache.capacity() - cache.num_tokens(), kLong);
+  EXPECT_LT(most - before, 2 * Bytes(cache));  // five of kReadingRoom, not of kLong
+  // Not in a step, where all who decode would want it.
+  memory_.most = Bytes(cache) / kLayers;  // twice a layer's K
+  EXPECT_TRUE(absl::IsResourceExhausted(FeedAll(prompts, 1e6f, 3 * kLong).status()));
 }
 
 TEST_F(FeedLeastRefusedTest, WhereTheCachesOfAllDoNotFitOneIsReadAfterTheOther) {

@@ -1,5 +1,6 @@
 """A larger model's answers to written questions, and its weights out of llama.cpp's files."""
 import json
+import random
 import tempfile
 import unittest
 from pathlib import Path
@@ -10,7 +11,10 @@ import torch
 
 from training import gguf_pieces, teach
 from training.corpus import read_lines, write_xz
+from training.data import TrainingSet
 from training.files import read_tensors
+from training.model import Packed
+from training.reading import Draft
 from training.tests import test_tools, toy
 
 ROME = {"s": "wiki", "t": "Rome", "x": "Rome was founded in 753 BC. Its river is the Tiber.", "g": "Rome"}
@@ -33,6 +37,14 @@ class CopiedTest(unittest.TestCase):
         for answer in ("none", "None.", "", "the Rhine", "x" * 81):
             self.assertEqual(teach.copied(answer, "Which river?", texts, False), "", answer)
         self.assertEqual(teach.copied("Rome", "When was Rome founded?", texts, False), "")     # the question has it already
+
+    def test_a_part_of_a_word_is_no_phrase(self):
+        texts = ["Russia lost in 1957, and the US$20 million went to the U.S. in 5 parts."]
+        self.assertEqual(teach.copied("us", "Who got it?", texts, False), "US")
+        self.assertEqual(teach.copied("5", "How many parts were there in 1957?", texts, False), "5")
+        self.assertEqual(teach.copied("$20 million", "How much?", texts, False), "$20 million")
+        for answer in ("95", "Russ", "part"):
+            self.assertEqual(teach.copied(answer, "Which?", texts, False), "", answer)
 
     def test_two_passages_may_be_compared(self):
         texts = [ROME["x"], PARIS["x"]]
@@ -102,9 +114,55 @@ class TeachTest(unittest.TestCase):
             toy.tokenizer(Path(scratch))
             teacher = teach.Teacher(scratch, torch.device("cpu"))
             asked = [("The code of the red fox is 417.", "What is the code?"), ("Short.", "Why?")]
-            together = teacher.answers(asked, 100_000)
-            self.assertEqual(together, [teacher.answers([pair], 100_000)[0] for pair in asked])     # rows do not see each other
-            self.assertTrue(all(isinstance(a, str) for a in together))
+            self.assertEqual(teacher.answers(asked, 100_000), [greedy(teacher, *pair) for pair in asked])
+
+    def test_a_teacher_without_chatml_is_refused(self):
+        with tempfile.TemporaryDirectory() as scratch:
+            toy.backbone(Path(scratch), "qwen2")
+            toy.tokenizer(Path(scratch))
+            file = Path(scratch) / "tokenizer.json"
+            file.write_text(file.read_text().replace("<|im_end|>", "<|over|>"))
+            with self.assertRaisesRegex(ValueError, "has no <.im_end.>"):
+                teach.Teacher(scratch, torch.device("cpu"))
+
+    def test_an_earlier_teacher_is_forgotten(self):
+        row = written("Which river does Rome have?", r=1, t=1)
+        self.assertNotIn("t", teach.taught(row, "none", [ROME["x"]]))
+        self.assertEqual(teach.taught(row, "the Tiber", [ROME["x"]])["t"], 1)
+
+
+@torch.no_grad()
+def greedy(teacher, text: str, question: str) -> str:
+    """The whole text again for each token."""
+    ids, out = teacher.tokenizer.encode(teach.prompt(text, question), add_special_tokens=False).ids, []
+    for _ in range(teach.STEPS):
+        whole = torch.tensor(ids + out)
+        packed = Packed(whole, torch.arange(len(whole)), torch.tensor([0, len(whole)], dtype=torch.int32), len(whole))
+        hidden = teacher.model.run(teacher.layers, reading=packed).reading
+        token = int(teacher.model.logits(hidden[-1:]).argmax())
+        if token == teacher.stop:
+            break
+        out.append(token)
+    return teacher.tokenizer.decode(out)
+
+
+class HardTest(unittest.TestCase):
+    """A passage that the model confuses with a question's own, and that holds its answer, is no negative."""
+
+    def setUp(self):
+        self.asked = {"q": "Which river?", "a": ["Seine"], "p": [0], "n": []}
+        self.set = TrainingSet.__new__(TrainingSet)
+        self.set.docs, self.set.hard, self.set.stage = [ROME, PARIS, SENTENCE], {id(self.asked): [1, 2]}, {"ranked": 1.0}
+
+    def test_while_reading(self):
+        self.assertEqual(self.set._distractors(random.Random(1), self.asked, "Seine"), [("", SENTENCE["x"])])
+        self.assertEqual(len(self.set._distractors(random.Random(1), self.asked, "Tiber")), 2)
+
+    def test_while_routing(self):
+        for answer, expected in (("Seine", [2]), ("Tiber", [1, 2])):
+            self.asked["a"], draft = [answer], Draft()
+            self.set._put_hard(random.Random(1), draft, self.asked, 2)
+            self.assertEqual(sorted(draft.docs), expected)
 
 
 def bits6(d: int, q: bytes) -> tuple[int, int]:
@@ -156,6 +214,9 @@ class QuantisedTest(unittest.TestCase):
                     {"name": "blk.0.attn_q.weight", "type": "F32", "shape": [8, 4], "piece": 0, "at": 0, "bytes": 128},
                     {"name": "blk.0.attn_q.bias", "type": "F32", "shape": [8], "piece": 0, "at": 128, "bytes": 32}]
                     [: 1 if family == "llama" else 2]))
+                with self.assertRaisesRegex(ValueError, "mistral"):
+                    (root / "config.json").write_text(json.dumps({"model_type": "mistral"}))
+                    gguf_pieces.join(root, root, root / "out")
                 (root / "config.json").write_text(json.dumps({"model_type": family, "num_attention_heads": 2, "num_key_value_heads": 1}))
                 (root / "tokenizer.json").write_text("{}")
                 gguf_pieces.join(root, root, root / "out")
