@@ -39,6 +39,11 @@ def read_lines(path: Path, fields: tuple[str, ...] = ()) -> list[dict]:
     return parse_lines(path.read_text(encoding="utf-8"), str(path), fields)
 
 
+def read_parts(folder: Path, pattern: str, fields: tuple[str, ...] = ()) -> list[dict]:
+    """The lines of all files of a folder whose name fits, in the names' order."""
+    return [record for path in sorted(folder.glob(pattern)) for record in read_lines(path, fields)]
+
+
 def parse_lines(text: str, name: str, fields: tuple[str, ...]) -> list[dict]:
     records = []
     for number, line in enumerate(text.split("\n"), 1):

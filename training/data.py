@@ -17,7 +17,7 @@ import torch
 from torch.utils.data import Dataset
 
 from training import batches, frames, synth
-from training.corpus import calibration_articles, read_lines, read_xz
+from training.corpus import calibration_articles, read_lines, read_parts, read_xz
 from training.model import Documents, Packed, Queries
 from training.reading import Draft, ReadingSamples, section_of, stands
 
@@ -90,10 +90,10 @@ class TrainingSet(ReadingSamples, Dataset):
     def _prepare_made(self, folder: str | None) -> None:
         """Written questions about one passage, about two, and by article; for reading those that were answered alike.
 
-        Files mined.*.jsonl beside them (see mine.py) give passages that the model confuses with a question's own. A question that is neither
+        Files mined.*.jsonl beside them (see mine.py) give passages that the model confuses with a question's own; those that hold its answer,
+        which may be another than when they were mined (teach.py), are left out. A question that is neither
         answered alike nor finds its own passage among the first is likely to lack its context: routing does not learn from it."""
-        lines = lambda name, fields: [m for path in (sorted(Path(folder).glob(name)) if folder else [])
-                                      for m in read_lines(path, fields)]
+        lines = lambda name, fields: read_parts(Path(folder), name, fields) if folder else []
         made = lines("made.*.jsonl", ("q", "a", "p", "n", "r"))
         self.unanswered = [m for m in made if "u" in m and m["r"]]
         made = [m for m in made if "u" not in m]
@@ -103,7 +103,8 @@ class TrainingSet(ReadingSamples, Dataset):
         self.readable = {"made": [m for m in self.single if m["r"]], "linked": [m for m in self.linked if m["r"]]}
         known = made + self.unanswered + [q for some in self.questions.values() for q in some]
         found = lambda m: mined.get((m["q"], m["p"][0]))
-        self.hard = {id(m): found(m)["h"] for m in known if found(m)}
+        self.hard = {id(m): [n for n in found(m)["h"] if not any(stands(a, self.docs[n]["x"]) for a in m["a"])]
+                     for m in known if found(m)}
         if any(id(m) in self.hard for m in self.single):       # routing learns from these alone
             self.single = [m for m in self.single if found(m) and (m["r"] or found(m).get("o", 0) >= 0)]
         self.made_about = defaultdict(list)
@@ -204,7 +205,7 @@ class TrainingSet(ReadingSamples, Dataset):
 
     def _put_hard(self, rng, draft, q, count: int) -> None:
         """Of the passages that the model confuses with the question's own."""
-        hard = [n for n in self.hard.get(id(q), []) if not any(stands(a, self.docs[n]["x"]) for a in q["a"])]
+        hard = self.hard.get(id(q), [])
         for number in rng.sample(hard, min(count, len(hard))):
             self._put(draft, number)
 

@@ -17,7 +17,7 @@ import torch
 
 from training import batches, frames, tool
 from training.adapter_io import load_adapter, read_config, wait_for
-from training.corpus import read_lines, read_xz, write_whole
+from training.corpus import read_parts, read_xz, write_whole
 from training.evaluate import join_memory
 from training.model import MsaModel, packed_attention
 
@@ -96,7 +96,7 @@ def mine(args) -> None:
     print(f"{len(texts)} passages encoded", flush=True)
     shard, of = map(int, args.shard.split("/"))
     wait_for([f"{args.made}/made.{i}.jsonl" for i in range(args.parts)], args.until)
-    made = [m for path in sorted(Path(args.made).glob("made.*.jsonl")) for m in read_lines(path, ("q", "a", "p", "n", "r"))]
+    made = read_parts(Path(args.made), "made.*.jsonl", ("q", "a", "p", "n", "r"))
     random.Random(5).shuffle(made)
     made = [m for m in made if "u" not in m or m["r"]]
     lines, hard, begun = [], 0, time.time()

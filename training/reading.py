@@ -103,7 +103,7 @@ class ReadingSamples:
     def _distractors(self, rng, q, answer) -> list[tuple[str, str]]:
         """A passage that holds the answer too is no distractor. A share `ranked` of the samples has what the model itself ranks
         best, in order, as it will read it; the others some of that and of the words' nearest."""
-        hard, near = ([n for n in some if not stands(answer, self.docs[n]["x"])] for some in (self.hard.get(id(q), []), q["n"]))
+        hard, near = self.hard.get(id(q), []), [n for n in q["n"] if not stands(answer, self.docs[n]["x"])]
         if hard and rng.random() < self.stage.get("ranked", 0.0):
             return [self._text(n) for n in hard[:6]]
         near = list(dict.fromkeys(hard[:3] + near))

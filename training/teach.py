@@ -17,10 +17,11 @@ from pathlib import Path
 import torch
 
 from training import frames, tool
-from training.ask import TEXT_TOKENS
-from training.corpus import read_lines, read_xz, write_whole
+from training.ask import Writer
+from training.corpus import read_lines, read_parts, read_xz, write_whole
 from training.decode import complete, in_blocks
 from training.evaluate import normal
+from training.label import plausible
 from training.model import MsaConfig, MsaModel
 
 STEPS, NONE, LONGEST = 20, "none", 80
@@ -40,9 +41,9 @@ def prompt(text: str, question: str) -> str:
     return f"<|im_start|>system\nYou are a careful reader.<|im_end|>\n{turn(SHOWN, *SHOT)}{turn(text, question)}"
 
 
-def copied(answer: str, question: str, texts: list[str], several: bool) -> str:
+def copied(answer: str, question: str, texts: list[str]) -> str:
     """The answer as the texts have it, whole words; empty if it is none, long, in other words, or stands in the question already."""
-    answer = answer.strip().strip('"').rstrip(".").strip()
+    answer, several = answer.strip().strip('"').rstrip(".").strip(), len(texts) > 1
     if answer.lower() == NONE or not 0 < len(answer) <= LONGEST:
         return ""
     if several and answer.lower() in ("yes", "no"):
@@ -85,12 +86,16 @@ class Teacher:
 
 def taught(row: dict, answer: str, texts: list[str]) -> dict | None:
     """A written or labelled question with the teacher's answer; None: a labelled one without."""
-    several, written = len(row["p"]) > 1, isinstance(row["a"], list)
     row = {k: v for k, v in row.items() if k != "t"}        # of an earlier teacher
-    found = copied(answer, row["q"], texts, several)
-    if written:
+    found = copied(answer, row["q"], texts)
+    if written(row):
         return {**row, "a": [found], "r": 1, "t": 1} if found else {**row, "r": 0}
-    return {**row, "a": found} if found and len(found) < max(20, 0.6 * len(texts[0])) else None
+    return {**row, "a": found} if plausible(found, texts[0]) else None
+
+
+def written(row: dict) -> bool:
+    """By ask.py, not labelled by label.py."""
+    return isinstance(row["a"], list)
 
 
 def main() -> None:
@@ -106,16 +111,11 @@ def main() -> None:
     shard, of = map(int, args.shard.split("/"))
     docs = read_xz(Path(args.bundle) / "docs.jsonl.xz")
     rows = read_lines(Path(args.labels), ("q", "a", "p", "n")) if args.labels else []
-    rows = [dict(row, label=1) for row in rows] + [m for path in sorted(Path(args.made).glob("made.*.jsonl"))
-                                                   for m in read_lines(path, ("q", "a", "p", "n", "r"))]
+    rows += read_parts(Path(args.made), "made.*.jsonl", ("q", "a", "p", "n", "r"))
     random.Random(7).shuffle(rows)
     rows = rows[shard::of][: args.limit]
     teacher = Teacher(args.base, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-
-    def texts_of(row: dict) -> list[str]:
-        shown = [docs[n]["x"] if "label" in row else frames.document_text(docs[n]["t"], docs[n]["x"]) for n in row["p"]]
-        return [frames.cut(teacher.tokenizer, t, TEXT_TOKENS) for t in shown]
-    done, begun, kept = [], time.time(), 0
+    writer, done, begun, kept = Writer(teacher.tokenizer, docs), [], time.time(), 0
     wanted = [row for row in rows if "u" not in row]
     rest = [row for row in rows if "u" in row]
     for at in range(0, len(wanted), 4096):
@@ -123,15 +123,16 @@ def main() -> None:
         if time.time() > args.until:
             rest += wanted[at:]
             break
-        texts = [texts_of(row) for row in some]
+        texts = [[writer.text(n) for n in row["p"]] for row in some]
         answers = teacher.answers([("\n\n".join(t), row["q"]) for t, row in zip(texts, some)], args.block)
-        done += [new for new in map(taught, some, answers, texts) if new]
-        kept = sum("t" in d or "label" in d for d in done)
+        new = [row for row in map(taught, some, answers, texts) if row]
+        kept += sum(row.get("r", 1) for row in new)     # a labelled one is there only if it was answered
+        done += new
         print(f"{at + len(some)} of {len(wanted)} read, {kept} answered, {time.time() - begun:.0f} s", flush=True)
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
-    write_whole(out / f"made.{shard}.jsonl", [row for row in done + rest if "label" not in row])
-    write_whole(out / f"labels.{shard}.jsonl", [{k: row[k] for k in ("q", "a", "p", "n")} for row in done + rest if "label" in row])
+    write_whole(out / f"made.{shard}.jsonl", [row for row in done + rest if written(row)])
+    write_whole(out / f"labels.{shard}.jsonl", [row for row in done + rest if not written(row)])
     print(f"{kept} of {len(wanted)} answered, {len(rest)} as they were, {time.time() - begun:.0f} s", flush=True)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from training import gguf_pieces, teach
-from training.corpus import read_lines, write_xz
+from training.corpus import read_parts, write_xz
 from training.data import TrainingSet
 from training.files import read_tensors
 from training.model import Packed
@@ -29,28 +29,28 @@ def written(question: str, passages=(0,), answer="the Tiber", r=0, **more) -> di
 class CopiedTest(unittest.TestCase):
     def test_a_phrase_is_taken_as_the_text_has_it(self):
         texts = [f"{ROME['t']}\n{ROME['x']}"]
-        self.assertEqual(teach.copied(" the tiber.", "Which river does Rome have?", texts, False), "the Tiber")
-        self.assertEqual(teach.copied('"753 BC"', "When was it founded?", texts, False), "753 BC")
+        self.assertEqual(teach.copied(" the tiber.", "Which river does Rome have?", texts), "the Tiber")
+        self.assertEqual(teach.copied('"753 BC"', "When was it founded?", texts), "753 BC")
 
     def test_what_is_no_phrase_of_the_text_is_nothing(self):
         texts = [ROME["x"]]
         for answer in ("none", "None.", "", "the Rhine", "x" * 81):
-            self.assertEqual(teach.copied(answer, "Which river?", texts, False), "", answer)
-        self.assertEqual(teach.copied("Rome", "When was Rome founded?", texts, False), "")     # the question has it already
+            self.assertEqual(teach.copied(answer, "Which river?", texts), "", answer)
+        self.assertEqual(teach.copied("Rome", "When was Rome founded?", texts), "")     # the question has it already
 
     def test_a_part_of_a_word_is_no_phrase(self):
         texts = ["Russia lost in 1957, and the US$20 million went to the U.S. in 5 parts."]
-        self.assertEqual(teach.copied("us", "Who got it?", texts, False), "US")
-        self.assertEqual(teach.copied("5", "How many parts were there in 1957?", texts, False), "5")
-        self.assertEqual(teach.copied("$20 million", "How much?", texts, False), "$20 million")
+        self.assertEqual(teach.copied("us", "Who got it?", texts), "US")
+        self.assertEqual(teach.copied("5", "How many parts were there in 1957?", texts), "5")
+        self.assertEqual(teach.copied("$20 million", "How much?", texts), "$20 million")
         for answer in ("95", "Russ", "part"):
-            self.assertEqual(teach.copied(answer, "Which?", texts, False), "", answer)
+            self.assertEqual(teach.copied(answer, "Which?", texts), "", answer)
 
     def test_two_passages_may_be_compared(self):
         texts = [ROME["x"], PARIS["x"]]
-        self.assertEqual(teach.copied("Yes", "Do both have a river?", texts, True), "yes")
-        self.assertEqual(teach.copied("Yes", "Does it have a river?", texts[:1], False), "")
-        self.assertEqual(teach.copied("Paris", "Is Rome or Paris on the Seine?", texts, True), "Paris")
+        self.assertEqual(teach.copied("Yes", "Do both have a river?", texts), "yes")
+        self.assertEqual(teach.copied("Yes", "Does it have a river?", texts[:1]), "")
+        self.assertEqual(teach.copied("Paris", "Is Rome or Paris on the Seine?", texts), "Paris")
 
 
 class TeachTest(unittest.TestCase):
@@ -73,9 +73,7 @@ class TeachTest(unittest.TestCase):
                 code = test_tools.outcome("teach", "--base", f"{root}/base", "--bundle", scratch, "--made", f"{root}/made",
                                           "--labels", f"{root}/labels", "--out", f"{root}/out", *more)
             self.assertEqual(code, 0)
-            shard = more[more.index("--shard") + 1].split("/")[0] if "--shard" in more else "0"
-            read = lambda name, fields: read_lines(root / "out" / f"{name}.{shard}.jsonl", fields) if (root / "out" / f"{name}.{shard}.jsonl").stat().st_size else []
-            return read("made", ("q", "a", "p", "n", "r")), read("labels", ("q", "a", "p", "n")), asked
+            return read_parts(root / "out", "made.*", ("q", "a", "p", "n", "r")), read_parts(root / "out", "labels.*", ("q", "a", "p", "n")), asked
 
     def test_answers_decide_what_is_read(self):
         made = [written("Which river does Rome have?", answer="753 BC"), written("When was it founded?", r=1),
@@ -149,19 +147,28 @@ def greedy(teacher, text: str, question: str) -> str:
 class HardTest(unittest.TestCase):
     """A passage that the model confuses with a question's own, and that holds its answer, is no negative."""
 
-    def setUp(self):
-        self.asked = {"q": "Which river?", "a": ["Seine"], "p": [0], "n": []}
-        self.set = TrainingSet.__new__(TrainingSet)
-        self.set.docs, self.set.hard, self.set.stage = [ROME, PARIS, SENTENCE], {id(self.asked): [1, 2]}, {"ranked": 1.0}
+    def prepared(self, *answers: str) -> tuple[TrainingSet, dict]:
+        """A training set whose one question has these answers, mined with the other two passages."""
+        made = TrainingSet.__new__(TrainingSet)
+        made.docs, made.questions, made.stage = [ROME, PARIS, SENTENCE], {}, {"mix": {}, "ranked": 1.0}
+        with tempfile.TemporaryDirectory() as scratch:
+            row = {"q": "Which river?", "p": [0]}
+            (Path(scratch) / "made.0.jsonl").write_text(json.dumps({**row, "a": answers, "n": [], "r": 1}))
+            (Path(scratch) / "mined.0.jsonl").write_text(json.dumps({**row, "h": [1, 2], "o": 0}))
+            made._prepare_made(scratch)
+        return made, made.single[0]
 
     def test_while_reading(self):
-        self.assertEqual(self.set._distractors(random.Random(1), self.asked, "Seine"), [("", SENTENCE["x"])])
-        self.assertEqual(len(self.set._distractors(random.Random(1), self.asked, "Tiber")), 2)
+        made, asked = self.prepared("Seine")
+        self.assertEqual(made._distractors(random.Random(1), asked, "Seine"), [("", SENTENCE["x"])])
+        made, asked = self.prepared("Tiber")
+        self.assertEqual(len(made._distractors(random.Random(1), asked, "Tiber")), 2)
 
     def test_while_routing(self):
         for answer, expected in (("Seine", [2]), ("Tiber", [1, 2])):
-            self.asked["a"], draft = [answer], Draft()
-            self.set._put_hard(random.Random(1), draft, self.asked, 2)
+            made, asked = self.prepared(answer)
+            draft = Draft()
+            made._put_hard(random.Random(1), draft, asked, 2)
             self.assertEqual(sorted(draft.docs), expected)
 
 
