@@ -104,7 +104,7 @@ def read_msa(folder: str) -> dict:
 def read_config(folder: str) -> MsaConfig:
     raw = read_raw(folder)
     msa = raw["msa_config"]
-    layers = tuple(int(x) for x in msa["router_layer_idx"].split(","))
+    layers = tuple(int(x) for x in msa["router_layer_idx"].split(",") if x)
     return MsaConfig(layers, msa["pooling_kernel_size"], msa.get("doc_top_k", 16), raw["r"], raw["lora_alpha"],
                      msa.get("aux_loss_method") == COSINE, msa.get("reader_question", "after"))
 

@@ -33,8 +33,8 @@ def first_token(tokenizer) -> int:
     return frames.encode(tokenizer, frames.REFUSAL)[0]
 
 
-def say(model: MsaModel, layers, tokenizer, prompts: list[str], block_tokens: int = 300_000) -> list[Said]:
-    """Greedy answers of reader prompts, with the refusal's first token and without it."""
+def say(model: MsaModel, layers, tokenizer, prompts: list[str], block_tokens: int = 300_000, above: float = float("-inf")) -> list[Said]:
+    """Greedy answers of reader prompts, with the refusal's first token (empty where the margin is not above `above`) and without it."""
     sequences, stop = [frames.encode(tokenizer, p) for p in prompts], tokenizer.token_to_id("<|im_end|>")
     token, said = first_token(tokenizer), [Said(0.0, "", "") for _ in prompts]
     for block in in_blocks(sequences, block_tokens, ANSWER_TOKENS):
@@ -49,9 +49,13 @@ def say(model: MsaModel, layers, tokenizer, prompts: list[str], block_tokens: in
 
         def take(logits):
             return torch.full((len(logits),), token, device=logits.device)
-        some = [sequences[i] for i in block]
-        texts = [[tokenizer.decode(t, skip_special_tokens=True).strip() for t in
-                  complete(model, layers, some, stop, ANSWER_TOKENS, first=first)] for first in (ban, take)]
-        for i, margin, without, with_first in zip(block, margins, *texts):
-            said[i] = Said(margin, without, with_first)
+
+        def texts(places, first):
+            written = complete(model, layers, [sequences[i] for i in places], stop, ANSWER_TOKENS, first=first)
+            return [tokenizer.decode(t, skip_special_tokens=True).strip() for t in written]
+        for i, without, margin in zip(block, texts(block, ban), margins):
+            said[i] = Said(margin, without, "")
+        near = [i for i in block if said[i].margin > above]
+        for i, with_first in zip(near, texts(near, take) if near else ()):
+            said[i].with_first = with_first
     return said

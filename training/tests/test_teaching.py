@@ -9,12 +9,15 @@ from unittest import mock
 import numpy as np
 import torch
 
-from training import gguf_pieces, teach
+from training import frames, gguf_pieces, teach
+from training.adapter_io import save_adapter
+from training.ask import Writer
 from training.corpus import read_parts, write_xz
 from training.data import TrainingSet
 from training.files import read_tensors
-from training.model import Packed
+from training.model import MsaConfig, MsaModel, Packed
 from training.reading import Draft
+from training.refusal import Said, say
 from training.tests import test_tools, toy
 
 ROME = {"s": "wiki", "t": "Rome", "x": "Rome was founded in 753 BC. Its river is the Tiber.", "g": "Rome"}
@@ -89,7 +92,7 @@ class TeachTest(unittest.TestCase):
         self.assertEqual((both["a"], both["r"]), (["no"], 1))
         self.assertEqual(without, made[3])                                                           # nobody asks the teacher
         self.assertEqual([(k["q"], k["a"], k["p"]) for k in kept], [("Who rebuilt the abbey?", "monks from Cluny", [2])])
-        texts = {question: text for text, question in asked}
+        texts = {question: "\n\n".join(text) for text, question in asked}
         self.assertEqual(set(texts), set(by_question) - {"Who drained it?"} | {"Who rebuilt the abbey?", "Who burnt the abbey?"})
         self.assertIn(ROME["x"] + "\n\nParis\n" + PARIS["x"], texts["Do Rome and Paris have the same river?"])
         self.assertEqual(texts["Who rebuilt the abbey?"], SENTENCE["x"])
@@ -111,7 +114,7 @@ class TeachTest(unittest.TestCase):
             toy.backbone(Path(scratch), "qwen2")
             toy.tokenizer(Path(scratch))
             teacher = teach.Teacher(scratch, torch.device("cpu"))
-            asked = [("The code of the red fox is 417.", "What is the code?"), ("Short.", "Why?")]
+            asked = [(["The code of the red fox is 417."], "What is the code?"), (["Short."], "Why?")]
             self.assertEqual(teacher.answers(asked, 100_000), [greedy(teacher, *pair) for pair in asked])
 
     def test_a_teacher_without_chatml_is_refused(self):
@@ -129,10 +132,66 @@ class TeachTest(unittest.TestCase):
         self.assertEqual(teach.taught(row, "the Tiber", [ROME["x"]])["t"], 1)
 
 
+class TrainedTest(unittest.TestCase):
+    """A teacher that has learnt the reader's frame decides of one passage whether it answers."""
+
+    def test_what_is_said_by_margin(self):
+        said = lambda margin: teach.decided(Said(margin, "Tiber", frames.REFUSAL))
+        self.assertEqual([said(m) for m in (-3.0, -0.5, 0.5, 3.0)], ["Tiber", "", "", frames.REFUSAL])
+        self.assertEqual(teach.decided(Said(3.0, "Tiber", "The Tiber")), "The Tiber")       # begins as the refusal does
+        self.assertEqual(teach.decided(Said(-3.0, "Tiber", "The Tiber")), "Tiber")
+
+    def test_what_a_decision_makes_of_a_question(self):
+        text, row = [ROME["x"]], written("Which river does Rome have?", r=1)
+        without = written("Which river does Rome have?", answer="", r=1, u=1)
+        taught = lambda *a: {k: v for k, v in teach.taught(*a).items() if k in "aurt"}
+        self.assertEqual(taught(row, frames.REFUSAL, text), {"a": [], "u": 1, "r": 1, "t": 1})
+        self.assertEqual(taught(without, frames.REFUSAL, text), {"a": [], "u": 1, "r": 1, "t": 1})
+        self.assertEqual(taught(without, "the Tiber", text), {"a": ["the Tiber"], "r": 1, "t": 1})
+        self.assertEqual(taught(row, "", text), {"a": ["the Tiber"], "r": 0})
+        self.assertEqual(taught(without, "", text), {"a": [], "u": 1, "r": 0})
+        linked = written("Which rivers?", (0, 1), "both", 1)
+        self.assertEqual(taught(linked, frames.REFUSAL, [ROME["x"], PARIS["x"]]), {"a": ["both"], "r": 0})
+        self.assertIsNone(teach.taught({"q": "Who?", "a": "monks", "p": [2], "n": []}, frames.REFUSAL, [SENTENCE["x"]]))
+
+    def test_a_trained_teacher_reads_every_question(self):
+        """As refusal.say reads them; the refusal's own continuation is written only where the margin is near."""
+        docs = [{"s": "squad", "t": "Notes", "x": f"The code of the {name} is {code}.", "g": name} for name, code in toy.FACTS]
+        asked = [{"s": "squad", "q": q, "a": [a], "p": [i], "n": []} for i, (q, a) in enumerate(toy.questions())]
+        rows = [{"q": q["q"], "a": [], "p": q["p"], "n": [], "r": 1, "u": 1} for q in asked]
+        with tempfile.TemporaryDirectory() as scratch:
+            toy.backbone(Path(scratch), "qwen2")
+            toy.tokenizer(Path(scratch))
+            model = MsaModel(scratch, MsaConfig(router_layers=(), lora_rank=4, lora_alpha=4))
+            for value in model.lora_b.values():
+                torch.nn.init.normal_(value, std=0.1)
+            save_adapter(model, f"{scratch}/adapter", "toy", {})
+            write_xz(Path(scratch) / "docs.jsonl.xz", docs)
+            write_xz(Path(scratch) / "questions.jsonl.xz", asked)
+            (Path(scratch) / "made").mkdir()
+            (Path(scratch) / "made" / "made.0.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+            self.assertEqual(test_tools.outcome("teach", "--base", scratch, "--adapter", f"{scratch}/adapter", "--bundle", scratch,
+                                                "--made", f"{scratch}/made", "--out", f"{scratch}/out"), 0)
+            out = {m["q"]: m for m in read_parts(Path(scratch) / "out", "made.*", ("q", "a", "p", "n", "r"))}
+            teacher = teach.Teacher(scratch, torch.device("cpu"), f"{scratch}/adapter")
+            self.assertIn("kept back: 4 questions, ", teach.kept_back(teacher, Writer(teacher.tokenizer, docs), Path(scratch), 4, 300_000))
+        texts = [frames.document_text(d["t"], d["x"]) for d in docs]
+        prompts = [frames.reader_prompt(q["q"], [(1, text)]) for q, text in zip(asked, texts)]
+        read = lambda *above: say(teacher.model, teacher.layers, teacher.tokenizer, prompts, 300_000, *above)
+        whole = read()
+        for question, text, said in zip(asked, texts, whole):
+            answer = teach.copied(teach.decided(said), question["q"], [text])
+            self.assertEqual(out[question["q"]]["a"], [answer] if answer else [])
+        middle = sorted(said.margin for said in whole)[4]
+        for some, said in zip(read(middle), whole):
+            self.assertEqual((some.margin, some.without), (said.margin, said.without))
+            self.assertEqual(some.with_first, said.with_first if said.margin > middle else "")
+
+
 @torch.no_grad()
-def greedy(teacher, text: str, question: str) -> str:
+def greedy(teacher, texts: list[str], question: str) -> str:
     """The whole text again for each token."""
-    ids, out = teacher.tokenizer.encode(teach.prompt(text, question), add_special_tokens=False).ids, []
+    ids, out = teacher.tokenizer.encode(teach.prompt(texts[0], question), add_special_tokens=False).ids, []
     for _ in range(teach.STEPS):
         whole = torch.tensor(ids + out)
         packed = Packed(whole, torch.arange(len(whole)), torch.tensor([0, len(whole)], dtype=torch.int32), len(whole))
