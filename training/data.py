@@ -97,6 +97,8 @@ class TrainingSet(ReadingSamples, Dataset):
         made = lines("made.*.jsonl", ("q", "a", "p", "n", "r"))
         self.unanswered = [m for m in made if "u" in m and m["r"]]
         made = [m for m in made if "u" not in m]
+        for m in made:      # as written they were without the writer's answer, which may be another now
+            m["n"] = [n for n in m["n"] if not any(stands(a, self.docs[n]["x"]) for a in m["a"])]
         mined = {(m["q"], m["p"][0]): m for m in lines("mined.*.jsonl", ("q", "p", "h"))}
         self.single = [m for m in made if len(m["p"]) == 1]
         self.linked = [m for m in made if len(m["p"]) == 2]

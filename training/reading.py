@@ -167,8 +167,11 @@ class ReadingSamples:
         return self._read_refused(rng)
 
     def _read_unanswered(self, rng):
-        """Questions written so that their passage seems to answer them (ask.py)."""
-        return self._read_question(rng, rng.choice(self.unanswered), frames.REFUSAL) if self.unanswered else self._read_refused(rng)
+        """Questions that their passage seems to answer and does not (ask.py, teach.py), which says nothing of passages near it."""
+        if not self.unanswered:
+            return self._read_refused(rng)
+        q = rng.choice(self.unanswered)
+        return q["q"], frames.REFUSAL, [self._text(n) for n in q["p"]], []
 
     def _read_squad(self, rng):
         q = rng.choice(self.questions["squad"])

@@ -11,6 +11,7 @@ import os
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 
 from training import tool
 from training.adapter_io import read_raw, write_adapter
@@ -25,8 +26,9 @@ def mean_pair(pairs: list[tuple[torch.Tensor, torch.Tensor]]) -> tuple[torch.Ten
     qb, rb = torch.linalg.qr(b)
     qa, ra = torch.linalg.qr(a.T)
     u, s, v = torch.linalg.svd(rb @ ra.T)
-    root = s[:rank].sqrt()
-    return (root[:, None] * v[:rank]) @ qa.T, qb @ (u[:, :rank] * root)
+    most = min(rank, len(s))        # fewer than the rank where the weight itself is smaller
+    root, none = s[:most].sqrt(), rank - most
+    return (F.pad((root[:, None] * v[:most]) @ qa.T, (0, 0, 0, none)), F.pad(qb @ (u[:, :most] * root), (0, none)))
 
 
 def soup(adapters: list[tuple[str, dict[str, torch.Tensor]]]) -> dict[str, torch.Tensor]:

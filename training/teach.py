@@ -8,7 +8,8 @@ one is then left out. What is not reached in time stays as it was. Writes OUT/ma
 
 With --adapter the teacher has learnt the reader's frame, how people cut their answers, and to refuse (configs/teacher.yaml), and decides of
 one passage whether it answers, too: a question that it refuses by a margin of SURE counts as unanswerable (`u`, `r` 1), one written to be so
-that it answers by as much is read with that answer, and what lies between is not read (`r` 0). How it does on kept-back questions is printed.
+that it answers by as much is read with that answer, and what lies between is not read (`r` 0). An answer that only begins as the refusal does is
+an answer at any margin. How it does on kept-back questions is printed. Mine afterwards (mine.py): what may be routed is then known.
 """
 from __future__ import annotations
 
@@ -55,7 +56,7 @@ def copied(answer: str, question: str, texts: list[str]) -> str:
         return ""
     if several and answer.lower() in ("yes", "no"):
         return answer.lower()
-    if not several and re.search(words(normal(answer)), normal(question)):
+    if not several and (answer.lower() in ("yes", "no") or re.search(words(normal(answer)), normal(question))):
         return ""
     for flags in (0, re.IGNORECASE):
         for text in texts:
@@ -128,17 +129,20 @@ def written(row: dict) -> bool:
 
 
 def kept_back(teacher: Teacher, writer: Writer, bundle: Path, held_articles: int, block_tokens: int) -> str:
-    """How a trained teacher decides SQuAD's questions of the articles that it has not seen, over their own paragraph."""
+    """How a trained teacher decides SQuAD's questions of the last articles, which its run is to have kept back, over their own paragraph."""
     held = calibration_articles(writer.docs, held_articles)
     asked = [q for q in read_xz(bundle / "questions.jsonl.xz") if q["s"] == "squad" and writer.docs[q["p"][0]]["g"] in held]
-    said = teacher.answers([([writer.text(q["p"][0])], q["q"]) for q in asked], block_tokens)
+    texts = [[writer.text(q["p"][0])] for q in asked]
+    said = teacher.answers([(t, q["q"]) for t, q in zip(texts, asked)], block_tokens)
+    said = [a if a == frames.REFUSAL else copied(a, q["q"], t) for a, q, t in zip(said, asked, texts)]
     share = lambda values: f"{100 * sum(values) / max(1, len(values)):.1f} %"
-    answerable = [(a, q["a"]) for a, q in zip(said, asked) if "u" not in q]
-    others = [a for a, q in zip(said, asked) if "u" in q]
-    given = [(a, golds) for a, golds in answerable if a not in ("", frames.REFUSAL)]
-    return (f"kept back: {len(answerable)} questions, {share([a == frames.REFUSAL for a, _ in answerable])} refused, {share([not a for a, _ in answerable])} "
-            f"unsure, of the others EM {share([best_match(exact, *pair) for pair in given])} F1 {share([best_match(f1, *pair) for pair in given])}; "
-            f"{len(others)} unanswerable, {share([a == frames.REFUSAL for a in others])} refused, {share([not a for a in others])} unsure")
+    parts = []
+    for kind, some in (("questions", [(a, q["a"]) for a, q in zip(said, asked) if "u" not in q]),
+                       ("unanswerable", [(a, None) for a, q in zip(said, asked) if "u" in q])):
+        given = [(a, golds) for a, golds in some if golds and a not in ("", frames.REFUSAL)]
+        right = f", of the others EM {share([best_match(exact, *pair) for pair in given])} F1 {share([best_match(f1, *pair) for pair in given])}" if given else ""
+        parts.append(f"{len(some)} {kind}, {share([a == frames.REFUSAL for a, _ in some])} refused, {share([not a for a, _ in some])} neither{right}")
+    return "kept back: " + "; ".join(parts)
 
 
 def main() -> None:
@@ -146,7 +150,7 @@ def main() -> None:
     for name in ("base", "bundle", "made", "out"):
         parser.add_argument("--" + name, required=True)
     parser.add_argument("--adapter", default="", help="of the teacher, trained to read and to refuse")
-    parser.add_argument("--held-articles", type=int, default=4, help="that it was not trained on")
+    parser.add_argument("--held-articles", type=int, default=4, help="that its run kept back (its configuration's held_articles), to be judged on; 0: none")
     parser.add_argument("--labels", default="", help="what label.py wrote")
     parser.add_argument("--shard", default="0/1", help="i/n")
     parser.add_argument("--until", type=float, default=float("inf"), help="wall time (since 1970) when teaching ends")
@@ -161,7 +165,7 @@ def main() -> None:
     rows = rows[shard::of][: args.limit]
     teacher = Teacher(args.base, torch.device("cuda" if torch.cuda.is_available() else "cpu"), args.adapter)
     writer, done, begun, kept, refused = Writer(teacher.tokenizer, docs), [], time.time(), 0, 0
-    if teacher.trained and not shard:
+    if teacher.trained and not shard and args.held_articles:
         print(kept_back(teacher, writer, Path(args.bundle), args.held_articles, args.block), flush=True)
     wanted = [row for row in rows if teacher.trained or "u" not in row]
     rest = [row for row in rows if not teacher.trained and "u" in row]

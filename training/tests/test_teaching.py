@@ -1,6 +1,7 @@
 """A larger model's answers to written questions, and its weights out of llama.cpp's files."""
 import json
 import random
+import re
 import tempfile
 import unittest
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 import torch
 
 from training import frames, gguf_pieces, teach
-from training.adapter_io import save_adapter
+from training.adapter_io import parameters, save_adapter
 from training.ask import Writer
 from training.corpus import read_parts, write_xz
 from training.data import TrainingSet
@@ -154,35 +155,68 @@ class TrainedTest(unittest.TestCase):
         self.assertEqual(taught(linked, frames.REFUSAL, [ROME["x"], PARIS["x"]]), {"a": ["both"], "r": 0})
         self.assertIsNone(teach.taught({"q": "Who?", "a": "monks", "p": [2], "n": []}, frames.REFUSAL, [SENTENCE["x"]]))
 
-    def test_a_trained_teacher_reads_every_question(self):
-        """As refusal.say reads them; the refusal's own continuation is written only where the margin is near."""
+    def test_yes_and_no_are_for_two_passages(self):
+        self.assertEqual(teach.copied("no", "Is it a city?", ["There is no harbour."]), "")
+
+    def world(self, scratch: str) -> tuple[list[dict], list[dict]]:
+        """A trained teacher's base and adapter, a bundle of eight notes, each with an answerable and an unanswerable question; (notes, questions)."""
         docs = [{"s": "squad", "t": "Notes", "x": f"The code of the {name} is {code}.", "g": name} for name, code in toy.FACTS]
         asked = [{"s": "squad", "q": q, "a": [a], "p": [i], "n": []} for i, (q, a) in enumerate(toy.questions())]
-        rows = [{"q": q["q"], "a": [], "p": q["p"], "n": [], "r": 1, "u": 1} for q in asked]
+        asked += [{**q, "q": q["q"].replace("code", "key"), "a": [], "u": 1} for q in asked]
+        toy.backbone(Path(scratch), "qwen2")
+        toy.tokenizer(Path(scratch))
+        model = MsaModel(scratch, MsaConfig(router_layers=(), lora_rank=4, lora_alpha=4))
+        for value in model.lora_b.values():
+            torch.nn.init.normal_(value, std=0.1)
+        save_adapter(model, f"{scratch}/adapter", "toy", {})
+        write_xz(Path(scratch) / "docs.jsonl.xz", docs)
+        write_xz(Path(scratch) / "questions.jsonl.xz", asked)
+        return docs, asked
+
+    def test_its_decisions_become_what_is_read(self):
+        """Of four written questions over a note each: the answer, refused, unsure, and in other words; then what is printed of kept-back ones."""
         with tempfile.TemporaryDirectory() as scratch:
-            toy.backbone(Path(scratch), "qwen2")
-            toy.tokenizer(Path(scratch))
-            model = MsaModel(scratch, MsaConfig(router_layers=(), lora_rank=4, lora_alpha=4))
-            for value in model.lora_b.values():
-                torch.nn.init.normal_(value, std=0.1)
-            save_adapter(model, f"{scratch}/adapter", "toy", {})
-            write_xz(Path(scratch) / "docs.jsonl.xz", docs)
-            write_xz(Path(scratch) / "questions.jsonl.xz", asked)
+            docs, asked = self.world(scratch)
+            said = {"code": lambda name: Said(-4.0, dict(toy.FACTS)[name], ""), "key": lambda name: Said(4.0, "417", frames.REFUSAL),
+                    "name": lambda name: Said(0.2, "417", frames.REFUSAL), "size": lambda name: Said(-4.0, "as big as a fox", "")}
+
+            def say_so(model, layers, tokenizer, prompts, block_tokens, above):
+                found = [re.search(r"What is the (\w+) of the ([\w ]+)\?", p).groups() for p in prompts]
+                return [said[kind](name) for kind, name in found]
+            rows = [{"q": f"What is the {kind} of the {toy.FACTS[i][0]}?", "a": [], "p": [i], "n": [], "r": 0, "u": 1}
+                    for i, kind in enumerate(said)]
             (Path(scratch) / "made").mkdir()
             (Path(scratch) / "made" / "made.0.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
-            self.assertEqual(test_tools.outcome("teach", "--base", scratch, "--adapter", f"{scratch}/adapter", "--bundle", scratch,
-                                                "--made", f"{scratch}/made", "--out", f"{scratch}/out"), 0)
-            out = {m["q"]: m for m in read_parts(Path(scratch) / "out", "made.*", ("q", "a", "p", "n", "r"))}
+            with mock.patch.object(teach, "say", say_so):
+                self.assertEqual(test_tools.outcome("teach", "--base", scratch, "--adapter", f"{scratch}/adapter", "--bundle", scratch,
+                                                    "--made", f"{scratch}/made", "--out", f"{scratch}/out"), 0)
+                teacher = teach.Teacher(scratch, torch.device("cpu"), f"{scratch}/adapter")
+                judged = teach.kept_back(teacher, Writer(teacher.tokenizer, docs), Path(scratch), 4, 300_000)
+            out = {m["q"].split()[3]: {k: v for k, v in m.items() if k in "aurt"} for m in read_parts(Path(scratch) / "out", "made.*", ("q", "a", "p", "n", "r"))}
+        self.assertEqual(out, {"code": {"a": ["417"], "r": 1, "t": 1}, "key": {"a": [], "u": 1, "r": 1, "t": 1},
+                               "name": {"a": [], "u": 1, "r": 0}, "size": {"a": [], "u": 1, "r": 0}})
+        self.assertEqual(judged, "kept back: 4 questions, 0.0 % refused, 0.0 % neither, of the others EM 100.0 % F1 100.0 %; "
+                                 "4 unanswerable, 100.0 % refused, 0.0 % neither")
+
+    def test_it_reads_with_its_adapter(self):
+        with tempfile.TemporaryDirectory() as scratch:
+            self.world(scratch)
+            stored = read_tensors(Path(scratch) / "adapter" / "adapter.safetensors")
             teacher = teach.Teacher(scratch, torch.device("cpu"), f"{scratch}/adapter")
-            self.assertIn("kept back: 4 questions, ", teach.kept_back(teacher, Writer(teacher.tokenizer, docs), Path(scratch), 4, 300_000))
-        texts = [frames.document_text(d["t"], d["x"]) for d in docs]
-        prompts = [frames.reader_prompt(q["q"], [(1, text)]) for q, text in zip(asked, texts)]
+            for name, value in parameters(teacher.model).items():
+                torch.testing.assert_close(value.detach(), stored[name].float(), msg=name)
+            plain = teach.Teacher(scratch, torch.device("cpu"))
+            self.assertGreater((teacher.layers[0]["before"]["q_proj"] - plain.layers[0]["before"]["q_proj"]).abs().max().item(), 0.01)
+
+    def test_the_refusal_is_written_only_near_the_margin(self):
+        with tempfile.TemporaryDirectory() as scratch:
+            docs, asked = self.world(scratch)
+            teacher = teach.Teacher(scratch, torch.device("cpu"), f"{scratch}/adapter")
+        prompts = [frames.reader_prompt(q["q"], [(1, docs[q["p"][0]]["x"])]) for q in asked]
         read = lambda *above: say(teacher.model, teacher.layers, teacher.tokenizer, prompts, 300_000, *above)
         whole = read()
-        for question, text, said in zip(asked, texts, whole):
-            answer = teach.copied(teach.decided(said), question["q"], [text])
-            self.assertEqual(out[question["q"]]["a"], [answer] if answer else [])
-        middle = sorted(said.margin for said in whole)[4]
+        self.assertTrue(all(said.with_first for said in whole))
+        middle = sorted(said.margin for said in whole)[len(whole) // 2]
         for some, said in zip(read(middle), whole):
             self.assertEqual((some.margin, some.without), (said.margin, said.without))
             self.assertEqual(some.with_first, said.with_first if said.margin > middle else "")
@@ -206,13 +240,13 @@ def greedy(teacher, texts: list[str], question: str) -> str:
 class HardTest(unittest.TestCase):
     """A passage that the model confuses with a question's own, and that holds its answer, is no negative."""
 
-    def prepared(self, *answers: str) -> tuple[TrainingSet, dict]:
-        """A training set whose one question has these answers, mined with the other two passages."""
+    def prepared(self, *answers: str, near=()) -> tuple[TrainingSet, dict]:
+        """A training set whose one question has these answers, mined with the other two passages; near: by words."""
         made = TrainingSet.__new__(TrainingSet)
         made.docs, made.questions, made.stage = [ROME, PARIS, SENTENCE], {}, {"mix": {}, "ranked": 1.0}
         with tempfile.TemporaryDirectory() as scratch:
             row = {"q": "Which river?", "p": [0]}
-            (Path(scratch) / "made.0.jsonl").write_text(json.dumps({**row, "a": answers, "n": [], "r": 1}))
+            (Path(scratch) / "made.0.jsonl").write_text(json.dumps({**row, "a": answers, "n": near, "r": 1}))
             (Path(scratch) / "mined.0.jsonl").write_text(json.dumps({**row, "h": [1, 2], "o": 0}))
             made._prepare_made(scratch)
         return made, made.single[0]
@@ -222,6 +256,15 @@ class HardTest(unittest.TestCase):
         self.assertEqual(made._distractors(random.Random(1), asked, "Seine"), [("", SENTENCE["x"])])
         made, asked = self.prepared("Tiber")
         self.assertEqual(len(made._distractors(random.Random(1), asked, "Tiber")), 2)
+
+    def test_a_question_without_an_answer_in_its_passage_may_have_one_beside_it(self):
+        made, _ = self.prepared("Seine")
+        made.unanswered = [{"q": "Which sea?", "a": [], "p": [0], "n": [1], "r": 1, "u": 1}]
+        self.assertEqual(made._read_unanswered(random.Random(1)), ("Which sea?", frames.REFUSAL, [(ROME["t"], ROME["x"])], []))
+
+    def test_the_words_nearest_passages_too(self):
+        made, asked = self.prepared("Seine", near=[1, 2])
+        self.assertEqual(asked["n"], [2])
 
     def test_while_routing(self):
         for answer, expected in (("Seine", [2]), ("Tiber", [1, 2])):

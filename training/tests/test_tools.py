@@ -162,6 +162,19 @@ class TensorTest(test_training.ToyCase):
                                              if "router" in n]).mean().item()
             self.assertAlmostEqual(mean(f"{scratch}/c") - mean(a), 1 / 3, delta=0.01)
 
+    def test_a_mean_of_a_rank_above_the_weights_own(self):
+        """A key projection of the toy has 32 rows, and LoRA rank 40."""
+        with tempfile.TemporaryDirectory() as scratch:
+            model = MsaModel(str(self.folder), MsaConfig((2, 3), 4, 2, 40, 40))
+            for value in model.lora_b.values():
+                torch.nn.init.normal_(value, std=0.1)
+            save_adapter(model, f"{scratch}/a", "toy", {})
+            self.assertEqual(outcome("soup", f"{scratch}/a", f"{scratch}/a", "--out", f"{scratch}/b"), 0)
+            one, two = (files.read_tensors(Path(scratch) / name / "adapter.safetensors") for name in "ab")
+            a, b = (n for n in sorted(one) if "layers.1.self_attn.k_proj.lora_" in n)
+            self.assertEqual((two[a].shape, two[b].shape), (one[a].shape, one[b].shape))
+            torch.testing.assert_close(two[b].float() @ two[a].float(), one[b].float() @ one[a].float(), atol=3e-2, rtol=3e-2)
+
     def test_a_folder_that_is_no_msa_adapter(self):
         with tempfile.TemporaryDirectory() as scratch:
             (Path(scratch) / "adapter_config.json").write_text('{"r": 4, "lora_alpha": 4, "base_model_name_or_path": ""}')
