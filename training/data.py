@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 from training import batches, frames, synth
 from training.corpus import calibration_articles, read_lines, read_parts, read_xz
 from training.model import Documents, Packed, Queries
-from training.reading import Draft, ReadingSamples, section_of, stands
+from training.reading import Draft, ReadingSamples, section_of
 
 KINDS = ("wiki", "squad", "pairs", "hops", "made", "ask")
 
@@ -98,15 +98,14 @@ class TrainingSet(ReadingSamples, Dataset):
         self.unanswered = [m for m in made if "u" in m and m["r"]]
         made = [m for m in made if "u" not in m]
         for m in made:      # as written they were without the writer's answer, which may be another now
-            m["n"] = [n for n in m["n"] if not any(stands(a, self.docs[n]["x"]) for a in m["a"])]
+            m["n"] = self._without(m["n"], m["a"])
         mined = {(m["q"], m["p"][0]): m for m in lines("mined.*.jsonl", ("q", "p", "h"))}
         self.single = [m for m in made if len(m["p"]) == 1]
         self.linked = [m for m in made if len(m["p"]) == 2]
         self.readable = {"made": [m for m in self.single if m["r"]], "linked": [m for m in self.linked if m["r"]]}
-        known = made + self.unanswered + [q for some in self.questions.values() for q in some]
+        known = made + [q for some in self.questions.values() for q in some]
         found = lambda m: mined.get((m["q"], m["p"][0]))
-        self.hard = {id(m): [n for n in found(m)["h"] if not any(stands(a, self.docs[n]["x"]) for a in m["a"])]
-                     for m in known if found(m)}
+        self.hard = {id(m): self._without(found(m)["h"], m["a"]) for m in known if found(m)}
         if any(id(m) in self.hard for m in self.single):       # routing learns from these alone
             self.single = [m for m in self.single if found(m) and (m["r"] or found(m).get("o", 0) >= 0)]
         self.made_about = defaultdict(list)

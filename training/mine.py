@@ -1,7 +1,7 @@
 """Passages that the model itself confuses with a question's own, as hard negatives.
 
 `python -m training.mine --base B --adapter A --bundle D --made FOLDER [--shard i/n] [--until T]`, on a GPU. Ranks the training
-documents that are passages (MEMORY) for SQuAD's, the multi-hop sets' and the written questions, by a few router layers' scores without
+documents that are passages (MEMORY) for SQuAD's, the multi-hop sets' and the written questions that have an answer, by a few router layers' scores without
 attention to memory (close to the engine's ranking, and far cheaper), and keeps the best that do not hold the answer, best first. Writes
 FOLDER/mined.<i>.jsonl: {"q", "p", "h": [passages], "o": own passage's place in the ranking, -1 if not among the first} of the questions
 reached in time, every n-th of all; the written ones in a shuffled order, after the others.
@@ -20,6 +20,7 @@ from training.adapter_io import load_adapter, read_config, wait_for
 from training.corpus import read_parts, read_xz, write_whole
 from training.evaluate import join_memory
 from training.model import MsaModel, packed_attention
+from training.reading import stands
 
 PASSAGE_TOKENS, KEPT, RANKED = 320, 8, 24
 MEMORY = ("wiki", "squad", "natural", "2wiki", "hotpot")
@@ -76,11 +77,6 @@ def peaks(folded, row, count: int, keys, table, block: int = 1 << 18):
     return chunks.index_select(1, table.flatten()).view(count, *table.shape).amax(-1).float()
 
 
-def holds(text: str, answer: str) -> bool:
-    """Yes, no and maybe stand everywhere and say nothing."""
-    return answer not in ("yes", "no", "maybe") and answer in text
-
-
 @torch.no_grad()
 def mine(args) -> None:
     cuda = torch.cuda.is_available()
@@ -98,7 +94,7 @@ def mine(args) -> None:
     wait_for([f"{args.made}/made.{i}.jsonl" for i in range(args.parts)], args.until)
     made = read_parts(Path(args.made), "made.*.jsonl", ("q", "a", "p", "n", "r"))
     random.Random(5).shuffle(made)
-    made = [m for m in made if "u" not in m or m["r"]]
+    made = [m for m in made if "u" not in m]
     lines, hard, begun = [], 0, time.time()
     asked = (asked + made)[shard::of][: args.limit]
     for begin in range(0, len(asked), args.rows):
@@ -108,7 +104,7 @@ def mine(args) -> None:
             ranking = [numbers[i] for i in found]
             said = [a.lower() for a in m["a"]]
             others = [n for n in ranking if n not in m["p"]]
-            fresh = [n for n in others if not any(holds(docs[n]["x"].lower(), a) for a in said)][:KEPT]
+            fresh = [n for n in others if not any(stands(a, docs[n]["x"].lower()) for a in said)][:KEPT]
             hard += ranking[0] not in m["p"]
             own = ranking.index(m["p"][0]) if m["p"][0] in ranking else -1
             lines.append({"q": m["q"], "p": m["p"], "h": fresh, "o": own})

@@ -88,7 +88,11 @@ class ReadingSamples:
     def _unrelated(self, rng, answer: str, count: int) -> list[tuple[str, str]]:
         """Passages of the encyclopedia without the answer."""
         some = rng.sample(self.by_source["wiki"], min(max(0, count), len(self.by_source["wiki"])))
-        return [self._text(n) for n in some if not stands(answer, self.docs[n]["x"])]
+        return [self._text(n) for n in self._without(some, [answer])]
+
+    def _without(self, numbers: list[int], answers: list[str]) -> list[int]:
+        """The passages that hold none of the answers."""
+        return [n for n in numbers if not any(stands(a, self.docs[n]["x"]) for a in answers)]
 
     def _cut_body(self, title: str, text: str, limit: int) -> str:
         whole = frames.cut(self.tokenizer, frames.document_text(title, text), limit)
@@ -103,7 +107,7 @@ class ReadingSamples:
     def _distractors(self, rng, q, answer) -> list[tuple[str, str]]:
         """A passage that holds the answer too is no distractor. A share `ranked` of the samples has what the model itself ranks
         best, in order, as it will read it; the others some of that and of the words' nearest."""
-        hard, near = self.hard.get(id(q), []), [n for n in q["n"] if not stands(answer, self.docs[n]["x"])]
+        hard, near = self.hard.get(id(q), []), self._without(q["n"], [answer])
         if hard and rng.random() < self.stage.get("ranked", 0.0):
             return [self._text(n) for n in hard[:6]]
         near = list(dict.fromkeys(hard[:3] + near))
