@@ -66,3 +66,15 @@ def reading(samples: list[tuple]) -> tuple[Packed, torch.Tensor, torch.Tensor, t
         targets += answer
         weights += (weight or [1.0]) * len(answer)
     return packed, torch.tensor(places), torch.tensor(targets), torch.tensor(weights)
+
+
+def members(groups: list[list[tuple]]) -> torch.Tensor | None:
+    """[G, most]: for each group of several samples where among reading()'s places each one's answer begins; -1 past a group's last. None: no such group."""
+    begins = np.cumsum([0] + [len(sample[1]) for group in groups for sample in group]).tolist()
+    out, at = [], 0
+    for group in groups:
+        if len(group) > 1:
+            out.append(begins[at:at + len(group)])
+        at += len(group)
+    most = max(map(len, out), default=0)
+    return torch.tensor([row + [-1] * (most - len(row)) for row in out]) if out else None

@@ -37,18 +37,19 @@ class Group:
 
 @dataclass
 class Batch:
-    """names: [D] a number that two documents share only if they are the same one."""
+    """names: [D] a number that two documents share only if they are the same one. members: see batches.members."""
     kind: str
     docs: Documents | None
     groups: list[Group]
     reading: tuple[Packed, torch.Tensor, torch.Tensor] | None
     tokens: int
     names: torch.Tensor | None = None
+    members: torch.Tensor | None = None
 
     def to(self, device) -> "Batch":
         reading = self.reading and tuple(t.to(device) for t in self.reading)
-        return Batch(self.kind, self.docs and self.docs.to(device), [g.to(device) for g in self.groups], reading,
-                     self.tokens, self.names if self.names is None else self.names.to(device))
+        names, members = (t if t is None else t.to(device) for t in (self.names, self.members))
+        return Batch(self.kind, self.docs and self.docs.to(device), [g.to(device) for g in self.groups], reading, self.tokens, names, members)
 
 
 class TrainingSet(ReadingSamples, Dataset):
@@ -96,6 +97,9 @@ class TrainingSet(ReadingSamples, Dataset):
         lines = lambda name, fields: read_parts(Path(folder), name, fields) if folder else []
         made = lines("made.*.jsonl", ("q", "a", "p", "n", "r"))
         self.unanswered = [m for m in made if "u" in m and m["r"]]
+        self.unanswered_of = defaultdict(list)
+        for m in self.unanswered + self.questions["squad/refused"]:
+            self.unanswered_of[m["p"][0]].append(m["q"])
         made = [m for m in made if "u" not in m]
         for m in made:      # as written they were without the writer's answer, which may be another now
             m["n"] = self._without(m["n"], m["a"])
@@ -298,12 +302,13 @@ class TrainingSet(ReadingSamples, Dataset):
         hops = self._hop_items(rng, draft, row, references, texts)
         if hops:
             groups.append(self._group(hops, len(keys), later=True))
-        tokens, reading = len(docs.packed.ids) + sum(g.queries.ids.numel() for g in groups), None
+        tokens, reading, members = len(docs.packed.ids) + sum(g.queries.ids.numel() for g in groups), None, None
         if self.stage.get("reading", 0):
-            reading = batches.reading(self._reading_samples(rng, self.stage.get("tokens", 1 << 30) - tokens))
+            read = self._reading_groups(rng, self.stage.get("tokens", 1 << 30) - tokens)
+            reading, members = batches.reading(sum(read, [])), batches.members(read)
             tokens += len(reading[0].ids)
         names = torch.tensor([k if isinstance(k, int) else (1 << 40) + zlib.crc32(k.encode()) for k in keys])
-        return Batch(kind, docs, groups, reading, tokens, names)
+        return Batch(kind, docs, groups, reading, tokens, names, members)
 
     def _ask_batch(self, rng) -> Batch:
         """Samples (texts -> an answer and its question), and reading samples so that answers stay checkable."""
@@ -314,7 +319,7 @@ class TrainingSet(ReadingSamples, Dataset):
             prompt = frames.encode(self.tokenizer, frames.asking_prompt(texts, unanswerable=not answer))
             said = frames.encode(self.tokenizer, f"{answer}\n{question}" if answer else question)
             samples.append((prompt, said[:80] + [self.tokenizer.token_to_id("<|im_end|>")]))
-        samples += self._reading_samples(rng, 1 << 30) if self.stage.get("reading", 0) else []
+        samples += sum(self._reading_groups(rng, 1 << 30), []) if self.stage.get("reading", 0) else []
         reading = batches.reading(samples)
         return Batch("ask", None, [], reading, len(reading[0].ids))
 

@@ -12,6 +12,7 @@ READING = ("squad", "refused", "hops", "wiki", "factbook", "chain", "made", "lin
            "yes_no", "removed", "unanswered", "recurring")
 SAID = ("yes", "no", "maybe", frames.REFUSAL)                   # answers that stand in no text
 LOSES_GOLD = ("squad", "wiki", "factbook", "made", "reqa")      # kinds whose gold text may be taken away
+CONFUSED = 5    # passages that are ranked next to a question's own, of which a contrast has some
 
 
 @dataclass
@@ -44,16 +45,46 @@ class ReadingSamples:
 
     # Samples are (reader prompt ids, answer ids, weight of the answer's tokens).
 
-    def _reading_samples(self, rng, room: int) -> list[tuple[list[int], list[int], float]]:
-        """`reading` samples, fewer where they would pass `room` tokens: a batch's tokens are the device's memory."""
-        samples, room = [], min(room, self.stage.get("reading_tokens", room))
-        for _ in range(self.stage["reading"]):
-            sample = self._reading_sample(rng)
-            room -= len(sample[0]) + len(sample[1])
-            if samples and room < 0:
+    def _reading_groups(self, rng, room: int) -> list[list[tuple[list[int], list[int], float]]]:
+        """`contrasts` groups of several samples, then `reading` single ones; in a small room the last are left out: a batch's tokens are
+        the device's memory."""
+        groups, room = [], min(room, self.stage.get("reading_tokens", room))
+        for make in [self._contrast] * self.stage.get("contrasts", 0) + [self._single] * self.stage["reading"]:
+            group = make(rng)
+            room -= sum(len(prompt) + len(answer) for prompt, answer, _ in group)
+            if groups and room < 0:
                 break
-            samples.append(sample)
-        return samples
+            groups.append(group)
+        return groups
+
+    def _single(self, rng) -> list[tuple[list[int], list[int], float]]:
+        return [self._reading_sample(rng)]
+
+    def _contrast(self, rng) -> list[tuple[list[int], list[int], float]]:
+        """One question over its passage alone, which answers it; then, refused, over passages that the model confuses with it, each alone,
+        and a question that the passage does not answer where there is one. See losses.choice_loss."""
+        limit, refusing = self.stage.get("read_tokens", 240), frames.encode(self.tokenizer, frames.REFUSAL)[0]
+        for _ in range(200):
+            q = self._answered(rng)
+            number, answer = q["p"][0], q["a"][0] if "r" in q else central(q["a"])
+            hard = [n for n in self.hard.get(id(q), [])[:CONFUSED] if not self._shows(n, q["a"])]
+            # Of an answer that begins as the refusal does the margin would say the opposite.
+            if len(hard) < 2 or answer in SAID or frames.encode(self.tokenizer, answer)[0] == refusing:
+                continue
+            title, text = self._text(number)
+            text = synth.trimmed(rng, text, answer) if rng.random() < self.stage.get("trim", 0.0) else text
+            text = self._cut_body(title, text, limit + 160)
+            if answer.lower() in (title + "\n" + text).lower():
+                break
+        else:
+            raise ValueError("contrasts: no question has passages that the model confuses with its own; give a `made` with mine.py's files")
+        question = synth.varied(rng, q["q"])
+        others = [(question, (t, self._cut_body(t, x, limit))) for t, x in map(self._text, rng.sample(hard, min(3, len(hard))))]
+        if self.unanswered_of[number]:
+            others[2:] = [(synth.varied(rng, rng.choice(self.unanswered_of[number])), (title, text))]
+        weight = self.stage.get("refusal_weight", 1.0) / (1 + len(others))     # one answer stands against all of these
+        asked = [(question, (title, text), answer, 1.0)] + [(said, of, frames.REFUSAL, weight) for said, of in others]
+        return [self._sample(question, self._numbered(rng, [of]), said, w) for question, of, said, w in asked]
 
     def _reading_sample(self, rng) -> tuple[list[int], list[int], float]:
         mix, limit = self.stage["reading_mix"], self.stage.get("read_tokens", 240)
@@ -75,11 +106,18 @@ class ReadingSamples:
         total = max(len(golds), total or self._texts_read(rng))
         negatives += self._unrelated(rng, answer, total - len(golds) - len(negatives))
         chosen = golds + [(t, self._cut_body(t, x, limit)) for t, x in negatives[: total - len(golds)]]
-        references = sorted(rng.sample(range(1, 100_000 if rng.random() < 0.5 else 2000), len(chosen)))
-        rng.shuffle(chosen)
-        texts = [(r, frames.document_text(*c)) for r, c in zip(references, chosen)]
-        prompt = frames.encode(self.tokenizer, frames.reader_prompt(synth.varied(rng, question), texts, self.reader_question))
+        texts = self._numbered(rng, chosen)
         weight = self.stage.get("refusal_weight", 1.0) if answer == frames.REFUSAL else 1.0
+        return self._sample(synth.varied(rng, question), texts, answer, weight)
+
+    def _numbered(self, rng, texts: list[tuple[str, str]]) -> list[tuple[int, str]]:
+        """Whole texts in any order behind rising references."""
+        references = sorted(rng.sample(range(1, 100_000 if rng.random() < 0.5 else 2000), len(texts)))
+        rng.shuffle(texts)
+        return [(r, frames.document_text(*t)) for r, t in zip(references, texts)]
+
+    def _sample(self, question: str, texts: list[tuple[int, str]], answer: str, weight: float) -> tuple[list[int], list[int], float]:
+        prompt = frames.encode(self.tokenizer, frames.reader_prompt(question, texts, self.reader_question))
         return prompt, frames.encode(self.tokenizer, answer)[:48] + [self.tokenizer.token_to_id("<|im_end|>")], weight
 
     def _texts_read(self, rng) -> int:
@@ -93,6 +131,11 @@ class ReadingSamples:
     def _without(self, numbers: list[int], answers: list[str]) -> list[int]:
         """The passages that hold none of the answers."""
         return [n for n in numbers if not any(stands(a, self.docs[n]["x"]) for a in answers)]
+
+    def _shows(self, number: int, answers: list[str]) -> bool:
+        """Whether a passage, its title read too, holds one of the answers in whatever case."""
+        whole = "\n".join(self._text(number)).lower()
+        return any(a.lower() in whole for a in answers)
 
     def _cut_body(self, title: str, text: str, limit: int) -> str:
         whole = frames.cut(self.tokenizer, frames.document_text(title, text), limit)

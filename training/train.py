@@ -1,7 +1,7 @@
 """Trains an MSA model: `python -m training.train configs/x.yaml [--resume] [key=value ...]`, also under torchrun.
 
 Stages run in order. Each has a share of wall time (`seconds`) or a number of `steps`, a mix of batches and loss
-weights. Loss = routing * L_aux + reading * L_LM(answer | texts) + memory * L_LM(answer | pooled K, V). A checkpoint is
+weights. Loss = routing * L_aux + reading * L_LM(answer | texts) + choice * L_choice(readings) + memory * L_LM(answer | pooled K, V). A checkpoint is
 written to a temporary name and renamed, so an interrupt leaves the last one whole; resuming repeats the same batches
 and their lines of the curve.
 """
@@ -82,8 +82,13 @@ def step_loss(model: MsaModel, batch: Batch, stage: dict, exchange: Exchange | R
             total, log["memory"] = total + weight["memory"] * lm, lm.detach()
     if batch.reading:
         _, places, targets, weights = batch.reading
-        lm = losses.answer_loss(model.logits(out.reading[places]), targets, weights)
+        logits = model.logits(out.reading[places])
+        lm = losses.answer_loss(logits, targets, weights)
         total, log["reading"] = total + weight["reading"] * lm, lm.detach()
+        if batch.members is not None and weight.get("choice"):
+            refusing = targets[batch.members[0, 1]]     # what all but a group's first member learn
+            choice, log["chosen"] = losses.choice_loss(logits, batch.members, refusing)
+            total, log["choice"] = total + weight["choice"] * choice, choice.detach()
     return total, log
 
 

@@ -118,7 +118,9 @@ class BadInputTest(test_training.ToyCase):
                                ("seed=true", "seed is to be a number"), ("adapter.pool=[4]", "adapter: pool is to be"), ("until=.nan", "until is to be"),
                                ("stages.0.sizes.wiki=x", r"stages\.0\.sizes: wiki is to be"), ("stages.0.mix.wiki=x", r"\.mix: wiki is to be"),
                                ("log_every=0", "log_every is 0; give 1 or more"), ("stages.0.steps=null", "would never end"),
-                               ("stages.0.loss.stop=0.3", "missing stop_level, which loss.stop needs"), ("seed=null", "missing seed")):
+                               ("stages.0.loss.stop=0.3", "missing stop_level, which loss.stop needs"),
+                               ("stages.0.loss.choice=0.3", "choice learns from contrasts"), ("stages.0.contrasts=3", "choice learns from contrasts"),
+                               ("stages.0.contrasts=2.5", "contrasts is 2.5; give how many"), ("stages.0.contrasts=-1", "contrasts is -1"), ("seed=null", "missing seed")):
             with self.subTest(override):
                 self.assertRegex(self.run_main(config, override), f"^train: .*{said}")
 

@@ -240,10 +240,14 @@ def greedy(teacher, texts: list[str], question: str) -> str:
 class HardTest(unittest.TestCase):
     """A passage that the model confuses with a question's own, and that holds its answer, is no negative."""
 
+    def setUp(self):
+        self.scratch = tempfile.TemporaryDirectory()
+        self.addCleanup(self.scratch.cleanup)
+
     def prepared(self, *answers: str, near=()) -> tuple[TrainingSet, dict]:
         """A training set whose one question has these answers, mined with the other two passages; near: by words."""
         made = TrainingSet.__new__(TrainingSet)
-        made.docs, made.questions, made.stage = [ROME, PARIS, SENTENCE], {}, {"mix": {}, "ranked": 1.0}
+        made.docs, made.questions, made.stage = [ROME, PARIS, SENTENCE], {"squad/refused": []}, {"mix": {}, "ranked": 1.0}
         with tempfile.TemporaryDirectory() as scratch:
             row = {"q": "Which river?", "p": [0]}
             (Path(scratch) / "made.0.jsonl").write_text(json.dumps({**row, "a": answers, "n": near, "r": 1}))
@@ -265,6 +269,36 @@ class HardTest(unittest.TestCase):
     def test_the_words_nearest_passages_too(self):
         made, asked = self.prepared("Seine", near=[1, 2])
         self.assertEqual(asked["n"], [2])
+
+    def test_contrasts(self):
+        """One answer, over the passage that has it; the same question over what is confused with it, and another that its passage does not answer."""
+        made, asked = self.prepared("Tiber")
+        made.stage |= {"refusal_weight": 0.8, "contrasts": 1, "reading": 0}
+        made.questions["squad"], made.reader_question = [asked], "after"
+        made._tokenizer = toy.tokenizer(Path(tempfile.mkdtemp(dir=self.scratch.name)))
+        shown = lambda samples: [(made.tokenizer.decode(p), made.tokenizer.decode(a), w) for p, a, w in samples]
+        for unanswered, texts in (([], [ROME, PARIS, SENTENCE]), (["Which hill?"], [ROME, PARIS, SENTENCE, ROME])):
+            made.unanswered_of = {0: unanswered}
+            (group,) = made._reading_groups(random.Random(2), 10_000)
+            (prompt, answer, weight), *others = shown(group)
+            self.assertTrue(ROME["x"] in prompt and answer == "Tiber" and weight == 1.0)
+            self.assertEqual({(a, w) for _, a, w in others}, {(frames.REFUSAL, 0.8 / len(texts))})
+            self.assertEqual(sorted(x["x"] for x in texts[1:]), sorted(x["x"] for p, *_ in others for x in (ROME, PARIS, SENTENCE) if x["x"] in p))
+            self.assertEqual([("Which hill?" in p) for p, *_ in others], [False, False] + [True] * len(unanswered))
+
+    def test_contrasts_want_what_was_mined(self):
+        for answer, title, more in (("Seine", "Paris", ""),                     # one passage is left
+                                    ("Tiber", "The tiber", ""),                 # and here, whose title is read too
+                                    ("the river is the Tiber", "Paris", ""),    # stands nowhere
+                                    ("no", "Paris", " No sea."),                # says nothing
+                                    ("The Tiber", "Paris", "")):                # begins as the refusal does
+            with self.subTest(answer), mock.patch.dict(PARIS, t=title), mock.patch.dict(ROME, x=ROME["x"] + more):
+                made, asked = self.prepared(answer)
+                made.stage |= {"contrasts": 1, "reading": 0}
+                made.questions["squad"], made._tokenizer = [asked], toy.tokenizer(Path(tempfile.mkdtemp(dir=self.scratch.name)))
+                made.unanswered_of = {0: []}
+                with self.assertRaisesRegex(ValueError, "mine.py"):
+                    made._reading_groups(random.Random(2), 10_000)
 
     def test_while_routing(self):
         for answer, expected in (("Seine", [2]), ("Tiber", [1, 2])):
