@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "benchmarks/bench_util.h"
+#include "common/check.h"
 #include "compute_node/encoder.h"
 #include "compute_node/model/tokenizer.h"
 #include "compute_node/model/transformer.h"
@@ -65,7 +66,7 @@ json Prefill(const Transformer& model, int runs) {
     sequence.tokens = tokens;
     sequence.cache = &cache;
     const auto hidden = model.Forward({&sequence, 1}, nullptr);
-    model.Logits(*hidden);
+    MSA_CHECK(model.Logits(*hidden).ok());
   });
 }
 
@@ -84,7 +85,7 @@ json Decode(const Transformer& model, int runs, int batch_size) {
     for (int i = 0; i < kSteps; ++i) {
       for (SequenceChunk& step : steps) step.first_position = i;
       const auto hidden = model.Forward(steps, nullptr);
-      model.Logits(*hidden);
+      MSA_CHECK(model.Logits(*hidden).ok());
     }
   });
 }

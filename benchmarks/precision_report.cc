@@ -295,7 +295,7 @@ class Report {
       std::set<int64_t>& chosen = outcome.selected.emplace_back();
       for (const ScoredPart& part : layer.parts) chosen.insert(part.reference);
     }
-    outcome.logits = node.transformer().Logits(prefill.last_hidden);
+    MSA_ASSIGN_OR_RETURN(outcome.logits, node.transformer().Logits(prefill.last_hidden));
     MSA_ASSIGN_OR_RETURN(const auto ranked, session->Rank({}, kMostRanked, {}, true));
     for (const rpc::RankedPart& part : ranked) {
       MSA_ASSIGN_OR_RETURN(const auto found, session->GetParts({}, {part.scored.reference}));

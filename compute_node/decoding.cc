@@ -157,7 +157,8 @@ absl::StatusOr<TakenReading> Decoder::FeedLeastRefused(
     }
     MSA_RETURN_IF_ERROR(states.status());
     for (Prefill& state : *states) {
-      margins.push_back(NextMargin(state, refusal));
+      MSA_ASSIGN_OR_RETURN(const float margin, NextMargin(state, refusal));
+      margins.push_back(margin);
       const size_t least = LeastRefused(margins, apart_margin);
       if (least == margins.size() - 1) taken = {least, std::move(state)};
     }
@@ -167,8 +168,9 @@ absl::StatusOr<TakenReading> Decoder::FeedLeastRefused(
   return taken;
 }
 
-float Decoder::NextMargin(const Prefill& state, int32_t token) const {
-  return Margin(transformer_.Logits(state.last_hidden), token);
+absl::StatusOr<float> Decoder::NextMargin(const Prefill& state, int32_t token) const {
+  MSA_ASSIGN_OR_RETURN(const std::vector<float> logits, transformer_.Logits(state.last_hidden));
+  return Margin(logits, token);
 }
 
 absl::StatusOr<Written> Decoder::Decode(const rpc::CallContext& ctx, Prefill& state,
@@ -177,14 +179,14 @@ absl::StatusOr<Written> Decoder::Decode(const rpc::CallContext& ctx, Prefill& st
   Written written;
   NextToken next;
   if (options.first.has_value() && options.first->added != 0) {
-    next.logits = transformer_.Logits(state.last_hidden);
+    MSA_ASSIGN_OR_RETURN(next.logits, transformer_.Logits(state.last_hidden));
     next.logits[options.first->token] += options.first->added;
     next.likeliest = ArgMax(next.logits);
   } else if (sampler_.greedy()) {
     MSA_ASSIGN_OR_RETURN(const auto tokens, transformer_.LikeliestTokens(state.last_hidden));
     next.likeliest = tokens.front();
   } else {
-    next.logits = transformer_.Logits(state.last_hidden);
+    MSA_ASSIGN_OR_RETURN(next.logits, transformer_.Logits(state.last_hidden));
   }
   const StepBatcher::Decoding decoding(batcher_.batcher());
   while (true) {

@@ -143,7 +143,7 @@ class Decoder {
                                                 int32_t room, int32_t refusal, float apart_margin);
   static constexpr int32_t kReadingRoom = 256;
   // Margin of a token where `state` goes on.
-  float NextMargin(const Prefill& state, int32_t token) const;
+  absl::StatusOr<float> NextMargin(const Prefill& state, int32_t token) const;
 
   // A token that ends the model's message.
   bool EndsMessage(int32_t id) const;

@@ -232,11 +232,14 @@ absl::StatusOr<std::vector<float>> Transformer::Forward(absl::Span<const Sequenc
   return last;
 }
 
-std::vector<float> Transformer::Logits(absl::Span<const float> hidden) const {
+absl::StatusOr<std::vector<float>> Transformer::Logits(absl::Span<const float> hidden) const {
   const int64_t rows = static_cast<int64_t>(hidden.size()) / config_.hidden_size;
   std::vector<float> logits(rows * config_.vocab_size);
-  absl::MutexLock lock(&compute_);
-  backend_.Linear(*weights_.lm_head, hidden.data(), rows, nullptr, logits.data());
+  {
+    absl::MutexLock lock(&compute_);
+    backend_.Linear(*weights_.lm_head, hidden.data(), rows, nullptr, logits.data());
+  }
+  MSA_RETURN_IF_ERROR(backend_.Health());
   return logits;
 }
 

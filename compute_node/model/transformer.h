@@ -85,8 +85,8 @@ class Transformer {
   // RESOURCE_EXHAUSTED when the backend's memory is full, and the backend's health.
   absl::StatusOr<std::vector<float>> Forward(absl::Span<const SequenceChunk> sequences,
                                              ForwardHook* hook) const;
-  // hidden [rows, hidden] → [rows, vocab].
-  std::vector<float> Logits(absl::Span<const float> hidden) const;
+  // hidden [rows, hidden] → [rows, vocab]. Errors: the backend's health, here and below.
+  absl::StatusOr<std::vector<float>> Logits(absl::Span<const float> hidden) const;
   // The most likely token of each row, the lower id of equals; the logits stay with the backend.
   absl::StatusOr<std::vector<int32_t>> LikeliestTokens(absl::Span<const float> hidden) const;
   // One step of decode: feeds each sequence's one token after its cache, which is a cache of its

@@ -95,7 +95,9 @@ void Transformer::Steps::Step(int64_t rows) {
 absl::StatusOr<std::vector<int32_t>> Transformer::NextTokensByForward(
     absl::Span<const SequenceChunk> sequences, std::vector<float>* logits) const {
   MSA_ASSIGN_OR_RETURN(const std::vector<float> hidden, Forward(sequences, nullptr));
-  if (logits != nullptr) *logits = Logits(hidden);
+  if (logits != nullptr) {
+    MSA_ASSIGN_OR_RETURN(*logits, Logits(hidden));
+  }
   return LikeliestTokens(hidden);
 }
 
@@ -132,6 +134,7 @@ absl::StatusOr<std::vector<int32_t>> Transformer::NextTokens(
     backend_.Copy(logits->data() + order[i] * config_.vocab_size,
                   steps_->logits() + i * config_.vocab_size, config_.vocab_size * sizeof(float));
   }
+  MSA_RETURN_IF_ERROR(backend_.Health());  // of the copies
   return likeliest;
 }
 

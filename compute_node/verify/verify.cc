@@ -112,7 +112,7 @@ absl::Status VerifyNumeric(const GoldenCase& golden, const VerifyOptions& option
 
   // Greedy decoding through the same step batcher that serves sessions.
   const int32_t steps = golden.input.value("decode_steps", 0);
-  std::vector<float> all = transformer.Logits(state.last_hidden);
+  MSA_ASSIGN_OR_RETURN(std::vector<float> all, transformer.Logits(state.last_hidden));
   comparer.Tensor("prefill.logits", all);
   std::vector<int64_t> tokens = {ArgMax(all)};
   for (int32_t i = 0; i < steps; ++i) {

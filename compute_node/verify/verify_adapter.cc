@@ -68,7 +68,8 @@ absl::StatusOr<Reading> ReadPlain(Node& node, const PlainPrompt& prompt) {
   state.cache = std::make_unique<KvCache>(
       node.transformer().NewCache(static_cast<int64_t>(prompt.ids.size()) + prompt.max_tokens));
   MSA_RETURN_IF_ERROR(decoder.Feed(state, prompt.ids, /*causal=*/true));
-  Reading reading{.first_logits = node.transformer().Logits(state.last_hidden), .ids = {}};
+  Reading reading;
+  MSA_ASSIGN_OR_RETURN(reading.first_logits, node.transformer().Logits(state.last_hidden));
   DecodeOptions options;
   options.max_new_tokens = prompt.max_tokens;
   options.first = prompt.first;
@@ -126,7 +127,8 @@ class AdapterVerifier {
     PrefillObserver observer(transformer, prompt);
     MSA_ASSIGN_OR_RETURN(const Prefill state, session->Route({}, prompt, memory.top_k, &observer));
     comparer_.Tensor(name + ".prefill.hidden_last", observer.LastHidden());
-    comparer_.Tensor(name + ".prefill.logits", transformer.Logits(state.last_hidden));
+    MSA_ASSIGN_OR_RETURN(const std::vector<float> logits, transformer.Logits(state.last_hidden));
+    comparer_.Tensor(name + ".prefill.logits", logits);
     CompareLayers(name, memory.router_layers);
     MSA_ASSIGN_OR_RETURN(const auto ranked, session->Rank({}, 5, {}, false));
     std::vector<int64_t> ranking;

@@ -130,7 +130,7 @@ absl::Status AnswerGreedily(CaseEngine& engine, const Dialogue& dialogue, const 
   MSA_ASSIGN_OR_RETURN(const auto question, dialogue.FinalQuestion());
   MSA_RETURN_IF_ERROR(
       decoder.Feed(state, question, transformer.config().memory.final_question_causal));
-  std::vector<float> last = transformer.Logits(state.last_hidden);
+  MSA_ASSIGN_OR_RETURN(const std::vector<float> last, transformer.Logits(state.last_hidden));
   logits.insert(logits.end(), last.begin(), last.end());
   const auto generated = round.at("generated_ids").get<std::vector<int32_t>>();
   const size_t first = round.at("script_ids").size() + 1;
@@ -160,7 +160,7 @@ absl::Status PlayRound(CaseEngine& engine, MemorySession& session, Dialogue& dia
   MSA_ASSIGN_OR_RETURN(const RoutingPrompt prompt, checker.Prompt(top_k));
   MSA_ASSIGN_OR_RETURN(Prefill state, session.Route({}, prompt, top_k, nullptr));
   engine.CompareRouting(name + ".", comparer);
-  std::vector<float> logits = node.transformer().Logits(state.last_hidden);
+  MSA_ASSIGN_OR_RETURN(std::vector<float> logits, node.transformer().Logits(state.last_hidden));
   for (int32_t id : round.at("script_ids").get<std::vector<int32_t>>()) {
     MSA_RETURN_IF_ERROR(FeedToken(node, state, id, logits));
   }

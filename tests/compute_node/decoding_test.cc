@@ -89,7 +89,7 @@ class FeedLeastRefusedTest : public ::testing::Test {
       const auto size = static_cast<int64_t>(ids.size());
       state.cache = std::make_unique<KvCache>(model_->NewCache(size + kRoom));
       EXPECT_TRUE(decoder_->Feed(state, ids, /*causal=*/true).ok());
-      alone.margins.push_back(decoder_->NextMargin(state, kRefusal));
+      alone.margins.push_back(*decoder_->NextMargin(state, kRefusal));
       alone.states.push_back(std::move(state));
     }
     return alone;
@@ -217,6 +217,72 @@ TEST_F(FeedLeastRefusedTest, WhoLeavesIsWorkedForUntilThePassEnds) {
   ctx_.deadline = absl::InfinitePast();
   EXPECT_TRUE(absl::IsDeadlineExceeded(FeedAll(prompts, 1).status()));
   EXPECT_EQ(passes(), 0);
+}
+
+// Fails when it is asked for logits, and leaves them as they were.
+class FailingHead : public kernels::ForwardingBackend {
+ public:
+  using ForwardingBackend::ForwardingBackend;
+  absl::Status Health() const override {
+    return failed ? absl::UnavailableError("GPU 0 failed") : absl::OkStatus();
+  }
+  void Linear(const kernels::LinearWeights& w, const float* x, int64_t rows, const float* bias,
+              float* y) const override {
+    failed = failed || w.out_features() == fails_at;
+    if (!failed) ForwardingBackend::Linear(w, x, rows, bias, y);
+  }
+  void FusedLinear(const kernels::LinearWeights& w,
+                   const kernels::LinearArgs& args) const override {
+    failed = failed || w.out_features() == fails_at;
+    if (!failed) ForwardingBackend::FusedLinear(w, args);
+  }
+
+  int64_t fails_at = -1;
+  mutable bool failed = false;
+};
+
+TEST(DecodeTest, OfADeviceThatFailedNoTokenIsWritten) {
+  const auto reference = *kernels::MakeBackend("reference", 1);
+  FailingHead backend(*reference);
+  const ModelConfig config = *SyntheticConfig("msa-tiny");
+  const auto model = *Transformer::Make(
+      config, *SyntheticWeights(config, backend, kernels::WeightFormat::kFloat32), backend);
+  const auto tokenizer =
+      *Tokenizer::Load(std::string(MSA_SOURCE_DIR) + "/tests/golden/tokenizers/qwen_small.json");
+  StepBatcher steps(*model);
+  PassSharer passes(*model, /*joins=*/false);
+  const std::vector<int32_t> prompt = {3, 1, 4, 1, 5};
+  for (const float temperature : {0.0f, 1.0f}) {
+    for (const float added : {0.0f, -1.0f}) {
+      for (const bool later : {false, true}) {
+        Sampler sampler(temperature, 7);
+        Decoder decoder(*model, *tokenizer, passes, steps, sampler);
+        Prefill state;
+        state.cache = std::make_unique<KvCache>(model->NewCache(64));
+        ASSERT_TRUE(decoder.Feed(state, prompt, /*causal=*/true).ok());
+        const auto fail = [&] { backend.fails_at = config.vocab_size; };
+        if (!later) fail();
+        int written = 0;
+        DecodeOptions options;
+        options.max_new_tokens = 8;
+        options.first = TokenBias{11, added};
+        // The text of one token may wait for the next.
+        options.stop = [&](std::string_view) {
+          fail();
+          return false;
+        };
+        options.on_text = [&](const std::string&) { return ++written > 0; };
+        const auto answer = decoder.Decode({}, state, options);
+        EXPECT_TRUE(absl::IsUnavailable(answer.status())) << temperature << ' ' << added;
+        EXPECT_LE(written, later ? 1 : 0) << temperature << ' ' << added;
+        if (!later) {
+          EXPECT_FALSE(decoder.NextMargin(state, 11).ok());
+        }
+        backend.failed = false;
+        backend.fails_at = -1;
+      }
+    }
+  }
 }
 
 TEST_F(FeedLeastRefusedTest, APromptThatDoesNotFitAloneIsAnError) {

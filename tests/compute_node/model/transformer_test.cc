@@ -58,7 +58,7 @@ std::vector<std::pair<size_t, std::vector<float>>> RunModel(const Transformer& m
     const auto hidden = model.Forward({&chunk, 1}, nullptr);
     EXPECT_TRUE(hidden.ok());
     begin += n;
-    all.emplace_back(begin - 1, model.Logits(*hidden));
+    all.emplace_back(begin - 1, *model.Logits(*hidden));
   }
   return all;
 }
@@ -125,7 +125,7 @@ TEST(TransformerTest, SequencesOfABatchDoNotSeeEachOther) {
   }
   const auto hidden = model->Forward(batch, nullptr);
   ASSERT_TRUE(hidden.ok());
-  const std::vector<float> logits = model->Logits(*hidden);
+  const std::vector<float> logits = *model->Logits(*hidden);
   const size_t vocab = model->config().vocab_size;
   for (int i = 0; i < 3; ++i) {
     const std::vector<float> one(logits.begin() + i * vocab, logits.begin() + (i + 1) * vocab);
