@@ -66,6 +66,8 @@ StepBatcher::StepBatcher(const Transformer& transformer)
           [this](absl::Span<Step* const> steps) { Process(steps); }) {}
 
 absl::Status StepBatcher::Run(Step& step) {
+  // Here, where a want of it is this session's alone: a step of all who decode would share it.
+  MSA_RETURN_IF_ERROR(step.sequence.cache->Reserve(1));
   batcher_.Run(&step);
   return step.status;
 }

@@ -171,11 +171,13 @@ class CudaSteps : public DecodeSteps {
  private:
   int32_t* chosen() const { return pinned_numbers_->as<int32_t>() + 3 * max_sequences_; }
 
-  // The table at another address, with room for `bytes`.
+  // The table at another address, with room for `bytes`; as it was where there is no memory for
+  // both copies.
   absl::Status Grow(size_t bytes) {
-    MSA_ASSIGN_OR_RETURN(device_table_, device_.Allocate(bytes, Backend::Purpose::kWork));
+    MSA_ASSIGN_OR_RETURN(Buffer table, device_.Allocate(bytes, Backend::Purpose::kWork));
     auto pinned = Pinned::Make(bytes);
     MSA_RETURN_IF_ERROR(pinned.status());
+    device_table_ = std::move(table);
     pinned_table_ = std::make_unique<Pinned>(*std::move(pinned));
     ++layout_;
     return absl::OkStatus();

@@ -5,6 +5,7 @@
 #include <limits>
 #include <memory>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -283,6 +284,26 @@ TEST(DecodeTest, OfADeviceThatFailedNoTokenIsWritten) {
       }
     }
   }
+}
+
+TEST_F(FeedLeastRefusedTest, AStepThatFindsNoRoomForOneSessionIsTheOthersStep) {
+  const auto prompts = Prompts();
+  Alone alone = FeedEach({prompts[0], prompts[1]});
+  Prefill full;
+  full.cache = std::make_unique<KvCache>(model_->NewCache(static_cast<int64_t>(prompts[2].size())));
+  ASSERT_TRUE(decoder_->Feed(full, prompts[2], /*causal=*/true).ok());
+  const auto expected = steps_->Feed(alone.states[0], 5, true)->logits;
+  Alone again = FeedEach({prompts[0]});
+  steps_->Feed(again.states[0], 5, true).IgnoreError();  // has its room for two
+  steps_->Feed(alone.states[1], 5, true).IgnoreError();
+  const StepBatcher::Decoding first(steps_->batcher()), second(steps_->batcher());
+  memory_.most = Bytes(*full.cache) / (2 * kLayers);  // no layer's K grows
+  absl::Status refused;
+  std::thread other([&] { refused = steps_->Feed(full, 5, true).status(); });
+  const absl::Status status = steps_->Feed(again.states[0], 6, true).status();
+  other.join();
+  EXPECT_TRUE(status.ok()) << status;
+  EXPECT_TRUE(absl::IsResourceExhausted(refused)) << refused;
 }
 
 TEST_F(FeedLeastRefusedTest, APromptThatDoesNotFitAloneIsAnError) {
