@@ -75,14 +75,14 @@ absl::StatusOr<std::shared_ptr<const ContentBlock>> ParseContentBlock(const rpc:
 
 absl::StatusOr<std::shared_ptr<const ContentBlock>> MakeResident(
     const kernels::Backend& backend, const rpc::BankSpec& bank,
-    std::shared_ptr<const ContentBlock> block) {
+    std::shared_ptr<const ContentBlock> block, kernels::Backend::Purpose purpose) {
   if (backend.memory_is_host()) return block;
   const int64_t chunks = block->view.num_tokens;
   const ContentBlockLayout layout(bank.content_dtype, chunks, bank.routing.num_kv_heads,
                                   bank.routing.head_dim);
   auto resident = std::make_shared<ContentBlock>();
-  MSA_ASSIGN_OR_RETURN(resident->resident,
-                       kernels::CopyToBackend(backend, block->view.k, layout.size));
+  MSA_ASSIGN_OR_RETURN(resident->resident, backend.Allocate(layout.size, purpose));
+  backend.Copy(resident->resident.data(), block->view.k, layout.size);
   resident->view = ViewOf(resident->resident.as<char>(), bank, chunks);
   return std::shared_ptr<const ContentBlock>(std::move(resident));
 }
@@ -103,7 +103,16 @@ void ContentCache::Insert(const Key& key, std::shared_ptr<const ContentBlock> bl
   recent_.push_front({key, std::move(block)});
   entries_[key] = recent_.begin();
   bytes_ += size;
-  while (bytes_ > capacity_bytes_) {
+  DropTo(capacity_bytes_);
+}
+
+void ContentCache::DropHalf() {
+  absl::MutexLock lock(&mu_);
+  DropTo(bytes_ / 2);
+}
+
+void ContentCache::DropTo(size_t bytes) {
+  while (bytes_ > bytes) {
     bytes_ -= recent_.back().block->bytes();
     entries_.erase(recent_.back().key);
     recent_.pop_back();

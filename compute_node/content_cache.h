@@ -34,10 +34,11 @@ absl::StatusOr<std::shared_ptr<const ContentBlock>> ParseContentBlock(const rpc:
                                                                       int32_t layer,
                                                                       rpc::Payload record);
 
-// The block where `backend` attends to it fastest. RESOURCE_EXHAUSTED when its memory is full.
+// The block where `backend` attends to it fastest. RESOURCE_EXHAUSTED where it has no memory for
+// that purpose.
 absl::StatusOr<std::shared_ptr<const ContentBlock>> MakeResident(
     const kernels::Backend& backend, const rpc::BankSpec& bank,
-    std::shared_ptr<const ContentBlock> block);
+    std::shared_ptr<const ContentBlock> block, kernels::Backend::Purpose purpose);
 
 class ContentCache {
  public:
@@ -64,12 +65,16 @@ class ContentCache {
   // Null where absent.
   std::shared_ptr<const ContentBlock> Find(const Key& key);
   void Insert(const Key& key, std::shared_ptr<const ContentBlock> block);
+  // For want of memory elsewhere: the less recently used half of the bytes goes.
+  void DropHalf();
 
  private:
   struct Entry {
     Key key;
     std::shared_ptr<const ContentBlock> block;
   };
+
+  void DropTo(size_t bytes) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
   const size_t capacity_bytes_;
   absl::Mutex mu_;

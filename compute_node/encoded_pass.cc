@@ -7,6 +7,7 @@
 
 #include "common/block_layout.h"
 #include "common/status_macros.h"
+#include "common/strings.h"
 
 namespace msa::compute_node {
 namespace {
@@ -105,10 +106,10 @@ void EncodedPass::AddLayer(const float* router_keys, const float* k, const float
   ++next_layer_;
 }
 
-void EncodedPass::StartFetch() {
+absl::Status EncodedPass::StartFetch() {
   if (backend_.memory_is_host()) {
     fetched_ = std::move(computed_);
-    return;
+    return absl::OkStatus();
   }
   const size_t bytes = layer_bytes_ * num_layers_;
   fetched_ = backend_.StartFetch(computed_.data(), bytes);
@@ -116,9 +117,13 @@ void EncodedPass::StartFetch() {
     fetched_mark_ = backend_.MakeMark();
   } else {
     fetched_ = kernels::AllocateHost(bytes);
+    if (fetched_.data() == nullptr) {
+      return absl::ResourceExhaustedError(StrCat("no memory for ", bytes, " bytes of documents"));
+    }
     backend_.Copy(fetched_.data(), computed_.data(), bytes);
   }
   computed_ = kernels::Buffer();
+  return absl::OkStatus();
 }
 
 std::string EncodedPass::Routing(int layer, size_t part) const {

@@ -45,7 +45,7 @@ class EncodedPass {
   void AddLayer(const float* router_keys, const float* k, const float* v);
   // To the processor's memory, after all layers. The bytes are there once Wait returns, which any
   // thread may call.
-  void StartFetch();
+  absl::Status StartFetch();
   void Wait() const {
     if (fetched_mark_ != nullptr) fetched_mark_->Wait();
   }

@@ -161,7 +161,7 @@ absl::Status DocumentEncoder::RunPass(absl::Span<const Unit> units) {
                         memory.cosine, part_tokens, static_cast<int>(memory.router_layers.size())));
   PoolingHook hook(transformer_, *pass, asked_for_);
   MSA_RETURN_IF_ERROR(transformer_.Forward(sequences, &hook).status());
-  pass->StartFetch();
+  MSA_RETURN_IF_ERROR(pass->StartFetch());
   MSA_RETURN_IF_ERROR(transformer_.backend().Health());
   for (size_t i = 0; i < units.size(); ++i) units[i].job->passed[units[i].part] = {pass, i};
   return absl::OkStatus();

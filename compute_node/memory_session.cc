@@ -175,6 +175,17 @@ ContentCache::Key MemorySession::KeyOf(int32_t shard, int64_t reference, int32_t
   return {bank().uid, shard, start, reference, layer};
 }
 
+absl::StatusOr<std::shared_ptr<const ContentBlock>> MemorySession::Resident(
+    std::shared_ptr<const ContentBlock> block) {
+  using enum kernels::Backend::Purpose;
+  auto resident = MakeResident(transformer_.backend(), bank(), block, kCache);
+  if (!absl::IsResourceExhausted(resident.status())) return resident;
+  memory_.cache->DropHalf();
+  resident = MakeResident(transformer_.backend(), bank(), block, kCache);
+  if (!absl::IsResourceExhausted(resident.status())) return resident;
+  return MakeResident(transformer_.backend(), bank(), std::move(block), kResident);
+}
+
 absl::Status MemorySession::Fetch(const rpc::CallContext& ctx, int32_t layer, int32_t shard,
                                   const std::vector<int64_t>& references) {
   rpc::FetchRequest request;
@@ -208,7 +219,7 @@ absl::Status MemorySession::Fetch(const rpc::CallContext& ctx, int32_t layer, in
     usage_.fetched_bytes += static_cast<int64_t>(fetched.record.size());
     MSA_ASSIGN_OR_RETURN(auto block, ParseContentBlock(bank(), fetched.reference, fetched.layer,
                                                        std::move(fetched.record)));
-    MSA_ASSIGN_OR_RETURN(block, MakeResident(transformer_.backend(), bank(), std::move(block)));
+    MSA_ASSIGN_OR_RETURN(block, Resident(std::move(block)));
     const ContentCache::Key key = KeyOf(shard, fetched.reference, fetched.layer);
     memory_.cache->Insert(key, block);
     fetched_[key] = std::move(block);

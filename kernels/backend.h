@@ -40,10 +40,10 @@ class Backend {
   virtual std::string_view name() const = 0;
 
   // ---- Memory of the backend
-  // What memory is for decides where it comes from when a device is full: kWork (activations, K,V
-  // of sessions, weights) is refused, kResident (a bank's keys) falls back to the processor's
-  // memory, which the device then reads through the bus.
-  enum class Purpose { kWork, kResident };
+  // What a device that is nearly full still gives: all to kWork (activations, K,V of sessions,
+  // weights), less to kCache (blocks, to be had again), least to kResident (a bank's keys), which
+  // falls back to the processor's memory, read through the bus.
+  enum class Purpose { kWork, kCache, kResident };
   // RESOURCE_EXHAUSTED when there is none.
   virtual absl::StatusOr<Buffer> Allocate(size_t bytes, Purpose purpose = Purpose::kWork) const;
   // What Allocate can still give before kResident falls back. For choosing among members.
@@ -63,11 +63,12 @@ class Backend {
   // An operation that failed since the start, or OK. Operations return nothing: whoever hands
   // results on asks here first. A device that failed stays failed.
   virtual absl::Status Health() const { return absl::OkStatus(); }
+  // The same; RESOURCE_EXHAUSTED where a pass, or what was asked of its scores, lacked memory.
+  virtual absl::Status StatusOf(const float* /*scores*/) const { return Health(); }
 
   // Run asks for what `operations` asks for: at once, in the order of the calls. A device records
   // them when they come again, and then starts them in one go: they use memory of the backend only,
-  // whose addresses and sizes stay as they were while its content changes, and ask for nothing
-  // else.
+  // whose addresses and sizes stay while its content changes, and ask for nothing else.
   virtual std::unique_ptr<Recording> Record(std::function<void()> operations) const;
 
   // out [rows, width] = columns begin … begin + width - 1 of x [rows, stride].
@@ -172,8 +173,7 @@ class Backend {
                       float* y) const = 0;
   // The same with what comes before and after it.
   virtual void FusedLinear(const LinearWeights& w, const LinearArgs& args) const;
-  // out = x / sqrt(mean(x²) + eps) · weight, row by row; x, out [rows, width], may be the same
-  // array.
+  // out = x / sqrt(mean(x²) + eps) · weight, row by row; x, out [rows, width], may be one array.
   virtual void RmsNorm(const float* x, const float* weight, int64_t rows, int64_t width, float eps,
                        float* out) const = 0;
   // In place on x [num_tokens, num_heads, head_dim]: rotates the halves (i, i + head_dim/2) of each
@@ -181,8 +181,7 @@ class Backend {
   // transformers computes them; `magnitude` multiplies sine and cosine (1 except for YaRN).
   virtual void Rope(float* x, absl::Span<const int32_t> positions, int num_heads, int head_dim,
                     const float* inv_freq, float magnitude) const = 0;
-  // Cuts packed rows into q, k and v, RmsNorm on the heads of q and k where the family has it, Rope
-  // on both.
+  // Cuts packed rows into q, k and v; RmsNorm on q's and k's heads where the family has it, Rope.
   virtual void SplitQkv(const SplitQkvArgs& args) const;
   // out [rows, width]: silu(gate) · up; a row of `gate_up` [rows, 2 · width] is gate, then up.
   virtual void SiluMul(const float* gate_up, int64_t rows, int64_t width, float* out) const = 0;

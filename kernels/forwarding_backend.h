@@ -30,6 +30,7 @@ class ForwardingBackend : public Backend {
   std::unique_ptr<Mark> MakeMark() const override { return to_.MakeMark(); }
   bool memory_is_host() const override { return to_.memory_is_host(); }
   absl::Status Health() const override { return to_.Health(); }
+  absl::Status StatusOf(const float* scores) const override { return to_.StatusOf(scores); }
   std::unique_ptr<Recording> Record(std::function<void()> operations) const override {
     return to_.Record(std::move(operations));
   }

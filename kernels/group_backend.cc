@@ -78,10 +78,25 @@ std::vector<KeySegment> SegmentsOf(int m, absl::Span<const KeySegment> all, Piec
 }
 
 // What a pass scored, with those who scored it.
-struct Pass {
+class Pass {
+ public:
+  // That a member had no memory for its part in it. Thread-safe, as those who hold it are many.
+  void LackMemory(const absl::Status& status) const {
+    absl::MutexLock lock(&mutex_);
+    lack_.Update(status);
+  }
+  absl::Status lack() const {
+    absl::MutexLock lock(&mutex_);
+    return lack_;
+  }
+
   int64_t num_questions = 0;
   int64_t num_parts = 0;
   std::vector<Piece> pieces;  // one a member
+
+ private:
+  mutable absl::Mutex mutex_;
+  mutable absl::Status lack_ ABSL_GUARDED_BY(mutex_);
 };
 
 // What memory of the group stands for: scores [num_questions, num_parts], or errors
@@ -119,6 +134,12 @@ class GroupBackend : public ForwardingBackend {
     for (const Backend* member : members_) MSA_RETURN_IF_ERROR(member->Health());
     return collective_ == nullptr ? absl::OkStatus() : collective_->Health();
   }
+  absl::Status StatusOf(const float* scores) const override {
+    MSA_RETURN_IF_ERROR(Health());
+    int64_t row = 0;
+    const Ticket ticket = Find(scores, &row);
+    return ticket.pass == nullptr ? absl::OkStatus() : ticket.pass->lack();
+  }
 
   absl::StatusOr<Buffer> Allocate(size_t bytes, Purpose) const override;
   void Copy(void* to, const void* from, size_t bytes) const override;
@@ -144,7 +165,9 @@ class GroupBackend : public ForwardingBackend {
       for (int64_t m = begin; m < end; ++m) body(static_cast<int>(m));
     });
   }
-  void Fail(const absl::Status& status) const {
+  // A want of memory is the pass's alone, anything else the group's for good.
+  void Fail(const absl::Status& status, const Pass& pass) const {
+    if (absl::IsResourceExhausted(status)) return pass.LackMemory(status);
     absl::MutexLock lock(&mutex_);
     error_.Update(status);
   }
@@ -152,14 +175,15 @@ class GroupBackend : public ForwardingBackend {
   Ticket Find(const void* data, int64_t* row) const;
   void Keep(float* data, Ticket ticket) const;
   void Release(void* data, size_t bytes) const;
-  // Room for a piece's scores and errors. False when there is none, and the group has failed.
-  bool Allocate(int m, int64_t num_questions, Piece* piece) const;
-  bool ScoreOn(int m, const ScoreBankArgs& args, Piece* piece) const;
+  // Room for a member's scores and errors of a pass. False when it has no parts or no memory.
+  bool MakeRoom(int m, Pass& pass) const;
+  bool ScoreOn(int m, const ScoreBankArgs& args, Pass& pass) const;
   void CopyScores(const Pass& pass, int64_t question, float* to) const;
   float MaxError(const Pass& pass, int64_t question) const;
-  // What every member left in a buffer of its own, one after the other; empty, and the group has
-  // failed, when that cannot be had.
-  std::vector<char> GatherAll(const std::vector<absl::StatusOr<Buffer>>& found, size_t bytes) const;
+  // What every member left in a buffer of its own, one after the other; empty when that cannot be
+  // had (StatusOf).
+  std::vector<char> GatherAll(const Pass& pass, const std::vector<absl::StatusOr<Buffer>>& found,
+                              size_t bytes) const;
 
   const std::vector<const Backend*> members_;
   const std::unique_ptr<Collective> collective_;
@@ -212,27 +236,30 @@ void GroupBackend::Keep(float* data, Ticket ticket) const {
   std::swap(tickets_[data], ticket);
 }
 
-bool GroupBackend::Allocate(int m, int64_t num_questions, Piece* piece) const {
-  // kResident: a pass whose scores do not fit must not fail for good.
-  auto memory = members_[m]->Allocate(num_questions * (piece->num_parts + 1) * sizeof(float),
-                                      Purpose::kResident);
+bool GroupBackend::MakeRoom(int m, Pass& pass) const {
+  Piece& piece = pass.pieces[m];
+  if (piece.num_parts == 0) return false;
+  const size_t bytes = pass.num_questions * (piece.num_parts + 1) * sizeof(float);
+  auto memory = members_[m]->Allocate(bytes);
+  // A device that sessions have filled may still have what keys would, or the processor's.
+  if (!memory.ok()) memory = members_[m]->Allocate(bytes, Purpose::kResident);
   if (memory.ok()) {
-    piece->memory = *std::move(memory);
+    piece.memory = *std::move(memory);
   } else {
-    Fail(memory.status());
-    *piece = Piece();
+    Fail(memory.status(), pass);
+    piece = Piece();
   }
-  return piece->num_parts > 0;
+  return memory.ok();
 }
 
-bool GroupBackend::ScoreOn(int m, const ScoreBankArgs& args, Piece* piece) const {
-  const std::vector<KeySegment> segments = SegmentsOf(m, args.segments, piece);
-  const int64_t num_questions = static_cast<int64_t>(args.query_begin.size()) - 1;
-  if (segments.empty() || !Allocate(m, num_questions, piece)) return false;
+bool GroupBackend::ScoreOn(int m, const ScoreBankArgs& args, Pass& pass) const {
+  Piece& piece = pass.pieces[m];
+  const std::vector<KeySegment> segments = SegmentsOf(m, args.segments, &piece);
+  if (!MakeRoom(m, pass)) return false;
   ScoreBankArgs of_member = args;
   of_member.segments = segments;
-  of_member.scores = piece->row(0);
-  if (args.errors != nullptr) of_member.errors = piece->row(num_questions);
+  of_member.scores = piece.row(0);
+  if (args.errors != nullptr) of_member.errors = piece.row(pass.num_questions);
   return members_[m]->ScoreBank(of_member);
 }
 
@@ -244,7 +271,7 @@ bool GroupBackend::ScoreBank(const ScoreBankArgs& args) const {
   std::atomic<bool> rounded = args.mode == ScanMode::kCoarse;
   if (pass->num_parts > 0) {
     ForEachMember([&](int m) {
-      if (ScoreOn(m, args, &pass->pieces[m])) rounded.store(true, std::memory_order_relaxed);
+      if (ScoreOn(m, args, *pass)) rounded.store(true, std::memory_order_relaxed);
     });
     Keep(args.scores, {pass});
   }
@@ -293,9 +320,11 @@ void GroupBackend::MeanOfScores(absl::Span<const float* const> scores, int64_t n
   for (const Piece& piece : rows.front().first.pass->pieces) {
     pass->pieces.push_back({piece.runs, piece.num_parts, {}});
   }
+  // Where one layer's scores are lacking there is no mean.
+  for (const auto& [ticket, row] : rows) pass->LackMemory(ticket.pass->lack());
   ForEachMember([&](int m) {
-    Piece& piece = pass->pieces[m];
-    if (piece.num_parts == 0 || !Allocate(m, 1, &piece)) return;
+    const Piece& piece = pass->pieces[m];
+    if (!pass->lack().ok() || !MakeRoom(m, *pass)) return;
     std::vector<const float*> layers;
     for (const auto& [ticket, row] : rows) layers.push_back(ticket.pass->pieces[m].row(row));
     members_[m]->MeanOfScores(layers, piece.num_parts, piece.row(0));
@@ -345,18 +374,19 @@ void GroupBackend::Copy(void* to, const void* from, size_t bytes) const {
   }
 }
 
-std::vector<char> GroupBackend::GatherAll(const std::vector<absl::StatusOr<Buffer>>& found,
+std::vector<char> GroupBackend::GatherAll(const Pass& pass,
+                                          const std::vector<absl::StatusOr<Buffer>>& found,
                                           size_t bytes) const {
   std::vector<const void*> from;
   for (const auto& buffer : found) {
     if (buffer.ok()) {
       from.push_back(buffer->data());
     } else {
-      Fail(buffer.status());
+      Fail(buffer.status(), pass);
     }
   }
-  // Of a failed member nothing comes, and the others would wait for it.
-  if (!Health().ok()) return {};
+  // Of such a member nothing comes, and the others would wait for it.
+  if (from.size() < found.size() || !Health().ok()) return {};
   std::vector<char> gathered(found.size() * bytes);
   if (collective_ == nullptr) {
     for (size_t m = 0; m < from.size(); ++m) {
@@ -365,7 +395,7 @@ std::vector<char> GroupBackend::GatherAll(const std::vector<absl::StatusOr<Buffe
     return gathered;
   }
   if (absl::Status status = collective_->AllGather(from, bytes, gathered.data()); !status.ok()) {
-    Fail(status);
+    Fail(status, pass);
     return {};
   }
   return gathered;
@@ -399,7 +429,7 @@ std::vector<Backend::IndexedScore> GroupBackend::TopIndices(const float* scores,
     members_[m]->TopIndicesInto(piece.num_parts == 0 ? nullptr : piece.row(question),
                                 piece.num_parts, k, found.back()->data());
   }
-  const std::vector<char> gathered = GatherAll(found, bytes);
+  const std::vector<char> gathered = GatherAll(pass, found, bytes);
   std::vector<IndexedScore> best;
   for (size_t m = 0; m < members_.size() && !gathered.empty(); ++m) {
     for (IndexedScore scored : ParseTopIndices(gathered.data() + m * bytes, k)) {
@@ -439,7 +469,7 @@ BestListed GroupBackend::ListBest(const ListBestArgs& args) const {
     }
     members_[m]->ListBestInto(of_member, found[m]->data());
   });
-  const std::vector<char> gathered = GatherAll(found, bytes);
+  const std::vector<char> gathered = GatherAll(pass, found, bytes);
   BestListed best;
   if (gathered.empty()) best.error = std::numeric_limits<float>::quiet_NaN();
   for (size_t m = 0; m < members_.size() && !gathered.empty(); ++m) {

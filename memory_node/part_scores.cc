@@ -80,6 +80,7 @@ absl::StatusOr<PartScores> MakeExact(const kernels::Backend& backend, const Part
   args.query_begin = query_begin;
   args.scores = buffer.as<float>();
   backend.ScoreBank(args);
+  MSA_RETURN_IF_ERROR(backend.StatusOf(args.scores));
   PartScores exact = scores;
   exact.scores = {args.scores, num_parts};
   exact.error = 0;

@@ -124,6 +124,7 @@ absl::StatusOr<std::optional<std::vector<ScoredPart>>> RankSums::RankListed(
     };
   }
   const auto shortlist = Shortlist(backend, view, {means.as<float>(), num_parts}, args);
+  MSA_RETURN_IF_ERROR(backend.StatusOf(means.as<float>()));
   if (!shortlist.has_value()) return std::nullopt;
   if (!std::equal(scored.begin(), scored.end(), shortlist->begin(), shortlist->end(), same)) {
     exact = ExactMeans(backend, *shortlist);

@@ -101,8 +101,9 @@ uint32_t RoutingIndex::TakeSlot() {
 absl::StatusOr<std::shared_ptr<Segment>> RoutingIndex::AddSegment(int64_t parts, int64_t chunks) {
   auto made = MakeOn(PickMember(chunks), parts, chunks, keeps_codes_);
   if (!made.ok()) {
-    return absl::ResourceExhaustedError(StrCat("routing keys of ", chunks * shape_.ChunkBytes(),
-                                               " bytes: ", made.status().message()));
+    return absl::Status(made.status().code(),
+                        StrCat("routing keys of ", chunks * shape_.ChunkBytes(),
+                               " bytes: ", made.status().message()));
   }
   segments_.push_back(*made);
   return made;

@@ -179,7 +179,7 @@ absl::Status ScanSharer::RunPass(const Batch& batch) const {
     if (!exact && !coarse) result.pass_error = args.errors + i;
     result.memory = memory;
   }
-  return backend_->Health();
+  return backend_->StatusOf(args.scores);
 }
 
 }  // namespace msa::memory_node

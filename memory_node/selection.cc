@@ -255,7 +255,7 @@ absl::StatusOr<std::vector<rpc::RoutedPart>> SelectBest(const kernels::Backend& 
     if (scores->loose) counts.loose.Pause();
   }
   KeepBest(top_k, &routed);
-  MSA_RETURN_IF_ERROR(backend.Health());
+  MSA_RETURN_IF_ERROR(backend.StatusOf(scores->scores.data()));
   return routed;
 }
 

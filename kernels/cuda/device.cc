@@ -101,10 +101,15 @@ absl::Status Device::Init(const BackendOptions& options) {
   if (cudaError_t error = cudaMemGetInfo(&free_bytes, &total_bytes); error != cudaSuccess) {
     return Missing(error, "the GPU's memory cannot be asked for");
   }
-  max_device_bytes_ = options.gpu_memory_bytes > 0
-                          ? options.gpu_memory_bytes
-                          : static_cast<int64_t>(free_bytes) - kReservedBytes;
+  max_device_bytes_ = static_cast<int64_t>(free_bytes) - kReservedBytes;
+  if (options.gpu_memory_bytes > max_device_bytes_) {
+    Log(LogLevel::kWarning, "the GPU has less memory free than --gpu-memory gives",
+        {{"gpu", ordinal_}, {"free", max_device_bytes_}, {"given", options.gpu_memory_bytes}});
+  } else if (options.gpu_memory_bytes > 0) {
+    max_device_bytes_ = options.gpu_memory_bytes;
+  }
   max_resident_bytes_ = max_device_bytes_ - std::min(kWorkBytes, max_device_bytes_ / 16);
+  max_cache_bytes_ = (max_device_bytes_ + max_resident_bytes_) / 2;
   max_host_bytes_ = options.host_memory_bytes > 0 ? options.host_memory_bytes : INT64_MAX;
   slots_.Init();
   kept_ = std::vector<std::atomic<uintptr_t>>(kKeptPointers);
@@ -168,15 +173,16 @@ absl::StatusOr<Buffer> Device::Allocate(size_t bytes, Backend::Purpose purpose) 
   MSA_RETURN_IF_ERROR(health());
   Activate();
   const size_t size = bytes == 0 ? 1 : bytes;
-  const int64_t limit =
-      purpose == Backend::Purpose::kWork ? max_device_bytes_ : max_resident_bytes_;
+  const int64_t limit = purpose == Backend::Purpose::kWork    ? max_device_bytes_
+                        : purpose == Backend::Purpose::kCache ? max_cache_bytes_
+                                                              : max_resident_bytes_;
   if (device_bytes() + static_cast<int64_t>(size) <= limit) {
     void* data = nullptr;
     const cudaError_t error = cudaMallocAsync(&data, size, stream_);
     if (error == cudaSuccess) return Register(data, bytes, true);
     MSA_RETURN_IF_ERROR(UnlessFull(error));
   }
-  if (purpose == Backend::Purpose::kWork) {
+  if (purpose != Backend::Purpose::kResident) {
     return absl::ResourceExhaustedError(StrCat(
         "no GPU memory for ", bytes, " bytes, ", device_bytes(), " are in use of ",
         max_device_bytes_, ": answer fewer questions at once or give a larger --gpu-memory"));
@@ -197,7 +203,7 @@ absl::StatusOr<Buffer> Device::Allocate(size_t bytes, Backend::Purpose purpose) 
     tell = !std::exchange(told_of_host_tier_, true);
   }
   if (tell) {
-    Log(LogLevel::kWarning, "the GPU's memory is full: routing keys go to the host's",
+    Log(LogLevel::kWarning, "the GPU's memory is full: keys and blocks go to the host's",
         {{"gpu_bytes", device_bytes()}, {"gpu_memory", max_device_bytes_}});
   }
   return buffer;

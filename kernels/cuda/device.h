@@ -31,8 +31,9 @@ absl::Status CheckArchitecture(const std::string& name, int compute_major, int c
 class Device {
  public:
   // FAILED_PRECONDITION naming what is missing: no driver, no such device, one older than compute
-  // capability 8.0. Of gpu_memory_bytes kWork may have all, kResident somewhat less and then pinned
-  // memory of the processor, up to host_memory_bytes.
+  // capability 8.0. Of gpu_memory_bytes, or of what is free where that is less, kWork may have all,
+  // kCache and kResident somewhat less, kResident then pinned memory of the processor, up to
+  // host_memory_bytes.
   static absl::StatusOr<std::unique_ptr<Device>> Open(const BackendOptions& options);
   ~Device();
   Device(const Device&) = delete;
@@ -114,6 +115,7 @@ class Device {
   Landings landings_;
   int64_t max_device_bytes_ = 0;
   int64_t max_resident_bytes_ = 0;  // of the same, while kResident is asked for
+  int64_t max_cache_bytes_ = 0;     // while kCache is
   int64_t max_host_bytes_ = 0;
   // Memory of operations is given out again at once, in the stream's order, without asking for it.
   static constexpr int kScratchClasses = 13;  // 256 bytes, and twice as much each

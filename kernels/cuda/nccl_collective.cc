@@ -124,8 +124,13 @@ class NcclCollective : public Collective {
     MSA_ASSIGN_OR_RETURN(Arrival arrival, TakeArrival(all_bytes));
     std::vector<Buffer> to;
     for (Device* device : devices_) {
-      MSA_ASSIGN_OR_RETURN(Buffer buffer, device->AllocateScratch(all_bytes));
-      to.push_back(std::move(buffer));
+      auto buffer = device->AllocateScratch(all_bytes);
+      if (!buffer.ok()) {  // nothing is on its way yet
+        absl::MutexLock lock(&mutex_);
+        free_.push_back(arrival);
+        return buffer.status();
+      }
+      to.push_back(*std::move(buffer));
     }
     const absl::Time deadline = absl::Now() + options_.timeout;
     MSA_RETURN_IF_ERROR(Enqueue(from, bytes, to, arrival));
@@ -156,6 +161,7 @@ class NcclCollective : public Collective {
       error = cudaEventCreateWithFlags(&arrival.event, cudaEventDisableTiming);
     }
     if (error != cudaSuccess) {
+      if (arrival.host != nullptr) cudaFreeHost(arrival.host);
       MSA_RETURN_IF_ERROR(devices_[0]->UnlessFull(error));
       return absl::ResourceExhaustedError("no pinned memory for what several GPUs found");
     }

@@ -123,6 +123,19 @@ TEST(ContentCacheTest, KeepsBanksShardsTheirStartsReferencesAndLayersApart) {
   EXPECT_EQ(cache.Find({1, 0, 0, 1, 2}), nullptr);
 }
 
+TEST(ContentCacheTest, HalfOfItIsTheLessRecentlyUsed) {
+  ContentCache cache(1000);
+  for (int64_t reference = 1; reference <= 4; ++reference) {
+    cache.Insert({1, 0, 0, reference, 0}, Sized(100));
+  }
+  EXPECT_NE(cache.Find({1, 0, 0, 1, 0}), nullptr);  // now 2 and 3 are the older ones
+  cache.DropHalf();
+  EXPECT_NE(cache.Find({1, 0, 0, 1, 0}), nullptr);
+  EXPECT_EQ(cache.Find({1, 0, 0, 2, 0}), nullptr);
+  EXPECT_EQ(cache.Find({1, 0, 0, 3, 0}), nullptr);
+  EXPECT_NE(cache.Find({1, 0, 0, 4, 0}), nullptr);
+}
+
 TEST(ContentCacheTest, TakesNothingLargerThanItself) {
   ContentCache cache(10);
   cache.Insert({1, 0, 0, 1, 0}, Sized(5));

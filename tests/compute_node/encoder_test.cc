@@ -71,7 +71,7 @@ class EncodedPassTest : public ::testing::Test {
     for (size_t i = 0; i < keys.size(); ++i) negated[i] = -keys[i];
     for (float& mean : means) mean = -mean;
     pass->AddLayer(means.data(), negated.data(), v.data());
-    pass->StartFetch();
+    EXPECT_TRUE(pass->StartFetch().ok());
     pass->Wait();
     return pass;
   }

@@ -294,6 +294,17 @@ class FailingBackend : public ForwardingBackend {
   bool failed = false;
 };
 
+// Has no memory when it is told so.
+class FullBackend : public ForwardingBackend {
+ public:
+  using ForwardingBackend::ForwardingBackend;
+  absl::StatusOr<Buffer> Allocate(size_t bytes, Purpose purpose) const override {
+    if (full) return absl::ResourceExhaustedError("full");
+    return ForwardingBackend::Allocate(bytes, purpose);
+  }
+  bool full = false;
+};
+
 class LostCollective : public Collective {
  public:
   absl::Status AllGather(absl::Span<const void* const>, size_t, void*) override {
@@ -318,6 +329,50 @@ TEST(GroupBackend, AFailedMemberIsToldAndNothingIsGathered) {
   const std::vector<float> queries(kWidth);
   EXPECT_TRUE(resident.ListBest(queries.data(), 1, scores.as<float>(), nullptr, 4).parts.empty());
   EXPECT_EQ(group->Health().message(), "GPU 1 failed");
+}
+
+TEST(GroupBackend, AMembersWantOfMemoryIsThePassesAlone) {
+  const auto one = *MakeBackend("cpu", 1);
+  FullBackend tight(*one);
+  const auto group = MakeGroupBackend({one.get(), &tight}, nullptr);
+  const Bank bank(DType::kFloat32, 1);
+  const Resident resident(*group, bank, 1);
+  const int64_t n = bank.num_parts();
+  const std::vector<float> queries = RandomFloats(kWidth, 5, 0.3);
+  const auto top = [&](const float* scores) {
+    std::vector<int64_t> columns;
+    for (const auto& part : group->TopIndices(scores, n, 4)) columns.push_back(part.index);
+    return columns;
+  };
+  const Buffer good = resident.Score(queries, {0, 1}, n);
+  const std::vector<int64_t> expected = top(good.as<float>());
+  ASSERT_EQ(expected.size(), 4u);
+  EXPECT_TRUE(group->StatusOf(good.as<float>()).ok());
+
+  tight.full = true;
+  const Buffer lacking = resident.Score(queries, {0, 1}, n);
+  tight.full = false;
+  EXPECT_TRUE(absl::IsResourceExhausted(group->StatusOf(lacking.as<float>())));
+  // Nor is there a mean, over whichever layer it is lacking.
+  const Buffer mean = *group->Allocate(n * sizeof(float));
+  group->MeanOfScores({good.as<float>(), lacking.as<float>()}, n, mean.as<float>());
+  EXPECT_TRUE(absl::IsResourceExhausted(group->StatusOf(mean.as<float>())));
+
+  // No room for a list.
+  const Buffer listed = resident.Score(queries, {0, 1}, n);
+  const Buffer other = resident.Score(queries, {0, 1}, n);
+  tight.full = true;
+  EXPECT_TRUE(top(listed.as<float>()).empty());
+  EXPECT_TRUE(resident.ListBest(queries.data(), 1, other.as<float>(), nullptr, 4).parts.empty());
+  tight.full = false;
+  EXPECT_TRUE(absl::IsResourceExhausted(group->StatusOf(listed.as<float>())));
+  EXPECT_TRUE(absl::IsResourceExhausted(group->StatusOf(other.as<float>())));
+
+  EXPECT_TRUE(group->Health().ok()) << group->Health();
+  EXPECT_TRUE(group->StatusOf(good.as<float>()).ok());
+  const Buffer next = resident.Score(queries, {0, 1}, n);
+  EXPECT_TRUE(group->StatusOf(next.as<float>()).ok());
+  EXPECT_EQ(top(next.as<float>()), expected);
 }
 
 TEST(GroupBackend, APeerThatDoesNotAnswerMakesItUnavailable) {

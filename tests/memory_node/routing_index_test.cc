@@ -401,6 +401,20 @@ TEST(RoutingIndexOfAGroup, MembersHoldAboutTheSameAndTheFullOnesNoMore) {
   EXPECT_NEAR(a.held(), b.held(), 20 * chunk);
 }
 
+TEST(RoutingIndexLimits, ADeviceThatFailedIsNotAFullOne) {
+  class Failed : public testing::TinyBackend {
+   public:
+    absl::StatusOr<kernels::Buffer> Allocate(size_t, Purpose) const override {
+      return absl::UnavailableError("GPU 0 failed");
+    }
+  };
+  const auto bank = testing::TestBank(DType::kFloat32, DType::kFloat32);
+  const Failed backend;
+  RoutingIndex index(backend, KeyShapeOf(bank), {});
+  const auto document = testing::MakeDocument(bank, {.id = "a", .first_reference = 1});
+  EXPECT_EQ(index.Append({PartOf(document.parts[0])}).code(), absl::StatusCode::kUnavailable);
+}
+
 TEST(RoutingIndexLimits, MemoryAndReferencesAreRefusedWithoutATrace) {
   const auto bank = testing::TestBank(DType::kFloat32, DType::kFloat32);
   const int64_t chunk = static_cast<int64_t>(KeyShapeOf(bank).ChunkBytes());
