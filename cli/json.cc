@@ -144,6 +144,7 @@ Json ToJson(const rpc::ShardStats& stats) {
           {"rescanned_selections", stats.rescanned_selections},
           {"coarse_selections", stats.coarse_selections},
           {"code_bytes", stats.code_bytes},
+          {"host_tier_bytes", stats.host_tier_bytes},
           {"coarse", ToJson(stats.coarse)}};
 }
 

@@ -33,6 +33,10 @@ void PrintShard(const rpc::ShardStatsEntry& entry, std::ostream& out) {
                          WithCommas(s.num_tokens), WithCommas(s.num_chunks),
                          s.resident_key_bytes / 1e6, s.disk_bytes / 1e6, s.num_segments,
                          s.dead_parts, s.corrupt_records);
+  if (s.host_tier_bytes > 0) {
+    out << absl::StrFormat("%-16s %.1f MB of keys and blocks are in pinned memory: GPUs are full\n",
+                           "", s.host_tier_bytes / 1e6);
+  }
 }
 
 // Once for the bank: its shards have one state, unless a call that set it failed on some.

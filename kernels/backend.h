@@ -48,6 +48,7 @@ class Backend {
   virtual absl::StatusOr<Buffer> Allocate(size_t bytes, Purpose purpose = Purpose::kWork) const;
   // What Allocate can still give before kResident falls back. For choosing among members.
   virtual int64_t free_bytes() const { return INT64_MAX; }
+  virtual int64_t host_tier_bytes() const { return 0; }  // in use, fallen back
   // The backends this one is made of, itself if it is no group (kernels/group_backend.h). A bank's
   // keys lie with one of them, segment by segment (KeySegment::member).
   virtual int num_members() const { return 1; }

@@ -23,6 +23,7 @@ class ForwardingBackend : public Backend {
     return to_.Allocate(bytes, purpose);
   }
   int64_t free_bytes() const override { return to_.free_bytes(); }
+  int64_t host_tier_bytes() const override { return to_.host_tier_bytes(); }
   void Copy(void* to, const void* from, size_t bytes) const override { to_.Copy(to, from, bytes); }
   Buffer StartFetch(const void* from, size_t bytes) const override {
     return to_.StartFetch(from, bytes);

@@ -126,6 +126,11 @@ class GroupBackend : public ForwardingBackend {
     for (const Backend* member : members_) most = std::max(most, member->free_bytes());
     return most;
   }
+  int64_t host_tier_bytes() const override {
+    int64_t sum = 0;
+    for (const Backend* member : members_) sum += member->host_tier_bytes();
+    return sum;
+  }
   absl::Status Health() const override {
     {
       absl::MutexLock lock(&mutex_);

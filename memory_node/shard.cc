@@ -463,6 +463,7 @@ absl::StatusOr<rpc::ShardStats> LocalShard::Stats(const rpc::CallContext& ctx,
   stats.rescanned_selections = bank->selections().rescanned;
   stats.coarse_selections = bank->selections().coarse;
   stats.code_bytes = index.code_bytes;
+  stats.host_tier_bytes = backend_->host_tier_bytes();
   stats.coarse = bank->coarse();
   stats.next_reference = bank->next_reference();
   return stats;

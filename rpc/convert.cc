@@ -272,6 +272,7 @@ void ToProto(const ShardStats& in, pb::ShardStats* out) {
   out->set_rescanned_selections(in.rescanned_selections);
   out->set_coarse_selections(in.coarse_selections);
   out->set_code_bytes(in.code_bytes);
+  out->set_host_tier_bytes(in.host_tier_bytes);
   ToProto(in.coarse, out->mutable_coarse());
   out->set_next_reference(in.next_reference);
 }
@@ -293,6 +294,7 @@ absl::StatusOr<ShardStats> FromProto(const pb::ShardStats& in) {
   out.rescanned_selections = in.rescanned_selections();
   out.coarse_selections = in.coarse_selections();
   out.code_bytes = in.code_bytes();
+  out.host_tier_bytes = in.host_tier_bytes();
   out.coarse = FromProto(in.coarse());
   out.next_reference = in.next_reference();
   return out;

@@ -105,7 +105,8 @@ struct ShardStats {
   int64_t coarse_selections = 0;  // and ranks, from codes and the candidates' exact scores
   int64_t code_bytes = 0;         // of codes held in memory beside the keys
   CoarseState coarse;
-  int64_t next_reference = 0;  // as in BankState
+  int64_t next_reference = 0;   // as in BankState
+  int64_t host_tier_bytes = 0;  // of the process: keys and blocks that no GPU had room for
 };
 
 class MemoryShard {

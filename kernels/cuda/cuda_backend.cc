@@ -47,6 +47,7 @@ class CudaBackend : public Backend {
   std::unique_ptr<Mark> MakeMark() const override { return device_->MakeMark(); }
   bool memory_is_host() const override { return false; }
   int64_t free_bytes() const override { return device_->free_bytes(); }
+  int64_t host_tier_bytes() const override { return device_->host_bytes(); }
   absl::Status Health() const override { return device_->health(); }
 
   void CopyColumns(const float* x, int64_t rows, int64_t stride, int64_t begin, int64_t width,

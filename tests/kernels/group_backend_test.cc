@@ -331,6 +331,17 @@ TEST(GroupBackend, AFailedMemberIsToldAndNothingIsGathered) {
   EXPECT_EQ(group->Health().message(), "GPU 1 failed");
 }
 
+TEST(GroupBackend, WhatFellBackIsThatOfAllMembers) {
+  class Fallen : public ForwardingBackend {
+   public:
+    using ForwardingBackend::ForwardingBackend;
+    int64_t host_tier_bytes() const override { return 7; }
+  };
+  const auto one = *MakeBackend("cpu", 1);
+  const Fallen a(*one), b(*one);
+  EXPECT_EQ(MakeGroupBackend({one.get(), &a, &b}, nullptr)->host_tier_bytes(), 14);
+}
+
 TEST(GroupBackend, AMembersWantOfMemoryIsThePassesAlone) {
   const auto one = *MakeBackend("cpu", 1);
   FullBackend tight(*one);

@@ -196,6 +196,20 @@ TEST(CoarseRecords, ADamagedOneCostsTheCodesAndNoAnswer) {
   EXPECT_EQ(routed->size(), 1u);
 }
 
+TEST(LocalShardStats, SaysWhatNoGpuHadRoomFor) {
+  class Full : public kernels::ForwardingBackend {
+   public:
+    using ForwardingBackend::ForwardingBackend;
+    int64_t host_tier_bytes() const override { return 12; }
+  };
+  const auto cpu = *kernels::MakeBackend("cpu", 1);
+  const Full backend(*cpu);
+  const auto shard = *LocalShard::Open(MakeMemoryStore(), &backend, {});
+  const rpc::BankSpec bank = testing::TestBank(DType::kFloat32, DType::kFloat32);
+  ASSERT_TRUE(shard->CreateBank({}, bank).ok());
+  EXPECT_EQ(shard->Stats({}, bank.name)->host_tier_bytes, 12);
+}
+
 // Stops where codes are made, till it may go on.
 class StoppingBackend : public kernels::ForwardingBackend {
  public:

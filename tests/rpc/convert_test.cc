@@ -151,7 +151,8 @@ TEST(Convert, ShardStatsRoundTrip) {
                      13,
                      14,
                      {true, true, 64, 16, 1200, 1199, 70, 80},
-                     15},
+                     15,
+                     16},
           &message);
   pb::ShardStats again;
   ToProto(*FromProto(message), &again);
@@ -160,6 +161,7 @@ TEST(Convert, ShardStatsRoundTrip) {
   EXPECT_EQ(again.coarse_selections(), 13);
   EXPECT_EQ(again.coarse().same(), 1199);
   EXPECT_EQ(again.next_reference(), 15);
+  EXPECT_EQ(again.host_tier_bytes(), 16);
 }
 
 TEST(Wire, StatusesKeepCodeAndMessage) {
