@@ -1,5 +1,6 @@
 #include "compute_node/content_cache.h"
 
+#include <iterator>
 #include <string>
 #include <utility>
 
@@ -83,6 +84,7 @@ absl::StatusOr<std::shared_ptr<const ContentBlock>> MakeResident(
   auto resident = std::make_shared<ContentBlock>();
   MSA_ASSIGN_OR_RETURN(resident->resident, backend.Allocate(layout.size, purpose));
   backend.Copy(resident->resident.data(), block->view.k, layout.size);
+  resident->on_device = purpose != kernels::Backend::Purpose::kResident;
   resident->view = ViewOf(resident->resident.as<char>(), bank, chunks);
   return std::shared_ptr<const ContentBlock>(std::move(resident));
 }
@@ -98,25 +100,38 @@ std::shared_ptr<const ContentBlock> ContentCache::Find(const Key& key) {
 void ContentCache::Insert(const Key& key, std::shared_ptr<const ContentBlock> block) {
   const size_t size = block->bytes();
   if (size > capacity_bytes_) return;
+  Dropped dropped;
   absl::MutexLock lock(&mu_);
   if (entries_.contains(key)) return;
   recent_.push_front({key, std::move(block)});
   entries_[key] = recent_.begin();
   bytes_ += size;
-  DropTo(capacity_bytes_);
+  while (bytes_ > capacity_bytes_) Drop(std::prev(recent_.end()), dropped);
 }
 
-void ContentCache::DropHalf() {
+size_t ContentCache::DropHalf() {
+  Dropped dropped;
   absl::MutexLock lock(&mu_);
-  DropTo(bytes_ / 2);
+  const auto idle = [](const Entry& entry) {
+    return entry.block->on_device && entry.block.use_count() == 1;
+  };
+  size_t left = 0, freed = 0;
+  for (const Entry& entry : recent_) left += idle(entry) ? entry.block->bytes() : 0;
+  for (auto it = recent_.end(); it != recent_.begin() && freed < left;) {
+    --it;
+    if (!idle(*it)) continue;
+    freed += it->block->bytes();
+    left -= it->block->bytes();
+    it = Drop(it, dropped);
+  }
+  return freed;
 }
 
-void ContentCache::DropTo(size_t bytes) {
-  while (bytes_ > bytes) {
-    bytes_ -= recent_.back().block->bytes();
-    entries_.erase(recent_.back().key);
-    recent_.pop_back();
-  }
+ContentCache::Entries::iterator ContentCache::Drop(Entries::iterator entry, Dropped& dropped) {
+  bytes_ -= entry->block->bytes();
+  entries_.erase(entry->key);
+  dropped.push_back(std::move(entry->block));
+  return recent_.erase(entry);
 }
 
 }  // namespace msa::compute_node

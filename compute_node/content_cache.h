@@ -8,6 +8,7 @@
 #include <list>
 #include <memory>
 #include <utility>
+#include <vector>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/container/flat_hash_map.h"
@@ -22,6 +23,7 @@ namespace msa::compute_node {
 struct ContentBlock {
   rpc::Payload record;       // empty once the bytes are resident
   kernels::Buffer resident;  // in memory of a backend that cannot read the processor's
+  bool on_device = false;    // surely; what kResident gave may be anywhere
   kernels::KvView view;
 
   size_t bytes() const { return record.size() + resident.size(); }
@@ -65,8 +67,9 @@ class ContentCache {
   // Null where absent.
   std::shared_ptr<const ContentBlock> Find(const Key& key);
   void Insert(const Key& key, std::shared_ptr<const ContentBlock> block);
-  // For want of memory elsewhere: the less recently used half of the bytes goes.
-  void DropHalf();
+  // For want of a device's memory: of the bytes that nobody reads there the less recently used half
+  // goes. Gives how many.
+  size_t DropHalf();
 
  private:
   struct Entry {
@@ -74,12 +77,16 @@ class ContentCache {
     std::shared_ptr<const ContentBlock> block;
   };
 
-  void DropTo(size_t bytes) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  using Entries = std::list<Entry>;
+  // Freed without the lock: a device is waited for.
+  using Dropped = std::vector<std::shared_ptr<const ContentBlock>>;
+  Entries::iterator Drop(Entries::iterator entry, Dropped& dropped)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
   const size_t capacity_bytes_;
   absl::Mutex mu_;
-  std::list<Entry> recent_ ABSL_GUARDED_BY(mu_);  // most recently used first
-  absl::flat_hash_map<Key, std::list<Entry>::iterator> entries_ ABSL_GUARDED_BY(mu_);
+  Entries recent_ ABSL_GUARDED_BY(mu_);  // most recently used first
+  absl::flat_hash_map<Key, Entries::iterator> entries_ ABSL_GUARDED_BY(mu_);
   size_t bytes_ ABSL_GUARDED_BY(mu_) = 0;
 };
 

@@ -176,12 +176,13 @@ ContentCache::Key MemorySession::KeyOf(int32_t shard, int64_t reference, int32_t
 }
 
 absl::StatusOr<std::shared_ptr<const ContentBlock>> MemorySession::Resident(
-    std::shared_ptr<const ContentBlock> block) {
+    std::shared_ptr<const ContentBlock> block, bool& may_drop) {
   using enum kernels::Backend::Purpose;
   auto resident = MakeResident(transformer_.backend(), bank(), block, kCache);
-  if (!absl::IsResourceExhausted(resident.status())) return resident;
-  memory_.cache->DropHalf();
-  resident = MakeResident(transformer_.backend(), bank(), block, kCache);
+  if (absl::IsResourceExhausted(resident.status()) && std::exchange(may_drop, false) &&
+      memory_.cache->DropHalf() > 0) {
+    resident = MakeResident(transformer_.backend(), bank(), block, kCache);
+  }
   if (!absl::IsResourceExhausted(resident.status())) return resident;
   return MakeResident(transformer_.backend(), bank(), std::move(block), kResident);
 }
@@ -215,11 +216,12 @@ absl::Status MemorySession::Fetch(const rpc::CallContext& ctx, int32_t layer, in
     }
     return rpc::NameLostSnapshot(status, name);
   }
+  bool may_drop = true;  // once: what it cannot give the first time it cannot give the next
   for (rpc::FetchedBlock& fetched : blocks) {
     usage_.fetched_bytes += static_cast<int64_t>(fetched.record.size());
     MSA_ASSIGN_OR_RETURN(auto block, ParseContentBlock(bank(), fetched.reference, fetched.layer,
                                                        std::move(fetched.record)));
-    MSA_ASSIGN_OR_RETURN(block, Resident(std::move(block)));
+    MSA_ASSIGN_OR_RETURN(block, Resident(std::move(block), may_drop));
     const ContentCache::Key key = KeyOf(shard, fetched.reference, fetched.layer);
     memory_.cache->Insert(key, block);
     fetched_[key] = std::move(block);

@@ -95,9 +95,9 @@ class MemorySession {
   // meanwhile and, with allow_partial, those of a shard that cannot be reached any more.
   absl::Status Gather(const rpc::CallContext& ctx, int32_t layer,
                       const std::vector<rpc::RoutedPart>& parts, AttentionContext& context);
-  // Where it is attended to; blocks that nobody reads make room for it.
+  // Where it is attended to; blocks that nobody reads make room for it, once while `may_drop`.
   absl::StatusOr<std::shared_ptr<const ContentBlock>> Resident(
-      std::shared_ptr<const ContentBlock> block);
+      std::shared_ptr<const ContentBlock> block, bool& may_drop);
   // UNAVAILABLE, naming the shard, when it has not answered in fetch_timeout.
   absl::Status Fetch(const rpc::CallContext& ctx, int32_t layer, int32_t shard,
                      const std::vector<int64_t>& references);

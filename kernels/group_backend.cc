@@ -14,6 +14,7 @@
 #include "common/status_macros.h"
 #include "common/thread_pool.h"
 #include "kernels/forwarding_backend.h"
+#include "kernels/group_pass.h"
 
 namespace msa::kernels {
 namespace {
@@ -22,87 +23,10 @@ namespace {
 // later than its GPU needs for a small bank.
 constexpr int kSpins = 32 * ThreadPool::kSpins;
 
-// Consecutive columns of the scores that are consecutive with a member, too.
-struct Run {
-  int64_t column = 0;  // of the whole row
-  int64_t parts = 0;
-};
-
-// A member's columns of what one pass scored.
-struct Piece {
-  std::vector<Run> runs;  // in the order of columns
-  int64_t num_parts = 0;  // of all runs
-  Buffer memory;          // [num_questions, num_parts], then errors [num_questions]; the member's
-
-  float* row(int64_t question) const { return memory.as<float>() + question * num_parts; }
-  // The column of the whole row.
-  int64_t Column(int64_t part) const {
-    auto run = runs.begin();
-    for (; part >= run->parts; ++run) part -= run->parts;
-    return run->column + part;
-  }
-  // The other way round; -1 when it is another member's.
-  int64_t PartOf(int64_t column) const {
-    int64_t part = 0;
-    for (const Run& run : runs) {
-      if (column >= run.column && column < run.column + run.parts) {
-        return part + column - run.column;
-      }
-      part += run.parts;
-    }
-    return -1;
-  }
-  void Add(int64_t column, int64_t parts) {
-    num_parts += parts;
-    if (!runs.empty() && runs.back().column + runs.back().parts == column) {
-      runs.back().parts += parts;
-    } else {
-      runs.push_back({column, parts});
-    }
-  }
-};
-
-// The segments of a member, and where their columns are.
-std::vector<KeySegment> SegmentsOf(int m, absl::Span<const KeySegment> all, Piece* piece) {
-  std::vector<KeySegment> segments;
-  int64_t column = 0;
-  for (const KeySegment& segment : all) {
-    const int64_t parts = segment.num_parts();
-    if (segment.member == m && parts > 0) {
-      segments.push_back(segment);
-      piece->Add(column, parts);
-    }
-    column += parts;
-  }
-  return segments;
-}
-
-// What a pass scored, with those who scored it.
-class Pass {
- public:
-  // That a member had no memory for its part in it. Thread-safe, as those who hold it are many.
-  void LackMemory(const absl::Status& status) const {
-    absl::MutexLock lock(&mutex_);
-    lack_.Update(status);
-  }
-  absl::Status lack() const {
-    absl::MutexLock lock(&mutex_);
-    return lack_;
-  }
-
-  int64_t num_questions = 0;
-  int64_t num_parts = 0;
-  std::vector<Piece> pieces;  // one a member
-
- private:
-  mutable absl::Mutex mutex_;
-  mutable absl::Status lack_ ABSL_GUARDED_BY(mutex_);
-};
-
 // What memory of the group stands for: scores [num_questions, num_parts], or errors
 // [num_questions], of a pass.
 struct Ticket {
-  std::shared_ptr<const Pass> pass;
+  std::shared_ptr<const GroupPass> pass;
   bool errors = false;
 
   int64_t row_floats() const { return errors ? 1 : pass->num_parts; }
@@ -143,7 +67,7 @@ class GroupBackend : public ForwardingBackend {
     MSA_RETURN_IF_ERROR(Health());
     int64_t row = 0;
     const Ticket ticket = Find(scores, &row);
-    return ticket.pass == nullptr ? absl::OkStatus() : ticket.pass->lack();
+    return ticket.pass == nullptr ? absl::OkStatus() : ticket.pass->status(row);
   }
 
   absl::StatusOr<Buffer> Allocate(size_t bytes, Purpose) const override;
@@ -170,25 +94,28 @@ class GroupBackend : public ForwardingBackend {
       for (int64_t m = begin; m < end; ++m) body(static_cast<int>(m));
     });
   }
-  // A want of memory is the pass's alone, anything else the group's for good.
-  void Fail(const absl::Status& status, const Pass& pass) const {
-    if (absl::IsResourceExhausted(status)) return pass.LackMemory(status);
+  void Fail(const absl::Status& status) const {
     absl::MutexLock lock(&mutex_);
     error_.Update(status);
+  }
+  // A want of memory is the question's alone, anything else the group's for good.
+  void FailList(const absl::Status& status, const GroupPass& pass, int64_t question) const {
+    if (absl::IsResourceExhausted(status)) return pass.LackList(question, status);
+    Fail(status);
   }
   // The ticket of the row at `data`, and which row; one without a pass when there is none.
   Ticket Find(const void* data, int64_t* row) const;
   void Keep(float* data, Ticket ticket) const;
   void Release(void* data, size_t bytes) const;
   // Room for a member's scores and errors of a pass. False when it has no parts or no memory.
-  bool MakeRoom(int m, Pass& pass) const;
-  bool ScoreOn(int m, const ScoreBankArgs& args, Pass& pass) const;
-  void CopyScores(const Pass& pass, int64_t question, float* to) const;
-  float MaxError(const Pass& pass, int64_t question) const;
-  // What every member left in a buffer of its own, one after the other; empty when that cannot be
-  // had (StatusOf).
-  std::vector<char> GatherAll(const Pass& pass, const std::vector<absl::StatusOr<Buffer>>& found,
-                              size_t bytes) const;
+  bool MakeRoom(int m, GroupPass& pass) const;
+  bool ScoreOn(int m, const ScoreBankArgs& args, GroupPass& pass) const;
+  void CopyScores(const GroupPass& pass, int64_t question, float* to) const;
+  float MaxError(const GroupPass& pass, int64_t question) const;
+  // What every member left of a question in a buffer of its own, one after the other; empty when
+  // that cannot be had (StatusOf).
+  std::vector<char> GatherAll(const GroupPass& pass, int64_t question,
+                              const std::vector<absl::StatusOr<Buffer>>& found, size_t bytes) const;
 
   const std::vector<const Backend*> members_;
   const std::unique_ptr<Collective> collective_;
@@ -241,24 +168,28 @@ void GroupBackend::Keep(float* data, Ticket ticket) const {
   std::swap(tickets_[data], ticket);
 }
 
-bool GroupBackend::MakeRoom(int m, Pass& pass) const {
-  Piece& piece = pass.pieces[m];
+bool GroupBackend::MakeRoom(int m, GroupPass& pass) const {
+  GroupPiece& piece = pass.pieces[m];
   if (piece.num_parts == 0) return false;
   const size_t bytes = pass.num_questions * (piece.num_parts + 1) * sizeof(float);
   auto memory = members_[m]->Allocate(bytes);
-  // A device that sessions have filled may still have what keys would, or the processor's.
+  // Where sessions have filled a device its part is in the processor's memory.
   if (!memory.ok()) memory = members_[m]->Allocate(bytes, Purpose::kResident);
   if (memory.ok()) {
     piece.memory = *std::move(memory);
   } else {
-    Fail(memory.status(), pass);
-    piece = Piece();
+    if (absl::IsResourceExhausted(memory.status())) {
+      pass.LackScores(memory.status());
+    } else {
+      Fail(memory.status());
+    }
+    piece = GroupPiece();
   }
   return memory.ok();
 }
 
-bool GroupBackend::ScoreOn(int m, const ScoreBankArgs& args, Pass& pass) const {
-  Piece& piece = pass.pieces[m];
+bool GroupBackend::ScoreOn(int m, const ScoreBankArgs& args, GroupPass& pass) const {
+  GroupPiece& piece = pass.pieces[m];
   const std::vector<KeySegment> segments = SegmentsOf(m, args.segments, &piece);
   if (!MakeRoom(m, pass)) return false;
   ScoreBankArgs of_member = args;
@@ -269,7 +200,7 @@ bool GroupBackend::ScoreOn(int m, const ScoreBankArgs& args, Pass& pass) const {
 }
 
 bool GroupBackend::ScoreBank(const ScoreBankArgs& args) const {
-  auto pass = std::make_shared<Pass>();
+  auto pass = std::make_shared<GroupPass>();
   pass->num_questions = static_cast<int64_t>(args.query_begin.size()) - 1;
   for (const KeySegment& segment : args.segments) pass->num_parts += segment.num_parts();
   pass->pieces.resize(members_.size());
@@ -286,7 +217,7 @@ bool GroupBackend::ScoreBank(const ScoreBankArgs& args) const {
 
 void GroupBackend::ScoreListed(const ScoreListedArgs& args) const {
   ForEachMember([&](int m) {
-    Piece piece;
+    GroupPiece piece;
     const std::vector<KeySegment> segments = SegmentsOf(m, args.segments, &piece);
     std::vector<int32_t> parts;
     std::vector<size_t> places;
@@ -319,40 +250,43 @@ void GroupBackend::MeanOfScores(absl::Span<const float* const> scores, int64_t n
     MSA_CHECK(!ticket.errors && ticket.pass->num_parts == n);
     rows.emplace_back(std::move(ticket), row);
   }
-  auto pass = std::make_shared<Pass>();
+  auto pass = std::make_shared<GroupPass>();
   pass->num_questions = 1;
   pass->num_parts = n;
-  for (const Piece& piece : rows.front().first.pass->pieces) {
-    pass->pieces.push_back({piece.runs, piece.num_parts, {}});
-  }
   // Where one layer's scores are lacking there is no mean.
-  for (const auto& [ticket, row] : rows) pass->LackMemory(ticket.pass->lack());
-  ForEachMember([&](int m) {
-    const Piece& piece = pass->pieces[m];
-    if (!pass->lack().ok() || !MakeRoom(m, *pass)) return;
-    std::vector<const float*> layers;
-    for (const auto& [ticket, row] : rows) layers.push_back(ticket.pass->pieces[m].row(row));
-    members_[m]->MeanOfScores(layers, piece.num_parts, piece.row(0));
-  });
+  for (const auto& [ticket, row] : rows) pass->LackScores(ticket.pass->scores_status());
+  pass->pieces.resize(members_.size());
+  if (pass->scores_status().ok()) {
+    ForEachMember([&](int m) {
+      const GroupPiece& of_layer = rows.front().first.pass->pieces[m];
+      GroupPiece& piece = pass->pieces[m];
+      piece.runs = of_layer.runs;
+      piece.num_parts = of_layer.num_parts;
+      if (!MakeRoom(m, *pass)) return;
+      std::vector<const float*> layers;
+      for (const auto& [ticket, row] : rows) layers.push_back(ticket.pass->pieces[m].row(row));
+      members_[m]->MeanOfScores(layers, piece.num_parts, piece.row(0));
+    });
+  }
   Keep(mean, {std::move(pass)});
 }
 
-void GroupBackend::CopyScores(const Pass& pass, int64_t question, float* to) const {
+void GroupBackend::CopyScores(const GroupPass& pass, int64_t question, float* to) const {
   ForEachMember([&](int m) {
     const float* scores = pass.pieces[m].row(question);
-    for (const Run& run : pass.pieces[m].runs) {
+    for (const ColumnRun& run : pass.pieces[m].runs) {
       members_[m]->Copy(to + run.column, scores, run.parts * sizeof(float));
       scores += run.parts;
     }
   });
 }
 
-float GroupBackend::MaxError(const Pass& pass, int64_t question) const {
+float GroupBackend::MaxError(const GroupPass& pass, int64_t question) const {
   float largest = 0;
   // One after the other: the passes run at the same time, and a thread wakes up later than a few
   // bytes come.
   for (size_t m = 0; m < members_.size(); ++m) {
-    const Piece& piece = pass.pieces[m];
+    const GroupPiece& piece = pass.pieces[m];
     if (piece.num_parts == 0) continue;
     float error = 0;
     members_[m]->Copy(&error, piece.row(pass.num_questions) + question, sizeof(float));
@@ -379,7 +313,7 @@ void GroupBackend::Copy(void* to, const void* from, size_t bytes) const {
   }
 }
 
-std::vector<char> GroupBackend::GatherAll(const Pass& pass,
+std::vector<char> GroupBackend::GatherAll(const GroupPass& pass, int64_t question,
                                           const std::vector<absl::StatusOr<Buffer>>& found,
                                           size_t bytes) const {
   std::vector<const void*> from;
@@ -387,7 +321,7 @@ std::vector<char> GroupBackend::GatherAll(const Pass& pass,
     if (buffer.ok()) {
       from.push_back(buffer->data());
     } else {
-      Fail(buffer.status(), pass);
+      FailList(buffer.status(), pass, question);
     }
   }
   // Of such a member nothing comes, and the others would wait for it.
@@ -400,7 +334,7 @@ std::vector<char> GroupBackend::GatherAll(const Pass& pass,
     return gathered;
   }
   if (absl::Status status = collective_->AllGather(from, bytes, gathered.data()); !status.ok()) {
-    Fail(status, pass);
+    FailList(status, pass, question);
     return {};
   }
   return gathered;
@@ -422,19 +356,20 @@ std::vector<Backend::IndexedScore> GroupBackend::TopIndices(const float* scores,
   int64_t question = 0;
   const Ticket ticket = n == 0 ? Ticket() : Find(scores, &question);
   if (ticket.pass == nullptr) return Backend::TopIndices(scores, n, k);
-  const Pass& pass = *ticket.pass;
+  const GroupPass& pass = *ticket.pass;
   MSA_CHECK(!ticket.errors && n == pass.num_parts);
+  if (!pass.scores_status().ok()) return {};
   const size_t bytes = TopIndicesBytes(k);
   std::vector<absl::StatusOr<Buffer>> found;
   for (size_t m = 0; m < members_.size(); ++m) {
-    const Piece& piece = pass.pieces[m];
+    const GroupPiece& piece = pass.pieces[m];
     found.push_back(members_[m]->Allocate(bytes));
     if (!found.back().ok()) continue;
     // One that holds nothing gives an empty list: all take part in a gather.
     members_[m]->TopIndicesInto(piece.num_parts == 0 ? nullptr : piece.row(question),
                                 piece.num_parts, k, found.back()->data());
   }
-  const std::vector<char> gathered = GatherAll(pass, found, bytes);
+  const std::vector<char> gathered = GatherAll(pass, question, found, bytes);
   std::vector<IndexedScore> best;
   for (size_t m = 0; m < members_.size() && !gathered.empty(); ++m) {
     for (IndexedScore scored : ParseTopIndices(gathered.data() + m * bytes, k)) {
@@ -452,15 +387,15 @@ BestListed GroupBackend::ListBest(const ListBestArgs& args) const {
   for (const KeySegment& segment : args.segments) num_parts += segment.num_parts();
   const Ticket ticket = num_parts == 0 ? Ticket() : Find(args.scores, &question);
   if (ticket.pass == nullptr) return Backend::ListBest(args);
-  const Pass& pass = *ticket.pass;
+  const GroupPass& pass = *ticket.pass;
   MSA_CHECK(!ticket.errors && num_parts == pass.num_parts);
   const size_t bytes = ListBestBytes(args.k);
   std::vector<absl::StatusOr<Buffer>> found(members_.size());
   ForEachMember([&](int m) {
-    const Piece& piece = pass.pieces[m];
+    const GroupPiece& piece = pass.pieces[m];
     found[m] = members_[m]->Allocate(bytes);
     if (!found[m].ok()) return;
-    Piece of_segments;
+    GroupPiece of_segments;
     const std::vector<KeySegment> segments = SegmentsOf(m, args.segments, &of_segments);
     ListBestArgs of_member = args;
     of_member.segments = segments;
@@ -474,7 +409,8 @@ BestListed GroupBackend::ListBest(const ListBestArgs& args) const {
     }
     members_[m]->ListBestInto(of_member, found[m]->data());
   });
-  const std::vector<char> gathered = GatherAll(pass, found, bytes);
+  std::vector<char> gathered;
+  if (pass.scores_status().ok()) gathered = GatherAll(pass, question, found, bytes);
   BestListed best;
   if (gathered.empty()) best.error = std::numeric_limits<float>::quiet_NaN();
   for (size_t m = 0; m < members_.size() && !gathered.empty(); ++m) {

@@ -249,6 +249,8 @@ absl::StatusOr<std::vector<rpc::RoutedPart>> SelectBest(const kernels::Backend& 
     routed = ToRouted(backend, *scores, *shortlist);
     if (scores->error != 0) ++(coarse ? counts.coarse : counts.rounded);
   } else {
+    // No list, or none that tells?
+    MSA_RETURN_IF_ERROR(backend.StatusOf(scores->scores.data()));
     MSA_ASSIGN_OR_RETURN(const PartScores all, MakeExact(backend, *scores));
     routed = SelectFromAll(backend, all, sequence, top_k);
     if (scores->error != 0) ++counts.rescanned;

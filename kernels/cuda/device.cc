@@ -101,12 +101,12 @@ absl::Status Device::Init(const BackendOptions& options) {
   if (cudaError_t error = cudaMemGetInfo(&free_bytes, &total_bytes); error != cudaSuccess) {
     return Missing(error, "the GPU's memory cannot be asked for");
   }
-  max_device_bytes_ = static_cast<int64_t>(free_bytes) - kReservedBytes;
-  if (options.gpu_memory_bytes > max_device_bytes_) {
+  const auto free = static_cast<int64_t>(free_bytes);
+  max_device_bytes_ = options.gpu_memory_bytes > 0 ? std::min(options.gpu_memory_bytes, free)
+                                                   : std::max<int64_t>(0, free - kReservedBytes);
+  if (options.gpu_memory_bytes > free) {
     Log(LogLevel::kWarning, "the GPU has less memory free than --gpu-memory gives",
-        {{"gpu", ordinal_}, {"free", max_device_bytes_}, {"given", options.gpu_memory_bytes}});
-  } else if (options.gpu_memory_bytes > 0) {
-    max_device_bytes_ = options.gpu_memory_bytes;
+        {{"gpu", ordinal_}, {"free", free}, {"given", options.gpu_memory_bytes}});
   }
   max_resident_bytes_ = max_device_bytes_ - std::min(kWorkBytes, max_device_bytes_ / 16);
   max_cache_bytes_ = (max_device_bytes_ + max_resident_bytes_) / 2;

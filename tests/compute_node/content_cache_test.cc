@@ -123,17 +123,26 @@ TEST(ContentCacheTest, KeepsBanksShardsTheirStartsReferencesAndLayersApart) {
   EXPECT_EQ(cache.Find({1, 0, 0, 1, 2}), nullptr);
 }
 
-TEST(ContentCacheTest, HalfOfItIsTheLessRecentlyUsed) {
+TEST(ContentCacheTest, TheLessRecentlyUsedHalfOfWhatNobodyReadsOnADeviceMakesRoom) {
   ContentCache cache(1000);
-  for (int64_t reference = 1; reference <= 4; ++reference) {
-    cache.Insert({1, 0, 0, reference, 0}, Sized(100));
+  const auto there = [&](int64_t reference) {
+    return cache.Find({1, 0, 0, reference, 0}) != nullptr;
+  };
+  for (int64_t reference = 1; reference <= 6; ++reference) {
+    auto block = std::make_shared<ContentBlock>();
+    block->record = rpc::Payload(std::string(100, 'x'));
+    block->on_device = reference != 5;
+    cache.Insert({1, 0, 0, reference, 0}, std::move(block));
   }
-  EXPECT_NE(cache.Find({1, 0, 0, 1, 0}), nullptr);  // now 2 and 3 are the older ones
-  cache.DropHalf();
-  EXPECT_NE(cache.Find({1, 0, 0, 1, 0}), nullptr);
-  EXPECT_EQ(cache.Find({1, 0, 0, 2, 0}), nullptr);
-  EXPECT_EQ(cache.Find({1, 0, 0, 3, 0}), nullptr);
-  EXPECT_NE(cache.Find({1, 0, 0, 4, 0}), nullptr);
+  const auto read = cache.Find({1, 0, 0, 6, 0});
+  EXPECT_TRUE(there(1));  // now 2 and 3 are the older ones of 1, 2, 3 and 4
+  EXPECT_EQ(cache.DropHalf(), 200u);
+  for (const int64_t kept : {1, 4, 5, 6}) EXPECT_TRUE(there(kept)) << kept;
+  for (const int64_t gone : {2, 3}) EXPECT_FALSE(there(gone)) << gone;
+  EXPECT_EQ(cache.DropHalf(), 100u);
+  EXPECT_EQ(cache.DropHalf(), 100u);
+  EXPECT_EQ(cache.DropHalf(), 0u);
+  EXPECT_TRUE(there(5) && there(6));
 }
 
 TEST(ContentCacheTest, TakesNothingLargerThanItself) {

@@ -368,16 +368,36 @@ TEST(GroupBackend, AMembersWantOfMemoryIsThePassesAlone) {
   const Buffer mean = *group->Allocate(n * sizeof(float));
   group->MeanOfScores({good.as<float>(), lacking.as<float>()}, n, mean.as<float>());
   EXPECT_TRUE(absl::IsResourceExhausted(group->StatusOf(mean.as<float>())));
+  EXPECT_TRUE(top(mean.as<float>()).empty());
+  EXPECT_TRUE(top(lacking.as<float>()).empty());
+  EXPECT_TRUE(
+      std::isnan(resident.ListBest(queries.data(), 1, lacking.as<float>(), nullptr, 4).error));
+  tight.full = true;  // room for the mean itself
+  group->MeanOfScores({good.as<float>(), good.as<float>()}, n, mean.as<float>());
+  tight.full = false;
+  EXPECT_TRUE(absl::IsResourceExhausted(group->StatusOf(mean.as<float>())));
+  EXPECT_TRUE(top(mean.as<float>()).empty());
 
   // No room for a list.
   const Buffer listed = resident.Score(queries, {0, 1}, n);
   const Buffer other = resident.Score(queries, {0, 1}, n);
+  std::vector<float> twice = queries;
+  twice.insert(twice.end(), queries.begin(), queries.end());
+  const Buffer both = resident.Score(twice, {0, 1, 2}, n);
   tight.full = true;
+  EXPECT_TRUE(top(both.as<float>()).empty());
   EXPECT_TRUE(top(listed.as<float>()).empty());
   EXPECT_TRUE(resident.ListBest(queries.data(), 1, other.as<float>(), nullptr, 4).parts.empty());
   tight.full = false;
   EXPECT_TRUE(absl::IsResourceExhausted(group->StatusOf(listed.as<float>())));
   EXPECT_TRUE(absl::IsResourceExhausted(group->StatusOf(other.as<float>())));
+  // The list of one question is not the other's, nor the scores'.
+  EXPECT_TRUE(absl::IsResourceExhausted(group->StatusOf(both.as<float>())));
+  EXPECT_TRUE(group->StatusOf(both.as<float>() + n).ok());
+  EXPECT_EQ(top(both.as<float>() + n), expected);
+  group->MeanOfScores({both.as<float>(), good.as<float>()}, n, mean.as<float>());
+  EXPECT_TRUE(group->StatusOf(mean.as<float>()).ok());
+  EXPECT_EQ(top(mean.as<float>()), expected);
 
   EXPECT_TRUE(group->Health().ok()) << group->Health();
   EXPECT_TRUE(group->StatusOf(good.as<float>()).ok());
