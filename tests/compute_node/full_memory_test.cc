@@ -4,7 +4,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
-#include <optional>
 #include <string>
 #include <vector>
 
@@ -14,6 +13,7 @@
 #include "memory_node/document_store.h"
 #include "memory_node/shard.h"
 #include "router/router.h"
+#include "tests/compute_node/added_documents.h"
 #include "tests/compute_node/tiny_model.h"
 
 namespace msa::compute_node {
@@ -73,19 +73,7 @@ class FullMemoryTest : public ::testing::Test {
     rpc::BankOptions bank;
     bank.routing_dtype = bank.content_dtype = DType::kFloat32;
     ASSERT_TRUE(router_->CreateBank(ctx_, "default", bank).ok());
-    int next = 0;
-    const absl::Status status = router_->AddDocuments(
-        ctx_, "default",
-        [&]() -> std::optional<rpc::NewDocument> {
-          if (next == kDocuments) return std::nullopt;
-          const std::string id = "document " + std::to_string(next++);
-          return rpc::NewDocument{id, "", "lost closed coin west " + id, ""};
-        },
-        [](const rpc::AddResult& result) {
-          EXPECT_TRUE(result.status.ok()) << result.status;
-          return true;
-        });
-    ASSERT_TRUE(status.ok()) << status;
+    AddDocuments(*router_, "default", kDocuments);
   }
 
   absl::StatusOr<rpc::RetrieveReply> Retrieve() {

@@ -14,6 +14,7 @@
 #include "memory_node/document_store.h"
 #include "memory_node/shard.h"
 #include "router/router.h"
+#include "tests/compute_node/added_documents.h"
 #include "tests/compute_node/tiny_model.h"
 #include "tests/support/fake_shard.h"
 
@@ -47,29 +48,12 @@ class PartialAnswerTest : public ::testing::Test {
     rpc::BankOptions bank;
     bank.routing_dtype = bank.content_dtype = DType::kFloat32;
     ASSERT_TRUE(router_->CreateBank(ctx_, "default", bank).ok());
-    Add();
+    AddDocuments(*router_, "default", 6);  // on both shards
     dying_.before = [this](const std::string& method, const rpc::CallContext&) {
       if (method != "FetchBlocks") return absl::OkStatus();
       ++refused_;
       return absl::UnavailableError("shard 'b' (host:2): connection reset");
     };
-  }
-
-  // Documents on both shards.
-  void Add() {
-    int next = 0;
-    const absl::Status status = router_->AddDocuments(
-        ctx_, "default",
-        [&]() -> std::optional<rpc::NewDocument> {
-          if (next == 6) return std::nullopt;
-          const std::string id = "document " + std::to_string(next++);
-          return rpc::NewDocument{id, "", "lost closed coin west " + id, ""};
-        },
-        [](const rpc::AddResult& result) {
-          EXPECT_TRUE(result.status.ok()) << result.status;
-          return true;
-        });
-    ASSERT_TRUE(status.ok()) << status;
   }
 
   absl::StatusOr<rpc::RetrieveReply> Retrieve(bool allow_partial) {
