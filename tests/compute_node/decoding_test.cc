@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/synchronization/notification.h"
 #include "compute_node/model/synthetic_model.h"
 #include "gtest/gtest.h"
 #include "tests/compute_node/tight_backend.h"
@@ -292,17 +293,25 @@ TEST_F(FeedLeastRefusedTest, AStepThatFindsNoRoomForOneSessionIsTheOthersStep) {
   Prefill full;
   full.cache = std::make_unique<KvCache>(model_->NewCache(static_cast<int64_t>(prompts[2].size())));
   ASSERT_TRUE(decoder_->Feed(full, prompts[2], /*causal=*/true).ok());
-  const auto expected = steps_->Feed(alone.states[0], 5, true)->logits;
-  Alone again = FeedEach({prompts[0]});
-  steps_->Feed(again.states[0], 5, true).IgnoreError();  // has its room for two
-  steps_->Feed(alone.states[1], 5, true).IgnoreError();
-  const StepBatcher::Decoding first(steps_->batcher()), second(steps_->batcher());
-  memory_.most = Bytes(*full.cache) / (2 * kLayers);  // no layer's K grows
-  absl::Status refused;
-  std::thread other([&] { refused = steps_->Feed(full, 5, true).status(); });
-  const absl::Status status = steps_->Feed(again.states[0], 6, true).status();
-  other.join();
-  EXPECT_TRUE(status.ok()) << status;
+  ASSERT_TRUE(steps_->Feed(alone.states[0], 5, true).ok());  // has its memory
+  memory_.most = Bytes(*full.cache) / (2 * kLayers);         // no layer's K grows
+  // While one steps the others come: they would be the next batch.
+  absl::Notification stepping;
+  memory_.before_embed = [&] {
+    if (stepping.HasBeenNotified()) return;
+    stepping.Notify();
+    while (steps_->batcher().waiting() + (memory_.refused > 0 ? 1 : 0) < 2) {
+      std::this_thread::yield();
+    }
+  };
+  absl::Status first, second, refused;
+  std::thread leads([&] { first = steps_->Feed(alone.states[0], 6, true).status(); });
+  stepping.WaitForNotification();
+  std::thread fits([&] { second = steps_->Feed(alone.states[1], 6, true).status(); });
+  std::thread lacks([&] { refused = steps_->Feed(full, 6, true).status(); });
+  for (std::thread* thread : {&leads, &fits, &lacks}) thread->join();
+  EXPECT_TRUE(first.ok()) << first;
+  EXPECT_TRUE(second.ok()) << second;
   EXPECT_TRUE(absl::IsResourceExhausted(refused)) << refused;
 }
 

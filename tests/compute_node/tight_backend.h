@@ -41,7 +41,14 @@ class TightBackend : public kernels::ForwardingBackend {
     ForwardingBackend::Attend(sequences);
   }
 
+  void Embed(const void* table, DType dtype, int64_t width, absl::Span<const int32_t> ids,
+             float* out) const override {
+    if (before_embed) before_embed();
+    ForwardingBackend::Embed(table, dtype, width, ids, out);
+  }
+
   std::function<void()> before_attend;
+  std::function<void()> before_embed;
   mutable std::atomic<int> attended = 0;
   std::atomic<size_t> most = SIZE_MAX;
   std::atomic<size_t> all = SIZE_MAX;
