@@ -94,14 +94,12 @@ class GroupBackend : public ForwardingBackend {
       for (int64_t m = begin; m < end; ++m) body(static_cast<int>(m));
     });
   }
-  void Fail(const absl::Status& status) const {
+  // A want of memory is the pass's alone, or a question's, anything else the group's for good.
+  void Fail(const absl::Status& status, const GroupPass& pass,
+            int64_t question = GroupPass::kAll) const {
+    if (absl::IsResourceExhausted(status)) return pass.Lack(status, question);
     absl::MutexLock lock(&mutex_);
     error_.Update(status);
-  }
-  // A want of memory is the question's alone, anything else the group's for good.
-  void FailList(const absl::Status& status, const GroupPass& pass, int64_t question) const {
-    if (absl::IsResourceExhausted(status)) return pass.LackList(question, status);
-    Fail(status);
   }
   // The ticket of the row at `data`, and which row; one without a pass when there is none.
   Ticket Find(const void* data, int64_t* row) const;
@@ -178,11 +176,7 @@ bool GroupBackend::MakeRoom(int m, GroupPass& pass) const {
   if (memory.ok()) {
     piece.memory = *std::move(memory);
   } else {
-    if (absl::IsResourceExhausted(memory.status())) {
-      pass.LackScores(memory.status());
-    } else {
-      Fail(memory.status());
-    }
+    Fail(memory.status(), pass);
     piece = GroupPiece();
   }
   return memory.ok();
@@ -254,9 +248,9 @@ void GroupBackend::MeanOfScores(absl::Span<const float* const> scores, int64_t n
   pass->num_questions = 1;
   pass->num_parts = n;
   // Where one layer's scores are lacking there is no mean.
-  for (const auto& [ticket, row] : rows) pass->LackScores(ticket.pass->scores_status());
+  for (const auto& [ticket, row] : rows) pass->Lack(ticket.pass->status());
   pass->pieces.resize(members_.size());
-  if (pass->scores_status().ok()) {
+  if (pass->status().ok()) {
     ForEachMember([&](int m) {
       const GroupPiece& of_layer = rows.front().first.pass->pieces[m];
       GroupPiece& piece = pass->pieces[m];
@@ -321,7 +315,7 @@ std::vector<char> GroupBackend::GatherAll(const GroupPass& pass, int64_t questio
     if (buffer.ok()) {
       from.push_back(buffer->data());
     } else {
-      FailList(buffer.status(), pass, question);
+      Fail(buffer.status(), pass, question);
     }
   }
   // Of such a member nothing comes, and the others would wait for it.
@@ -334,7 +328,7 @@ std::vector<char> GroupBackend::GatherAll(const GroupPass& pass, int64_t questio
     return gathered;
   }
   if (absl::Status status = collective_->AllGather(from, bytes, gathered.data()); !status.ok()) {
-    FailList(status, pass, question);
+    Fail(status, pass, question);
     return {};
   }
   return gathered;
@@ -358,7 +352,7 @@ std::vector<Backend::IndexedScore> GroupBackend::TopIndices(const float* scores,
   if (ticket.pass == nullptr) return Backend::TopIndices(scores, n, k);
   const GroupPass& pass = *ticket.pass;
   MSA_CHECK(!ticket.errors && n == pass.num_parts);
-  if (!pass.scores_status().ok()) return {};
+  if (!pass.status().ok()) return {};
   const size_t bytes = TopIndicesBytes(k);
   std::vector<absl::StatusOr<Buffer>> found;
   for (size_t m = 0; m < members_.size(); ++m) {
@@ -389,6 +383,9 @@ BestListed GroupBackend::ListBest(const ListBestArgs& args) const {
   if (ticket.pass == nullptr) return Backend::ListBest(args);
   const GroupPass& pass = *ticket.pass;
   MSA_CHECK(!ticket.errors && num_parts == pass.num_parts);
+  BestListed best;
+  best.error = std::numeric_limits<float>::quiet_NaN();  // until it is known
+  if (!pass.status().ok()) return best;
   const size_t bytes = ListBestBytes(args.k);
   std::vector<absl::StatusOr<Buffer>> found(members_.size());
   ForEachMember([&](int m) {
@@ -404,16 +401,13 @@ BestListed GroupBackend::ListBest(const ListBestArgs& args) const {
     if (piece.num_parts > 0) {
       of_member.scores = piece.row(question);
       if (args.error != nullptr) of_member.error = piece.row(pass.num_questions) + question;
-    } else {
-      of_member.segments = {};  // nothing, or no memory for its scores
     }
     members_[m]->ListBestInto(of_member, found[m]->data());
   });
-  std::vector<char> gathered;
-  if (pass.scores_status().ok()) gathered = GatherAll(pass, question, found, bytes);
-  BestListed best;
-  if (gathered.empty()) best.error = std::numeric_limits<float>::quiet_NaN();
-  for (size_t m = 0; m < members_.size() && !gathered.empty(); ++m) {
+  const std::vector<char> gathered = GatherAll(pass, question, found, bytes);
+  if (gathered.empty()) return best;
+  best.error = 0;
+  for (size_t m = 0; m < members_.size(); ++m) {
     const BestListed own = ParseListBest(gathered.data() + m * bytes, args.k);
     for (const ListedPart& part : own.parts) {
       best.parts.push_back({part.score, part.exact, pass.pieces[m].Column(part.index)});

@@ -74,24 +74,22 @@ inline std::vector<KeySegment> SegmentsOf(int m, absl::Span<const KeySegment> al
 // What a pass scored, with those who scored it.
 class GroupPass {
  public:
-  // That a member had no memory: for scores, or for a list of the best of one question. Those who
-  // hold the pass are many.
-  void LackScores(const absl::Status& status) const {
+  static constexpr int64_t kAll = -1;
+
+  // That a member had no memory for scores (kAll) or for a list of the best of one question.
+  // Thread-safe: those who hold the pass are many.
+  void Lack(const absl::Status& status, int64_t question = kAll) const {
     absl::MutexLock lock(&mutex_);
-    lack_.Update(status);
+    lacks_[question].Update(status);
   }
-  void LackList(int64_t question, const absl::Status& status) const {
+  // What is lacking to scores, and to the list of the question where one is named.
+  absl::Status status(int64_t question = kAll) const {
     absl::MutexLock lock(&mutex_);
-    of_lists_[question].Update(status);
-  }
-  absl::Status scores_status() const {
-    absl::MutexLock lock(&mutex_);
-    return lack_;
-  }
-  absl::Status status(int64_t question) const {
-    absl::MutexLock lock(&mutex_);
-    const auto it = of_lists_.find(question);
-    return !lack_.ok() || it == of_lists_.end() ? lack_ : it->second;
+    absl::Status status;
+    for (const int64_t of : {kAll, question}) {
+      if (const auto it = lacks_.find(of); it != lacks_.end()) status.Update(it->second);
+    }
+    return status;
   }
 
   int64_t num_questions = 0;
@@ -100,8 +98,7 @@ class GroupPass {
 
  private:
   mutable absl::Mutex mutex_;
-  mutable absl::Status lack_ ABSL_GUARDED_BY(mutex_);
-  mutable std::map<int64_t, absl::Status> of_lists_ ABSL_GUARDED_BY(mutex_);
+  mutable std::map<int64_t, absl::Status> lacks_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace msa::kernels

@@ -123,7 +123,6 @@ absl::StatusOr<std::optional<std::vector<ScoredPart>>> RankSums::RankListed(
       return exact = ExactMeans(backend, candidates);
     };
   }
-  MSA_RETURN_IF_ERROR(backend.StatusOf(means.as<float>()));
   const auto shortlist = Shortlist(backend, view, {means.as<float>(), num_parts}, args);
   MSA_RETURN_IF_ERROR(backend.StatusOf(means.as<float>()));
   if (!shortlist.has_value()) return std::nullopt;

@@ -244,20 +244,19 @@ absl::StatusOr<std::vector<rpc::RoutedPart>> SelectBest(const kernels::Backend& 
     args.error = coarse ? 0 : scores->error;
     shortlist = Shortlist(backend, scores->view, scores->scores, args);
   }
+  MSA_RETURN_IF_ERROR(backend.StatusOf(scores->scores.data()));
   std::vector<rpc::RoutedPart> routed;
   if (shortlist.has_value()) {
     routed = ToRouted(backend, *scores, *shortlist);
     if (scores->error != 0) ++(coarse ? counts.coarse : counts.rounded);
   } else {
-    // No list, or none that tells?
-    MSA_RETURN_IF_ERROR(backend.StatusOf(scores->scores.data()));
     MSA_ASSIGN_OR_RETURN(const PartScores all, MakeExact(backend, *scores));
     routed = SelectFromAll(backend, all, sequence, top_k);
     if (scores->error != 0) ++counts.rescanned;
     if (scores->loose) counts.loose.Pause();
   }
   KeepBest(top_k, &routed);
-  MSA_RETURN_IF_ERROR(backend.StatusOf(scores->scores.data()));
+  MSA_RETURN_IF_ERROR(backend.Health());
   return routed;
 }
 

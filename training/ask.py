@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from training import batches, frames, tool
+from training import batches, frames, losses, tool
 from training.adapter_io import load_adapter, read_config, wait_for
 from training.corpus import read_xz, write_whole
 from training.decode import complete, in_blocks
@@ -128,8 +128,7 @@ class Asker:
             hidden = self.model.run(self.layers, reading=packed.to(device)).reading
             logits = self.model.logits(hidden[places.to(device)])
             right = (logits.argmax(-1).cpu() == targets).tolist()
-            chosen = targets.to(device)[:, None]
-            margin = (logits.gather(1, chosen)[:, 0] - logits.scatter(1, chosen, float("-inf")).amax(-1)).tolist()
+            margin = losses.margin(logits, targets.to(device)).tolist()
             at = 0
             for i in block:
                 size = len(samples[i][1])

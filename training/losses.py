@@ -45,13 +45,18 @@ def answer_loss(logits: Tensor, targets: Tensor, weights: Tensor | None = None) 
     return (F.cross_entropy(logits, targets, reduction="none") * weights).sum() / weights.sum().clamp(min=1e-6)
 
 
+def margin(logits: Tensor, tokens: Tensor) -> Tensor:
+    """By how much the logit of each row's token is above its largest other; logits [n,V], tokens and the result [n]."""
+    chosen = tokens[:, None]
+    return logits.gather(1, chosen)[:, 0] - logits.scatter(1, chosen, float("-inf")).amax(-1)
+
+
 def choice_loss(logits: Tensor, members: Tensor, token: Tensor) -> tuple[Tensor, Tensor]:
     """Which of a group's readings is to be believed, as the reader chooses: by the least margin of refusing (refusal.py). Mean over groups of
     -log softmax of the margins' negatives at the first member; second the share of groups where that one has the least.
 
     logits [n,V]; members [G,k] rows of logits where a reading's answer begins, -1 where there is none; token: the refusal's first."""
     begins = logits[members.clamp(min=0).flatten()].float()
-    others = begins.scatter(1, token.expand(len(begins), 1), float("-inf")).amax(-1)
-    inclined = (others - begins[:, token]).view(members.shape).masked_fill(members < 0, float("-inf"))
+    inclined = -margin(begins, token.expand(len(begins))).view(members.shape).masked_fill(members < 0, float("inf"))
     first = torch.zeros(len(members), dtype=torch.long, device=logits.device)
     return F.cross_entropy(inclined, first), (inclined.argmax(-1) == 0).float().mean()

@@ -33,6 +33,12 @@ def stands(answer: str, text: str) -> bool:
     return answer not in SAID and answer in text
 
 
+def shows(title: str, text: str, *answers: str) -> bool:
+    """Whether a text, its title read too, holds one of the answers in whatever case."""
+    whole = (title + "\n" + text).lower()
+    return any(a.lower() in whole for a in answers)
+
+
 def central(answers: list[str]) -> str:
     """Of several people's answers the one that shares most words with the others; of such, the shortest."""
     bags = [set(a.lower().split()) for a in answers]
@@ -67,14 +73,14 @@ class ReadingSamples:
         for _ in range(200):
             q = self._answered(rng)
             number, answer = q["p"][0], q["a"][0] if "r" in q else central(q["a"])
-            hard = [n for n in self.hard.get(id(q), [])[:CONFUSED] if not self._shows(n, q["a"])]
+            hard = [n for n in self.hard.get(id(q), [])[:CONFUSED] if not shows(*self._text(n), *q["a"])]
             # Of an answer that begins as the refusal does the margin would say the opposite.
             if len(hard) < 2 or answer in SAID or frames.encode(self.tokenizer, answer)[0] == refusing:
                 continue
             title, text = self._text(number)
             text = synth.trimmed(rng, text, answer) if rng.random() < self.stage.get("trim", 0.0) else text
             text = self._cut_body(title, text, limit + 160)
-            if answer.lower() in (title + "\n" + text).lower():
+            if shows(title, text, answer):
                 break
         else:
             raise ValueError("contrasts: no question has passages that the model confuses with its own; give a `made` with mine.py's files")
@@ -93,7 +99,7 @@ class ReadingSamples:
             question, answer, golds, negatives = getattr(self, "_read_" + kind)(rng)
             golds = [(t, self._cut_body(t, x, limit + 160)) for t, x in golds]
             # An answer that is not there (cut off, or named otherwise) would teach to invent it.
-            if answer in SAID or any(answer.lower() in (t + "\n" + x).lower() for t, x in golds):
+            if answer in SAID or any(shows(t, x, answer) for t, x in golds):
                 break
         lost, total = self.stage.get("no_gold", 0.06), 0
         if "no_gold_alone" in self.stage:   # earlier runs drew the number of texts later
@@ -131,11 +137,6 @@ class ReadingSamples:
     def _without(self, numbers: list[int], answers: list[str]) -> list[int]:
         """The passages that hold none of the answers."""
         return [n for n in numbers if not any(stands(a, self.docs[n]["x"]) for a in answers)]
-
-    def _shows(self, number: int, answers: list[str]) -> bool:
-        """Whether a passage, its title read too, holds one of the answers in whatever case."""
-        whole = "\n".join(self._text(number)).lower()
-        return any(a.lower() in whole for a in answers)
 
     def _cut_body(self, title: str, text: str, limit: int) -> str:
         whole = frames.cut(self.tokenizer, frames.document_text(title, text), limit)
