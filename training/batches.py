@@ -1,11 +1,22 @@
 """Token lists to tensors: packed documents, padded query rows, packed reading samples."""
 from __future__ import annotations
 
+import math
+from typing import NamedTuple
+
 import numpy as np
 import torch
 
 from training.frames import Prompt
 from training.model import Documents, Packed, Queries
+
+
+class Sample(NamedTuple):
+    """A reading: token lists of the prompt and of what is said, the weight of each of those, and a teacher's log odds that the texts have no answer (None: unknown)."""
+    prompt: list[int]
+    answer: list[int]
+    weight: float = 1.0
+    odds: float | None = None
 
 
 def pack(sequences: list[list[int]]) -> Packed:
@@ -57,24 +68,38 @@ def queries(prompts: list[Prompt], head: list[int], top_k: int, excluded: torch.
     return Queries(ids, positions, routing, len(head), excluded, labels if any(answers) else None)
 
 
-def reading(samples: list[tuple]) -> tuple[Packed, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """(prompt, answer[, weight]) packed; the places whose next token is learnt, those tokens, their weights."""
-    packed = pack([p + a for p, a, *_ in samples])
+def reading(samples: list[Sample | tuple]) -> tuple[Packed, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Samples, or their first fields, packed; the places whose next token is learnt, those tokens, their weights."""
+    samples = [Sample(*s) for s in samples]
+    packed = pack([s.prompt + s.answer for s in samples])
     places, targets, weights = [], [], []
-    for start, (prompt, answer, *weight) in zip(packed.cu.tolist(), samples):
-        places += range(start + len(prompt) - 1, start + len(prompt) + len(answer) - 1)
-        targets += answer
-        weights += (weight or [1.0]) * len(answer)
+    for start, s in zip(packed.cu.tolist(), samples):
+        places += range(start + len(s.prompt) - 1, start + len(s.prompt) + len(s.answer) - 1)
+        targets += s.answer
+        weights += [s.weight] * len(s.answer)
     return packed, torch.tensor(places), torch.tensor(targets), torch.tensor(weights)
 
 
-def members(groups: list[list[tuple]]) -> torch.Tensor | None:
-    """[G, most]: for each group of several samples where among reading()'s places each one's answer begins; -1 past a group's last. None: no such group."""
-    begins = np.cumsum([0] + [len(sample[1]) for group in groups for sample in group]).tolist()
-    out, at = [], 0
+def begins(samples: list[Sample]) -> list[int]:
+    """Where among reading()'s places each sample's answer begins."""
+    return np.cumsum([0] + [len(s.answer) for s in samples]).tolist()[:-1]
+
+
+def members(groups: list[list[Sample]]) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """For each group of several samples its begins() [G, most], -1 past a group's last, and each one's share of being the one to believe [G, most]: of
+    the first, which answers, 1; of others the teacher's probability that they do, 0 where it is unknown; of the sum. None: no such group."""
+    begin, out, shares, at = begins(sum(groups, [])), [], [], 0
     for group in groups:
         if len(group) > 1:
-            out.append(begins[at:at + len(group)])
+            out.append(begin[at:at + len(group)])
+            shares.append([1.0] + [0.0 if s.odds is None else 1 / (1 + math.exp(s.odds)) for s in group[1:]])
         at += len(group)
     most = max(map(len, out), default=0)
-    return torch.tensor([row + [-1] * (most - len(row)) for row in out]) if out else None
+    fill = lambda rows, value: torch.tensor([row + [value] * (most - len(row)) for row in rows])
+    return (fill(out, -1), torch.nn.functional.normalize(fill(shares, 0.0), p=1.0)) if out else None
+
+
+def weighed(samples: list[Sample]) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """begins() of the samples that a teacher weighed, and its log odds; None: there are none."""
+    found = [(place, s.odds) for place, s in zip(begins(samples), samples) if s.odds is not None]
+    return (torch.tensor([p for p, _ in found]), torch.tensor([o for _, o in found])) if found else None

@@ -37,19 +37,20 @@ class Group:
 
 @dataclass
 class Batch:
-    """names: [D] a number that two documents share only if they are the same one. members: see batches.members."""
+    """names: [D] a number that two documents share only if they are the same one. members, weighed: see batches' functions of these names."""
     kind: str
     docs: Documents | None
     groups: list[Group]
     reading: tuple[Packed, torch.Tensor, torch.Tensor] | None
     tokens: int
     names: torch.Tensor | None = None
-    members: torch.Tensor | None = None
+    members: tuple[torch.Tensor, torch.Tensor] | None = None
+    weighed: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def to(self, device) -> "Batch":
-        reading = self.reading and tuple(t.to(device) for t in self.reading)
-        names, members = (t if t is None else t.to(device) for t in (self.names, self.members))
-        return Batch(self.kind, self.docs and self.docs.to(device), [g.to(device) for g in self.groups], reading, self.tokens, names, members)
+        reading, members, weighed = (some and tuple(t.to(device) for t in some) for some in (self.reading, self.members, self.weighed))
+        names = self.names if self.names is None else self.names.to(device)
+        return Batch(self.kind, self.docs and self.docs.to(device), [g.to(device) for g in self.groups], reading, self.tokens, names, members, weighed)
 
 
 class TrainingSet(ReadingSamples, Dataset):
@@ -92,10 +93,16 @@ class TrainingSet(ReadingSamples, Dataset):
         """Written questions about one passage, about two, and by article; for reading those that were answered alike.
 
         Files mined.*.jsonl beside them (see mine.py) give passages that the model confuses with a question's own; those that hold its answer,
-        which may be another than when they were mined (teach.py), are left out. A question that is neither
+        which may be another than when they were mined (teach.py), are left out, as are those that a teacher would answer from (weighed.*.jsonl, see
+        weigh.py: its log odds of refusing over each). A question that is neither
         answered alike nor finds its own passage among the first is likely to lack its context: routing does not learn from it."""
         lines = lambda name, fields: read_parts(Path(folder), name, fields) if folder else []
         made = lines("made.*.jsonl", ("q", "a", "p", "n", "r"))
+        weighed = {(w["q"], w["p"][0]): {int(n): odds for n, odds in w["o"].items()} for w in lines("weighed.*.jsonl", ("q", "p", "o"))}
+        if self.stage.get("loss", {}).get("refuse") and not weighed:
+            raise ValueError("loss.refuse learns what a teacher thinks; give a `made` with weigh.py's files")
+        thought = lambda m: weighed.get((m["q"], m["p"][0]), {})
+        self.unsure = [(m, thought(m)[m["p"][0]]) for m in made if not m["r"] and m["p"][0] in thought(m)]
         self.unanswered = [m for m in made if "u" in m and m["r"]]
         self.unanswered_of = defaultdict(list)
         for m in self.unanswered + self.questions["squad/refused"]:
@@ -109,7 +116,8 @@ class TrainingSet(ReadingSamples, Dataset):
         self.readable = {"made": [m for m in self.single if m["r"]], "linked": [m for m in self.linked if m["r"]]}
         known = made + [q for some in self.questions.values() for q in some]
         found = lambda m: mined.get((m["q"], m["p"][0]))
-        self.hard = {id(m): self._without(found(m)["h"], m["a"]) for m in known if found(m)}
+        self.odds = {id(m): {n: odds for n, odds in thought(m).items() if n not in m["p"]} for m in known if thought(m)}
+        self.hard = {id(m): [n for n in self._without(found(m)["h"], m["a"]) if self.odds.get(id(m), {}).get(n, 1) > 0] for m in known if found(m)}
         if any(id(m) in self.hard for m in self.single):       # routing learns from these alone
             self.single = [m for m in self.single if found(m) and (m["r"] or found(m).get("o", 0) >= 0)]
         self.made_about = defaultdict(list)
@@ -302,13 +310,15 @@ class TrainingSet(ReadingSamples, Dataset):
         hops = self._hop_items(rng, draft, row, references, texts)
         if hops:
             groups.append(self._group(hops, len(keys), later=True))
-        tokens, reading, members = len(docs.packed.ids) + sum(g.queries.ids.numel() for g in groups), None, None
+        tokens = len(docs.packed.ids) + sum(g.queries.ids.numel() for g in groups)
+        reading = members = weighed = None
         if self.stage.get("reading", 0):
             read = self._reading_groups(rng, self.stage.get("tokens", 1 << 30) - tokens)
-            reading, members = batches.reading(sum(read, [])), batches.members(read)
+            samples = sum(read, [])
+            reading, members, weighed = batches.reading(samples), batches.members(read), batches.weighed(samples)
             tokens += len(reading[0].ids)
         names = torch.tensor([k if isinstance(k, int) else (1 << 40) + zlib.crc32(k.encode()) for k in keys])
-        return Batch(kind, docs, groups, reading, tokens, names, members)
+        return Batch(kind, docs, groups, reading, tokens, names, members, weighed)
 
     def _ask_batch(self, rng) -> Batch:
         """Samples (texts -> an answer and its question), and reading samples so that answers stay checkable."""
@@ -318,7 +328,7 @@ class TrainingSet(ReadingSamples, Dataset):
             texts = [frames.cut(self.tokenizer, frames.document_text(*t), limit) for t in texts]
             prompt = frames.encode(self.tokenizer, frames.asking_prompt(texts, unanswerable=not answer))
             said = frames.encode(self.tokenizer, f"{answer}\n{question}" if answer else question)
-            samples.append((prompt, said[:80] + [self.tokenizer.token_to_id("<|im_end|>")]))
+            samples.append(batches.Sample(prompt, said[:80] + [self.tokenizer.token_to_id("<|im_end|>")]))
         samples += sum(self._reading_groups(rng, 1 << 30), []) if self.stage.get("reading", 0) else []
         reading = batches.reading(samples)
         return Batch("ask", None, [], reading, len(reading[0].ids))

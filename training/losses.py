@@ -51,12 +51,27 @@ def margin(logits: Tensor, tokens: Tensor) -> Tensor:
     return logits.gather(1, chosen)[:, 0] - logits.scatter(1, chosen, float("-inf")).amax(-1)
 
 
-def choice_loss(logits: Tensor, members: Tensor, token: Tensor) -> tuple[Tensor, Tensor]:
-    """Which of a group's readings is to be believed, as the reader chooses: by the least margin of refusing (refusal.py). Mean over groups of
-    -log softmax of the margins' negatives at the first member; second the share of groups where that one has the least.
+def log_odds(logits: Tensor, tokens: Tensor) -> Tensor:
+    """Of each row's token against all others together; logits [n,V], tokens and the result [n]."""
+    chosen = tokens[:, None]
+    return logits.gather(1, chosen)[:, 0] - logits.scatter(1, chosen, float("-inf")).logsumexp(-1)
 
-    logits [n,V]; members [G,k] rows of logits where a reading's answer begins, -1 where there is none; token: the refusal's first."""
-    begins = logits[members.clamp(min=0).flatten()].float()
-    inclined = -margin(begins, token.expand(len(begins))).view(members.shape).masked_fill(members < 0, float("inf"))
-    first = torch.zeros(len(members), dtype=torch.long, device=logits.device)
-    return F.cross_entropy(inclined, first), (inclined.argmax(-1) == 0).float().mean()
+
+def refusing_loss(logits: Tensor, places: Tensor, odds: Tensor, token: Tensor) -> Tensor:
+    """Mean cross-entropy of refusing or not against a teacher's probability of it, where answers begin.
+
+    logits [n,V]; places [m] rows of them; odds [m] the teacher's log odds; token: the refusal's first."""
+    begin = logits[places].float()
+    return F.binary_cross_entropy_with_logits(log_odds(begin, token.expand(len(begin))), odds.sigmoid())
+
+
+def choice_loss(logits: Tensor, members: Tensor, shares: Tensor, token: Tensor) -> tuple[Tensor, Tensor]:
+    """Which of a group's readings is to be believed, as the reader chooses: by the least margin of refusing (refusal.py). Mean over groups of
+    the cross-entropy of the softmax of the margins' negatives against the shares; second the share of groups where the likeliest has the least.
+
+    logits [n,V]; members [G,k] rows of logits where a reading's answer begins, -1 where there is none; shares [G,k] sum to 1 (batches.members);
+    token: the refusal's first."""
+    begin = logits[members.clamp(min=0).flatten()].float()
+    inclined = -margin(begin, token.expand(len(begin))).view(members.shape)
+    inclined = inclined.masked_fill(members < 0, -1e4)      # finite: a share of 0 times it is 0
+    return F.cross_entropy(inclined, shares), (inclined.argmax(-1) == shares.argmax(-1)).float().mean()

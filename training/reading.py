@@ -7,12 +7,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from training import frames, synth
+from training.batches import Sample
 
 READING = ("squad", "refused", "hops", "wiki", "factbook", "chain", "made", "linked", "edited", "reqa", "pubmed",
            "yes_no", "removed", "unanswered", "recurring")
 SAID = ("yes", "no", "maybe", frames.REFUSAL)                   # answers that stand in no text
 LOSES_GOLD = ("squad", "wiki", "factbook", "made", "reqa")      # kinds whose gold text may be taken away
 CONFUSED = 5    # passages that are ranked next to a question's own, of which a contrast has some
+SURE = 1.0      # a teacher's log odds of refusing beyond which its word is taken for the answer's tokens, too
 
 
 @dataclass
@@ -49,31 +51,45 @@ def central(answers: list[str]) -> str:
 class ReadingSamples:
     """Part of TrainingSet, whose documents and questions it draws from."""
 
-    # Samples are (reader prompt ids, answer ids, weight of the answer's tokens).
-
-    def _reading_groups(self, rng, room: int) -> list[list[tuple[list[int], list[int], float]]]:
-        """`contrasts` groups of several samples, then `reading` single ones; in a small room the last are left out: a batch's tokens are
-        the device's memory."""
-        groups, room = [], min(room, self.stage.get("reading_tokens", room))
-        for make in [self._contrast] * self.stage.get("contrasts", 0) + [self._single] * self.stage["reading"]:
+    def _reading_groups(self, rng, room: int) -> list[list[Sample]]:
+        """`contrasts` groups of several samples, `unsure` and then `reading` single ones; in a small room the last are left out: a batch's tokens
+        are the device's memory."""
+        groups, room, stage = [], min(room, self.stage.get("reading_tokens", room)), self.stage
+        makes = [self._contrast] * stage.get("contrasts", 0) + [self._doubted] * stage.get("unsure", 0) + [self._single] * stage["reading"]
+        for make in makes:
             group = make(rng)
-            room -= sum(len(prompt) + len(answer) for prompt, answer, _ in group)
+            room -= sum(len(s.prompt) + len(s.answer) for s in group)
             if groups and room < 0:
                 break
             groups.append(group)
         return groups
 
-    def _single(self, rng) -> list[tuple[list[int], list[int], float]]:
+    def _single(self, rng) -> list[Sample]:
         return [self._reading_sample(rng)]
 
-    def _contrast(self, rng) -> list[tuple[list[int], list[int], float]]:
-        """One question over its passage alone, which answers it; then, refused, over passages that the model confuses with it, each alone,
-        and a question that the passage does not answer where there is one. See losses.choice_loss."""
+    def _doubted(self, rng) -> list[Sample]:
+        """A question of which the teacher was not sure whether its passage answers: what it thinks of that is all there is to learn."""
+        if not self.unsure:
+            raise ValueError("unsure: the teacher was sure of every written question; give a `made` with weigh.py's files, or unsure 0")
+        q, odds = rng.choice(self.unsure)
+        return [self._weighed(rng, synth.varied(rng, q["q"]), q["p"][0], odds, 0.0)]
+
+    def _weighed(self, rng, question: str, number: int, odds: float, weight: float) -> Sample:
+        """A passage alone, that a teacher has weighed; it is refused, by `weight`, where the teacher is sure of that."""
+        title, text = self._text(number)
+        sample = self._sample(question, self._numbered(rng, [(title, self._cut_body(title, text, self.stage.get("read_tokens", 240)))]),
+                              frames.REFUSAL, weight if odds >= SURE else 0.0)
+        return sample._replace(odds=odds)
+
+    def _contrast(self, rng) -> list[Sample]:
+        """One question over its passage alone, which answers it; then over passages that the model confuses with it, each alone, refused or as a
+        teacher weighed them, and a question that the passage does not answer where there is one. See losses.choice_loss."""
         limit, refusing = self.stage.get("read_tokens", 240), frames.encode(self.tokenizer, frames.REFUSAL)[0]
         for _ in range(200):
             q = self._answered(rng)
             number, answer = q["p"][0], q["a"][0] if "r" in q else central(q["a"])
-            hard = [n for n in self.hard.get(id(q), [])[:CONFUSED] if not shows(*self._text(n), *q["a"])]
+            odds = self.odds.get(id(q), {})
+            hard = list(odds) or [n for n in self.hard.get(id(q), [])[:CONFUSED] if not shows(*self._text(n), *q["a"])]
             # Of an answer that begins as the refusal does the margin would say the opposite.
             if len(hard) < 2 or answer in SAID or frames.encode(self.tokenizer, answer)[0] == refusing:
                 continue
@@ -85,14 +101,19 @@ class ReadingSamples:
         else:
             raise ValueError("contrasts: no question has passages that the model confuses with its own; give a `made` with mine.py's files")
         question = synth.varied(rng, q["q"])
-        others = [(question, (t, self._cut_body(t, x, limit))) for t, x in map(self._text, rng.sample(hard, min(3, len(hard))))]
-        if self.unanswered_of[number]:
-            others[2:] = [(synth.varied(rng, rng.choice(self.unanswered_of[number])), (title, text))]
-        weight = self.stage.get("refusal_weight", 1.0) / (1 + len(others))     # one answer stands against all of these
-        asked = [(question, (title, text), answer, 1.0)] + [(said, of, frames.REFUSAL, weight) for said, of in others]
-        return [self._sample(question, self._numbered(rng, [of]), said, w) for question, of, said, w in asked]
+        unanswered = self.unanswered_of[number]
+        others = rng.sample(hard, min(2 if unanswered else 3, len(hard)))
+        weight = self.stage.get("refusal_weight", 1.0) / (1 + len(others) + bool(unanswered))     # one answer stands against all of these
+        over = lambda asked, of, said, weight: self._sample(asked, self._numbered(rng, [of]), said, weight)
+        group = [over(question, (title, text), answer, 1.0)]
+        for n in others:
+            group.append(self._weighed(rng, question, n, odds[n], weight) if odds else
+                         over(question, (self._text(n)[0], self._cut_body(*self._text(n), limit)), frames.REFUSAL, weight))
+        if unanswered:
+            group.append(over(synth.varied(rng, rng.choice(unanswered)), (title, text), frames.REFUSAL, weight))
+        return group
 
-    def _reading_sample(self, rng) -> tuple[list[int], list[int], float]:
+    def _reading_sample(self, rng) -> Sample:
         mix, limit = self.stage["reading_mix"], self.stage.get("read_tokens", 240)
         for _ in range(20):
             kind = rng.choices(READING, [mix.get(k, 0) for k in READING])[0]
@@ -122,9 +143,9 @@ class ReadingSamples:
         rng.shuffle(texts)
         return [(r, frames.document_text(*t)) for r, t in zip(references, texts)]
 
-    def _sample(self, question: str, texts: list[tuple[int, str]], answer: str, weight: float) -> tuple[list[int], list[int], float]:
+    def _sample(self, question: str, texts: list[tuple[int, str]], answer: str, weight: float) -> Sample:
         prompt = frames.encode(self.tokenizer, frames.reader_prompt(question, texts, self.reader_question))
-        return prompt, frames.encode(self.tokenizer, answer)[:48] + [self.tokenizer.token_to_id("<|im_end|>")], weight
+        return Sample(prompt, frames.encode(self.tokenizer, answer)[:48] + [self.tokenizer.token_to_id("<|im_end|>")], weight)
 
     def _texts_read(self, rng) -> int:
         return rng.choice(self.stage.get("reading_documents", (1, 3, 3, 3)))

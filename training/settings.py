@@ -19,10 +19,10 @@ RATES = (("lora", "routers"), ("full",))
 STAGE = (("name", "attend", "temperature", "mix", "sizes", "loss"),
          ("seconds", "steps", "lr", "rise", "floor", "held_articles", "recent", "near", "cluster", "written_hops", "doc_tokens", "hop_tokens",
           "tokens", "reading", "reading_tokens", "read_tokens", "reading_mix", "reading_documents", "asking_mix", "no_gold",
-          "no_gold_alone", "contrasts", "ranked", "twisted", "trim", "refusal_weight", "stopping", "stop_level"))
+          "no_gold_alone", "contrasts", "unsure", "ranked", "twisted", "trim", "refusal_weight", "stopping", "stop_level"))
 SIMILARITY = ("cosine", "dot")
 SIZES = ((), ("wiki", "questions", "articles", "hops", "later", "made", "ask"))
-LOSS = (("routing",), ("later", "stop", "memory", "reading", "choice"))
+LOSS = (("routing",), ("later", "stop", "memory", "reading", "choice", "refuse"))
 NO_NUMBERS = {"base", "base_name", "bundle", "out", "neighbours", "made", "labels", "init", "tokenizer", "compile", "checkpointing", "lr",
               "adapter", "msa_extra", "stages"}                                                 # of RUN
 NO_NUMBERS_OF_STAGE = {"name", "attend", "mix", "sizes", "loss", "reading_mix", "reading_documents", "asking_mix"}
@@ -85,11 +85,14 @@ def check(path: str, config: dict) -> None:
             check_numbers(f"{place}.{part}", stage[part])
         if stage["loss"].get("stop") and "stop_level" not in stage:
             raise ValueError(f"{place}: missing stop_level, which loss.stop needs")
-        contrasts = stage.get("contrasts", 0)
-        if contrasts != int(contrasts) or contrasts < 0:
-            raise ValueError(f"{place}: contrasts is {contrasts}; give how many, 0 for none")
+        contrasts, unsure = counts = [stage.get(key, 0) for key in ("contrasts", "unsure")]
+        for key, count in zip(("contrasts", "unsure"), counts):
+            if count != int(count) or count < 0:
+                raise ValueError(f"{place}: {key} is {count}; give how many, 0 for none")
         if bool(stage["loss"].get("choice")) != bool(contrasts) or (contrasts and not stage.get("reading")):
             raise ValueError(f"{place}: loss.choice learns from contrasts, which stand among reading samples; give all three or no choice and contrasts")
+        if stage["loss"].get("refuse") and not contrasts + unsure or unsure and not (stage["loss"].get("refuse") and stage.get("reading")):
+            raise ValueError(f"{place}: loss.refuse learns from contrasts and unsure ones among the reading samples, and is all that the unsure teach; give them together")
         if not {"steps", "seconds"} & set(stage) and "until" not in config:
             raise ValueError(f"{place}: would never end; give steps or seconds")
 

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import torch
 
-from training import frames, tool
+from training import batches, frames, losses, tool
 from training.adapter_io import load_adapter, read_config
 from training.ask import Writer
 from training.corpus import calibration_articles, read_lines, read_parts, read_xz, write_whole
@@ -29,7 +29,7 @@ from training.decode import complete, in_blocks
 from training.evaluate import best_match, exact, f1, normal
 from training.label import plausible
 from training.model import MsaConfig, MsaModel
-from training.refusal import Said, say
+from training.refusal import Said, first_token, say
 
 STEPS, NONE, LONGEST = 20, "none", 80
 SURE = 1.0      # margin of refusing (see refusal.py) beyond which a trained teacher decides
@@ -90,13 +90,29 @@ class Teacher:
     def answers(self, asked: list[tuple[list[str], str]], block_tokens: int) -> list[str]:
         """asked: (texts, question). Of a trained teacher REFUSAL where it is sure of that, nothing where it is sure of neither."""
         if self.trained:
-            prompts = [frames.reader_prompt(q, list(enumerate(texts, 1)), self.model.msa.reader_question) for texts, q in asked]
-            return [decided(s) for s in say(self.model, self.layers, self.tokenizer, prompts, block_tokens, -SURE)]
+            return [decided(s) for s in say(self.model, self.layers, self.tokenizer, self.framed(asked), block_tokens, -SURE)]
         whole = self.tokenizer.encode_batch([prompt("\n\n".join(texts), q) for texts, q in asked], add_special_tokens=False)
         sequences, out = [e.ids for e in whole], [""] * len(asked)
         for block in in_blocks(sequences, block_tokens, STEPS):
             for i, tokens in zip(block, complete(self.model, self.layers, [sequences[i] for i in block], self.stop, STEPS)):
                 out[i] = self.tokenizer.decode(tokens)
+        return out
+
+
+    def framed(self, asked: list[tuple[list[str], str]]) -> list[str]:
+        return [frames.reader_prompt(q, list(enumerate(texts, 1)), self.model.msa.reader_question) for texts, q in asked]
+
+    @torch.no_grad()
+    def odds(self, asked: list[tuple[list[str], str]], block_tokens: int) -> list[float]:
+        """Of a trained teacher the log odds that its answer begins as the refusal does."""
+        whole, out = self.tokenizer.encode_batch(self.framed(asked), add_special_tokens=False), [0.0] * len(asked)
+        sequences, device = [e.ids for e in whole], self.model.frequency.device
+        token = torch.tensor(first_token(self.tokenizer), device=device)
+        for block in in_blocks(sequences, block_tokens, 0):
+            packed = batches.pack([sequences[i] for i in block]).to(device)
+            logits = self.model.logits(self.model.run(self.layers, reading=packed).reading[(packed.cu[1:] - 1).long()])
+            for i, odds in zip(block, losses.log_odds(logits, token.expand(len(block))).tolist()):
+                out[i] = odds
         return out
 
 

@@ -1,7 +1,7 @@
 """Trains an MSA model: `python -m training.train configs/x.yaml [--resume] [key=value ...]`, also under torchrun.
 
 Stages run in order. Each has a share of wall time (`seconds`) or a number of `steps`, a mix of batches and loss
-weights. Loss = routing * L_aux + reading * L_LM(answer | texts) + choice * L_choice(readings) + memory * L_LM(answer | pooled K, V). A checkpoint is
+weights. Loss = routing * L_aux + reading * L_LM(answer | texts) + choice * L_choice(readings) + refuse * L_refusing(teacher) + memory * L_LM(answer | pooled K, V). A checkpoint is
 written to a temporary name and renamed, so an interrupt leaves the last one whole; resuming repeats the same batches
 and their lines of the curve.
 """
@@ -86,9 +86,14 @@ def step_loss(model: MsaModel, batch: Batch, stage: dict, exchange: Exchange | R
         lm = losses.answer_loss(logits, targets, weights)
         total, log["reading"] = total + weight["reading"] * lm, lm.detach()
         if batch.members is not None and weight.get("choice"):
-            refusing = targets[batch.members[0, 1]]     # what all but a group's first member learn
-            choice, log["chosen"] = losses.choice_loss(logits, batch.members, refusing)
+            members, shares = batch.members
+            refusing = targets[members[0, 1]]       # what all but a group's first member learn
+            choice, log["chosen"] = losses.choice_loss(logits, members, shares, refusing)
             total, log["choice"] = total + weight["choice"] * choice, choice.detach()
+        if batch.weighed is not None and weight.get("refuse"):
+            places, odds = batch.weighed
+            refuse = losses.refusing_loss(logits, places, odds, targets[places[0]])
+            total, log["refuse"] = total + weight["refuse"] * refuse, refuse.detach()
     return total, log
 
 

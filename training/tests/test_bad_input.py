@@ -120,7 +120,8 @@ class BadInputTest(test_training.ToyCase):
                                ("log_every=0", "log_every is 0; give 1 or more"), ("stages.0.steps=null", "would never end"),
                                ("stages.0.loss.stop=0.3", "missing stop_level, which loss.stop needs"),
                                ("stages.0.loss.choice=0.3", "choice learns from contrasts"), ("stages.0.contrasts=3", "choice learns from contrasts"),
-                               ("stages.0.contrasts=2.5", "contrasts is 2.5; give how many"), ("stages.0.contrasts=-1", "contrasts is -1"), ("seed=null", "missing seed")):
+                               ("stages.0.contrasts=2.5", "contrasts is 2.5; give how many"), ("stages.0.unsure=-1", "unsure is -1"),
+                               ("stages.0.unsure=3", "loss.refuse learns from"), ("stages.0.loss.refuse=0.3", "loss.refuse learns from"), ("stages.0.contrasts=-1", "contrasts is -1"), ("seed=null", "missing seed")):
             with self.subTest(override):
                 self.assertRegex(self.run_main(config, override), f"^train: .*{said}")
 

@@ -1,5 +1,6 @@
 """A larger model's answers to written questions, and its weights out of llama.cpp's files."""
 import json
+import math
 import random
 import re
 import tempfile
@@ -198,6 +199,31 @@ class TrainedTest(unittest.TestCase):
         self.assertEqual(judged, "kept back: 4 questions, 0.0 % refused, 0.0 % neither, of the others EM 100.0 % F1 100.0 %; "
                                  "4 unanswerable, 100.0 % refused, 0.0 % neither")
 
+    def test_it_weighs(self):
+        """The confused passages of an answered question, and the own one of an unsure; each by itself, without padding or neighbours."""
+        with tempfile.TemporaryDirectory() as scratch:
+            docs, asked = self.world(scratch)
+            made = Path(scratch) / "made"
+            made.mkdir()
+            row = lambda q, p, r, *a, **more: {"q": q, "a": a, "p": p, "n": [], "r": r, **more}
+            rows = [row("Which code?", [0], 1, "417"), row("Which key?", [1], 0, u=1), row("Which name?", [2], 1, u=1), row("Which size?", [3], 0, "1"), row("Which two?", [4, 5], 1, "2")]
+            (made / "made.0.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+            mined = [{"q": q, "p": p, "h": [6, 7, 5]} for q, p in (("Which code?", [0]), ("Which size?", [3]), ("Which two?", [4, 5]), (asked[0]["q"], [0]))]
+            (made / "mined.0.jsonl").write_text("".join(json.dumps(m) + "\n" for m in mined))
+            for shard in ("0/2", "1/2"):
+                self.assertEqual(test_tools.outcome("weigh", "--base", scratch, "--adapter", f"{scratch}/adapter", "--bundle", scratch, "--made", f"{made}", "--shard", shard), 0)
+            out = {m["q"]: m for m in read_parts(made, "weighed.*", ("q", "p", "o"))}
+            teacher = teach.Teacher(scratch, torch.device("cpu"), f"{scratch}/adapter")
+        self.assertEqual({q: [int(n) for n in m["o"]] for q, m in out.items()}, {"Which code?": [6, 7], asked[0]["q"]: [6, 7], "Which key?": [1], "Which size?": [3]})
+        refusing = frames.encode(teacher.tokenizer, frames.REFUSAL)[0]
+        for m in out.values():
+            for number, odds in m["o"].items():
+                ids = torch.tensor(frames.encode(teacher.tokenizer, frames.reader_prompt(m["q"], [(1, frames.document_text("Notes", docs[int(number)]["x"]))])))
+                packed = Packed(ids, torch.arange(len(ids)), torch.tensor([0, len(ids)], dtype=torch.int32), len(ids))
+                with torch.no_grad():
+                    chance = teacher.model.logits(teacher.model.run(teacher.layers, reading=packed).reading[-1:]).softmax(-1)[0, refusing].item()
+                self.assertAlmostEqual(odds, math.log(chance / (1 - chance)), delta=0.006)
+
     def test_it_reads_with_its_adapter(self):
         with tempfile.TemporaryDirectory() as scratch:
             self.world(scratch)
@@ -244,13 +270,14 @@ class HardTest(unittest.TestCase):
         self.scratch = tempfile.TemporaryDirectory()
         self.addCleanup(self.scratch.cleanup)
 
-    def prepared(self, *answers: str, near=()) -> tuple[TrainingSet, dict]:
-        """A training set whose one question has these answers, mined with the other two passages; near: by words."""
+    def prepared(self, *answers: str, near=(), weighed=(), more=()) -> tuple[TrainingSet, dict]:
+        """A training set whose one question has these answers, mined with the other two passages; near: by words; more questions, and lines of weigh.py."""
         made = TrainingSet.__new__(TrainingSet)
         made.docs, made.questions, made.stage = [ROME, PARIS, SENTENCE], {"squad/refused": []}, {"mix": {}, "ranked": 1.0}
         with tempfile.TemporaryDirectory() as scratch:
             row = {"q": "Which river?", "p": [0]}
-            (Path(scratch) / "made.0.jsonl").write_text(json.dumps({**row, "a": answers, "n": near, "r": 1}))
+            (Path(scratch) / "made.0.jsonl").write_text("".join(json.dumps(r) + "\n" for r in ({**row, "a": answers, "n": near, "r": 1}, *more)))
+            (Path(scratch) / "weighed.0.jsonl").write_text("".join(json.dumps(w) + "\n" for w in weighed))
             (Path(scratch) / "mined.0.jsonl").write_text(json.dumps({**row, "h": [1, 2], "o": 0}))
             made._prepare_made(scratch)
         return made, made.single[0]
@@ -276,7 +303,7 @@ class HardTest(unittest.TestCase):
         made.stage |= {"refusal_weight": 0.8, "contrasts": 1, "reading": 0}
         made.questions["squad"], made.reader_question = [asked], "after"
         made._tokenizer = toy.tokenizer(Path(tempfile.mkdtemp(dir=self.scratch.name)))
-        shown = lambda samples: [(made.tokenizer.decode(p), made.tokenizer.decode(a), w) for p, a, w in samples]
+        shown = lambda samples: [(made.tokenizer.decode(s.prompt), made.tokenizer.decode(s.answer), s.weight) for s in samples]
         for unanswered, texts in (([], [ROME, PARIS, SENTENCE]), (["Which hill?"], [ROME, PARIS, SENTENCE, ROME])):
             made.unanswered_of = {0: unanswered}
             (group,) = made._reading_groups(random.Random(2), 10_000)
@@ -285,6 +312,32 @@ class HardTest(unittest.TestCase):
             self.assertEqual({(a, w) for _, a, w in others}, {(frames.REFUSAL, 0.8 / len(texts))})
             self.assertEqual(sorted(x["x"] for x in texts[1:]), sorted(x["x"] for p, *_ in others for x in (ROME, PARIS, SENTENCE) if x["x"] in p))
             self.assertEqual([("Which hill?" in p) for p, *_ in others], [False, False] + [True] * len(unanswered))
+
+    def test_what_a_teacher_thinks(self):
+        """Of two passages that it weighed the surely refused one is refused; both, and an unsure question's own, carry its odds."""
+        unsure = {"q": "Which hill?", "p": [1], "a": ["Seine"], "n": [], "r": 0}
+        weighed = [{"q": "Which river?", "p": [0], "o": {"1": 2.5, "2": -1.5}}, {"q": "Which hill?", "p": [1], "o": {"1": 0.25}}]
+        made, asked = self.prepared("Tiber", weighed=weighed, more=[unsure])
+        self.assertEqual(made.hard[id(asked)], [1])       # it would answer from the other
+        made.stage |= {"refusal_weight": 0.6, "contrasts": 1, "unsure": 1, "reading": 0}
+        made.questions["squad"], made.reader_question = [asked], "after"
+        made._tokenizer = toy.tokenizer(Path(tempfile.mkdtemp(dir=self.scratch.name)))
+        (own, *others), (doubted,) = made._reading_groups(random.Random(2), 10_000)
+        self.assertEqual((own.odds, own.weight), (None, 1.0))
+        found = {s.odds: (made.tokenizer.decode(s.prompt), s.weight) for s in others}
+        self.assertEqual({odds: weight for odds, (_, weight) in found.items()}, {2.5: 0.6 / 3, -1.5: 0.0})
+        self.assertTrue(PARIS["x"] in found[2.5][0] and SENTENCE["x"] in found[-1.5][0])
+        self.assertEqual((doubted.odds, doubted.weight), (0.25, 0.0))
+        self.assertTrue("Which hill?" in made.tokenizer.decode(doubted.prompt) and PARIS["x"] in made.tokenizer.decode(doubted.prompt))
+
+    def test_without_a_teacher(self):
+        for stage, why in (({"loss": {"refuse": 0.4}}, "weigh.py"), ({"unsure": 1, "reading": 0}, "unsure 0")):
+            with self.subTest(why):
+                made, asked = self.prepared("Tiber")
+                made.stage |= stage
+                with tempfile.TemporaryDirectory() as empty, self.assertRaisesRegex(ValueError, why):
+                    made._prepare_made(empty)
+                    made._reading_groups(random.Random(2), 10_000)
 
     def test_contrasts_want_what_was_mined(self):
         for answer, title, more in (("Seine", "Paris", ""),                     # one passage is left

@@ -33,6 +33,7 @@ WRONG = {       # arguments that name what is not there
     "report": ("{no}",),
     "scale": ("run", "--base", "{no}", "--adapter", "{no}", "--corpus", "{no}", "--out", "{no}/out"),
     "teach": ("--base", "{no}", "--bundle", "{no}", "--made", "{no}", "--out", "{no}/out"),
+    "weigh": ("--base", "{no}", "--adapter", "{no}", "--bundle", "{no}", "--made", "{no}"),
     "small_set": ("--bundle", "{no}", "--out", "{no}/out"),
     "soup": ("{no}", "{no}", "--out", "{no}/out"),
     "train": ("{no}",),

@@ -466,9 +466,9 @@ class ReadingSampleTest(ToyCase):
                 return "Where?", "Oslo", [("A", "It is in Oslo.")], [("B", "It is red."), ("C", "It is old.")]
         samples, rng = Samples(), random.Random(1)
         drawn = [samples._reading_sample(rng) for _ in range(40)]
-        prompts = [self.tokenizer.decode(prompt, skip_special_tokens=False) for prompt, _, _ in drawn]
+        prompts = [self.tokenizer.decode(prompt, skip_special_tokens=False) for prompt, *_ in drawn]
         refusal = frames.encode(self.tokenizer, frames.REFUSAL)[:48]
-        return [(answer[:-1] == refusal, len(re.findall(r"\[\d+\]\. [ABC]", prompt))) for prompt, (_, answer, _) in zip(prompts, drawn)]
+        return [(answer[:-1] == refusal, len(re.findall(r"\[\d+\]\. [ABC]", prompt))) for prompt, (_, answer, *_) in zip(prompts, drawn)]
 
     def test_a_text_that_is_read_alone_is_another_as_often_as_the_run_says(self):
         alone = {"reading_documents": [1], "no_gold": 0.0}
