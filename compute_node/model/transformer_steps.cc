@@ -115,13 +115,19 @@ absl::StatusOr<std::vector<int32_t>> Transformer::NextTokens(
     sorted.push_back(&sequences[i]);
   }
   absl::MutexLock lock(&stepping_);
+  absl::Status status;
   if (steps_ == nullptr || steps_->max_sequences() < rows) {
     steps_.reset();
     const auto room = static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(rows)));
-    MSA_ASSIGN_OR_RETURN(steps_, Steps::Make(*this, room));
+    auto steps = Steps::Make(*this, room);
+    status = steps.status();
+    if (steps.ok()) steps_ = *std::move(steps);
   }
-  const absl::Status status = steps_->Run(sorted);
-  if (absl::IsFailedPrecondition(status)) return NextTokensByForward(sequences, logits);
+  if (status.ok()) status = steps_->Run(sorted);
+  // What is kept from step to step takes memory that a step by itself does without.
+  if (absl::IsFailedPrecondition(status) || absl::IsResourceExhausted(status)) {
+    return NextTokensByForward(sequences, logits);
+  }
   MSA_RETURN_IF_ERROR(status);
   const absl::Span<const int32_t> tokens = steps_->tokens(rows);
   MSA_RETURN_IF_ERROR(backend_.Health());

@@ -23,7 +23,8 @@ class Transformer::Steps {
 
   int64_t max_sequences() const { return max_sequences_; }
   // The chunks in the order of their caches, whoever came first: a batch that stays the same is
-  // then prepared once. As NextTokens; FAILED_PRECONDITION when it must go another way.
+  // then prepared once. As NextTokens; FAILED_PRECONDITION or
+  // RESOURCE_EXHAUSTED when it must go another way.
   absl::Status Run(absl::Span<const SequenceChunk* const> sequences);
   absl::Span<const int32_t> tokens(int64_t rows) { return steps_->Tokens(rows); }
   const float* logits() const { return logits_.as<float>(); }

@@ -315,6 +315,34 @@ TEST_F(FeedLeastRefusedTest, AStepThatFindsNoRoomForOneSessionIsTheOthersStep) {
   EXPECT_TRUE(absl::IsResourceExhausted(refused)) << refused;
 }
 
+// What is kept from step to step is made for four where three decode.
+TEST_F(FeedLeastRefusedTest, AStepWithoutRoomForWhatIsKeptIsAForwardPass) {
+  auto prompts = Prompts();
+  prompts.resize(3);
+  Alone expected = FeedEach(prompts), alone = FeedEach(prompts);
+  const auto step = [&](Alone& sessions, std::vector<float>* logits) {
+    const int32_t token = 5;
+    std::vector<SequenceChunk> sequences(prompts.size());
+    for (size_t i = 0; i < prompts.size(); ++i) {
+      sequences[i].tokens = absl::MakeConstSpan(&token, 1);
+      sequences[i].first_position = sessions.states[i].next_position++;
+      sequences[i].cache = sessions.states[i].cache.get();
+    }
+    return model_->NextTokens(sequences, logits);
+  };
+  memory_.most = 4 * model_->config().vocab_size * sizeof(float) - 1;
+  std::vector<float> logits, expected_logits;
+  const auto tokens = step(alone, &logits);
+  EXPECT_GT(memory_.refused, 0);
+  memory_.most = SIZE_MAX;
+  const auto expected_tokens = step(expected, &expected_logits);
+  ASSERT_TRUE(tokens.ok()) << tokens.status();
+  EXPECT_EQ(*tokens, *expected_tokens);
+  EXPECT_EQ(logits, expected_logits);
+  // The steps go on from it.
+  EXPECT_EQ(*step(alone, nullptr), *step(expected, nullptr));
+}
+
 TEST_F(FeedLeastRefusedTest, APromptThatDoesNotFitAloneIsAnError) {
   memory_.all = memory_.in_use + 1;
   EXPECT_TRUE(absl::IsResourceExhausted(FeedAll(Prompts(), 1).status()));
