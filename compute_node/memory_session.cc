@@ -187,8 +187,9 @@ absl::StatusOr<std::shared_ptr<const ContentBlock>> MemorySession::Resident(
   return MakeResident(transformer_.backend(), bank(), std::move(block), kResident);
 }
 
-absl::Status MemorySession::Fetch(const rpc::CallContext& ctx, int32_t layer, int32_t shard,
-                                  const std::vector<int64_t>& references) {
+absl::StatusOr<std::vector<rpc::FetchedBlock>> MemorySession::Fetch(
+    const rpc::CallContext& ctx, int32_t layer, int32_t shard,
+    const std::vector<int64_t>& references) {
   rpc::FetchRequest request;
   request.bank = bank().name;
   request.snapshot_id = info_.shard_snapshots[shard];
@@ -216,6 +217,10 @@ absl::Status MemorySession::Fetch(const rpc::CallContext& ctx, int32_t layer, in
     }
     return rpc::NameLostSnapshot(status, name);
   }
+  return blocks;
+}
+
+absl::Status MemorySession::Keep(int32_t shard, std::vector<rpc::FetchedBlock> blocks) {
   bool may_drop = true;  // once: what it cannot give the first time it cannot give the next
   for (rpc::FetchedBlock& fetched : blocks) {
     usage_.fetched_bytes += static_cast<int64_t>(fetched.record.size());
@@ -232,11 +237,12 @@ absl::Status MemorySession::Fetch(const rpc::CallContext& ctx, int32_t layer, in
 absl::Status MemorySession::FetchOrMiss(const rpc::CallContext& ctx, int32_t layer, int32_t shard,
                                         const std::vector<int64_t>& references) {
   if (unreachable_.contains(shard)) return absl::OkStatus();
-  const absl::Status status = Fetch(ctx, layer, shard, references);
-  if (!allow_partial_ || !absl::IsUnavailable(status)) return status;
+  auto blocks = Fetch(ctx, layer, shard, references);
+  if (blocks.ok()) return Keep(shard, *std::move(blocks));
+  if (!allow_partial_ || !absl::IsUnavailable(blocks.status())) return blocks.status();
   unreachable_.insert(shard);
   const auto index = static_cast<size_t>(shard);
-  if (index >= memory_.shard_names.size()) return status;
+  if (index >= memory_.shard_names.size()) return blocks.status();
   NoteMissing({memory_.shard_names[index]});
   return absl::OkStatus();
 }

@@ -98,12 +98,16 @@ class MemorySession {
   // Where it is attended to; blocks that nobody reads make room for it, once while `may_drop`.
   absl::StatusOr<std::shared_ptr<const ContentBlock>> Resident(
       std::shared_ptr<const ContentBlock> block, bool& may_drop);
-  // UNAVAILABLE, naming the shard, when it has not answered in fetch_timeout.
-  absl::Status Fetch(const rpc::CallContext& ctx, int32_t layer, int32_t shard,
-                     const std::vector<int64_t>& references);
+  // What the shard sends. UNAVAILABLE, naming it, when it has not answered in fetch_timeout.
+  absl::StatusOr<std::vector<rpc::FetchedBlock>> Fetch(const rpc::CallContext& ctx, int32_t layer,
+                                                       int32_t shard,
+                                                       const std::vector<int64_t>& references);
   // Fetch, of which UNAVAILABLE is no error with allow_partial: the shard is missing from then on.
+  // That of this node's own device is.
   absl::Status FetchOrMiss(const rpc::CallContext& ctx, int32_t layer, int32_t shard,
                            const std::vector<int64_t>& references);
+  // Verified, and where they are attended to.
+  absl::Status Keep(int32_t shard, std::vector<rpc::FetchedBlock> blocks);
   void NoteMissing(const std::vector<std::string>& shards);
   ContentCache::Key KeyOf(int32_t shard, int64_t reference, int32_t layer) const;
 

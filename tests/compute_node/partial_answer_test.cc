@@ -11,6 +11,7 @@
 #include "absl/synchronization/notification.h"
 #include "absl/time/clock.h"
 #include "compute_node/node.h"
+#include "kernels/forwarding_backend.h"
 #include "memory_node/document_store.h"
 #include "memory_node/shard.h"
 #include "router/router.h"
@@ -24,14 +25,28 @@ namespace {
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
+// A device that fails when it is asked for room for blocks.
+class FailingDevice : public kernels::ForwardingBackend {
+ public:
+  using ForwardingBackend::ForwardingBackend;
+
+  bool memory_is_host() const override { return false; }
+  absl::StatusOr<kernels::Buffer> Allocate(size_t bytes, Purpose purpose) const override {
+    if (purpose == Purpose::kCache) return absl::UnavailableError("GPU 0 failed");
+    return ForwardingBackend::Allocate(bytes, purpose);
+  }
+};
+
 class PartialAnswerTest : public ::testing::Test {
  protected:
+  virtual const kernels::Backend& device() const { return *backend_; }
+
   void SetUp() override {
     NodeOptions options = TinyModel();
     options.prefetch_layers = 1;
     options.max_sessions = 1;
     options.fetch_timeout = absl::Milliseconds(200);
-    auto node = Node::Load(options, *backend_);
+    auto node = Node::Load(options, device());
     ASSERT_TRUE(node.ok()) << node.status();
     node_ = *std::move(node);
     map_.shards = {{"a", "host:1"}, {"b", "host:2"}};
@@ -114,6 +129,26 @@ TEST_F(PartialAnswerTest, AShardThatWasRestartedSinceItWasRoutedToIsMissing) {
   };
   ExpectFailsByName();
   ExpectMissing();
+}
+
+class FailingDeviceTest : public PartialAnswerTest {
+ protected:
+  void TearDown() override {  // before the device
+    router_.reset();
+    node_.reset();
+  }
+  const kernels::Backend& device() const override { return failing_; }
+
+  FailingDevice failing_{*backend_};
+};
+
+TEST_F(FailingDeviceTest, IsNoMissingShard) {
+  dying_.before = nullptr;
+  for (const bool allow_partial : {false, true}) {
+    const absl::Status status = Retrieve(allow_partial).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable) << status;
+    EXPECT_THAT(std::string(status.message()), HasSubstr("GPU 0 failed"));
+  }
 }
 
 // The question has ten minutes, the shard has not: others wait for this question's pass.
