@@ -6,9 +6,11 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <cstdlib>
 #include <ctime>
 #include <fstream>
 #include <memory>
+#include <thread>
 
 #include "absl/time/clock.h"
 #include "cli/exit_code.h"
@@ -20,6 +22,7 @@ namespace msa::cli {
 namespace {
 
 constexpr int64_t kMaxQuestionThreads = 4096;
+constexpr absl::Duration kEndLimit = absl::Seconds(90);  // a device that hangs shows after 60
 
 sigset_t EndingSignals() {
   sigset_t signals;
@@ -30,6 +33,14 @@ sigset_t EndingSignals() {
 }
 
 }  // namespace
+
+void EndWithin(absl::Duration limit) {
+  std::thread([limit] {
+    absl::SleepFor(limit);
+    Log(LogLevel::kError, "ending without what a failed device keeps from ending");
+    std::_Exit(kExitUnavailable);
+  }).detach();
+}
 
 void ServerProcess::AddFlags(FlagSet& flags, const std::string& listen) {
   listen_ = listen;
@@ -115,6 +126,7 @@ absl::Status ServerProcess::Serve(rpc::GrpcServer::Builder& builder, std::string
   pthread_sigmask(SIG_UNBLOCK, &signals, nullptr);
   Log(LogLevel::kInfo, "draining: new calls are refused",
       {{"signal", received == SIGTERM ? "SIGTERM" : "SIGINT"}, {"seconds_at_most", drain_s_}});
+  if (health_ != nullptr) EndWithin(absl::Seconds(drain_s_) + kEndLimit);
   server->Shutdown(absl::Seconds(drain_s_));
   Log(LogLevel::kInfo, "stopped");
   return absl::OkStatus();

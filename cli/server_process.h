@@ -9,11 +9,16 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/time/time.h"
 #include "cli/flags.h"
 #include "common/log.h"
 #include "rpc/grpc_server.h"
 
 namespace msa::cli {
+
+// Ends the process with kExitUnavailable and a line in the log, unless it has ended by then: a GPU
+// that hangs keeps the calls that wait in its driver, and who waits for those, for ever.
+void EndWithin(absl::Duration limit);
 
 class ServerProcess {
  public:
@@ -34,6 +39,7 @@ class ServerProcess {
 
   // Listens, writes the port file, serves until SIGTERM or SIGINT, then drains: new calls are
   // refused, running ones may finish for --drain seconds. A second signal ends the process at once.
+  // One with a health to watch ends kEndLimit after those seconds, whatever keeps it.
   absl::Status Serve(rpc::GrpcServer::Builder& builder, std::string_view role,
                      std::vector<LogField> fields);
 

@@ -23,7 +23,8 @@ constexpr size_t kRoomForViews = 24;
 // Memory of the processor that the device copies from, and writes to, by itself.
 class Pinned {
  public:
-  static absl::StatusOr<Pinned> Make(size_t bytes) {
+  // The device is borrowed: what a failed one may still write to is not given back.
+  static absl::StatusOr<Pinned> Make(const Device& device, size_t bytes) {
     void* data = nullptr;
     if (cudaError_t error = cudaHostAlloc(&data, bytes, cudaHostAllocMapped);
         error != cudaSuccess) {
@@ -31,7 +32,7 @@ class Pinned {
       return absl::ResourceExhaustedError(
           StrCat("no pinned memory for ", bytes, " bytes: ", cudaGetErrorString(error)));
     }
-    return Pinned(data);
+    return Pinned(device, data);
   }
   template <typename T>
   T* as() const {
@@ -40,9 +41,12 @@ class Pinned {
 
  private:
   struct Free {
-    void operator()(void* data) const { cudaFreeHost(data); }
+    void operator()(void* data) const {
+      if (!device->failed()) cudaFreeHost(data);
+    }
+    const Device* device;
   };
-  explicit Pinned(void* data) : data_(data) {}
+  Pinned(const Device& device, void* data) : data_(data, Free{&device}) {}
   std::unique_ptr<void, Free> data_;
 };
 
@@ -77,7 +81,7 @@ class CudaSteps : public DecodeSteps {
     device_.Activate();
     MSA_ASSIGN_OR_RETURN(workspace_,
                          device_.Allocate(table_.workspace_bytes(), Backend::Purpose::kWork));
-    auto numbers = Pinned::Make(4 * max_sequences_ * sizeof(int32_t));
+    auto numbers = Pinned::Make(device_, 4 * max_sequences_ * sizeof(int32_t));
     MSA_RETURN_IF_ERROR(numbers.status());
     pinned_numbers_ = std::make_unique<Pinned>(*std::move(numbers));
     return Grow(table_.views_offset() +
@@ -175,7 +179,7 @@ class CudaSteps : public DecodeSteps {
   // both copies.
   absl::Status Grow(size_t bytes) {
     MSA_ASSIGN_OR_RETURN(Buffer table, device_.Allocate(bytes, Backend::Purpose::kWork));
-    auto pinned = Pinned::Make(bytes);
+    auto pinned = Pinned::Make(device_, bytes);
     MSA_RETURN_IF_ERROR(pinned.status());
     device_table_ = std::move(table);
     pinned_table_ = std::make_unique<Pinned>(*std::move(pinned));

@@ -1,12 +1,15 @@
 #include "kernels/cuda/device.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cstring>
 #include <utility>
 
+#include "absl/time/clock.h"
 #include "common/log.h"
 #include "common/status_macros.h"
 #include "common/strings.h"
+#include "kernels/cuda/limited_wait.h"
 
 namespace msa::kernels::cuda {
 namespace {
@@ -21,23 +24,32 @@ constexpr size_t kTakenAtOnce = size_t{64} << 10;
 constexpr size_t kLeastScratch = 256;
 constexpr size_t kSpareScratch = 16;  // of a size
 constexpr size_t kKeptPointers = size_t{1} << 16;
+constexpr int kWaiters = 8;  // at once that need no event made, which a GPU that hangs may not do
+// Between two questions whether work is done: a part of the wait so far, up to that.
+constexpr int64_t kWaitPerAsk = 128;
+constexpr absl::Duration kSleep = absl::Microseconds(100);
+
+// Of a clock that nobody sets: only differences mean something.
+absl::Time SteadyNow() {
+  return absl::UnixEpoch() + absl::FromChrono(std::chrono::steady_clock::now().time_since_epoch());
+}
 
 // An event behind the work. Who waits sleeps: a pass is long.
 class EventMark : public Mark {
  public:
   EventMark(Device& device, cudaStream_t stream) : device_(device) {
-    cudaError_t error =
-        cudaEventCreateWithFlags(&event_, cudaEventDisableTiming | cudaEventBlockingSync);
+    if (device.failed()) return;
+    cudaError_t error = cudaEventCreateWithFlags(&event_, cudaEventDisableTiming);
     if (error == cudaSuccess) error = cudaEventRecord(event_, stream);
     device_.Check(error, "recording an event");
   }
   ~EventMark() override {
+    if (event_ == nullptr || device_.failed()) return;
     device_.Activate();
-    if (event_ != nullptr) cudaEventDestroy(event_);
+    cudaEventDestroy(event_);
   }
   void Wait() const override {
-    device_.Activate();
-    if (event_ != nullptr) device_.Check(cudaEventSynchronize(event_), "waiting for the GPU");
+    if (event_ != nullptr) device_.Await(event_, /*sleeps=*/true);
   }
 
  private:
@@ -91,6 +103,15 @@ absl::Status Device::Init(const BackendOptions& options) {
       error != cudaSuccess) {
     return Missing(error, "the GPU takes no work");
   }
+  for (int i = 0; i < kWaiters; ++i) {
+    cudaEvent_t event = nullptr;
+    if (cudaError_t error = cudaEventCreateWithFlags(&event, cudaEventDisableTiming);
+        error != cudaSuccess) {
+      return Missing(error, "the GPU takes no work");
+    }
+    absl::MutexLock lock(&mutex_);
+    spare_events_.push_back(event);
+  }
   // Memory given back stays with the process: a step's activations are taken again at once.
   cudaMemPool_t pool = nullptr;
   uint64_t keep = UINT64_MAX;
@@ -120,13 +141,11 @@ Device::~Device() {
   if (stream_ == nullptr) return;
   Activate();
   tables_.Clear();
-  {
-    absl::MutexLock lock(&mutex_);
-    for (const auto& of_size : scratch_) {
-      for (void* data : of_size) cudaFreeAsync(data, stream_);
-    }
-  }
-  cudaStreamSynchronize(stream_);
+  DropSpares();
+  Wait();
+  if (failed()) return;
+  absl::MutexLock lock(&mutex_);
+  for (cudaEvent_t event : spare_events_) cudaEventDestroy(event);
   cudaStreamDestroy(stream_);
 }
 
@@ -159,12 +178,12 @@ void Device::Release(void* data, bool on_device) {
     }
     buffers_.erase(it);
   }
+  if (!on_device) Wait();  // kernels may still read it
+  if (failed()) return;
   Activate();
   if (on_device) {
     Check(cudaFreeAsync(data, stream_), "cudaFreeAsync");
   } else {
-    // Kernels may still read it.
-    cudaStreamSynchronize(stream_);
     Check(cudaFreeHost(data), "cudaFreeHost");
   }
 }
@@ -187,14 +206,21 @@ absl::StatusOr<Buffer> Device::Allocate(size_t bytes, Backend::Purpose purpose) 
         "no GPU memory for ", bytes, " bytes, ", device_bytes(), " are in use of ",
         max_device_bytes_, ": answer fewer questions at once or give a larger --gpu-memory"));
   }
+  Buffer buffer = AllocatePinned(bytes);
+  if (buffer.data() != nullptr) return buffer;
+  return absl::ResourceExhaustedError(
+      StrCat("no memory for ", bytes, " bytes, neither on the GPU (", device_bytes(), " of ",
+             max_device_bytes_, " in use) nor pinned on the host (", host_bytes(),
+             " in use): give a larger --gpu-memory or --host-memory, or add a shard"));
+}
+
+Buffer Device::AllocatePinned(size_t bytes) {
+  const size_t size = std::max<size_t>(bytes, 1);
   void* data = nullptr;
   if (host_bytes() + static_cast<int64_t>(size) > max_host_bytes_ ||
       cudaHostAlloc(&data, size, cudaHostAllocMapped) != cudaSuccess) {
     cudaGetLastError();
-    return absl::ResourceExhaustedError(
-        StrCat("no memory for ", bytes, " bytes, neither on the GPU (", device_bytes(), " of ",
-               max_device_bytes_, " in use) nor pinned on the host (", host_bytes(),
-               " in use): give a larger --gpu-memory or --host-memory, or add a shard"));
+    return Buffer();
   }
   Buffer buffer = Register(data, bytes, false);
   bool tell = false;
@@ -203,7 +229,7 @@ absl::StatusOr<Buffer> Device::Allocate(size_t bytes, Backend::Purpose purpose) 
     tell = !std::exchange(told_of_host_tier_, true);
   }
   if (tell) {
-    Log(LogLevel::kWarning, "the GPU's memory is full: keys and blocks go to the host's",
+    Log(LogLevel::kWarning, "the GPU's memory is full: what else needs some goes to the host's",
         {{"gpu_bytes", device_bytes()}, {"gpu_memory", max_device_bytes_}});
   }
   return buffer;
@@ -238,7 +264,12 @@ absl::StatusOr<Buffer> Device::AllocateScratch(size_t bytes) {
   }
   Activate();
   void* data = nullptr;
-  if (cudaError_t error = cudaMallocAsync(&data, room, stream_); error != cudaSuccess) {
+  cudaError_t error = cudaMallocAsync(&data, room, stream_);
+  if (error == cudaErrorMemoryAllocation && DropSpares()) {
+    cudaGetLastError();  // or the next launch would be told of it
+    error = cudaMallocAsync(&data, room, stream_);
+  }
+  if (error != cudaSuccess) {
     MSA_RETURN_IF_ERROR(UnlessFull(error));
     return absl::ResourceExhaustedError(cudaGetErrorString(error));
   }
@@ -247,6 +278,30 @@ absl::StatusOr<Buffer> Device::AllocateScratch(size_t bytes) {
   buffers_[reinterpret_cast<uintptr_t>(data)] = {.bytes = room};
   device_bytes_ += static_cast<int64_t>(room);
   return Buffer(data, bytes, release);
+}
+
+absl::StatusOr<Buffer> Device::AllocateRoom(size_t bytes) {
+  auto scratch = AllocateScratch(bytes);
+  // What is recorded keeps its memory: such is not to be slow for ever.
+  if (!absl::IsResourceExhausted(scratch.status()) || records()) return scratch;
+  Buffer pinned = AllocatePinned(bytes);
+  if (pinned.data() == nullptr) return scratch;
+  return pinned;
+}
+
+bool Device::DropSpares() {
+  std::vector<void*> spares;
+  {
+    absl::MutexLock lock(&mutex_);
+    for (int size_class = 0; size_class < kScratchClasses; ++size_class) {
+      std::vector<void*>& of_size = scratch_[size_class];
+      device_bytes_ += static_cast<int64_t>(of_size.size() * (kLeastScratch << size_class));
+      spares.insert(spares.end(), of_size.begin(), of_size.end());
+      of_size.clear();
+    }
+  }
+  for (void* data : spares) Release(data, true);
+  return !spares.empty();
 }
 
 void Device::ReleaseScratch(void* data, int size_class) {
@@ -263,7 +318,7 @@ void Device::ReleaseScratch(void* data, int size_class) {
 
 absl::StatusOr<KeptTables::Table> Device::KeepTable(const void* table, size_t bytes) {
   const auto copy = [this](std::string_view content) -> absl::StatusOr<Buffer> {
-    MSA_ASSIGN_OR_RETURN(Buffer buffer, AllocateScratch(content.size()));
+    MSA_ASSIGN_OR_RETURN(Buffer buffer, AllocateRoom(content.size()));
     Copy(buffer.data(), content.data(), content.size());
     return buffer;
   };
@@ -298,12 +353,15 @@ bool Device::ReachesKept(const void* pointer) {
 }
 
 void Device::Copy(void* to, const void* from, size_t bytes) {
-  if (bytes == 0) return;
+  if (bytes == 0 || failed()) return;
   Activate();
   const bool to_device = Reaches(to);
   if (bytes <= PinnedSlots::kSlotBytes && Reaches(from) != to_device) {
     if (to_device ? CopyIn(to, from, bytes) : CopyOut(to, from, bytes)) return;
   }
+  // The driver would wait for the work before, without a limit.
+  if (!to_device) Wait();
+  if (failed()) return;
   Check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, stream_), "a copy");
   if (!to_device) Wait();
 }
@@ -323,14 +381,13 @@ bool Device::CopyOut(void* to, const void* from, size_t bytes) {
   if (slot == nullptr) return false;
   Check(cudaMemcpyAsync(slot->data, from, bytes, cudaMemcpyDefault, stream_), "a copy");
   Check(cudaEventRecord(slot->done, stream_), "recording an event");
-  const cudaError_t copied = cudaEventSynchronize(slot->done);
-  Check(copied, "waiting for the GPU");
-  if (copied == cudaSuccess) std::memcpy(to, slot->data, bytes);
+  if (Await(slot->done)) std::memcpy(to, slot->data, bytes);
   slots_.Give(slot);
   return true;
 }
 
 Buffer Device::StartFetch(const void* from, size_t bytes) {
+  if (failed()) return Buffer();
   Activate();
   Buffer to = landings_.Take(bytes);
   if (to.data() == nullptr) return to;
@@ -343,7 +400,53 @@ std::unique_ptr<Mark> Device::MakeMark() {
   return std::make_unique<EventMark>(*this, stream_);
 }
 
-void Device::Wait() { Check(cudaStreamSynchronize(stream_), "waiting for the GPU"); }
+void Device::Wait() {
+  if (failed()) return;
+  cudaEvent_t event = nullptr;
+  {
+    absl::MutexLock lock(&mutex_);
+    if (!spare_events_.empty()) {
+      event = spare_events_.back();
+      spare_events_.pop_back();
+    }
+  }
+  Activate();
+  cudaError_t error = cudaSuccess;
+  if (event == nullptr) error = cudaEventCreateWithFlags(&event, cudaEventDisableTiming);
+  if (error == cudaSuccess) error = cudaEventRecord(event, stream_);
+  Check(error, "recording an event");
+  if (error == cudaSuccess) Await(event);
+  if (event == nullptr) return;
+  absl::MutexLock lock(&mutex_);
+  spare_events_.push_back(event);
+}
+
+bool Device::Await(cudaEvent_t event, bool sleeps) {
+  cudaError_t state = cudaSuccess;
+  const auto done = [&] {
+    state = cudaEventQuery(event);
+    return state != cudaErrorNotReady;
+  };
+  // Asking takes a lock of the driver's, which threads that start work need: the longer the wait so
+  // far, the less often.
+  const absl::Time begun = SteadyNow();
+  const auto pause = [&] {
+    const absl::Time now = SteadyNow();
+    if (sleeps || now - begun > kWaitPerAsk * kSleep) return absl::SleepFor(kSleep);
+    for (const absl::Time next = now + (now - begun) / kWaitPerAsk; SteadyNow() < next;) {
+    }
+  };
+  Activate();
+  const Waited waited = AwaitWithin(
+      kHangLimit, done, [this] { return failed(); }, pause, SteadyNow);
+  cudaGetLastError();  // that it was not ready is no error
+  if (waited == Waited::kLate) {
+    Fail(StrCat("did not end its work in ", absl::FormatDuration(kHangLimit)));
+  }
+  if (waited != Waited::kDone) return false;
+  Check(state, "waiting for the GPU");
+  return state == cudaSuccess;
+}
 
 void Device::Check(cudaError_t error, const char* what) {
   if (error == cudaSuccess) return;
@@ -351,11 +454,16 @@ void Device::Check(cudaError_t error, const char* what) {
     if (recording->error_ == cudaSuccess) recording->error_ = error;
     return;
   }
+  Fail(StrCat("failed in ", what, ": ", cudaGetErrorString(error)));
+}
+
+void Device::Fail(std::string_view why) {
   absl::MutexLock lock(&mutex_);
   if (!first_error_.ok()) return;
-  first_error_ = absl::UnavailableError(
-      StrCat("GPU ", ordinal_, " (", name_, ") failed in ", what, ": ", cudaGetErrorString(error),
-             "; this process cannot use it any more: restart it"));
+  first_error_ =
+      absl::UnavailableError(StrCat("GPU ", ordinal_, " (", name_, ") ", why,
+                                    "; this process cannot use it any more: restart it"));
+  failed_ = true;
   Log(LogLevel::kError, std::string(first_error_.message()), {});
 }
 

@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
@@ -32,8 +33,8 @@ class Device {
  public:
   // FAILED_PRECONDITION naming what is missing: no driver, no such device, one older than compute
   // capability 8.0. Of gpu_memory_bytes, or of what is free where that is less, kWork may have all,
-  // kCache and kResident somewhat less, kResident then pinned memory of the processor, up to
-  // host_memory_bytes.
+  // kCache and kResident somewhat less; kResident, and what an operation needs for its own length,
+  // then pinned memory of the processor, up to host_memory_bytes.
   static absl::StatusOr<std::unique_ptr<Device>> Open(const BackendOptions& options);
   ~Device();
   Device(const Device&) = delete;
@@ -41,6 +42,8 @@ class Device {
 
   // Where this thread's work goes: the device's stream, or what the thread records.
   cudaStream_t stream() const;
+  // Whether this thread's work is recorded and not done.
+  bool records() const { return stream() != stream_; }
   int ordinal() const { return ordinal_; }
   const std::string& name() const { return name_; }
   bool hopper() const { return compute_major_ == 9; }  // sm_90a code runs
@@ -49,8 +52,10 @@ class Device {
 
   // Stream-ordered: memory given back is used again only after the work asked for before.
   absl::StatusOr<Buffer> Allocate(size_t bytes, Backend::Purpose purpose);
-  // For the length of one operation, from what the budget leaves free.
+  // For the length of one operation, from what the budget leaves free. RESOURCE_EXHAUSTED.
   absl::StatusOr<Buffer> AllocateScratch(size_t bytes);
+  // The same; in pinned memory, read through the bus, where the device has no room.
+  absl::StatusOr<Buffer> AllocateRoom(size_t bytes);
   // A table of the processor's memory where kernels reach it, until the caller lets go of it. Not
   // of what is recorded, which takes nothing of the processor's (Backend::Record).
   absl::StatusOr<KeptTables::Table> KeepTable(const void* table, size_t bytes);
@@ -64,15 +69,23 @@ class Device {
   // As Backend's.
   Buffer StartFetch(const void* from, size_t bytes);
   std::unique_ptr<Mark> MakeMark();
-  // Waits for all work asked for.
+  // Waits for all work asked for, kHangLimit at most: a device that takes longer has failed.
   void Wait();
+  // The same for the work before the event; false when the device has failed. A thread that sleeps
+  // notices somewhat later.
+  bool Await(cudaEvent_t event, bool sleeps = false);
 
   // OK for an allocation that failed for want of memory, which is no failure of the device; any
   // other error is one that came before and shows only now: remembered and returned.
   absl::Status UnlessFull(cudaError_t error);
   // Remembers the first error.
   void Check(cudaError_t error, const char* what);
+  // The same in words, after the device's name.
+  void Fail(std::string_view why);
   absl::Status health() const;
+  // Whether health() is an error. Nothing is asked of such a device any more, nor given back to it:
+  // where it hangs most calls of the driver never return.
+  bool failed() const { return failed_.load(std::memory_order_relaxed); }
 
   int64_t device_bytes() const;
   int64_t free_bytes() const { return max_resident_bytes_ - device_bytes(); }  // for keys
@@ -99,6 +112,10 @@ class Device {
   Device() = default;
   absl::Status Init(const BackendOptions& options);
   Buffer Register(void* data, size_t bytes, bool on_device);
+  // Of the processor's memory; null data when there is none.
+  Buffer AllocatePinned(size_t bytes);
+  // Gives spare memory of operations to the driver. False when there is none.
+  bool DropSpares();
   void Release(void* data, bool on_device);
   void ReleaseScratch(void* data, int size_class);
   std::atomic<uintptr_t>& KeptEntry(uintptr_t address);
@@ -110,9 +127,10 @@ class Device {
   int compute_major_ = 0;
   std::string name_;
   cudaStream_t stream_ = nullptr;
-  PinnedSlots slots_;
+  std::atomic<bool> failed_ = false;
+  PinnedSlots slots_{failed_};
   KeptTables tables_;
-  Landings landings_;
+  Landings landings_{failed_};
   int64_t max_device_bytes_ = 0;
   int64_t max_resident_bytes_ = 0;  // of the same, while kResident is asked for
   int64_t max_cache_bytes_ = 0;     // while kCache is
@@ -130,6 +148,7 @@ class Device {
   int64_t device_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
   int64_t host_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
   bool told_of_host_tier_ ABSL_GUARDED_BY(mutex_) = false;
+  std::vector<cudaEvent_t> spare_events_ ABSL_GUARDED_BY(mutex_);  // of Wait
   absl::Status first_error_ ABSL_GUARDED_BY(mutex_);
 };
 

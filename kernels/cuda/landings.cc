@@ -8,6 +8,7 @@
 namespace msa::kernels::cuda {
 
 Landings::~Landings() {
+  if (failed_) return;
   for (const auto& [room, data] : spare_) cudaFreeHost(data);
 }
 
@@ -40,7 +41,7 @@ void Landings::Give(void* data, size_t room) {
       return;
     }
   }
-  cudaFreeHost(data);  // waits for what is on its way
+  if (!failed_) cudaFreeHost(data);  // waits for what is on its way
 }
 
 }  // namespace msa::kernels::cuda

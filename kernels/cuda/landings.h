@@ -3,6 +3,7 @@
 #ifndef MSA_KERNELS_CUDA_LANDINGS_H_
 #define MSA_KERNELS_CUDA_LANDINGS_H_
 
+#include <atomic>
 #include <cstddef>
 #include <map>
 
@@ -14,7 +15,8 @@ namespace msa::kernels::cuda {
 
 class Landings {
  public:
-  Landings() = default;
+  // `failed`, of the device, is borrowed: such a one's memory is not given back.
+  explicit Landings(const std::atomic<bool>& failed) : failed_(failed) {}
   ~Landings();  // nothing is on its way any more
   Landings(const Landings&) = delete;
   Landings& operator=(const Landings&) = delete;
@@ -29,6 +31,7 @@ class Landings {
 
   void Give(void* data, size_t room);
 
+  const std::atomic<bool>& failed_;
   absl::Mutex mutex_;
   std::multimap<size_t, void*> spare_ ABSL_GUARDED_BY(mutex_);  // by room
   size_t spare_bytes_ ABSL_GUARDED_BY(mutex_) = 0;

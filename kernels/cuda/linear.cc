@@ -66,9 +66,10 @@ absl::StatusOr<std::unique_ptr<Products>> Products::Make(Device& device) {
 }
 
 Products::~Products() {
+  device_.Wait();  // here, with a limit, not in the library
   device_.Activate();
   absl::MutexLock lock(&mutex_);
-  if (handle_ != nullptr) cublasDestroy(handle_);
+  if (handle_ != nullptr && !device_.failed()) cublasDestroy(handle_);
 }
 
 void Products::Check(cublasStatus_t status) {
@@ -195,13 +196,21 @@ void* Products::RoomFor(int64_t elements) {
   const size_t bytes = elements * 2;
   if (rounded_.empty() || rounded_.back().size() < bytes) {
     auto larger = device_.AllocateScratch(std::bit_ceil(bytes));
-    if (!larger.ok()) {
-      device_.Check(cudaErrorMemoryAllocation, "rounding activations");
-      return nullptr;
-    }
+    if (!larger.ok()) return RoomBesides(bytes);
     rounded_.push_back(*std::move(larger));
   }
   return rounded_.back().data();
+}
+
+void* Products::RoomBesides(size_t bytes) {
+  if (besides_.size() >= bytes && !device_.records()) return besides_.data();
+  auto room = device_.AllocateRoom(bytes);
+  if (!room.ok() || device_.records()) {
+    device_.Check(cudaErrorMemoryAllocation, "rounding activations");
+    return nullptr;
+  }
+  besides_ = *std::move(room);
+  return besides_.data();
 }
 
 }  // namespace msa::kernels::cuda

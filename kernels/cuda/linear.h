@@ -57,6 +57,8 @@ class Products {
   cublasHandle_t Handle() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Room for activations in bfloat16. Null, and an unhealthy device, when there is no memory.
   void* RoomFor(int64_t elements) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // The same where the device has none now; one is kept, no recording has its address.
+  void* RoomBesides(size_t bytes) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // What is multiplied: args.x after the norm, in bfloat16 for half weights; null as RoomFor.
   const void* Operand(const CudaLinearWeights& w, const LinearArgs& args)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -71,6 +73,7 @@ class Products {
   // Activations in bfloat16: one product's at a time, which the stream's order keeps apart. Smaller
   // ones stay: recordings may hold their addresses.
   std::vector<Buffer> rounded_ ABSL_GUARDED_BY(mutex_);
+  Buffer besides_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace msa::kernels::cuda

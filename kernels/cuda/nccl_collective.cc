@@ -92,13 +92,17 @@ class NcclCollective : public Collective {
       : nccl_(nccl), devices_(std::move(devices)), options_(options), comms_(std::move(comms)) {}
 
   ~NcclCollective() override {
+    for (Device* device : devices_) device->Wait();  // here, with a limit, not in the library
     absl::MutexLock lock(&mutex_);
-    if (error_.ok()) {
+    const bool failed = std::any_of(devices_.begin(), devices_.end(),
+                                    [](const Device* device) { return device->failed(); });
+    if (error_.ok() && !failed) {
       for (ncclComm_t comm : comms_) nccl_.CommDestroy(comm);
     }
     // What an abort works on goes with the devices.
     const absl::Time until = absl::Now() + kAbortTimeout;
     for (const auto& done : aborts_) done->WaitForNotificationWithDeadline(until);
+    if (failed) return;
     devices_[0]->Activate();
     for (const Arrival& arrival : free_) {
       cudaEventDestroy(arrival.event);
@@ -237,6 +241,10 @@ class NcclCollective : public Collective {
     error_ = absl::UnavailableError(
         StrCat(why, "; the GPUs of this process cannot work together any more: restart it"));
     Log(LogLevel::kError, std::string(error_.message()), {});
+    // Which of them hangs cannot be told; the abort of that one keeps its driver.
+    for (Device* device : devices_) {
+      device->Fail(StrCat("is one of several that cannot work together: ", why));
+    }
     for (ncclComm_t comm : comms_) {
       aborts_.push_back(RunApart([abort = nccl_.CommAbort, comm] { abort(comm); }));
     }

@@ -3,6 +3,7 @@
 namespace msa::kernels::cuda {
 
 PinnedSlots::~PinnedSlots() {
+  if (failed_) return;
   for (Slot& slot : slots_) {
     if (slot.data == nullptr) continue;
     cudaEventDestroy(slot.done);

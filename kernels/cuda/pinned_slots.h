@@ -7,6 +7,7 @@
 #include <cuda_runtime_api.h>
 
 #include <array>
+#include <atomic>
 #include <cstddef>
 
 #include "absl/base/thread_annotations.h"
@@ -24,7 +25,8 @@ class PinnedSlots {
     bool taken = false;
   };
 
-  PinnedSlots() = default;
+  // `failed`, of the device, is borrowed: such a one's memory is not given back.
+  explicit PinnedSlots(const std::atomic<bool>& failed) : failed_(failed) {}
   ~PinnedSlots();
   PinnedSlots(const PinnedSlots&) = delete;
   PinnedSlots& operator=(const PinnedSlots&) = delete;
@@ -39,6 +41,7 @@ class PinnedSlots {
  private:
   static constexpr int kSlots = 8;
 
+  const std::atomic<bool>& failed_;
   absl::Mutex mutex_;
   std::array<Slot, kSlots> slots_ ABSL_GUARDED_BY(mutex_);
 };

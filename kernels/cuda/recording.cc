@@ -18,13 +18,14 @@ class GraphRecording : public Recording {
     device_.Activate();
     // The last start may still run.
     device_.Wait();
-    cudaGraphExecDestroy(graph_);
+    if (!device_.failed()) cudaGraphExecDestroy(graph_);
   }
 
   void Run() override {
     const bool first = std::exchange(warm_, true) == false;
     if (!first && recordable_ && graph_ == nullptr) Record();
     if (graph_ == nullptr) return operations_();
+    if (device_.failed()) return;
     device_.Activate();
     absl::MutexLock lock(&launching_);
     device_.Check(cudaGraphLaunch(graph_, device_.stream()), "starting a recording");

@@ -14,7 +14,10 @@ namespace msa::kernels::cuda {
 // Not thread-safe. Results are in the processor's memory after the destructor.
 class Staging {
  public:
-  explicit Staging(Device& device) : device_(device) { device_.Activate(); }
+  // Failed from the start when the device is: its queue takes only so much more.
+  explicit Staging(Device& device) : device_(device), failed_(device.failed()) {
+    device_.Activate();
+  }
   ~Staging() {
     if (failed_) return;
     for (const Result& result : results_) device_.Copy(result.to, result.from, result.bytes);
@@ -73,10 +76,11 @@ class Staging {
     if (room != data && room != nullptr) device_.Copy(room, data, count * sizeof(T));
     return room;
   }
-  // Bytes until the operation has ended. Null, and an unhealthy device, when there is no memory:
-  // the operation must then do nothing.
+  // Bytes until the operation has ended. Null, and an unhealthy device, when there is no memory,
+  // the processor's neither: what was computed so far is lost in the middle, and the operation must
+  // do nothing.
   void* Room(size_t bytes) {
-    auto buffer = device_.AllocateScratch(bytes);
+    auto buffer = device_.AllocateRoom(bytes);
     if (!buffer.ok()) {
       Fail();
       return nullptr;
@@ -103,7 +107,7 @@ class Staging {
   std::vector<Buffer> rooms_;
   std::vector<KeptTables::Table> tables_;
   std::vector<Result> results_;
-  bool failed_ = false;
+  bool failed_;
 };
 
 }  // namespace msa::kernels::cuda

@@ -12,6 +12,7 @@
 #include "common/strings.h"
 #include "gtest/gtest.h"
 #include "kernels/cuda/device.h"
+#include "kernels/cuda/limited_wait.h"
 #include "kernels/cuda/nccl_collective.h"
 #include "kernels/group_backend.h"
 #include "memory_node/shard.h"
@@ -120,6 +121,18 @@ TEST_P(OnGpus, AFaultOfTheLastGpuMakesRoutingUnavailable) {
   EXPECT_FALSE(set_->member(GetParam() - 1).Health().ok());
 }
 
+// And the process ends although its GPU does not.
+TEST_P(OnGpus, AGpuThatHangsMakesRoutingUnavailableAtTheLimit) {
+  testing::HangGpu(GetParam() - 1);
+  const absl::Time start = absl::Now();
+  EXPECT_TRUE(absl::IsUnavailable(node_->Route().status()));
+  // Several wait for one another no longer than for a gather.
+  const absl::Duration limit = GetParam() > 1 ? absl::Seconds(15) : kernels::cuda::kHangLimit;
+  EXPECT_LT(absl::Now() - start, limit + absl::Seconds(5));
+  ExpectUnavailableFromNowOn(*node_);
+  EXPECT_FALSE(set_->memory().Health().ok());
+}
+
 INSTANTIATE_TEST_SUITE_P(Sizes, OnGpus, ::testing::Values(1, 2, 4));
 
 // Keys beyond both tiers: the add is refused, what was there is still found.
@@ -147,6 +160,48 @@ TEST(GpuFaults, ABankLargerThanEveryTierIsRefusedAndServed) {
   const auto stats = node.shard().Stats({}, node.bank().name);
   EXPECT_EQ(stats->num_documents, taken - 20);
   EXPECT_TRUE(set->memory().Health().ok()) << set->memory().Health();
+}
+
+// What is left of the GPU's memory, but for a few MB.
+class TakenMemory {
+ public:
+  TakenMemory() {
+    for (size_t bytes = size_t{1} << 36; bytes >= size_t{1} << 20; bytes /= 2) {
+      for (void* data = nullptr; cudaMalloc(&data, bytes) == cudaSuccess;) taken_.push_back(data);
+    }
+    cudaGetLastError();
+  }
+  ~TakenMemory() {
+    for (void* data : taken_) cudaFree(data);
+  }
+
+ private:
+  std::vector<void*> taken_;
+};
+
+TEST(GpuFaults, AnOperationThatTheDriverGivesNoRoomHasItsResultAllTheSame) {
+  const auto backend = kernels::MakeBackend("cuda", kernels::BackendOptions{});
+  if (!backend.ok()) GTEST_SKIP() << backend.status();
+  constexpr int64_t kRows = 4096, kWidth = 2048, kOut = 256;
+  std::vector<float> w(kOut * kWidth), x(kRows * kWidth);
+  for (size_t i = 0; i < w.size(); ++i) w[i] = static_cast<float>(i % 7) - 3;
+  for (size_t i = 0; i < x.size(); ++i) x[i] = static_cast<float>(i % 11) - 5;
+  const auto linear =
+      *(*backend)->PackLinear(w.data(), kOut, kWidth, kernels::WeightFormat::kBFloat16);
+  const auto product = [&] {
+    std::vector<float> y(kRows * kOut);
+    (*backend)->Linear(*linear, x.data(), kRows, nullptr, y.data());
+    return y;
+  };
+  std::vector<float> full;
+  {
+    const TakenMemory taken;
+    for (int i = 0; i < 3; ++i) full = product();
+    EXPECT_TRUE(absl::IsResourceExhausted(
+        (*backend)->Allocate(size_t{64} << 20, kernels::Backend::Purpose::kWork).status()));
+  }
+  EXPECT_EQ(full, product());
+  EXPECT_TRUE((*backend)->Health().ok()) << (*backend)->Health();
 }
 
 class TwoDevices : public ::testing::Test {
@@ -200,8 +255,10 @@ TEST_F(TwoDevices, APeerThatHangsEndsTheGatherAtItsTimeOut) {
       },
       &release);
   ExpectUnavailable();
+  EXPECT_TRUE(devices_[1]->failed());  // and is not waited for any more
   release.Notify();
-  devices_[1]->Wait();
+  devices_[1]->Activate();
+  cudaDeviceSynchronize();
 }
 
 TEST_F(TwoDevices, APeerThatDiesEndsTheGather) {
