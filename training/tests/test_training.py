@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from training import batches, frames, oracle, synth
+from training import batches, frames, losses, oracle, synth
 from training.adapter_io import load_adapter, read_config, save_adapter
 from training.data import Batch, Group
 from training.decode import complete
@@ -103,6 +103,32 @@ class OverfitTest(ToyCase):
         one, two = (step_loss(model, batch, STAGE)[0].item() for _ in range(2))
         self.assertNotEqual(one, two)
         self.assertEqual(step_loss(same, batch, STAGE)[0].item(), step_loss(same, batch, STAGE)[0].item())
+
+    def test_a_teachers_odds_are_learnt_and_the_right_reading_is_chosen(self):
+        """Four questions over their own text, which answers, and over another's, which a teacher would refuse, more or less surely."""
+        texts, asked, odds = toy.documents(), toy.questions(), (-1.0, 0.5, 2.0, 4.0)
+        prompt = lambda q, number: frames.encode(self.tokenizer, frames.reader_prompt(q, [(number, texts[number])]))
+        said = lambda text: frames.encode(self.tokenizer, f"{text}<|im_end|>")
+        groups = [[batches.Sample(prompt(q, i), said(a)), batches.Sample(prompt(q, i + 1), said(frames.REFUSAL), 0.0, o)]
+                  for i, ((q, a), o) in enumerate(zip(asked, odds))]
+        samples = sum(groups, [])
+        batch = Batch("toy", None, [], batches.reading(samples), 0, None, batches.members(groups), batches.weighed(samples))
+        stage = {**STAGE, "loss": {"routing": 1.0, "reading": 1.0, "choice": 0.1, "refuse": 1.0}}
+        torch.manual_seed(0)
+        model = MsaModel(str(self.folder), MsaConfig((2, 3), pool=4, top_k=2, lora_rank=0))
+        optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.0)
+        for _ in range(150):
+            loss, log = step_loss(model, batch, stage)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        self.assertEqual(log["chosen"].item(), 1.0)
+        packed, places, targets, _ = batch.reading
+        with torch.no_grad():
+            logits = model.logits(model.run(model.merged(), reading=packed).reading[places])
+        begin = batch.weighed[0]
+        learnt = losses.log_odds(logits[begin], targets[begin])
+        self.assertLess((learnt - torch.tensor(odds)).abs().max().item(), 0.5)
 
 
 class RoutingTest(ToyCase):
