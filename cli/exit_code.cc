@@ -43,7 +43,7 @@ std::string_view ExitCodeHelp() {
          "  3  not found: a document, a bank, a file\n"
          "  4  the server, or a shard it needs, cannot be reached or did not answer in time\n"
          "  5  refused: a bad value, another model's bank, something that exists already\n"
-         "Every flag has an environment twin: --data-dir is MSA_DATA_DIR, --server MSA_SERVER.\n";
+         "Flags have environment variables: --data-dir is MSA_DATA_DIR, --server MSA_SERVER.\n";
 }
 
 }  // namespace msa::cli
