@@ -42,8 +42,9 @@ class ComputeNodeVerb : public Verb {
     }
     MSA_ASSIGN_OR_RETURN(const auto node, model_.LoadNode(kernels.member(0)));
 
-    const auto router = rpc::MakeRemoteSessionRouter({.address = map.router, .name = "the router"});
-    const auto shards = MakeRemoteShards(map);
+    const auto router = rpc::MakeRemoteSessionRouter(
+        {.address = map.router, .name = "the router", .tls = process_.tls()});
+    const auto shards = MakeRemoteShards(map, process_.tls());
     std::vector<std::string> names;
     for (const rpc::Endpoint& shard : map.shards) names.push_back(shard.name);
     node->Attach(router.get(), Borrowed(shards), names);

@@ -6,9 +6,10 @@
 namespace msa::cli {
 
 Connector GrpcConnector() {
-  return [](const std::string& server) -> absl::StatusOr<Connection> {
+  return [](const std::string& server, const rpc::TlsFiles& tls) -> absl::StatusOr<Connection> {
     rpc::RemoteOptions options;
     options.address = server;
+    options.tls = tls;
     options.data_connections = 1;  // clients move no blocks
     return Connection{
         .keeps = nullptr, .service = rpc::MakeRemoteMemoryService(options), .reachable = [options] {

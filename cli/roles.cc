@@ -128,12 +128,15 @@ absl::StatusOr<std::unique_ptr<memory_node::LocalShard>> StoreFlags::OpenShard(
   return shard;
 }
 
-std::vector<std::unique_ptr<rpc::MemoryShard>> MakeRemoteShards(const rpc::ShardMap& map) {
+std::vector<std::unique_ptr<rpc::MemoryShard>> MakeRemoteShards(const rpc::ShardMap& map,
+                                                                const rpc::TlsFiles& tls) {
   std::vector<std::unique_ptr<rpc::MemoryShard>> shards;
   for (const rpc::Endpoint& shard : map.shards) {
     const rpc::ShardPlace place = map.PlaceOf(static_cast<int32_t>(shards.size()));
-    shards.push_back(rpc::MakeRemoteMemoryShard(
-        {.address = shard.address, .name = StrCat("shard '", shard.name, "'"), .place = place}));
+    shards.push_back(rpc::MakeRemoteMemoryShard({.address = shard.address,
+                                                 .name = StrCat("shard '", shard.name, "'"),
+                                                 .place = place,
+                                                 .tls = tls}));
   }
   return shards;
 }

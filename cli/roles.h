@@ -19,6 +19,7 @@
 #include "memory_node/shard.h"
 #include "rpc/memory_shard.h"
 #include "rpc/shard_map.h"
+#include "rpc/tls.h"
 
 namespace msa::cli {
 
@@ -77,7 +78,8 @@ struct StoreFlags {
 };
 
 // The map's shards over gRPC, in its order; and what those who use them take.
-std::vector<std::unique_ptr<rpc::MemoryShard>> MakeRemoteShards(const rpc::ShardMap& map);
+std::vector<std::unique_ptr<rpc::MemoryShard>> MakeRemoteShards(const rpc::ShardMap& map,
+                                                                const rpc::TlsFiles& tls);
 template <typename T>
 std::vector<T*> Borrowed(const std::vector<std::unique_ptr<T>>& owned) {
   std::vector<T*> borrowed;

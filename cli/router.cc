@@ -40,11 +40,12 @@ class RouterVerb : public Verb {
     process_.SetListen(map.router);
     MSA_RETURN_IF_ERROR(process_.Prepare());
 
-    const auto shards = MakeRemoteShards(map);
+    const auto shards = MakeRemoteShards(map, process_.tls());
     std::vector<std::unique_ptr<rpc::ComputeNode>> nodes;
     for (const rpc::Endpoint& node : map.compute_nodes) {
-      nodes.push_back(rpc::MakeRemoteComputeNode(
-          {.address = node.address, .name = StrCat("compute node '", node.name, "'")}));
+      nodes.push_back(rpc::MakeRemoteComputeNode({.address = node.address,
+                                                  .name = StrCat("compute node '", node.name, "'"),
+                                                  .tls = process_.tls()}));
     }
     router::RouterOptions options;
     options.shard_timeout = absl::Seconds(shard_timeout_s_);

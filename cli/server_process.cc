@@ -14,6 +14,7 @@
 
 #include "absl/time/clock.h"
 #include "cli/exit_code.h"
+#include "cli/tls_flags.h"
 #include "common/status_macros.h"
 #include "common/strings.h"
 #include "rpc/address.h"
@@ -48,6 +49,7 @@ void ServerProcess::AddFlags(FlagSet& flags, const std::string& listen) {
   flags.Add("--port-file", &port_file_, "File to write the port to once it is listened on");
   flags.Add("--insecure-listen-any", &insecure_listen_any_,
             "Listen where others can reach it although there are no API keys");
+  AddServerTlsFlags(flags, &tls_);
   flags.Add("--reflection", &reflection_, "Offer gRPC reflection");
   flags.AddBounded("--drain", &drain_s_, 0, 86400,
                    "Seconds that running calls may take after SIGTERM");
@@ -62,17 +64,20 @@ absl::Status ServerProcess::Prepare() {
   const sigset_t signals = EndingSignals();
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
   signal(SIGPIPE, SIG_IGN);
+  MSA_RETURN_IF_ERROR(rpc::CheckTls(tls_));
   if (listen_.empty()) return absl::OkStatus();
   if (const absl::Status form = rpc::CheckAddress("--listen", listen_, 0); !form.ok()) {
     return UsageError(std::string(form.message()));
   }
   // A taken port is told before a model is loaded.
-  if (insecure_listen_any_ || rpc::IsLoopback(listen_)) return rpc::CheckFree(listen_);
-  return absl::FailedPreconditionError(
-      StrCat("refusing to listen on ", listen_,
-             ": there are no API keys, so anyone who reaches it "
-             "could read and change every document. Listen on 127.0.0.1, or give "
-             "--insecure-listen-any where the network is closed to others"));
+  if (insecure_listen_any_ || tls_.mutual() || rpc::IsLoopback(listen_))
+    return rpc::CheckFree(listen_);
+  return absl::FailedPreconditionError(StrCat(
+      "refusing to listen on ", listen_,
+      ": there are no API keys, so anyone who reaches it "
+      "could read and change every document. Listen on 127.0.0.1, give --tls-cert, --tls-key "
+      "and --tls-ca to let in only those with a certificate of yours, or "
+      "--insecure-listen-any where the network is closed to others"));
 }
 
 void ServerProcess::SetListen(const std::string& address) {
@@ -83,6 +88,7 @@ rpc::ServerOptions ServerProcess::options(int64_t questions) const {
   rpc::ServerOptions options;
   options.questions = static_cast<int>(std::min(questions, kMaxQuestionThreads));
   options.reflection = reflection_;
+  options.tls = tls_;
   return options;
 }
 

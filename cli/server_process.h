@@ -13,6 +13,7 @@
 #include "cli/flags.h"
 #include "common/log.h"
 #include "rpc/grpc_server.h"
+#include "rpc/tls.h"
 
 namespace msa::cli {
 
@@ -27,8 +28,8 @@ class ServerProcess {
 
   // First of all, before any thread starts: sets up logging and holds SIGTERM and SIGINT back for
   // Serve, from this thread and all it will start. A usage error for an address that is none;
-  // FAILED_PRECONDITION for one that others can reach, since there are no API keys; UNAVAILABLE for
-  // one where another program listens.
+  // FAILED_PRECONDITION for one that others can reach without a certificate, since there are no API
+  // keys; UNAVAILABLE for one where another program listens. What CheckTls says of the files.
   absl::Status Prepare();
   // Where --listen was not given.
   void SetListen(const std::string& address);
@@ -43,6 +44,8 @@ class ServerProcess {
   absl::Status Serve(rpc::GrpcServer::Builder& builder, std::string_view role,
                      std::vector<LogField> fields);
 
+  // For the servers that this one connects to, too.
+  const rpc::TlsFiles& tls() const { return tls_; }
   // `questions`: that may be on their way at once.
   rpc::ServerOptions options(int64_t questions = 0) const;
 
@@ -58,6 +61,7 @@ class ServerProcess {
   double drain_s_ = 30;
   std::string log_level_ = "info";
   std::string log_format_ = "text";
+  rpc::TlsFiles tls_;
 };
 
 }  // namespace msa::cli

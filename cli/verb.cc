@@ -5,6 +5,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
 #include "cli/exit_code.h"
+#include "cli/tls_flags.h"
 #include "common/strings.h"
 #include "rpc/address.h"
 
@@ -34,6 +35,7 @@ absl::Status SayWhatToDo(const absl::Status& status, const std::string& server) 
 void ClientVerb::AddFlags(FlagSet& flags) {
   timeout_s_ = default_timeout_s();
   flags.Add("--server", &server_, "Address of the server or router, HOST:PORT");
+  AddClientTlsFlags(flags, &tls_);
   if (has_bank()) flags.Add("--bank", &bank_, "Bank of documents");
   flags.Add("--timeout", &timeout_s_, "Seconds after which a call gives up");
   if (has_json()) flags.Add("--json", &json_, "Print JSON, one object a line");
@@ -44,8 +46,10 @@ absl::Status ClientVerb::Run(Io& io) {
   if (const absl::Status form = rpc::CheckAddress("--server", server_); !form.ok()) {
     return UsageError(std::string(form.message()));
   }
+  if (absl::Status status = rpc::CheckTls(tls_); !status.ok()) return status;
+  if (tls_.serves() && !tls_.connects()) return UsageError("give --tls-ca with --tls-cert");
   if (!(timeout_s_ > 0)) return UsageError("--timeout must be more than 0 seconds");
-  absl::StatusOr<Connection> connection = connect_(server_);
+  absl::StatusOr<Connection> connection = connect_(server_, tls_);
   if (!connection.ok()) return connection.status();
   const absl::Status status = RunWith(*connection->service, io);
   if (!absl::IsUnavailable(status) || connection->reachable()) return status;

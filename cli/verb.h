@@ -13,6 +13,7 @@
 #include "absl/time/time.h"
 #include "cli/flags.h"
 #include "rpc/memory_service.h"
+#include "rpc/tls.h"
 
 namespace msa::cli {
 
@@ -48,10 +49,11 @@ struct Connection {
   std::string about = {};  // what the service stands on, in words; empty for one elsewhere
 };
 // Gives the service at `host:port`. Does not need to reach it yet.
-using Connector = std::function<absl::StatusOr<Connection>(const std::string& server)>;
+using Connector =
+    std::function<absl::StatusOr<Connection>(const std::string& server, const rpc::TlsFiles& tls)>;
 
-// A verb that talks to a running server: adds --server, --timeout and, where the verb has a use for
-// them, --bank and --json.
+// A verb that talks to a running server: adds --server, --tls-…, --timeout and, where the verb has
+// a use for them, --bank and --json.
 class ClientVerb : public Verb {
  public:
   explicit ClientVerb(Connector connect) : connect_(std::move(connect)) {}
@@ -75,6 +77,7 @@ class ClientVerb : public Verb {
  private:
   Connector connect_;
   std::string server_ = "127.0.0.1:7070";
+  rpc::TlsFiles tls_;
   std::string bank_ = "default";
   double timeout_s_ = 0;
   bool json_ = false;

@@ -1,7 +1,6 @@
 #include "rpc/client_call.h"
 
 #include <grpcpp/create_channel.h>
-#include <grpcpp/security/credentials.h>
 
 #include <algorithm>
 #include <utility>
@@ -10,6 +9,7 @@
 #include "common/limits.h"
 #include "rpc/allocator.h"
 #include "rpc/channel_args.h"
+#include "rpc/tls_credentials.h"
 
 namespace msa::rpc {
 namespace {
@@ -17,13 +17,14 @@ namespace {
 // How soon a caller's cancellation is noticed: it is a flag, not a notification.
 constexpr absl::Duration kCancelPoll = absl::Milliseconds(10);
 
-std::shared_ptr<grpc::Channel> MakeChannel(const RemoteOptions& options) {
+std::shared_ptr<grpc::Channel> MakeChannel(
+    const RemoteOptions& options, const std::shared_ptr<grpc::ChannelCredentials>& credentials) {
   grpc::ChannelArguments args;
   const int backoff = static_cast<int>(absl::ToInt64Milliseconds(options.max_reconnect_backoff));
   for (const auto& [name, value] : ClientChannelArgs(backoff)) args.SetInt(name, value);
   args.SetMaxReceiveMessageSize(static_cast<int>(kMaxRpcMessageBytes));
   args.SetMaxSendMessageSize(static_cast<int>(kMaxRpcMessageBytes));
-  return grpc::CreateCustomChannel(options.address, grpc::InsecureChannelCredentials(), args);
+  return grpc::CreateCustomChannel(options.address, credentials, args);
 }
 
 }  // namespace
@@ -31,8 +32,9 @@ std::shared_ptr<grpc::Channel> MakeChannel(const RemoteOptions& options) {
 Peer::Peer(RemoteOptions options, std::string service)
     : options_(std::move(options)), service_(std::move(service)) {
   KeepFreedMemory();
+  const auto credentials = ClientCredentials(options_.tls);
   for (int i = 0; i < 1 + std::max(options_.data_connections, 1); ++i) {
-    channels_.push_back(MakeChannel(options_));
+    channels_.push_back(MakeChannel(options_, credentials));
   }
 }
 
@@ -63,8 +65,8 @@ absl::Status Peer::Translate(const grpc::Status& status, grpc::Channel* channel,
       return absl::DeadlineExceededError(absl::StrCat(Name(), ": ", status.error_message()));
     case grpc::StatusCode::CANCELLED:
       if (cancelled) return FromGrpc(status);
-      return absl::UnavailableError(
-          absl::StrCat(Name(), " ended the call: it, or one that it calls, is stopping. Try again"));
+      return absl::UnavailableError(absl::StrCat(
+          Name(), " ended the call: it, or one that it calls, is stopping. Try again"));
     default:
       return FromGrpc(status);
   }

@@ -17,6 +17,7 @@
 #include "rpc/allocator.h"
 #include "rpc/channel_args.h"
 #include "rpc/services.h"
+#include "rpc/tls_credentials.h"
 
 namespace msa::rpc {
 namespace {
@@ -97,7 +98,7 @@ absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Builder::Start(const std
 
   grpc::ServerBuilder builder;
   int port = -1;
-  builder.AddListeningPort(address, grpc::InsecureServerCredentials(), &port);
+  builder.AddListeningPort(address, ServerCredentials(parts_->options.tls), &port);
   builder.SetMaxReceiveMessageSize(static_cast<int>(kMaxRpcMessageBytes));
   builder.SetMaxSendMessageSize(static_cast<int>(kMaxRpcMessageBytes));
   for (const auto& [name, value] : ServerChannelArgs()) builder.AddChannelArgument(name, value);

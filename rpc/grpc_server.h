@@ -17,6 +17,7 @@
 #include "rpc/memory_shard.h"
 #include "rpc/session_router.h"
 #include "rpc/shard_map.h"
+#include "rpc/tls.h"
 
 namespace msa::rpc {
 
@@ -33,6 +34,7 @@ struct ServerOptions {
   // them; more are refused with RESOURCE_EXHAUSTED.
   int queue = 1024;
   size_t queue_bytes = 4 * kMaxRpcMessageBytes;
+  TlsFiles tls = {};  // plain text when it has no certificate
 };
 
 // Thread-safe.

@@ -16,6 +16,7 @@
 #include "rpc/memory_shard.h"
 #include "rpc/session_router.h"
 #include "rpc/shard_map.h"
+#include "rpc/tls.h"
 
 namespace msa::rpc {
 
@@ -34,6 +35,7 @@ struct RemoteOptions {
   // Of a shard: where this process's map has it. A shard that says another is not used; one that
   // says none is.
   std::optional<ShardPlace> place = std::nullopt;
+  TlsFiles tls = {};  // in plain text when it names nothing to trust
 };
 
 // All thread-safe.

@@ -11,7 +11,7 @@ packages=(
   librocksdb-dev libisal-dev
   libhwy-dev libopenblas-dev libdnnl-dev libpcre2-dev libicu-dev
   libgtest-dev libgmock-dev
-  python3 python3-venv
+  python3 python3-venv openssl
 )
 
 if [ "${1:-}" = --bench ]; then packages+=(redis-server libhiredis-dev zstd); fi

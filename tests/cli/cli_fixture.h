@@ -123,7 +123,8 @@ class CliTest : public ::testing::Test {
 
   testing::FakeMemoryService service_;
   // What the verbs connect by; a test may put another in its place.
-  Connector connect_ = [this](const std::string& server) -> absl::StatusOr<Connection> {
+  Connector connect_ = [this](const std::string& server,
+                              const rpc::TlsFiles&) -> absl::StatusOr<Connection> {
     server_ = server;
     return Connection{.keeps = nullptr,
                       .service = std::make_unique<BorrowedService>(service_),

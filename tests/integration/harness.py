@@ -134,8 +134,8 @@ class ServerTest(unittest.TestCase):
         return self.start(["serve", "--data-dir", self.path(data), "--model", self.model,
                            "--listen", "127.0.0.1:0", "--threads", "1", *extra]).wait_ready()
 
-    def start_cluster(self):
-        """Three memory nodes, two compute nodes and the router that is returned."""
+    def start_cluster(self, *flags):
+        """Three memory nodes, two compute nodes and the router that is returned; flags: of all."""
         # Sockets in a folder instead of ports: every address is known before anything starts.
         address = lambda name: f"unix:{self.path(name)}.sock"
         self.map = self.path("map.json")
@@ -144,7 +144,7 @@ class ServerTest(unittest.TestCase):
                        "shards": [{"name": n, "address": address(n)} for n in "abc"],
                        "compute_nodes": [{"name": n, "address": address(n)} for n in ("c0", "c1")],
                        "router": address("router")}, file)
-        placed = ["--shard-map", self.map]
+        placed = ["--shard-map", self.map, *flags]
         common = ["--threads", "1", *placed]
         self.shards = {n: self.start(["memory-node", "--name", n, "--data-dir", self.path("data-" + n),
                                       *common]) for n in "abc"}
@@ -154,6 +154,17 @@ class ServerTest(unittest.TestCase):
             process.wait_ready()
         self.nodes = nodes
         return self.start(["router", "--shard-timeout", "5", *placed]).wait_ready()
+
+    def certificate(self, name="node"):
+        """Flags of a certificate for this machine, and of the one that signed it (its own)."""
+        files = {"--tls-cert": self.path(name + ".pem"), "--tls-key": self.path(name + ".key"),
+                 "--tls-ca": self.path(name + ".pem")}
+        subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt",
+                        "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2", "-subj", "/CN=" + name,
+                        "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1",
+                        "-keyout", files["--tls-key"], "-out", files["--tls-cert"]],
+                       check=True, capture_output=True)
+        return [word for pair in files.items() for word in pair]
 
     def run_msa(self, arguments, server=None, stdin=None):
         environment = clean_environment()

@@ -27,6 +27,16 @@ class Cluster(ServerTest):
             self.msa(server, "rm", "doc-011", "doc-012")
         self.compare(alone, cluster)
 
+    def test_every_connection_by_certificates(self):
+        mine, others = self.certificate(), self.certificate("stranger")
+        cluster = self.start_cluster(*mine)
+        self.add(cluster, documents(8), *mine)
+        self.assertEqual(8, len(self.retrieve(cluster, QUESTIONS[0], "--limit", "8", *mine)))
+        self.ask(cluster, QUESTIONS[0], *mine)
+        for flags in ((), others, mine[4:]):        # in plain text, a stranger, nobody known
+            result = self.run_msa(["ls", "--timeout", "5", *flags], cluster)
+            self.assertEqual(4, result.code, result.err)
+
     def compare(self, alone, cluster):
         listed = [self.msa(s, "ls") for s in (alone, cluster)]
         for document in listed[0] + listed[1]:

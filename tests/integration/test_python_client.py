@@ -21,12 +21,17 @@ class PythonClient(ServerTest):
         stubs = self.path("stubs")
         subprocess.run([os.path.join(CLIENT, "generate.sh"), stubs], check=True,
                        env={**clean_environment(), "PYTHON": PYTHON})
-        server = self.serve()
-        environment = clean_environment()
-        environment.update(MSA_SERVER=server.address, PYTHONPATH=f"{stubs}:{CLIENT}")
-        done = subprocess.run([PYTHON, os.path.join(CLIENT, "test_client.py")], text=True,
-                              capture_output=True, env=environment, timeout=300)
-        self.assertEqual(0, done.returncode, done.stdout + done.stderr)
+        mine = self.certificate()
+        twins = {flag[2:].upper().replace("-", "_"): file for flag, file in zip(mine[::2], mine[1::2])}
+        for data, flags in (("plain", []), ("tls", mine)):
+            server = self.serve(data, flags)
+            environment = clean_environment()
+            environment.update(MSA_SERVER=server.address, PYTHONPATH=f"{stubs}:{CLIENT}")
+            if flags:
+                environment.update({"MSA_" + name: file for name, file in twins.items()})
+            done = subprocess.run([PYTHON, os.path.join(CLIENT, "test_client.py")], text=True,
+                                  capture_output=True, env=environment, timeout=300)
+            self.assertEqual(0, done.returncode, done.stdout + done.stderr)
 
 
 if __name__ == "__main__":

@@ -342,6 +342,20 @@ class Starting(ServerTest):
                              "--listen", "0.0.0.0:0"], "--insecure-listen-any")
         self.assertEqual(5, result.code)
 
+    def test_an_address_others_can_reach_needs_certificates_instead(self):
+        mine = self.certificate()
+        server = self.start(["serve", "--data-dir", self.path("d"), "--model", self.model, "--threads",
+                             "1", "--listen", "0.0.0.0:0", *mine]).wait_ready()
+        address = "127.0.0.1:" + server.address.rsplit(":", 1)[1]
+        self.assertEqual(0, self.run_msa(["bank", "ls", "--server", address, *mine]).code)
+        one_way = self.fails(["--data-dir", self.path("e"), "--model", self.model,
+                              "--listen", "0.0.0.0:0", *mine[:4]], "--tls-ca")
+        self.assertEqual(5, one_way.code)
+        for flags, why in ((mine[:2], "--tls-key together"),
+                           (["--tls-ca", self.path("none.pem")], "none.pem")):
+            self.fails(["--data-dir", self.path("e"), "--model", self.model,
+                        "--listen", "127.0.0.1:0", *flags], why)
+
     def test_port_file_and_environment_twins(self):
         environment = clean_environment()
         environment.update(MSA_DATA_DIR=self.path("data"), MSA_MODEL=self.model, MSA_THREADS="1",

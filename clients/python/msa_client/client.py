@@ -97,18 +97,35 @@ def _error(status: common_pb2.ItemStatus) -> Optional[ItemError]:
     return ItemError(status.code, status.message) if status.code else None
 
 
+def _read(path: Optional[str]) -> Optional[bytes]:
+    if not path:
+        return None
+    with open(path, "rb") as file:
+        return file.read()
+
+
 class Client:
-    """Thread-safe. `server`: host:port, else MSA_SERVER, else 127.0.0.1:7070."""
+    """Thread-safe. `server`: host:port, else MSA_SERVER, else 127.0.0.1:7070.
+
+    TLS where `tls_ca` names a file of certificates to trust (PEM), with `tls_cert` and `tls_key` for
+    a server that wants a certificate; else MSA_TLS_CA, MSA_TLS_CERT and MSA_TLS_KEY."""
 
     def __init__(self, server: Optional[str] = None, bank: str = "default",
-                 timeout_s: float = DEFAULT_TIMEOUT_S):
+                 timeout_s: float = DEFAULT_TIMEOUT_S, tls_ca: Optional[str] = None,
+                 tls_cert: Optional[str] = None, tls_key: Optional[str] = None):
         self.bank = bank
         self.timeout_s = timeout_s
-        self._channel = grpc.insecure_channel(
-            server or os.environ.get("MSA_SERVER") or "127.0.0.1:7070",
-            options=[("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-                     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-                     ("grpc.enable_http_proxy", 0)])
+        server = server or os.environ.get("MSA_SERVER") or "127.0.0.1:7070"
+        options = [("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+                   ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+                   ("grpc.enable_http_proxy", 0)]
+        ca, cert, key = (_read(given or os.environ.get(name)) for given, name in
+                         ((tls_ca, "MSA_TLS_CA"), (tls_cert, "MSA_TLS_CERT"), (tls_key, "MSA_TLS_KEY")))
+        if ca:
+            self._channel = grpc.secure_channel(
+                server, grpc.ssl_channel_credentials(ca, key, cert), options=options)
+        else:
+            self._channel = grpc.insecure_channel(server, options=options)
         self.stub = router_pb2_grpc.MemoryServiceStub(self._channel)
 
     def close(self):
