@@ -25,9 +25,10 @@ absl::Status SayWhatToDo(const absl::Status& status, const std::string& server) 
           ? StrCat("Start one with\n  msa serve --data-dir DIR --model DIR --listen ", server,
                    "\nor")
           : StrCat("See that it runs and listens where this machine reaches it,\nor");
-  return absl::Status(status.code(), StrCat(status.message(), "\nTried the server at ", server,
-                                            ", which does not answer. ", start,
-                                            " name another with --server or MSA_SERVER."));
+  return absl::Status(
+      status.code(),
+      StrCat(status.message(), "\nTried the server at ", server, ", which does not answer. ", start,
+             " name another with --server or MSA_SERVER. One that speaks TLS wants --tls-ca."));
 }
 
 }  // namespace
