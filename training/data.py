@@ -98,10 +98,11 @@ class TrainingSet(ReadingSamples, Dataset):
         answered alike nor finds its own passage among the first is likely to lack its context: routing does not learn from it."""
         lines = lambda name, fields: read_parts(Path(folder), name, fields) if folder else []
         made = lines("made.*.jsonl", ("q", "a", "p", "n", "r"))
-        weighed = {(w["q"], w["p"][0]): {int(n): odds for n, odds in w["o"].items()} for w in lines("weighed.*.jsonl", ("q", "p", "o"))}
+        key = lambda m: (m["q"], m["p"][0])
+        weighed = {key(w): {int(n): odds for n, odds in w["o"].items()} for w in lines("weighed.*.jsonl", ("q", "p", "o"))}
         if self.stage.get("loss", {}).get("refuse") and not weighed:
             raise ValueError("loss.refuse learns what a teacher thinks; give a `made` with weigh.py's files")
-        thought = lambda m: weighed.get((m["q"], m["p"][0]), {})
+        thought = lambda m: weighed.get(key(m), {})
         self.unsure = [(m, thought(m)[m["p"][0]]) for m in made if not m["r"] and m["p"][0] in thought(m)]
         self.unanswered = [m for m in made if "u" in m and m["r"]]
         self.unanswered_of = defaultdict(list)
@@ -110,12 +111,12 @@ class TrainingSet(ReadingSamples, Dataset):
         made = [m for m in made if "u" not in m]
         for m in made:      # as written they were without the writer's answer, which may be another now
             m["n"] = self._without(m["n"], m["a"])
-        mined = {(m["q"], m["p"][0]): m for m in lines("mined.*.jsonl", ("q", "p", "h"))}
+        mined = {key(m): m for m in lines("mined.*.jsonl", ("q", "p", "h"))}
         self.single = [m for m in made if len(m["p"]) == 1]
         self.linked = [m for m in made if len(m["p"]) == 2]
         self.readable = {"made": [m for m in self.single if m["r"]], "linked": [m for m in self.linked if m["r"]]}
         known = made + [q for some in self.questions.values() for q in some]
-        found = lambda m: mined.get((m["q"], m["p"][0]))
+        found = lambda m: mined.get(key(m))
         self.odds = {id(m): {n: odds for n, odds in thought(m).items() if n not in m["p"]} for m in known if thought(m)}
         self.hard = {id(m): [n for n in self._without(found(m)["h"], m["a"]) if self.odds.get(id(m), {}).get(n, 1) > 0] for m in known if found(m)}
         if any(id(m) in self.hard for m in self.single):       # routing learns from these alone

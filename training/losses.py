@@ -45,16 +45,22 @@ def answer_loss(logits: Tensor, targets: Tensor, weights: Tensor | None = None) 
     return (F.cross_entropy(logits, targets, reduction="none") * weights).sum() / weights.sum().clamp(min=1e-6)
 
 
+def set_apart(logits: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """Of each row the logit of its token [n], and the others' [n,V], the token's place -inf; logits [n,V], tokens [n]."""
+    chosen = tokens[:, None]
+    return logits.gather(1, chosen)[:, 0], logits.scatter(1, chosen, float("-inf"))
+
+
 def margin(logits: Tensor, tokens: Tensor) -> Tensor:
     """By how much the logit of each row's token is above its largest other; logits [n,V], tokens and the result [n]."""
-    chosen = tokens[:, None]
-    return logits.gather(1, chosen)[:, 0] - logits.scatter(1, chosen, float("-inf")).amax(-1)
+    chosen, others = set_apart(logits, tokens)
+    return chosen - others.amax(-1)
 
 
 def log_odds(logits: Tensor, tokens: Tensor) -> Tensor:
     """Of each row's token against all others together; logits [n,V], tokens and the result [n]."""
-    chosen = tokens[:, None]
-    return logits.gather(1, chosen)[:, 0] - logits.scatter(1, chosen, float("-inf")).logsumexp(-1)
+    chosen, others = set_apart(logits, tokens)
+    return chosen - others.logsumexp(-1)
 
 
 def refusing_loss(logits: Tensor, places: Tensor, odds: Tensor, token: Tensor) -> Tensor:

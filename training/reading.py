@@ -72,14 +72,14 @@ class ReadingSamples:
         if not self.unsure:
             raise ValueError("unsure: the teacher was sure of every written question; give a `made` with weigh.py's files, or unsure 0")
         q, odds = rng.choice(self.unsure)
-        return [self._weighed(rng, synth.varied(rng, q["q"]), q["p"][0], odds, 0.0)]
+        return [self._over_another(rng, synth.varied(rng, q["q"]), q["p"][0], 0.0, odds)]
 
-    def _weighed(self, rng, question: str, number: int, odds: float, weight: float) -> Sample:
-        """A passage alone, that a teacher has weighed; it is refused, by `weight`, where the teacher is sure of that."""
+    def _over_another(self, rng, question: str, number: int, weight: float, odds: float | None) -> Sample:
+        """Over a passage alone that is refused by `weight`; of one that a teacher has weighed only where it is sure of that."""
         title, text = self._text(number)
-        sample = self._sample(question, self._numbered(rng, [(title, self._cut_body(title, text, self.stage.get("read_tokens", 240)))]),
-                              frames.REFUSAL, weight if odds >= SURE else 0.0)
-        return sample._replace(odds=odds)
+        weight = 0.0 if odds is not None and odds < SURE else weight
+        texts = self._numbered(rng, [(title, self._cut_body(title, text, self.stage.get("read_tokens", 240)))])
+        return self._sample(question, texts, frames.REFUSAL, weight)._replace(odds=odds)
 
     def _contrast(self, rng) -> list[Sample]:
         """One question over its passage alone, which answers it; then over passages that the model confuses with it, each alone, refused or as a
@@ -104,13 +104,11 @@ class ReadingSamples:
         unanswered = self.unanswered_of[number]
         others = rng.sample(hard, min(2 if unanswered else 3, len(hard)))
         weight = self.stage.get("refusal_weight", 1.0) / (1 + len(others) + bool(unanswered))     # one answer stands against all of these
-        over = lambda asked, of, said, weight: self._sample(asked, self._numbered(rng, [of]), said, weight)
-        group = [over(question, (title, text), answer, 1.0)]
-        for n in others:
-            group.append(self._weighed(rng, question, n, odds[n], weight) if odds else
-                         over(question, (self._text(n)[0], self._cut_body(*self._text(n), limit)), frames.REFUSAL, weight))
+        own = lambda asked, said, weight: self._sample(asked, self._numbered(rng, [(title, text)]), said, weight)
+        group = [own(question, answer, 1.0)]
+        group += [self._over_another(rng, question, n, weight, odds.get(n)) for n in others]
         if unanswered:
-            group.append(over(synth.varied(rng, rng.choice(unanswered)), (title, text), frames.REFUSAL, weight))
+            group.append(own(synth.varied(rng, rng.choice(unanswered)), frames.REFUSAL, weight))
         return group
 
     def _reading_sample(self, rng) -> Sample:
