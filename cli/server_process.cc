@@ -70,8 +70,8 @@ absl::Status ServerProcess::Prepare() {
     return UsageError(std::string(form.message()));
   }
   // A taken port is told before a model is loaded.
-  if (insecure_listen_any_ || tls_.mutual() || rpc::IsLoopback(listen_))
-    return rpc::CheckFree(listen_);
+  const bool closed = insecure_listen_any_ || tls_.mutual() || rpc::IsLoopback(listen_);
+  if (closed) return rpc::CheckFree(listen_);
   return absl::FailedPreconditionError(StrCat(
       "refusing to listen on ", listen_,
       ": there are no API keys, so anyone who reaches it "

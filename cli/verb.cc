@@ -6,6 +6,7 @@
 #include "absl/time/clock.h"
 #include "cli/exit_code.h"
 #include "cli/tls_flags.h"
+#include "common/status_macros.h"
 #include "common/strings.h"
 #include "rpc/address.h"
 
@@ -47,7 +48,7 @@ absl::Status ClientVerb::Run(Io& io) {
   if (const absl::Status form = rpc::CheckAddress("--server", server_); !form.ok()) {
     return UsageError(std::string(form.message()));
   }
-  if (absl::Status status = rpc::CheckTls(tls_); !status.ok()) return status;
+  MSA_RETURN_IF_ERROR(rpc::CheckTls(tls_));
   if (tls_.serves() && !tls_.connects()) return UsageError("give --tls-ca with --tls-cert");
   if (!(timeout_s_ > 0)) return UsageError("--timeout must be more than 0 seconds");
   absl::StatusOr<Connection> connection = connect_(server_, tls_);
