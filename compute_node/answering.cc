@@ -72,6 +72,7 @@ class Answering {
  private:
   const MemoryConfig& memory_config() const { return parts_.transformer.config().memory; }
   int32_t top_k() const { return request_.top_k.value_or(memory_config().top_k); }
+  bool reader_causal() const { return !memory_config().reader_full_attention; }
   int32_t answer_tokens() const { return request_.max_new_tokens.value_or(kDefaultAnswerTokens); }
 
   absl::Status Send(const rpc::GenerateEvent& event) {
@@ -99,7 +100,7 @@ class Answering {
                            std::string finish_reason);
   // INVALID_ARGUMENT when the model does not hold the prompt.
   absl::Status CheckLength(absl::Span<const int32_t> ids) const;
-  absl::StatusOr<Prefill> PlainPrefill(absl::Span<const int32_t> ids);
+  absl::StatusOr<Prefill> PlainPrefill(absl::Span<const int32_t> ids, bool causal);
   // Over `texts` (ascending by reference).
   absl::StatusOr<std::vector<int32_t>> ReaderPrompt(const Frames& frames,
                                                     absl::Span<const ReferencedText> texts);
@@ -297,7 +298,7 @@ absl::StatusOr<std::vector<int32_t>> Answering::ReaderPrompt(
 absl::StatusOr<Prefill> Answering::Read(const Frames& frames,
                                         absl::Span<const ReferencedText> texts) {
   MSA_ASSIGN_OR_RETURN(const auto ids, ReaderPrompt(frames, texts));
-  return PlainPrefill(ids);
+  return PlainPrefill(ids, reader_causal());
 }
 
 absl::StatusOr<Prefill> Answering::ReadApart(const Frames& frames,
@@ -311,8 +312,8 @@ absl::StatusOr<Prefill> Answering::ReadApart(const Frames& frames,
   for (const std::vector<int32_t>& ids : prompts) MSA_RETURN_IF_ERROR(CheckLength(ids));
   const absl::Time start = absl::Now();
   MSA_ASSIGN_OR_RETURN(TakenReading taken,
-                       decoder_.FeedLeastRefused(ctx_, prompts, answer_tokens(), refusal,
-                                                 *memory_config().reader_apart_margin));
+                       decoder_.FeedLeastRefused(ctx_, prompts, reader_causal(), answer_tokens(),
+                                                 refusal, *memory_config().reader_apart_margin));
   for (const std::vector<int32_t>& ids : prompts) {
     usage_.prompt_tokens += static_cast<int32_t>(ids.size());
   }
@@ -329,14 +330,14 @@ absl::Status Answering::CheckLength(absl::Span<const int32_t> ids) const {
              ": ask with fewer reader documents or a shorter question"));
 }
 
-absl::StatusOr<Prefill> Answering::PlainPrefill(absl::Span<const int32_t> ids) {
+absl::StatusOr<Prefill> Answering::PlainPrefill(absl::Span<const int32_t> ids, bool causal) {
   MSA_RETURN_IF_ERROR(CheckLength(ids));
   const auto num_tokens = static_cast<int32_t>(ids.size());
   const absl::Time start = absl::Now();
   Prefill state;
   state.cache =
       std::make_unique<KvCache>(parts_.transformer.NewCache(num_tokens + answer_tokens()));
-  MSA_RETURN_IF_ERROR(decoder_.Feed(state, ids, /*causal=*/true));
+  MSA_RETURN_IF_ERROR(decoder_.Feed(state, ids, causal));
   usage_.prompt_tokens += num_tokens;
   timings_.prefill += absl::ToDoubleMilliseconds(absl::Now() - start);
   return state;
@@ -348,7 +349,7 @@ absl::Status Answering::WithoutMemory() {
   const ChatMessage message{"user", request_.question};
   MSA_ASSIGN_OR_RETURN(const Tokenizer::Text text, chat.Format({&message, 1}, {}));
   MSA_ASSIGN_OR_RETURN(const auto ids, Timed([&] { return parts_.tokenizer.Encode(text); }));
-  MSA_ASSIGN_OR_RETURN(Prefill state, PlainPrefill(ids));
+  MSA_ASSIGN_OR_RETURN(Prefill state, PlainPrefill(ids, /*causal=*/true));
   MSA_ASSIGN_OR_RETURN(const Written written, WriteAnswer(state));
   return Finish(nullptr, Dialogue::Answer(written.text), written.hit_limit ? "length" : "stop");
 }

@@ -123,7 +123,7 @@ absl::Status Decoder::Feed(Prefill& state, absl::Span<const int32_t> ids, bool c
 }
 
 absl::StatusOr<std::vector<Prefill>> Decoder::FeedApart(
-    absl::Span<const std::vector<int32_t>> prompts, int32_t room) {
+    absl::Span<const std::vector<int32_t>> prompts, bool causal, int32_t room) {
   std::vector<Prefill> states(prompts.size());
   std::vector<SequenceChunk> sequences(prompts.size());
   for (size_t i = 0; i < prompts.size(); ++i) {
@@ -132,6 +132,7 @@ absl::StatusOr<std::vector<Prefill>> Decoder::FeedApart(
         std::make_unique<KvCache>(transformer_.NewCache(states[i].next_position + room));
     sequences[i].tokens = prompts[i];
     sequences[i].cache = states[i].cache.get();
+    sequences[i].causal = causal;
   }
   MSA_ASSIGN_OR_RETURN(const auto hidden, passes_.ForwardAll(sequences));
   const auto width = static_cast<size_t>(transformer_.config().hidden_size);
@@ -143,8 +144,8 @@ absl::StatusOr<std::vector<Prefill>> Decoder::FeedApart(
 }
 
 absl::StatusOr<TakenReading> Decoder::FeedLeastRefused(
-    const rpc::CallContext& ctx, absl::Span<const std::vector<int32_t>> prompts, int32_t room,
-    int32_t refusal, float apart_margin) {
+    const rpc::CallContext& ctx, absl::Span<const std::vector<int32_t>> prompts, bool causal,
+    int32_t room, int32_t refusal, float apart_margin) {
   TakenReading taken;
   std::vector<float> margins;
   bool all_fit = true;
@@ -152,7 +153,7 @@ absl::StatusOr<TakenReading> Decoder::FeedLeastRefused(
     MSA_RETURN_IF_ERROR(StillWanted(ctx));
     const auto left = prompts.subspan(margins.size());
     const size_t count = all_fit ? passes_.NumAtOnce(left) : 1;
-    auto states = FeedApart(left.first(count), std::min(room, kReadingRoom));
+    auto states = FeedApart(left.first(count), causal, std::min(room, kReadingRoom));
     if (count > 1 && absl::IsResourceExhausted(states.status())) {
       all_fit = false;  // their caches: one after the other
       continue;

@@ -131,16 +131,18 @@ class Decoder {
   // that the context holds all of `ids`. CANCELLED, DEADLINE_EXCEEDED within one step.
   absl::StatusOr<Written> Decode(const rpc::CallContext& ctx, Prefill& state,
                                  const DecodeOptions& options);
-  // Feeds tokens after the kept context in one step and leaves `state` ready to decode on.
+  // Feeds tokens after the kept context in one step and leaves `state` ready to decode on. Not
+  // `causal`: they all see each other.
   absl::Status Feed(Prefill& state, absl::Span<const int32_t> ids, bool causal);
-  // Reads each of `prompts` by itself, from position 0 and with room to decode so many tokens: as
-  // few passes as PassSharer makes of them, one after the other where there is no memory for their
-  // caches. The one that is least refused (LeastRefused, in their order) is kept; the others'
-  // caches are gone with their pass. Room beyond kReadingRoom is made in the kept one only.
-  // CANCELLED, DEADLINE_EXCEEDED before a pass; RESOURCE_EXHAUSTED.
+  // Reads each of `prompts` by itself and in one step, as Feed does, from position 0 and with room
+  // to decode so many tokens: as few passes as PassSharer makes of them, one after the other where
+  // there is no memory for their caches. The one that is least refused (LeastRefused, in their
+  // order) is kept; the others' caches are gone with their pass. Room beyond kReadingRoom is made
+  // in the kept one only. CANCELLED, DEADLINE_EXCEEDED before a pass; RESOURCE_EXHAUSTED.
   absl::StatusOr<TakenReading> FeedLeastRefused(const rpc::CallContext& ctx,
                                                 absl::Span<const std::vector<int32_t>> prompts,
-                                                int32_t room, int32_t refusal, float apart_margin);
+                                                bool causal, int32_t room, int32_t refusal,
+                                                float apart_margin);
   static constexpr int32_t kReadingRoom = 256;
   // Margin of a token where `state` goes on.
   absl::StatusOr<float> NextMargin(const Prefill& state, int32_t token) const;
@@ -151,7 +153,7 @@ class Decoder {
  private:
   // A state for each prompt, all in one call of `passes_`.
   absl::StatusOr<std::vector<Prefill>> FeedApart(absl::Span<const std::vector<int32_t>> prompts,
-                                                 int32_t room);
+                                                 bool causal, int32_t room);
 
   const Transformer& transformer_;
   const Tokenizer& tokenizer_;

@@ -106,7 +106,8 @@ def read_config(folder: str) -> MsaConfig:
     msa = raw["msa_config"]
     layers = tuple(int(x) for x in msa["router_layer_idx"].split(",") if x)
     return MsaConfig(layers, msa["pooling_kernel_size"], msa.get("doc_top_k", 16), raw["r"], raw["lora_alpha"],
-                     msa.get("aux_loss_method") == COSINE, msa.get("reader_question", "after"))
+                     msa.get("aux_loss_method") == COSINE, msa.get("reader_question", "after"),
+                     msa.get("reader_attention", "causal"))
 
 
 def refuse_shape(folder: str, name: str, given: torch.Size, wanted: torch.Size, axis: int) -> None:

@@ -106,7 +106,7 @@ class Asker:
         texts, prompts, made = [t for t, _ in prepared], [p for _, p in prepared], []
         for block in in_blocks(prompts, block_tokens, STEPS):
             written = complete(self.model, self.layers, [prompts[i] for i in block], self.stop, STEPS,
-                               self.temperature, self.generator)
+                               self.temperature, self.generator, full=self.model.msa.reads_full)
             for i, tokens in zip(block, written):
                 passages, unanswerable = items[i]
                 answer, _, question = ("", "", self.tokenizer.decode(tokens)) if unanswerable else \
@@ -123,7 +123,7 @@ class Asker:
         """Marks the pairs whose answer greedy reading repeats, and the questions that it would rather refuse; samples: their
         reading_of()."""
         for block in in_blocks([p + a for p, a in samples], block_tokens, 0):
-            packed, places, targets, _ = batches.reading([samples[i] for i in block])
+            packed, places, targets, _ = batches.reading([samples[i] for i in block], self.model.msa.reads_full)
             device = self.model.frequency.device
             hidden = self.model.run(self.layers, reading=packed.to(device)).reading
             logits = self.model.logits(hidden[places.to(device)])

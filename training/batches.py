@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from training.frames import Prompt
-from training.model import Documents, Packed, Queries
+from training.model import Documents, Packed, Prompts, Queries
 
 
 class Sample(NamedTuple):
@@ -68,10 +68,20 @@ def queries(prompts: list[Prompt], head: list[int], top_k: int, excluded: torch.
     return Queries(ids, positions, routing, len(head), excluded, labels if any(answers) else None)
 
 
-def reading(samples: list[Sample | tuple]) -> tuple[Packed, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Samples, or their first fields, packed; the places whose next token is learnt, those tokens, their weights."""
+def prompts(starts: list[int], lengths: list[int]) -> Prompts:
+    """The rows from each start on, so many of them, as runs whose tokens all see each other."""
+    rows = np.concatenate([np.arange(start, start + length) for start, length in zip(starts, lengths)])
+    cu = np.concatenate(([0], np.cumsum(lengths))).astype(np.int32)
+    return Prompts(torch.from_numpy(rows.astype(np.int64)), torch.from_numpy(cu), max(lengths))
+
+
+def reading(samples: list[Sample | tuple], full: bool = False) -> tuple[Packed, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Samples, or their first fields, packed; the places whose next token is learnt, those tokens, their weights. full: the tokens of
+    a prompt see each other."""
     samples = [Sample(*s) for s in samples]
     packed = pack([s.prompt + s.answer for s in samples])
+    if full:
+        packed.full = prompts(packed.cu[:-1].tolist(), [len(s.prompt) for s in samples])
     places, targets, weights = [], [], []
     for start, s in zip(packed.cu.tolist(), samples):
         places += range(start + len(s.prompt) - 1, start + len(s.prompt) + len(s.answer) - 1)

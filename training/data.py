@@ -61,11 +61,12 @@ class TrainingSet(ReadingSamples, Dataset):
 
     def __init__(self, bundle: str, tokenizer: str, stage: dict, seed: int, top_k: int, pool: int,
                  neighbours: np.ndarray | None = None, made: str | None = None, world: int = 1,
-                 labels: str | None = None, reader_question: str = "after"):
+                 labels: str | None = None, reader_question: str = "after", reads_full: bool = False):
         root = Path(bundle)
         self.docs = read_xz(root / "docs.jsonl.xz", ("s", "t", "x", "g"))
         self.tokenizer_path, self.stage, self.seed, self.world = tokenizer, stage, seed, world
-        self.top_k, self.pool, self.neighbours, self.reader_question = top_k, pool, neighbours, reader_question
+        self.top_k, self.pool, self.neighbours = top_k, pool, neighbours
+        self.reader_question, self.reads_full = reader_question, reads_full
         self.by_source, self.by_group = defaultdict(list), defaultdict(list)
         for number, d in enumerate(self.docs):
             self.by_source[d["s"]].append(number)
@@ -316,7 +317,7 @@ class TrainingSet(ReadingSamples, Dataset):
         if self.stage.get("reading", 0):
             read = self._reading_groups(rng, self.stage.get("tokens", 1 << 30) - tokens)
             samples = sum(read, [])
-            reading, members, weighed = batches.reading(samples), batches.members(read), batches.weighed(samples)
+            reading, members, weighed = batches.reading(samples, self.reads_full), batches.members(read), batches.weighed(samples)
             tokens += len(reading[0].ids)
         names = torch.tensor([k if isinstance(k, int) else (1 << 40) + zlib.crc32(k.encode()) for k in keys])
         return Batch(kind, docs, groups, reading, tokens, names, members, weighed)
@@ -331,7 +332,7 @@ class TrainingSet(ReadingSamples, Dataset):
             said = frames.encode(self.tokenizer, f"{answer}\n{question}" if answer else question)
             samples.append(batches.Sample(prompt, said[:80] + [self.tokenizer.token_to_id("<|im_end|>")]))
         samples += sum(self._reading_groups(rng, 1 << 30), []) if self.stage.get("reading", 0) else []
-        reading = batches.reading(samples)
+        reading = batches.reading(samples, self.reads_full)
         return Batch("ask", None, [], reading, len(reading[0].ids))
 
     def _asked_sample(self, rng) -> tuple[list[tuple[str, str]], str, str]:

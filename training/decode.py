@@ -7,13 +7,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from training.model import MsaModel, Packed, packed_attention
+from training import batches
+from training.model import MsaModel, Packed, Prompts, packed_attention
 
 
 class Kept:
-    """Keys and values of some rows, all layers: [B, Hkv, prompt width + steps, D] each; `hidden` keeps padding out."""
+    """Keys and values of some rows, all layers: [B, Hkv, prompt width + steps, D] each; `hidden` keeps padding out. full: a prompt's tokens
+    all see each other."""
 
-    def __init__(self, model: MsaModel, layers, sequences: list[list[int]], steps: int):
+    def __init__(self, model: MsaModel, layers, sequences: list[list[int]], steps: int, full: bool = False):
         self.model, self.layers = model, layers
         device = model.frequency.device
         self.lengths = torch.tensor([len(s) for s in sequences], device=device)
@@ -27,13 +29,15 @@ class Kept:
         self.v = [torch.zeros(shape, dtype=model.dtype, device=device) for _ in layers]
         place = torch.arange(self.width + steps, device=device)
         self.hidden = (place >= self.lengths[:, None]) & (place < self.width)
-        self.logits = self._prefill(ids.to(device))
+        lengths = self.lengths.tolist()
+        prompts = batches.prompts([row * self.width for row in range(len(lengths))], lengths).to(device) if full else None
+        self.logits = self._prefill(ids.to(device), prompts)
 
-    def _prefill(self, ids: Tensor) -> Tensor:
+    def _prefill(self, ids: Tensor, prompts: Prompts | None) -> Tensor:
         c, (rows, width) = self.model.cfg, ids.shape
         positions = torch.arange(width, device=ids.device).repeat(rows)
         cu = torch.arange(0, (rows + 1) * width, width, dtype=torch.int32, device=ids.device)
-        packed = Packed(ids.flatten(), positions, cu, width)
+        packed = Packed(ids.flatten(), positions, cu, width, prompts)
         x = self.model._embed(packed.ids)
         angle = positions[:, None].float() * self.model.frequency
         for index, w in enumerate(self.layers):
@@ -78,9 +82,9 @@ def choose(logits: Tensor, temperature: float, generator) -> Tensor:
 
 @torch.no_grad()
 def complete(model: MsaModel, layers, sequences: list[list[int]], stop: int, steps: int, temperature: float = 0.0,
-             generator=None, first=None) -> list[list[int]]:
-    """What follows each sequence up to `stop` (left out) or `steps` tokens; first(logits) chooses the first token."""
-    kept, device = Kept(model, layers, sequences, steps), model.frequency.device
+             generator=None, first=None, full: bool = False) -> list[list[int]]:
+    """What follows each sequence up to `stop` (left out) or `steps` tokens; first(logits) chooses the first token. full: see Kept."""
+    kept, device = Kept(model, layers, sequences, steps, full), model.frequency.device
     out: list[list[int]] = [[] for _ in sequences]
     rows = torch.arange(len(sequences), device=device)
     written = torch.full((len(sequences), steps), stop, device=device)

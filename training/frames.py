@@ -15,6 +15,7 @@ ROUTE = ("\nPlease answer the question based on the above historical document in
 TAIL = ("<|im_end|>\n", "<|im_start|>")
 REF_END = "<|object_ref_end|>"
 READER_QUESTION = ("after", "twice")     # where the reader prompt has the question
+READER_ATTENTION = ("causal", "full")
 REFUSAL = "The memory has no answer to this question."
 
 

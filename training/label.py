@@ -30,7 +30,7 @@ def chance(model: MsaModel, layers, samples: list[tuple[list[int], list[int]]], 
     """Probability of each answer's tokens together."""
     out, device = [0.0] * len(samples), model.frequency.device
     for block in in_blocks([p + a for p, a in samples], block_tokens, 0):
-        packed, places, targets, _ = batches.reading([samples[i] for i in block])
+        packed, places, targets, _ = batches.reading([samples[i] for i in block], model.msa.reads_full)
         hidden = model.run(layers, reading=packed.to(device)).reading
         logits = model.logits(hidden[places.to(device)]).log_softmax(-1)
         each = logits.gather(1, targets.to(device)[:, None])[:, 0].cpu()
@@ -46,7 +46,7 @@ def answers(model: MsaModel, tokenizer, questions: list[dict], docs: list[dict],
                for q in questions]
     kept, samples = [], []
     for block in in_blocks(prompts, block_tokens, STEPS):
-        for i, tokens in zip(block, complete(model, layers, [prompts[i] for i in block], stop, STEPS)):
+        for i, tokens in zip(block, complete(model, layers, [prompts[i] for i in block], stop, STEPS, full=model.msa.reads_full)):
             answer = tokenizer.decode(tokens, skip_special_tokens=True).strip()
             if plausible(answer, docs[questions[i]["p"][0]]["x"]):
                 kept.append({"q": questions[i]["q"], "a": answer, "p": questions[i]["p"]})

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from training.files import read_json, read_tensors
-from training.frames import READER_QUESTION
+from training.frames import READER_ATTENTION, READER_QUESTION
 
 FAMILIES = ("llama", "qwen2", "qwen3")
 LINEAR = {"q_proj": "self_attn", "k_proj": "self_attn", "v_proj": "self_attn", "o_proj": "self_attn",
@@ -84,23 +84,41 @@ class MsaConfig:
     lora_alpha: float = 16
     cosine: bool = True     # keys and routing queries normalised; else their products times head_dim^-0.5
     reader_question: str = "after"      # see frames.reader_prompt
+    reader_attention: str = "causal"    # full: all tokens of a reader prompt see each other
 
     def __post_init__(self):
-        if self.reader_question not in READER_QUESTION:
-            raise ValueError(f"reader_question is '{self.reader_question}'; known: {', '.join(READER_QUESTION)}")
+        for name, known in (("reader_question", READER_QUESTION), ("reader_attention", READER_ATTENTION)):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} is '{getattr(self, name)}'; known: {', '.join(known)}")
+
+    @property
+    def reads_full(self) -> bool:
+        return self.reader_attention == "full"
+
+
+@dataclass
+class Prompts:
+    """Runs of a pack's rows whose tokens all see each other, nothing else: rows [P], back to back; cu [B+1] int32 starts among those; longest: max length."""
+    rows: Tensor
+    cu: Tensor
+    longest: int
+
+    def to(self, device) -> "Prompts":
+        return Prompts(self.rows.to(device, non_blocking=True), self.cu.to(device, non_blocking=True), self.longest)
 
 
 @dataclass
 class Packed:
-    """Sequences back to back. cu: [B+1] int32 starts; longest: max length."""
+    """Sequences back to back, causal but for the `full` rows. cu: [B+1] int32 starts; longest: max length."""
     ids: Tensor
     positions: Tensor
     cu: Tensor
     longest: int
+    full: Prompts | None = None
 
     def to(self, device) -> "Packed":
         move = lambda t: t.to(device, non_blocking=True)
-        return Packed(move(self.ids), move(self.positions), move(self.cu), self.longest)
+        return Packed(move(self.ids), move(self.positions), move(self.cu), self.longest, self.full and self.full.to(device))
 
 
 @dataclass
@@ -173,15 +191,16 @@ class Result:
 
 
 def join(parts: list[Packed]) -> Packed | None:
-    """Several packs as one."""
+    """Several packs as one; one of them at most has full rows."""
     if len(parts) <= 1:
         return parts[0] if parts else None
-    starts, total = [parts[0].cu], len(parts[0].ids)
+    starts, total, full = [parts[0].cu], len(parts[0].ids), parts[0].full
     for p in parts[1:]:
         starts.append(p.cu[1:] + total)
+        full = Prompts(p.full.rows + total, p.full.cu, p.full.longest) if p.full else full
         total += len(p.ids)
     return Packed(torch.cat([p.ids for p in parts]), torch.cat([p.positions for p in parts]), torch.cat(starts),
-                  max(p.longest for p in parts))
+                  max(p.longest for p in parts), full)
 
 
 def load_backbone(folder: str) -> dict[str, Tensor]:
@@ -224,21 +243,31 @@ def after_attention(x, attended, w, eps: float, dropout: float = 0.0):
 
 
 def packed_attention(q, k, v, packed: Packed) -> Tensor:
-    """Causal attention inside each packed sequence. [N,Hq,D] -> [N,Hq*D]."""
+    """Attention inside each packed sequence, causal but for its full rows. [N,Hq,D] -> [N,Hq*D]."""
+    out = attention_within(q, k, v, packed.cu, packed.longest, causal=True)
+    if packed.full is None:
+        return out
+    rows = packed.full.rows     # what follows such rows sees all of them as it is
+    return out.index_copy(0, rows, attention_within(q[rows], k[rows], v[rows], packed.full.cu, packed.full.longest, causal=False))
+
+
+def attention_within(q, k, v, cu: Tensor, longest: int, causal: bool) -> Tensor:
+    """Inside each sequence of the starts `cu`. [N,Hq,D] -> [N,Hq*D]."""
     if q.is_cuda and q.dtype == torch.bfloat16:
-        out = torch.ops.aten._flash_attention_forward(
-            q, k, v, packed.cu, packed.cu, packed.longest, packed.longest, 0.0, True, False)[0]
+        out = torch.ops.aten._flash_attention_forward(q, k, v, cu, cu, longest, longest, 0.0, causal, False)[0]
         return out.reshape(q.shape[0], -1)
-    lengths = (packed.cu[1:] - packed.cu[:-1]).long()
+    lengths = (cu[1:] - cu[:-1]).long()
     row = torch.repeat_interleave(torch.arange(len(lengths), device=q.device), lengths)
-    column = torch.arange(q.shape[0], device=q.device) - packed.cu[:-1].long()[row]
+    column = torch.arange(q.shape[0], device=q.device) - cu[:-1].long()[row]
     group = q.shape[1] // k.shape[1]
 
     def pad(t):
-        out = t.new_zeros(len(lengths), packed.longest, *t.shape[1:])
+        out = t.new_zeros(len(lengths), longest, *t.shape[1:])
         return out.index_put((row, column), t).transpose(1, 2)
+    there = torch.arange(longest, device=q.device) < lengths[:, None]
+    mask = None if causal else there[:, None, None] | ~there[:, None, :, None]    # rows past an end see anything rather than nothing
     out = F.scaled_dot_product_attention(pad(q), pad(k).repeat_interleave(group, 1),
-                                         pad(v).repeat_interleave(group, 1), is_causal=True)
+                                         pad(v).repeat_interleave(group, 1), mask, is_causal=causal)
     return out.transpose(1, 2)[row, column].reshape(q.shape[0], -1)
 
 
@@ -343,7 +372,7 @@ class MsaModel(nn.Module):
             groups: tuple[Queries, ...] = (), memory: Memory | None = None, attend: bool = True) -> Result:
         """One pass over documents, plain text and queries together: they share all token-wise work.
 
-        Documents and texts are causal to themselves. Queries are too, and in router layers score the documents
+        Documents and texts are causal to themselves (texts but for their full rows). Queries are too, and in router layers score the documents
         (those of this pass, or `memory`) and, with `attend`, see the pooled K,V of their best `top_k`."""
         c = self.cfg
         plain = join([p for p in (docs and docs.packed, reading) if p is not None])

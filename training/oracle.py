@@ -70,10 +70,11 @@ class Oracle:
     def logits(self, x):
         return self.norm(x, "model.norm.weight") @ self.w["model.embed_tokens.weight"].T
 
-    def sequence(self, ids, visit=None):
-        """Plain causal pass, positions from 0. visit(layer, h, k, v) sees every layer."""
+    def sequence(self, ids, visit=None, full=0):
+        """Plain pass, positions from 0, causal but that the first `full` tokens see each other. visit(layer, h, k, v) sees every layer."""
         x, positions = self.w["model.embed_tokens.weight"][torch.tensor(ids)], list(range(len(ids)))
         mask = torch.ones(len(ids), len(ids), dtype=torch.bool).tril()
+        mask[:full, :full] = True
         for layer in range(self.layers):
             h, q, k, v = self.project(layer, x, positions)
             if visit:
@@ -134,9 +135,10 @@ class Oracle:
 
     def generate(self, ids, limit, stop, first_bias=None):
         """Greedy; logits of the first position, tokens, argmax margins. first_bias: (token, what its first logit gains)."""
+        full = len(ids) if self.msa.get("reader_attention", "causal") == "full" else 0
         ids, out, margins, first = list(ids), [], [], None
         for _ in range(limit):
-            logits = self.logits(self.sequence(ids)[-1])
+            logits = self.logits(self.sequence(ids, full=full)[-1])
             if first is None:
                 first = logits
                 if first_bias:

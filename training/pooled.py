@@ -186,7 +186,7 @@ class Study:
         samples = [(frames.encode(self.tokenizer, frames.reader_prompt(q, [(references[gold], texts[gold])],
                                                                         self.model.msa.reader_question)),
                     frames.encode(self.tokenizer, f"{a}<|im_end|>")[:48]) for q, gold, a in questions]
-        packed, places, targets, _ = batches.reading(samples)
+        packed, places, targets, _ = batches.reading(samples, self.model.msa.reads_full)
         hidden = self.model.run(layers, reading=packed.to(self.device)).reading
         return self.model.logits(hidden[places.to(self.device)]), targets.to(self.device), [len(a) for _, a in samples]
 

@@ -51,7 +51,7 @@ def say(model: MsaModel, layers, tokenizer, prompts: list[str], block_tokens: in
             return torch.full((len(logits),), token, device=logits.device)
 
         def texts(places, first):
-            written = complete(model, layers, [sequences[i] for i in places], stop, ANSWER_TOKENS, first=first)
+            written = complete(model, layers, [sequences[i] for i in places], stop, ANSWER_TOKENS, first=first, full=model.msa.reads_full)
             return [tokenizer.decode(t, skip_special_tokens=True).strip() for t in written]
         for i, without, margin in zip(block, texts(block, ban), margins):
             said[i] = Said(margin, without, "")

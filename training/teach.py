@@ -109,7 +109,7 @@ class Teacher:
         sequences, device = [e.ids for e in whole], self.model.frequency.device
         token = torch.tensor(first_token(self.tokenizer), device=device)
         for block in in_blocks(sequences, block_tokens, 0):
-            packed = batches.pack([sequences[i] for i in block]).to(device)
+            packed = batches.reading([(sequences[i], []) for i in block], self.model.msa.reads_full)[0].to(device)
             logits = self.model.logits(self.model.run(self.layers, reading=packed).reading[(packed.cu[1:] - 1).long()])
             for i, odds in zip(block, losses.log_odds(logits, token.expand(len(block))).tolist()):
                 out[i] = odds

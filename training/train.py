@@ -33,7 +33,8 @@ from training.settings import load_config
 def msa_config(config: dict) -> MsaConfig:
     a = config["adapter"]
     return MsaConfig(tuple(a["router_layers"]), a["pool"], a["top_k"], a["lora_rank"], a["lora_alpha"],
-                     a.get("similarity", "cosine") == "cosine", config["msa_extra"].get("reader_question", "after"))
+                     a.get("similarity", "cosine") == "cosine", config["msa_extra"].get("reader_question", "after"),
+                     config["msa_extra"].get("reader_attention", "causal"))
 
 
 def with_others(model: MsaModel, batch: Batch, out: Result, exchange: Exchange | Recent) -> list[tuple[Group, dict]]:
@@ -150,7 +151,7 @@ class Trainer:
         c = self.config
         data = TrainingSet(c["bundle"], c.get("tokenizer") or f"{c['base']}/tokenizer.json", stage, c["seed"],
                            c["adapter"]["top_k"], c["adapter"]["pool"], neighbours, c.get("made"), self.world, c.get("labels"),
-                           self.model.msa.reader_question)
+                           self.model.msa.reader_question, self.model.msa.reads_full)
         first, workers = self.step, c.get("workers", 0)
         order = range(first * self.world + self.rank, 1 << 30, self.world)
         return DataLoader(data, batch_size=None, sampler=order, num_workers=workers,

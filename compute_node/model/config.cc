@@ -158,6 +158,12 @@ MemoryConfig ReadMemoryConfig(FieldReader& reader, int32_t num_layers) {
   } else if (place != "after") {
     reader.Fail("reader_question", StrCat("is '", place, "'; known: after, twice"));
   }
+  const std::string attention = reader.String("reader_attention", "causal");
+  if (attention == "full") {
+    memory.reader_full_attention = true;
+  } else if (attention != "causal") {
+    reader.Fail("reader_attention", StrCat("is '", attention, "'; known: causal, full"));
+  }
   memory.router_rounds = reader.Int("router_rounds", 1, 32, 1);
   memory.round_min_score = reader.Float("round_min_score", memory.round_min_score);
   memory.refusal = reader.String("refusal", "");

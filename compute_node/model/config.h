@@ -41,7 +41,10 @@ struct MemoryConfig {
   bool final_question_causal = false;                       // final_question == "causal"
   int32_t reader_documents = 3;                             // router mode: texts taken a round
   ReaderQuestion reader_question = ReaderQuestion::kAfter;  // "after" or "twice"
-  int32_t router_rounds = 1;                                // router mode: round limit
+  // Router mode: the tokens of a reader prompt all see each other; what is written after it is
+  // causal as ever.
+  bool reader_full_attention = false;  // reader_attention == "full"
+  int32_t router_rounds = 1;           // router mode: round limit
   // Router mode: a later round adds only documents whose mean score is at least this; a round that
   // adds none is the last. Calibrated with the checkpoint; absent: any score.
   float round_min_score = -std::numeric_limits<float>::infinity();

@@ -45,10 +45,11 @@ bool SameSelection(const std::vector<ScoredPart>& actual, const std::vector<int6
   return true;
 }
 
-// A plain causal prompt of a case and what the published engine wrote after it.
+// A plain prompt of a case and what the published engine wrote after it.
 struct PlainPrompt {
   std::string name;
   std::vector<int32_t> ids;
+  bool causal;  // false: its tokens all see each other
   int32_t max_tokens;
   std::optional<TokenBias> first;  // on the first token written
   std::vector<int32_t> expected;   // ids; may end with the stop token
@@ -67,7 +68,7 @@ absl::StatusOr<Reading> ReadPlain(Node& node, const PlainPrompt& prompt) {
   Prefill state;
   state.cache = std::make_unique<KvCache>(
       node.transformer().NewCache(static_cast<int64_t>(prompt.ids.size()) + prompt.max_tokens));
-  MSA_RETURN_IF_ERROR(decoder.Feed(state, prompt.ids, /*causal=*/true));
+  MSA_RETURN_IF_ERROR(decoder.Feed(state, prompt.ids, prompt.causal));
   Reading reading;
   MSA_ASSIGN_OR_RETURN(reading.first_logits, node.transformer().Logits(state.last_hidden));
   DecodeOptions options;
@@ -181,6 +182,7 @@ class AdapterVerifier {
     MSA_ASSIGN_OR_RETURN(const auto first, RefusalStart(memory, engine_.node().tokenizer()));
     PlainPrompt prompt{.name = name + ".reader",
                        .ids = ids,
+                       .causal = !memory.reader_full_attention,
                        .max_tokens = golden_.input.at("reader_max_new_tokens").get<int32_t>(),
                        .first = first,
                        .expected = reader.at("answer_ids").get<std::vector<int32_t>>()};
@@ -254,6 +256,7 @@ absl::Status VerifyBaseChats(const GoldenCase& golden, const VerifyOptions& opti
     const json& expected = golden.expected.at("base_chats").at(i);
     const PlainPrompt prompt{.name = StrCat("base", i),
                              .ids = chats[i].at("prompt_ids").get<std::vector<int32_t>>(),
+                             .causal = true,
                              .max_tokens = kBaseTokens,
                              .first = std::nullopt,
                              .expected = expected.at("tokens").get<std::vector<int32_t>>()};

@@ -6,6 +6,7 @@
 #include <memory>
 #include <string>
 #include <thread>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -90,7 +91,7 @@ class FeedLeastRefusedTest : public ::testing::Test {
       Prefill state;
       const auto size = static_cast<int64_t>(ids.size());
       state.cache = std::make_unique<KvCache>(model_->NewCache(size + kRoom));
-      EXPECT_TRUE(decoder_->Feed(state, ids, /*causal=*/true).ok());
+      EXPECT_TRUE(decoder_->Feed(state, ids, causal_).ok());
       alone.margins.push_back(*decoder_->NextMargin(state, kRefusal));
       alone.states.push_back(std::move(state));
     }
@@ -100,7 +101,7 @@ class FeedLeastRefusedTest : public ::testing::Test {
   absl::StatusOr<TakenReading> FeedAll(const std::vector<std::vector<int32_t>>& prompts,
                                        float apart_margin, int32_t room = kRoom) {
     memory_.attended = 0;
-    return decoder_->FeedLeastRefused(ctx_, prompts, room, kRefusal, apart_margin);
+    return decoder_->FeedLeastRefused(ctx_, prompts, causal_, room, kRefusal, apart_margin);
   }
 
   size_t Bytes(const KvCache& cache) const {
@@ -130,6 +131,7 @@ class FeedLeastRefusedTest : public ::testing::Test {
   std::unique_ptr<PassSharer> passes_;
   std::unique_ptr<Decoder> decoder_;
   rpc::CallContext ctx_;
+  bool causal_ = true;  // what the prompts are
 };
 
 TEST_F(FeedLeastRefusedTest, TakesWhatOneAfterTheOtherGivesInOnePass) {
@@ -160,6 +162,57 @@ TEST_F(FeedLeastRefusedTest, MoreThanAPassHoldsAreSeveral) {
       ExpectTaken(std::move(taken), LeastRefused(alone.margins, apart_margin), alone);
     }
   }
+}
+
+TEST_F(FeedLeastRefusedTest, OfPromptsThatSeeAllOfThemselvesTakesWhatEachAloneGives) {
+  const auto prompts = Prompts();
+  const Alone causal = FeedEach(prompts);
+  causal_ = false;
+  // As many passes as of causal ones: all, several, and each by itself.
+  for (const auto& [joins, max_tokens, expected] :
+       {std::tuple{true, 65, 1}, {true, 29, 3}, {true, 1, 5}, {false, 65, 5}}) {
+    SetJoins(joins, max_tokens);
+    for (const float apart_margin : {-1e6f, 1e6f}) {
+      Alone alone = FeedEach(prompts);
+      for (size_t i = 0; i < prompts.size(); ++i) {
+        EXPECT_NE(alone.margins[i], causal.margins[i]) << i;
+      }
+      const size_t least = LeastRefused(alone.margins, apart_margin);
+      ASSERT_EQ(least == 0, apart_margin < 0);
+      auto taken = FeedAll(prompts, apart_margin);
+      EXPECT_EQ(passes(), expected) << joins << max_tokens;
+      ASSERT_TRUE(taken.ok()) << taken.status();
+      EXPECT_EQ(*decoder_->NextMargin(taken->state, kRefusal), alone.margins[least]);
+      ExpectTaken(std::move(taken), least, alone);
+    }
+  }
+}
+
+// Oracle: what was written, fed behind the prompt in one step with a causal mask.
+TEST_F(FeedLeastRefusedTest, BehindAPromptThatSeesAllOfItselfTextIsCausal) {
+  const std::vector<std::vector<int32_t>> prompts = {Prompts()[3]};
+  DecodeOptions options;
+  options.max_new_tokens = 12;
+  auto causal = FeedAll(prompts, 0);
+  ASSERT_TRUE(causal.ok()) << causal.status();
+  const auto of_causal = decoder_->Decode(ctx_, causal->state, options);
+  causal_ = false;
+  auto taken = FeedAll(prompts, 0);
+  ASSERT_TRUE(taken.ok()) << taken.status();
+  const auto written = decoder_->Decode(ctx_, taken->state, options);
+  ASSERT_TRUE(written.ok()) << written.status();
+  ASSERT_EQ(written->ids.size(), 12u);
+  EXPECT_NE(written->ids, of_causal->ids);
+
+  Alone alone = FeedEach({prompts[0], prompts[0], prompts[0]});
+  const auto one_by_one = decoder_->Decode(ctx_, alone.states[0], options);
+  EXPECT_EQ(one_by_one->ids, written->ids);
+  EXPECT_EQ(one_by_one->text, written->text);
+  ASSERT_TRUE(decoder_->Feed(alone.states[1], written->ids, /*causal=*/true).ok());
+  ASSERT_TRUE(decoder_->Feed(alone.states[2], written->ids, /*causal=*/false).ok());
+  const std::vector<float> logits = steps_->Feed(taken->state, 5, true)->logits;
+  EXPECT_EQ(logits, steps_->Feed(alone.states[1], 5, true)->logits);
+  EXPECT_NE(logits, steps_->Feed(alone.states[2], 5, true)->logits);
 }
 
 TEST_F(FeedLeastRefusedTest, OnlyTheTakenReadingsCacheStays) {

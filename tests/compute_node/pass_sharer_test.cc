@@ -88,6 +88,7 @@ class PassSharerTest : public ::testing::Test {
     chunk.tokens = sequence.tokens;
     chunk.first_position = 3;
     chunk.cache = sequence.cache.get();
+    chunk.causal = !some_are_full_ || sequence.tokens.size() % 2 == 0;
     return chunk;
   }
 
@@ -180,6 +181,7 @@ class PassSharerTest : public ::testing::Test {
   const kernels::Backend* const backend_ = &memory_;
   std::unique_ptr<Transformer> model_;
   bool shapes_differ_ = true;
+  bool some_are_full_ = false;  // those of an odd number of tokens, which all see each other
   std::function<void()> when_all_wait_;
 };
 
@@ -227,6 +229,21 @@ TEST_F(PassSharerTest, SequencesOfOneCallerShareOthersPass) {
   ExpectRows(of_others, others, alone);
   ASSERT_TRUE(single.hidden.ok()) << single.hidden.status();
   EXPECT_EQ(*single.hidden, *alone[1]->hidden);
+}
+
+TEST_F(PassSharerTest, CausalSequencesAndOthersShareAPass) {
+  const auto causal = RunAlone();
+  some_are_full_ = true;
+  const auto alone = RunAlone();
+  const auto together = Make();
+  memory_.attended = 0;
+  RunTogether(together, /*hooked=*/false);
+  EXPECT_EQ(memory_.attended, 2 * (kTop + 1)) << "passes, the first one's included";
+  for (int s = 0; s < kSequences; ++s) {
+    ASSERT_TRUE(together[s]->hidden.ok()) << together[s]->hidden.status();
+    EXPECT_EQ(*together[s]->hidden, *alone[s]->hidden) << s;
+    EXPECT_EQ(*together[s]->hidden == *causal[s]->hidden, s % 2 == 1) << s;
+  }
 }
 
 TEST_F(PassSharerTest, WhereTheTensorsOfOneCallersDoNotFitEachHasItsOwn) {

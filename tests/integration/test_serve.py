@@ -77,9 +77,7 @@ class CalibratedThresholds(ServerTest):
         self.assertTrue(same["no_answer"])
 
 
-class TextsReadApart(ServerTest):
-    """reader_apart_margin; which reading is least refused: decoding_test and the released adapter's golden case."""
-
+class ReaderTest(ServerTest):
     QUESTION = "Which garden has a violin?"
 
     def started(self, name, **memory):
@@ -87,6 +85,10 @@ class TextsReadApart(ServerTest):
         server = self.serve(data="data-" + name)
         self.add(server, documents(12))
         return server
+
+
+class TextsReadApart(ReaderTest):
+    """reader_apart_margin; which reading is least refused: decoding_test and the released adapter's golden case."""
 
     def test_an_answer_is_read_from_one_text_or_from_all(self):
         plain = self.ask(self.started("plain"), self.QUESTION, "--max-rounds", "1")
@@ -130,6 +132,49 @@ class TextsReadApart(ServerTest):
         self.assertEqual(2, apart["usage"]["rounds"])
         self.assertEqual(3, len(apart["documents"]))
         self.assertEqual(1, len(apart["answered_from"]))
+
+
+class ReaderAttention(ReaderTest):
+    """reader_attention; what a prompt whose tokens all see each other gives: decoding_test."""
+
+    CHAT = ("{% for message in messages %}{{'<|im_start|>' + message['role'] + '\\n' + message['content'] + "
+            "'<|im_end|>' + '\\n'}}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}")
+
+    def serve(self, **where):
+        with open(os.path.join(self.model, "chat_template.jinja"), "w", encoding="utf-8") as file:
+            file.write(self.CHAT)
+        return super().serve(**where)
+
+    def test_full_is_of_reader_prompts_alone(self):
+        found = {}
+        for name, memory in (("absent", {}), ("causal", {"reader_attention": "causal"}),
+                             ("full", {"reader_attention": "full"})):
+            server = self.started(name, **memory)
+            found[name] = (self.ask(server, self.QUESTION), self.ask(server, self.QUESTION, "--no-memory"))
+            self.assertTrue(found[name][1]["answer"])
+        answers = {name: [done["answer"] for done in of_name] for name, of_name in found.items()}
+        self.assertEqual(answers["absent"], answers["causal"])
+        self.assertNotEqual(answers["causal"][0], answers["full"][0])
+        self.assertEqual(answers["causal"][1], answers["full"][1])
+        # Routing is as ever, to the score: the second round's, too, which has the first's texts.
+        self.assertEqual(found["causal"][0]["documents"], found["full"][0]["documents"])
+        self.assertEqual(6, len(found["full"][0]["documents"]))
+
+    def test_texts_read_apart_are_read_so_too(self):
+        server = self.started("plain", reader_attention="full")
+        plain = self.ask(server, self.QUESTION, "--max-rounds", "1")
+        together = self.ask(self.started("together", reader_attention="full", reader_apart_margin=-1e6),
+                            self.QUESTION, "--max-rounds", "1")
+        self.assertEqual(plain["answer"], together["answer"])
+        apart = self.ask(self.started("apart", reader_attention="full", reader_apart_margin=1e6),
+                         self.QUESTION, "--max-rounds", "1")
+        (taken,) = (d["id"] for d in apart["documents"] if d["reference"] in apart["answered_from"])
+        others = [d["id"] for d in documents(12) if d["id"] != taken]
+        self.msa(server, "rm", *others)
+        self.assertEqual(self.ask(server, self.QUESTION, "--max-rounds", "1")["answer"], apart["answer"])
+        causal = self.started("causal")
+        self.msa(causal, "rm", *others)
+        self.assertNotEqual(self.ask(causal, self.QUESTION, "--max-rounds", "1")["answer"], apart["answer"])
 
 
 class Life(ServerTest):

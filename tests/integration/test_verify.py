@@ -55,6 +55,19 @@ class Verify(unittest.TestCase):
             code, (report,), error = self.verify(os.path.join(GOLDEN, name), model=model)
             self.assertEqual((0, []), (code, report["skipped"]), error)
 
+    def test_a_case_is_read_as_its_adapter_says(self):
+        case = self.case("full_weights")
+        path = os.path.join(case, "adapter", "adapter_config.json")
+        with open(path, encoding="utf-8") as file:
+            memory = json.load(file)["msa_config"]
+        self.change(case, "adapter/adapter_config.json", "msa_config", {**memory, "reader_attention": "full"})
+        code, (report,), error = self.verify(case, model=os.path.join(case, "base"))
+        self.assertEqual(1, code, error)
+        failed = {check["name"] for check in report["tensors"] + report["exact"] if not check["ok"]}
+        logits = {check["name"] for check in report["tensors"] if check["name"].endswith(".reader.logits")}
+        self.assertTrue(logits)
+        self.assertEqual(logits, {name for name in failed if not name.endswith(".reader.answer_ids")})
+
     def test_what_does_not_fit_together_is_refused_in_words(self):
         for name, file, key, value, words in (
                 ("full_weights", "expected.json", "questions", [], "out of range"),

@@ -221,6 +221,13 @@ TEST_P(AttentionContractTest, FullMaskSeesLaterRows) {
   sequence.args().causal = false;
   Attend(sequence);
   sequence.ExpectMatchesOracle();
+  // A prompt of which nothing was fed before, shorter and longer than a tile.
+  for (const int num_tokens : {7, 300}) {
+    Sequence whole(num_tokens, 6, 2, 64, {}, {num_tokens, DType::kFloat32}, 6);
+    whole.args().causal = false;
+    Attend(whole);
+    whole.ExpectMatchesOracle();
+  }
 }
 
 TEST_P(AttentionContractTest, LongContextsAcrossManyTiles) {

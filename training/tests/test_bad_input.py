@@ -173,6 +173,8 @@ class BadInputTest(test_training.ToyCase):
         config = self.config(self.out)
         config["msa_extra"] = {"reader_question": "before"}
         self.assertIn("reader_question is 'before'; known: after, twice", self.run_main(config))
+        config["msa_extra"] = {"reader_attention": "none"}
+        self.assertIn("reader_attention is 'none'; known: causal, full", self.run_main(config))
 
     def test_a_checkpoint_of_another_configuration_is_refused_and_kept(self):
         Trainer(self.config(self.out)).save()

@@ -40,7 +40,7 @@ class ToyCase(unittest.TestCase):
     def tearDownClass(cls):
         cls.scratch.cleanup()
 
-    def batch(self, pool: int, top_k: int = 2) -> Batch:
+    def batch(self, pool: int, top_k: int = 2, full: bool = False) -> Batch:
         texts, asked = toy.documents(), toy.questions()
         docs = batches.documents([frames.document_ids(self.tokenizer, i, t) for i, t in enumerate(texts)], pool)
         prompts = [frames.routing_prompt(self.tokenizer, q) for q, _ in asked]
@@ -49,7 +49,7 @@ class ToyCase(unittest.TestCase):
         positive = torch.eye(len(texts), dtype=torch.bool)
         read = [(frames.encode(self.tokenizer, frames.reader_prompt(q, [(i, texts[i])])),
                  frames.encode(self.tokenizer, f"{a}<|im_end|>")) for i, (q, a) in enumerate(asked)]
-        return Batch("toy", docs, [Group(rows, positive, torch.zeros_like(positive))], batches.reading(read), 0)
+        return Batch("toy", docs, [Group(rows, positive, torch.zeros_like(positive))], batches.reading(read, full), 0)
 
 
 class RoutingTest(ToyCase):
@@ -128,6 +128,28 @@ class DecodeTest(ToyCase):
         stop = expected[2][9]
         cut = [e[: e.index(stop)] if stop in e else e for e in expected]
         self.assertEqual(complete(model, layers, prompts, stop, 20), cut)
+
+    def test_a_prompt_that_is_read_in_full(self):
+        """Packed beside documents and queries, and kept for decoding, its tokens see each other, as the oracle's mask has it; nothing else does."""
+        batch, samples = self.batch(pool=4), [([5, 9, 200, 31, 7], [11, 12, 13]), ([40, 41], [6, 2]), ([8, 77, 78, 79, 80, 81, 82], [3])]
+        with tempfile.TemporaryDirectory() as scratch, torch.no_grad():
+            model = MsaModel(str(self.folder), MsaConfig((2, 3), 4, 2, 4, 4, reader_attention="full"))
+            for b in model.lora_b.values():
+                b.normal_(std=0.1)
+            save_adapter(model, scratch, "toy", {"reader_attention": "full"})
+            self.assertTrue(read_config(scratch).reads_full)
+            by_hand = oracle.Oracle(str(self.folder), scratch)
+            load_adapter(model, scratch)        # rounded as the oracle reads it
+            layers = model.merged()
+            read = lambda full: model.run(layers, batch.docs, batches.reading(samples, full)[0], (batch.groups[0].queries,))
+            whole, causal = read(True), read(False)
+            for full, out in ((True, whole), (False, causal)):
+                expected = torch.cat([by_hand.sequence(p + a, full=len(p) * full) for p, a in samples])
+                torch.testing.assert_close(out.reading, expected, atol=1e-4, rtol=1e-4)
+            torch.testing.assert_close(whole.hidden[0], causal.hidden[0], atol=0, rtol=0)
+            self.assertGreater((whole.reading - causal.reading).abs().max(), 0.1)
+            written = complete(model, layers, [p for p, _ in samples], -1, 6, full=True)
+            self.assertEqual(written, [by_hand.generate(p, 6, -1)[1] for p, _ in samples])
 
 
 class ExchangeTest(ToyCase):
@@ -346,7 +368,7 @@ class FileTest(ToyCase):
                 load_adapter(other, scratch)
 
     def test_an_adapter_of_all_weights_computes_what_the_stored_case_says(self):
-        """tests/golden/full_weights, which the engine runs too; made by make_full_case.py."""
+        """tests/golden/full_weights, which the engine runs too; made by make_toy_cases.py."""
         case = Path(__file__).parents[2] / "tests" / "golden" / "full_weights"
         base, adapter = str(case / "base"), str(case / "adapter")
         with contextlib.redirect_stdout(io.StringIO()):
@@ -376,6 +398,21 @@ class FileTest(ToyCase):
             self.assertEqual(set(stored), set(read_tensors(self.folder / "model.safetensors")) | routers)
             with self.assertRaisesRegex(ValueError, "do not match"):
                 load_adapter(MsaModel(str(self.folder), MsaConfig((2, 3), 4, 2, 4, 4)), scratch)
+
+    def test_a_full_reader_says_what_the_stored_case_says(self):
+        """tests/golden/full_reader, which the engine runs too."""
+        golden = Path(__file__).parents[2] / "tests" / "golden"
+        base, adapter = str(golden / "full_weights" / "base"), str(golden / "full_reader" / "adapter")
+        with contextlib.redirect_stdout(io.StringIO()):
+            self.assertTrue(oracle.check(golden / "full_reader", base, adapter))
+        model = MsaModel(base, read_config(adapter))
+        load_adapter(model, adapter)
+        readers = [q["reader"] for q in read_json(golden / "full_reader" / "expected.json")["questions"]]
+        with torch.no_grad():
+            say = lambda full: complete(model, model.merged(), [r["prompt_ids"] for r in readers], 2, 8, full=full)
+            said, causal = say(model.msa.reads_full), say(False)
+        self.assertEqual(said, [[i for i in r["answer_ids"] if i != 2] for r in readers])
+        self.assertNotEqual(said, causal)
 
     def test_families_compute_what_transformers_does(self):
         """Logits of tests/golden/families, which the engine runs too: rotary scaling was left out without a word."""

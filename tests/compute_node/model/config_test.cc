@@ -52,23 +52,26 @@ TEST(ConfigTest, ReadsAPublishedCheckpoint) {
   EXPECT_EQ(config->memory.retrieval_mode, RetrievalMode::kGenerative);
   EXPECT_FALSE(config->memory.final_question_causal);
   EXPECT_EQ(config->memory.reader_question, ReaderQuestion::kAfter);
+  EXPECT_FALSE(config->memory.reader_full_attention);
   EXPECT_EQ(config->Routing().scale, 1.0f);
 }
 
 TEST(ConfigTest, ReadsWhatACheckpointWasCalibratedFor) {
   json config = PlainLlama();
-  config["msa_config"] = {{"router_layer_idx", "2,3"}, {"reader_question", "twice"},
-                          {"refusal", "No answer."},   {"refusal_bias", -0.875},
-                          {"round_min_score", 0.46},   {"reader_apart_margin", 1}};
+  config["msa_config"] = {{"router_layer_idx", "2,3"},  {"reader_question", "twice"},
+                          {"reader_attention", "full"}, {"refusal", "No answer."},
+                          {"refusal_bias", -0.875},     {"round_min_score", 0.46},
+                          {"reader_apart_margin", 1}};
   const auto parsed = ParseModelConfig(config.dump());
   ASSERT_TRUE(parsed.ok()) << parsed.status();
   EXPECT_EQ(parsed->memory.reader_question, ReaderQuestion::kTwice);
+  EXPECT_TRUE(parsed->memory.reader_full_attention);
   EXPECT_EQ(parsed->memory.refusal, "No answer.");
   EXPECT_FLOAT_EQ(parsed->memory.refusal_bias, -0.875f);
   EXPECT_FLOAT_EQ(parsed->memory.round_min_score, 0.46f);
   EXPECT_EQ(parsed->memory.reader_apart_margin, 1.0f);
-  for (const char* field :
-       {"refusal_bias", "round_min_score", "reader_question", "reader_apart_margin"}) {
+  for (const char* field : {"refusal_bias", "round_min_score", "reader_question",
+                            "reader_attention", "reader_apart_margin"}) {
     json wrong = config;
     wrong["msa_config"][field] = "much";
     ExpectRefused(wrong, field);
@@ -77,6 +80,21 @@ TEST(ConfigTest, ReadsWhatACheckpointWasCalibratedFor) {
   ExpectRefused(config, "reader_apart_margin");
   config["msa_config"].erase("reader_apart_margin");
   EXPECT_EQ(ParseModelConfig(config.dump())->memory.reader_apart_margin, std::nullopt);
+}
+
+TEST(ConfigTest, AReaderPromptIsCausalOrFull) {
+  json config = PlainLlama();
+  EXPECT_FALSE(ParseModelConfig(config.dump())->memory.reader_full_attention);
+  config["msa_config"] = {{"router_layer_idx", "2,3"}, {"reader_attention", "causal"}};
+  EXPECT_FALSE(ParseModelConfig(config.dump())->memory.reader_full_attention);
+  config["msa_config"]["reader_attention"] = "full";
+  EXPECT_TRUE(ParseModelConfig(config.dump())->memory.reader_full_attention);
+  for (const char* bad : {"", "Full", "bidirectional"}) {
+    config["msa_config"]["reader_attention"] = bad;
+    ExpectRefused(config, std::string("'reader_attention' is '") + bad + "'; known: causal, full");
+  }
+  config["msa_config"]["reader_attention"] = true;
+  ExpectRefused(config, "'reader_attention' must be a string");
 }
 
 TEST(ConfigTest, ScalesUnlessCosineAndDecoupled) {
