@@ -1,5 +1,8 @@
 #include "cli/data_place.h"
 
+#include <fcntl.h>
+#include <unistd.h>
+
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
@@ -12,10 +15,10 @@
 namespace msa::cli {
 namespace {
 
-// nullopt: none, or none that can be read.
-std::optional<rpc::ShardPlace> ReadPlace(const std::string& path) {
+// nullopt: there is none. DATA_LOSS: none that can be read.
+absl::StatusOr<std::optional<rpc::ShardPlace>> ReadPlace(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
-  if (!file) return std::nullopt;
+  if (!file && !std::filesystem::exists(path)) return std::nullopt;
   std::string text;
   std::getline(file, text, '\0');  // all of it; does not throw where the disk fails
   const Json json = Json::parse(text, nullptr, /*allow_exceptions=*/false);
@@ -23,9 +26,7 @@ std::optional<rpc::ShardPlace> ReadPlace(const std::string& path) {
     return json.is_object() && json.contains(key) && json[key].is_number_integer();
   };
   if (!number("shard") || !number("shards") || !number("slots")) {
-    Log(LogLevel::kWarning, "the folder's place in the cluster cannot be read; taken from the map",
-        {{"file", path}});
-    return std::nullopt;
+    return absl::DataLossError(StrCat(path, " cannot be read"));
   }
   return rpc::ShardPlace{json["shard"], json["shards"], json["slots"]};
 }
@@ -36,7 +37,11 @@ void WritePlace(const std::string& path, const rpc::ShardPlace& place) {
   std::ofstream file(partial, std::ios::binary);
   file << Dump({{"shard", place.shard}, {"shards", place.shards}, {"slots", place.slots}}) << "\n";
   file.close();
-  if (file && std::rename(partial.c_str(), path.c_str()) == 0) return;
+  // On the disk before it has its name: a power cut leaves the whole file or none.
+  const int descriptor = open(partial.c_str(), O_RDONLY | O_CLOEXEC);
+  const bool durable = descriptor >= 0 && fsync(descriptor) == 0;
+  if (descriptor >= 0) close(descriptor);
+  if (file && durable && std::rename(partial.c_str(), path.c_str()) == 0) return;
   std::error_code ignored;
   std::filesystem::remove(partial, ignored);
   Log(LogLevel::kWarning, "the folder's place in the cluster could not be written",
@@ -47,7 +52,15 @@ void WritePlace(const std::string& path, const rpc::ShardPlace& place) {
 
 absl::Status ClaimPlace(const std::string& folder, const rpc::ShardPlace& place, bool filled) {
   const std::string path = folder + "/place.json";
-  const std::optional<rpc::ShardPlace> found = ReadPlace(path);
+  const auto read = ReadPlace(path);
+  if (!read.ok() && filled) {
+    return absl::FailedPreconditionError(StrCat(
+        read.status().message(), ", and ", folder,
+        " holds documents: which shard of how many they belong to is not known. If the shard "
+        "map has always had this folder as ",
+        ToString(place), ", remove that file and start again"));
+  }
+  const std::optional<rpc::ShardPlace> found = read.value_or(std::nullopt);
   if (found && *found == place) return absl::OkStatus();
   if (found && filled) {
     return absl::FailedPreconditionError(StrCat(

@@ -11,8 +11,9 @@
 
 namespace msa::cli {
 
-// FAILED_PRECONDITION where a filled folder says another place. Otherwise writes this one where
-// the folder has none or is empty. Whoever calls holds the folder's lock.
+// FAILED_PRECONDITION where a filled folder says another place, or one that cannot be read.
+// Otherwise writes this one where the folder has none or is empty. Whoever calls holds the folder's
+// lock.
 absl::Status ClaimPlace(const std::string& folder, const rpc::ShardPlace& place, bool filled);
 
 }  // namespace msa::cli

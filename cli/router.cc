@@ -29,6 +29,9 @@ class RouterVerb : public Verb {
     flags.AddRequired("--shard-map", &shard_map_, "File that names the cluster's processes");
     flags.AddBounded("--shard-timeout", &shard_timeout_s_, 0.001, 86400,
                      "Seconds a shard may take to answer");
+    flags.AddBounded(
+        "--encode-at-once", &encode_at_once_, 1, 1024,
+        "Short documents that each compute node encodes at once: 160 where it has a GPU");
     process_.AddFlags(flags, "");
   }
 
@@ -47,7 +50,8 @@ class RouterVerb : public Verb {
                                                   .name = StrCat("compute node '", node.name, "'"),
                                                   .tls = process_.tls()}));
     }
-    router::RouterOptions options;
+    auto options = router::RouterOptions::ForNodes(static_cast<int>(map.compute_nodes.size()),
+                                                   encode_at_once_);
     options.shard_timeout = absl::Seconds(shard_timeout_s_);
     router::Router router(map, Borrowed(shards), Borrowed(nodes), options);
     rpc::CallContext ctx;
@@ -71,6 +75,7 @@ class RouterVerb : public Verb {
  private:
   std::string shard_map_;
   double shard_timeout_s_ = 30;
+  int32_t encode_at_once_ = 4;
   ServerProcess process_;
 };
 

@@ -36,10 +36,12 @@ class ServeVerb : public Verb {
     MSA_ASSIGN_OR_RETURN(const auto shard,
                          store_.OpenShard(std::move(store), kernels.memory(), {}));
     const rpc::ShardMap map = rpc::ShardMap::Embedded();
-    router::Router router(map, {shard.get()}, {},
-                          kernels.memory().memory_is_host()
-                              ? router::RouterOptions()
-                              : router::RouterOptions::ForDevices(static_cast<int>(nodes.size())));
+    router::Router router(
+        map, {shard.get()}, {},
+        kernels.memory().memory_is_host()
+            ? router::RouterOptions()
+            : router::RouterOptions::ForNodes(static_cast<int>(nodes.size()),
+                                              router::RouterOptions::kAtOnceOnADevice));
     for (size_t i = 0; i < nodes.size(); ++i) {
       router.AddComputeNode(nodes.size() == 1 ? "local" : StrCat("local-", i), nodes[i].get());
       nodes[i]->Attach(&router, {shard.get()});

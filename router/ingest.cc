@@ -7,6 +7,8 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <system_error>
+#include <thread>
 #include <unordered_set>
 #include <utility>
 
@@ -22,10 +24,32 @@ namespace {
 constexpr int64_t kMostAhead = 1024;  // numbers
 constexpr std::string_view kLate = "the deadline passed before all documents were added";
 
-// Results that become ready in any order, reported in the order of the stream. Thread-safe.
+// Results that become ready in any order, reported in the order of the stream by a thread of the
+// stream's own: a client that does not read keeps nobody else's documents from being encoded.
+// Thread-safe.
 class OrderedReports {
  public:
   explicit OrderedReports(const std::function<bool(const rpc::AddResult&)>& done) : done_(done) {}
+  // Drain comes first.
+  ~OrderedReports() {
+    if (!reporter_.joinable()) return;
+    {
+      absl::MutexLock lock(&mutex_);
+      ended_ = true;
+    }
+    reporter_.join();
+  }
+
+  // Before the first Open.
+  absl::Status Begin() {
+    try {
+      reporter_ = std::thread([this] { Report(); });
+    } catch (const std::system_error&) {
+      return absl::ResourceExhaustedError(
+          "the system has no thread left for another stream of documents: try again later");
+    }
+    return absl::OkStatus();
+  }
 
   // Waits until fewer than `window` results are open, then opens the next. false: the client wants
   // no more.
@@ -43,23 +67,31 @@ class OrderedReports {
   void Complete(rpc::AddResult result) {
     absl::MutexLock lock(&mutex_);
     open_[result.index - first_] = std::move(result);
-    if (reporting_) return;
-    reporting_ = true;
-    while (!open_.empty() && open_.front().has_value()) ReportFront();
-    reporting_ = false;
   }
 
   // Waits until all are reported. false: the client wanted no more.
   bool Drain() {
     absl::MutexLock lock(&mutex_);
-    const auto drained = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-      return open_.empty() && !reporting_;
-    };
+    const auto drained = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return open_.empty(); };
     mutex_.Await(absl::Condition(&drained));
     return !stopped_;
   }
 
  private:
+  bool HasNext() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    return !open_.empty() && open_.front().has_value();
+  }
+
+  void Report() {
+    absl::MutexLock lock(&mutex_);
+    const auto due = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return HasNext() || ended_; };
+    while (true) {
+      mutex_.Await(absl::Condition(&due));
+      if (!HasNext()) return;
+      ReportFront();
+    }
+  }
+
   // The entry stays in place while it is reported, so that Drain waits for the report.
   void ReportFront() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     const rpc::AddResult result = *std::move(open_.front());
@@ -73,11 +105,12 @@ class OrderedReports {
   }
 
   const std::function<bool(const rpc::AddResult&)>& done_;
+  std::thread reporter_;
   absl::Mutex mutex_;
   std::deque<std::optional<rpc::AddResult>> open_ ABSL_GUARDED_BY(mutex_);
   uint64_t first_ ABSL_GUARDED_BY(mutex_) = 0;  // index of open_.front()
-  bool reporting_ ABSL_GUARDED_BY(mutex_) = false;
   bool stopped_ ABSL_GUARDED_BY(mutex_) = false;
+  bool ended_ ABSL_GUARDED_BY(mutex_) = false;
 };
 
 // Ids seen in a stream, as 128-bit hashes: ten million ids must fit in memory.
@@ -142,6 +175,7 @@ class Stream {
         reports_(done) {}
 
   absl::Status Run(const std::function<std::optional<rpc::NewDocument>()>& next) {
+    MSA_RETURN_IF_ERROR(reports_.Begin());
     absl::Status status = CallNode([](rpc::ComputeNode&) { return absl::OkStatus(); });
     uint64_t index = 0;
     while (status.ok()) {

@@ -82,8 +82,8 @@ struct IngestParts {
   int window = 4;  // documents of one stream that are encoded or wait for their turn to be reported
 };
 
-// As rpc::MemoryService::AddDocuments. `next` is called on this thread; `done` on any, one at a
-// time, in the order of the stream. Numbers are given in the order of the stream, to accepted
+// As rpc::MemoryService::AddDocuments. `next` is called on this thread; `done` on another of the
+// stream's own, in its order. Numbers are given in the order of the stream, to accepted
 // documents only. Blocks until all results are reported.
 absl::Status AddDocuments(const IngestParts& parts, const rpc::CallContext& context,
                           const std::string& bank,

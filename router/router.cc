@@ -40,12 +40,13 @@ absl::StatusOr<int32_t> PageSize(int32_t wanted) {
 
 }  // namespace
 
-RouterOptions RouterOptions::ForDevices(int compute_nodes) {
+RouterOptions RouterOptions::ForNodes(int compute_nodes, int at_once) {
   RouterOptions options;
-  options.encode_threads = 4 * compute_nodes;
-  options.encode_threads_if_short = 160 * compute_nodes;
-  options.encode_short_bytes = (size_t{1} << 20) * compute_nodes;
-  options.encode_window = 320 * compute_nodes;
+  const int nodes = std::max(1, compute_nodes);
+  options.encode_threads *= nodes;
+  options.encode_threads_if_short = at_once * nodes;
+  options.encode_short_bytes *= static_cast<size_t>(nodes);
+  options.encode_window = 2 * std::max(options.encode_threads, options.encode_threads_if_short);
   return options;
 }
 

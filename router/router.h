@@ -32,17 +32,19 @@ struct RouterOptions {
   int max_sessions = 1024;
   int fan_out_threads = 64;  // of all calls; a call that finds none free asks its shards in turn
   // Documents encoded at once, over all compute nodes and streams: so many whatever their size, and
-  // more while they are short. With GPUs: ForDevices.
+  // more while they are short. Several nodes, GPUs: ForNodes.
   int encode_threads = 4;
   int encode_threads_if_short = 4;
   size_t encode_short_bytes = 1 << 20;  // of text, all that are encoded together
   int encode_window = 8;                // documents of one stream in work or waiting to be reported
   std::function<absl::Time()> clock = absl::Now;  // of session expiry
 
-  // For compute nodes in this process that each have a device: a pass over documents takes 8,192
-  // tokens there, 50 passages of an encyclopedia. Three passes' documents are in work: in one of
-  // them, waiting for the next, being stored.
-  static RouterOptions ForDevices(int compute_nodes);
+  // For so many compute nodes, each of which encodes `at_once` documents while they are short.
+  static RouterOptions ForNodes(int compute_nodes, int at_once);
+  // At once where each has a device: a pass over documents takes 8,192 tokens there, 50 passages of
+  // an encyclopedia. Three passes' documents are in work: in one of them, waiting for the next,
+  // being stored.
+  static constexpr int kAtOnceOnADevice = 160;
 };
 
 // Thread-safe. Embedded use (one local shard, one local compute node) adds no thread hop to

@@ -48,14 +48,19 @@ TEST_F(DataPlaceTest, SlotsOfOneShardDoNotMatter) {
   EXPECT_TRUE(Claim({0, 1, 16}));
 }
 
-TEST_F(DataPlaceTest, ADamagedOrUnwritablePlaceStopsNothing) {
+TEST_F(DataPlaceTest, ADamagedPlaceOfAFilledFolderIsRefused) {
   std::ofstream(folder_ + "/place.json") << "{\"shard\":";
+  EXPECT_FALSE(Claim({1, 3, 1024}));
+  EXPECT_TRUE(Claim({1, 3, 1024}, /*filled=*/false));
   EXPECT_TRUE(Claim({1, 3, 1024}));
   EXPECT_FALSE(Claim({2, 3, 1024}));
-  EXPECT_TRUE(ClaimPlace(folder_ + "/none", {}, true).ok());
   std::filesystem::remove(folder_ + "/place.json");
   std::filesystem::create_directory(folder_ + "/place.json");  // every read of it fails
-  EXPECT_TRUE(Claim({1, 3, 1024}));
+  EXPECT_FALSE(Claim({1, 3, 1024}));
+}
+
+TEST_F(DataPlaceTest, AnUnwritablePlaceStopsNothing) {
+  EXPECT_TRUE(ClaimPlace(folder_ + "/none", {}, true).ok());
 }
 
 }  // namespace

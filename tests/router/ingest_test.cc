@@ -4,12 +4,13 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
-#include <latch>
 #include <limits>
 #include <mutex>
 #include <optional>
 #include <set>
 #include <thread>
+#include <utility>
+#include <vector>
 
 #include "absl/synchronization/notification.h"
 #include "tests/router/fake_cluster.h"
@@ -373,6 +374,38 @@ TEST(Ingest, ReportsWithoutWaitingForTheNextDocument) {
   EXPECT_TRUE(status.ok()) << status;
 }
 
+// As many of them as documents are encoded at once, and more of their documents are ready.
+TEST(Ingest, ClientsThatDoNotReadHoldNobodyElseUp) {
+  RouterOptions options;
+  options.encode_threads = options.encode_threads_if_short = 2;
+  FakeCluster cluster(1, 1, options);
+  absl::Notification read;
+  std::vector<std::thread> slow;
+  for (const char* name : {"a", "b"}) {
+    absl::Notification blocked;
+    slow.emplace_back([&cluster, &read, &blocked, name] {
+      int sent = 0;
+      bool first = true;
+      const absl::Status status = cluster.router->AddDocuments(
+          cluster.ctx, "default",
+          [&]() -> std::optional<rpc::NewDocument> {
+            if (sent == 6) return std::nullopt;
+            return rpc::NewDocument{absl::StrCat(name, sent++), "", "text", ""};
+          },
+          [&](const rpc::AddResult&) {
+            if (std::exchange(first, false)) blocked.Notify();
+            read.WaitForNotification();
+            return true;
+          });
+      EXPECT_TRUE(status.ok()) << status;
+    });
+    blocked.WaitForNotification();
+  }
+  EXPECT_EQ(cluster.Add(SomeDocuments(20)).size(), 20u);
+  read.Notify();
+  for (std::thread& each : slow) each.join();
+}
+
 TEST(Ingest, StopsWhenTheClientWantsNoMore) {
   FakeCluster cluster(1);
   int sent = 0;
@@ -407,71 +440,6 @@ TEST(Ingest, WorksWithinItsWindow) {
   };
   EXPECT_EQ(cluster.Add(SomeDocuments(300)).size(), 300u);
   EXPECT_LE(most, 3);
-}
-
-// Whether there is place at once.
-bool TakesNow(EncodeBudget& budget, size_t bytes) {
-  rpc::CallContext now;
-  now.deadline = absl::Now();
-  return budget.Take(now, bytes).ok();
-}
-
-// Whether there is place for a document of so many bytes while `held` are encoded.
-bool HasPlace(const std::vector<size_t>& held, size_t bytes) {
-  EncodeBudget budget(/*always=*/2, /*most=*/5, /*bytes=*/1000);
-  for (size_t each : held) EXPECT_TRUE(budget.Take({}, each).ok());
-  return TakesNow(budget, bytes);
-}
-
-TEST(Ingest, EncodesMoreAtOnceWhileTheyAreShort) {
-  EXPECT_TRUE(HasPlace({5000}, 5000));
-  EXPECT_FALSE(HasPlace({5000, 5000}, 1));
-  EXPECT_TRUE(HasPlace({300, 300, 300}, 100));
-  EXPECT_FALSE(HasPlace({300, 300, 300}, 101));
-  EXPECT_TRUE(HasPlace({1, 1, 1, 1}, 1));
-  EXPECT_FALSE(HasPlace({1, 1, 1, 1, 1}, 1));
-}
-
-TEST(Ingest, ALongDocumentIsNotPassedByShortOnes) {
-  EncodeBudget budget(/*always=*/2, /*most=*/5, /*bytes=*/1000);
-  for (int i = 0; i < 3; ++i) ASSERT_TRUE(budget.Take({}, 10).ok());
-  std::thread stream([&] { EXPECT_TRUE(budget.Take({}, 5000).ok()); });
-  const auto short_one = [&] { return TakesNow(budget, 10); };
-  while (short_one()) budget.GiveBack(10);  // until the long one waits
-  budget.GiveBack(10);
-  EXPECT_FALSE(short_one());
-  budget.GiveBack(10);
-  stream.join();
-  EXPECT_FALSE(short_one()) << "the long one takes the bytes";
-  budget.GiveBack(5000);
-  EXPECT_TRUE(short_one());
-}
-
-TEST(Ingest, WhoLeavesWhileADocumentWaitsForItsPlaceIsNotWaitedFor) {
-  EncodeBudget budget(/*always=*/1, /*most=*/1, /*bytes=*/1000);
-  ASSERT_TRUE(budget.Take({}, 1).ok());
-  rpc::CallContext gone;
-  gone.cancelled = [] { return true; };
-  EXPECT_EQ(budget.Take(gone, 1).code(), absl::StatusCode::kCancelled);
-  rpc::CallContext late;
-  late.deadline = absl::Now();
-  EXPECT_EQ(budget.Take(late, 1).code(), absl::StatusCode::kDeadlineExceeded);
-  budget.GiveBack(1);
-  EXPECT_TRUE(budget.Take({}, 1).ok());
-}
-
-// All of a stream's short documents are in work together.
-TEST(Ingest, FillsItsBudget) {
-  RouterOptions options;
-  options.encode_threads_if_short = options.encode_window = 12;
-  FakeCluster cluster(1, 1, options);
-  std::latch all_here(12);
-  std::atomic<int> seen = 0;
-  cluster.nodes[0]->before = [&](const std::string& method, const rpc::CallContext&) {
-    if (method == "EncodeDocument" && seen++ < 12) all_here.arrive_and_wait();
-    return absl::OkStatus();
-  };
-  EXPECT_EQ(cluster.Add(SomeDocuments(40)).size(), 40u);
 }
 
 }  // namespace
