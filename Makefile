@@ -17,6 +17,7 @@ demo: build model
 # A failed test once more: gRPC before 1.61 may take another call's errno for that of connect(), and
 # fail a first connection to a server that is there (grpc/grpc#35064). What fails twice is ours.
 test: configure model
+	@scripts/unpack_prometheus.sh build/prometheus
 	cmake --build $(BUILD)
 	ctest --test-dir $(BUILD) --output-on-failure -j 2 --repeat until-pass:2
 

@@ -1,6 +1,7 @@
 // msa compute-node: encodes documents and answers questions for a cluster.
 #include <vector>
 
+#include "cli/figures.h"
 #include "cli/roles.h"
 #include "cli/server_process.h"
 #include "cli/server_verbs.h"
@@ -34,7 +35,7 @@ class ComputeNodeVerb : public Verb {
       return absl::InvalidArgumentError(StrCat(shard_map_, ": \"router\" is missing"));
     }
     process_.SetListen(map.compute_nodes[static_cast<size_t>(index)].address);
-    MSA_RETURN_IF_ERROR(process_.Prepare());
+    MSA_RETURN_IF_ERROR(process_.Prepare("compute node"));
     MSA_ASSIGN_OR_RETURN(const auto kernels, backend_.Make());
     if (kernels.size() > 1) {
       return absl::InvalidArgumentError(
@@ -50,9 +51,10 @@ class ComputeNodeVerb : public Verb {
     node->Attach(router.get(), Borrowed(shards), names);
 
     process_.WatchHealth([&] { return kernels.member(0).Health(); });
+    process_.WatchFigures([&] { return FiguresOf({node.get()}); });
     rpc::GrpcServer::Builder builder(process_.options(model_.max_questions()));
     builder.Add(node.get());
-    return process_.Serve(builder, "compute node", {{"node", name_}});
+    return process_.Serve(builder, {{"node", name_}});
   }
 
  private:

@@ -1,6 +1,7 @@
 // msa memory-node: one shard's documents.
 #include <utility>
 
+#include "cli/figures.h"
 #include "cli/roles.h"
 #include "cli/server_process.h"
 #include "cli/server_verbs.h"
@@ -27,16 +28,17 @@ class MemoryNodeVerb : public Verb {
     MSA_ASSIGN_OR_RETURN(const rpc::ShardMap map, rpc::ShardMap::Load(shard_map_));
     MSA_ASSIGN_OR_RETURN(const int32_t index, map.FindShard(name_));
     process_.SetListen(map.shards[static_cast<size_t>(index)].address);
-    MSA_RETURN_IF_ERROR(process_.Prepare());
+    MSA_RETURN_IF_ERROR(process_.Prepare("memory node"));
     MSA_ASSIGN_OR_RETURN(const auto kernels, backend_.Make());
     MSA_ASSIGN_OR_RETURN(auto store, store_.OpenStore());
     const rpc::ShardPlace place = map.PlaceOf(index);
     MSA_ASSIGN_OR_RETURN(const auto shard,
                          store_.OpenShard(std::move(store), kernels.memory(), place));
     process_.WatchHealth([&] { return kernels.memory().Health(); });
+    process_.WatchFigures([&] { return FiguresOf(*shard); });
     rpc::GrpcServer::Builder builder(process_.options());
     builder.Add(shard.get(), place);
-    return process_.Serve(builder, "memory node", {{"shard", name_}});
+    return process_.Serve(builder, {{"shard", name_}});
   }
 
  private:

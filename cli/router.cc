@@ -41,7 +41,7 @@ class RouterVerb : public Verb {
       return absl::InvalidArgumentError(StrCat(shard_map_, ": \"router\" is missing"));
     }
     process_.SetListen(map.router);
-    MSA_RETURN_IF_ERROR(process_.Prepare());
+    MSA_RETURN_IF_ERROR(process_.Prepare("router"));
 
     const auto shards = MakeRemoteShards(map, process_.tls());
     std::vector<std::unique_ptr<rpc::ComputeNode>> nodes;
@@ -68,8 +68,7 @@ class RouterVerb : public Verb {
     builder.Add(static_cast<rpc::MemoryService*>(&router));
     builder.Add(static_cast<rpc::SessionRouter*>(&router));
     return process_.Serve(
-        builder, "router",
-        {{"shards", map.shards.size()}, {"compute_nodes", map.compute_nodes.size()}});
+        builder, {{"shards", map.shards.size()}, {"compute_nodes", map.compute_nodes.size()}});
   }
 
  private:

@@ -1,6 +1,7 @@
 // msa serve: every role in one process, data in one folder, no other server.
 #include <utility>
 
+#include "cli/figures.h"
 #include "cli/roles.h"
 #include "cli/server_process.h"
 #include "cli/server_verbs.h"
@@ -27,7 +28,7 @@ class ServeVerb : public Verb {
   }
 
   absl::Status Run(Io&) override {
-    MSA_RETURN_IF_ERROR(process_.Prepare());
+    MSA_RETURN_IF_ERROR(process_.Prepare("msa"));
     MSA_ASSIGN_OR_RETURN(const auto kernels, backend_.Make());
     // The folder first: a lock held by another process is told before a model is loaded. The
     // weights before the keys: those have another place to go when a GPU is full.
@@ -49,10 +50,17 @@ class ServeVerb : public Verb {
     MSA_RETURN_IF_ERROR(router.Repair({}));
 
     process_.WatchHealth([&] { return kernels.memory().Health(); });
+    process_.WatchFigures([&] {
+      std::vector<monitoring::Figure> figures = FiguresOf(*shard);
+      for (monitoring::Figure& figure : FiguresOf(Borrowed(nodes))) {
+        figures.push_back(std::move(figure));
+      }
+      return figures;
+    });
     rpc::GrpcServer::Builder builder(
         process_.options(model_.max_questions() * static_cast<int64_t>(nodes.size())));
     builder.Add(static_cast<rpc::MemoryService*>(&router));
-    return process_.Serve(builder, "msa", {{"data_dir", store_.data_dir}});
+    return process_.Serve(builder, {{"data_dir", store_.data_dir}});
   }
 
  private:

@@ -33,6 +33,10 @@ sigset_t EndingSignals() {
   return signals;
 }
 
+std::string WithPort(const std::string& address, int port) {
+  return StrCat(address.substr(0, address.rfind(':')), ":", port);
+}
+
 }  // namespace
 
 void EndWithin(absl::Duration limit) {
@@ -50,6 +54,8 @@ void ServerProcess::AddFlags(FlagSet& flags, const std::string& listen) {
   flags.Add("--insecure-listen-any", &insecure_listen_any_,
             "Listen where others can reach it although there are no API keys");
   AddServerTlsFlags(flags, &tls_);
+  flags.Add("--metrics-listen", &metrics_listen_,
+            "HOST:PORT to answer Prometheus at, GET /metrics, in plain HTTP; none if not given");
   flags.Add("--reflection", &reflection_, "Offer gRPC reflection");
   flags.AddBounded("--drain", &drain_s_, 0, 86400,
                    "Seconds that running calls may take after SIGTERM");
@@ -58,13 +64,15 @@ void ServerProcess::AddFlags(FlagSet& flags, const std::string& listen) {
   flags.AddChoice("--log-format", &log_format_, {"text", "json"}, "Form of the log's lines");
 }
 
-absl::Status ServerProcess::Prepare() {
+absl::Status ServerProcess::Prepare(const std::string& role) {
+  role_ = role;
   MSA_ASSIGN_OR_RETURN(const LogLevel level, ParseLogLevel(log_level_));
   ConfigureLogging({.level = level, .json = log_format_ == "json"});
   const sigset_t signals = EndingSignals();
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
   signal(SIGPIPE, SIG_IGN);
   MSA_RETURN_IF_ERROR(rpc::CheckTls(tls_));
+  MSA_RETURN_IF_ERROR(ListenForMetrics());
   if (listen_.empty()) return absl::OkStatus();
   if (const absl::Status form = rpc::CheckAddress("--listen", listen_, 0); !form.ok()) {
     return UsageError(std::string(form.message()));
@@ -80,6 +88,25 @@ absl::Status ServerProcess::Prepare() {
       "--insecure-listen-any where the network is closed to others"));
 }
 
+absl::Status ServerProcess::ListenForMetrics() {
+  if (metrics_listen_.empty()) return absl::OkStatus();
+  absl::Status form = rpc::CheckAddress("--metrics-listen", metrics_listen_, 0);
+  if (form.ok() && metrics_listen_.rfind("unix:", 0) == 0) {
+    form = absl::InvalidArgumentError("--metrics-listen is a socket's path: give HOST:PORT");
+  }
+  if (!form.ok()) return UsageError(std::string(form.message()));
+  MSA_ASSIGN_OR_RETURN(exporter_, monitoring::Exporter::Start(metrics_listen_, role_, MSA_VERSION));
+  Log(LogLevel::kInfo, "figures for Prometheus are at /metrics",
+      {{"address", WithPort(metrics_listen_, exporter_->port())}});
+  return absl::OkStatus();
+}
+
+void ServerProcess::Export(bool serving, monitoring::FigureSource figures) const {
+  if (exporter_ == nullptr) return;
+  exporter_->SetServing(serving);
+  exporter_->SetSource(std::move(figures));
+}
+
 void ServerProcess::SetListen(const std::string& address) {
   if (listen_.empty()) listen_ = address;
 }
@@ -89,6 +116,7 @@ rpc::ServerOptions ServerProcess::options(int64_t questions) const {
   options.questions = static_cast<int>(std::min(questions, kMaxQuestionThreads));
   options.reflection = reflection_;
   options.tls = tls_;
+  options.observer = exporter_.get();
   return options;
 }
 
@@ -112,20 +140,20 @@ int ServerProcess::AwaitSignal(rpc::GrpcServer& server) const {
     if (!serving || health_ == nullptr || health_().ok()) continue;
     serving = false;
     server.SetServing(false);
+    if (exporter_ != nullptr) exporter_->SetServing(false);
     Log(LogLevel::kError, "the health service says NOT_SERVING: restart this process",
         {{"why", std::string(health_().message())}});
   }
 }
 
-absl::Status ServerProcess::Serve(rpc::GrpcServer::Builder& builder, std::string_view role,
-                                  std::vector<LogField> fields) {
+absl::Status ServerProcess::Serve(rpc::GrpcServer::Builder& builder, std::vector<LogField> fields) {
   MSA_ASSIGN_OR_RETURN(const std::unique_ptr<rpc::GrpcServer> server, builder.Start(listen_));
   const int port = server->port();
   MSA_RETURN_IF_ERROR(WritePortFile(port));
-  const std::string address =
-      port == 0 ? listen_ : StrCat(listen_.substr(0, listen_.rfind(':')), ":", port);
+  const std::string address = port == 0 ? listen_ : WithPort(listen_, port);
   fields.insert(fields.begin(), LogField("address", address));
-  Log(LogLevel::kInfo, StrCat(role, " is serving"), fields);
+  Export(/*serving=*/true, figures_);
+  Log(LogLevel::kInfo, StrCat(role_, " is serving"), fields);
 
   const int received = AwaitSignal(*server);
   const sigset_t signals = EndingSignals();
@@ -133,7 +161,9 @@ absl::Status ServerProcess::Serve(rpc::GrpcServer::Builder& builder, std::string
   Log(LogLevel::kInfo, "draining: new calls are refused",
       {{"signal", received == SIGTERM ? "SIGTERM" : "SIGINT"}, {"seconds_at_most", drain_s_}});
   if (health_ != nullptr) EndWithin(absl::Seconds(drain_s_) + kEndLimit);
+  Export(/*serving=*/false, figures_);
   server->Shutdown(absl::Seconds(drain_s_));
+  Export(/*serving=*/false, nullptr);
   Log(LogLevel::kInfo, "stopped");
   return absl::OkStatus();
 }

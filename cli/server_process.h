@@ -3,6 +3,7 @@
 #define MSA_CLI_SERVER_PROCESS_H_
 
 #include <functional>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -12,6 +13,7 @@
 #include "absl/time/time.h"
 #include "cli/flags.h"
 #include "common/log.h"
+#include "monitoring/exporter.h"
 #include "rpc/grpc_server.h"
 #include "rpc/tls.h"
 
@@ -30,7 +32,8 @@ class ServerProcess {
   // Serve, from this thread and all it will start. A usage error for an address that is none;
   // FAILED_PRECONDITION for one that others can reach without a certificate, since there are no API
   // keys; UNAVAILABLE for one where another program listens. What CheckTls says of the files.
-  absl::Status Prepare();
+  // With --metrics-listen it answers there from then on, for a process that is `role`.
+  absl::Status Prepare(const std::string& role);
   // Where --listen was not given.
   void SetListen(const std::string& address);
 
@@ -38,11 +41,13 @@ class ServerProcess {
   // Asked every second while serving.
   void WatchHealth(std::function<absl::Status()> health) { health_ = std::move(health); }
 
+  // What /metrics tells while serving, beside calls.
+  void WatchFigures(monitoring::FigureSource figures) { figures_ = std::move(figures); }
+
   // Listens, writes the port file, serves until SIGTERM or SIGINT, then drains: new calls are
   // refused, running ones may finish for --drain seconds. A second signal ends the process at once.
   // One with a health to watch ends kEndLimit after those seconds, whatever keeps it.
-  absl::Status Serve(rpc::GrpcServer::Builder& builder, std::string_view role,
-                     std::vector<LogField> fields);
+  absl::Status Serve(rpc::GrpcServer::Builder& builder, std::vector<LogField> fields);
 
   // For the servers that this one connects to, too.
   const rpc::TlsFiles& tls() const { return tls_; }
@@ -50,10 +55,17 @@ class ServerProcess {
   rpc::ServerOptions options(int64_t questions = 0) const;
 
  private:
+  absl::Status ListenForMetrics();
   absl::Status WritePortFile(int port) const;
   int AwaitSignal(rpc::GrpcServer& server) const;
+  // What /metrics says of this process; a null source for none.
+  void Export(bool serving, monitoring::FigureSource figures) const;
 
+  std::string role_;
   std::function<absl::Status()> health_;
+  monitoring::FigureSource figures_;
+  std::unique_ptr<monitoring::Exporter> exporter_;  // null without --metrics-listen
+  std::string metrics_listen_;
   std::string listen_;
   std::string port_file_;
   bool insecure_listen_any_ = false;

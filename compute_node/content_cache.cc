@@ -92,9 +92,18 @@ absl::StatusOr<std::shared_ptr<const ContentBlock>> MakeResident(
 std::shared_ptr<const ContentBlock> ContentCache::Find(const Key& key) {
   absl::MutexLock lock(&mu_);
   const auto it = entries_.find(key);
-  if (it == entries_.end()) return nullptr;
+  if (it == entries_.end()) {
+    ++misses_;
+    return nullptr;
+  }
+  ++hits_;
   recent_.splice(recent_.begin(), recent_, it->second);
   return it->second->block;
+}
+
+ContentCache::Usage ContentCache::usage() const {
+  absl::MutexLock lock(&mu_);
+  return {bytes_, hits_, misses_};
 }
 
 void ContentCache::Insert(const Key& key, std::shared_ptr<const ContentBlock> block) {

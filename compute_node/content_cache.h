@@ -71,6 +71,14 @@ class ContentCache {
   // goes. Gives how many.
   size_t DropHalf();
 
+  // Bytes held, and how many calls of Find since the start gave a block or none.
+  struct Usage {
+    size_t bytes = 0;
+    int64_t hits = 0;
+    int64_t misses = 0;
+  };
+  Usage usage() const;
+
  private:
   struct Entry {
     Key key;
@@ -84,10 +92,12 @@ class ContentCache {
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
   const size_t capacity_bytes_;
-  absl::Mutex mu_;
+  mutable absl::Mutex mu_;
   Entries recent_ ABSL_GUARDED_BY(mu_);  // most recently used first
   absl::flat_hash_map<Key, Entries::iterator> entries_ ABSL_GUARDED_BY(mu_);
   size_t bytes_ ABSL_GUARDED_BY(mu_) = 0;
+  int64_t hits_ ABSL_GUARDED_BY(mu_) = 0;
+  int64_t misses_ ABSL_GUARDED_BY(mu_) = 0;
 };
 
 }  // namespace msa::compute_node

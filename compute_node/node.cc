@@ -99,6 +99,15 @@ AnsweringParts Node::Parts() const {
   return {*transformer_, *tokenizer_, *prefix_, memory_, *steps_};
 }
 
+Node::Usage Node::usage() const {
+  Usage usage;
+  usage.cache = cache_.usage();
+  absl::MutexLock lock(&mu_);
+  usage.running = running_;
+  usage.waiting = static_cast<int>(waiting_.size());
+  return usage;
+}
+
 absl::StatusOr<rpc::ModelInfo> Node::Info(const rpc::CallContext&) {
   const ModelConfig& config = transformer_->config();
   rpc::ModelInfo info;

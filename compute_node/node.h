@@ -56,6 +56,14 @@ class Node : public rpc::ComputeNode {
   void Attach(rpc::SessionRouter* router, std::vector<rpc::MemoryShard*> shards,
               std::vector<std::string> shard_names = {});
 
+  // Questions being answered and waiting to be; the cache of blocks.
+  struct Usage {
+    int running = 0;
+    int waiting = 0;
+    ContentCache::Usage cache;
+  };
+  Usage usage() const;
+
   absl::StatusOr<rpc::ModelInfo> Info(const rpc::CallContext& ctx) override;
   absl::StatusOr<std::vector<rpc::ByteSpan>> SplitDocument(const rpc::CallContext& ctx,
                                                            const std::string& full_text,
@@ -91,7 +99,7 @@ class Node : public rpc::ComputeNode {
   std::unique_ptr<PassSharer> passes_;
   ContentCache cache_;
   MemoryAccess memory_;
-  absl::Mutex mu_;
+  mutable absl::Mutex mu_;
   int running_ ABSL_GUARDED_BY(mu_) = 0;
   std::list<const Admission*> waiting_ ABSL_GUARDED_BY(mu_);  // first come, first served
 };

@@ -102,7 +102,10 @@ absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Builder::Start(const std
   builder.SetMaxReceiveMessageSize(static_cast<int>(kMaxRpcMessageBytes));
   builder.SetMaxSendMessageSize(static_cast<int>(kMaxRpcMessageBytes));
   for (const auto& [name, value] : ServerChannelArgs()) builder.AddChannelArgument(name, value);
-  for (const auto& service : impl->services) builder.RegisterService(service.get());
+  for (const auto& service : impl->services) {
+    service->Observe(parts_->options.observer);
+    builder.RegisterService(service.get());
+  }
   impl->server = builder.BuildAndStart();
   const bool unix_socket = address.rfind("unix:", 0) == 0;
   if (impl->server == nullptr || (port <= 0 && !unix_socket)) {

@@ -12,6 +12,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "common/limits.h"
+#include "rpc/call_observer.h"
 #include "rpc/compute_node.h"
 #include "rpc/memory_service.h"
 #include "rpc/memory_shard.h"
@@ -34,7 +35,8 @@ struct ServerOptions {
   // them; more are refused with RESOURCE_EXHAUSTED.
   int queue = 1024;
   size_t queue_bytes = 4 * kMaxRpcMessageBytes;
-  TlsFiles tls = {};  // plain text when it has no certificate
+  TlsFiles tls = {};                 // plain text when it has no certificate
+  CallObserver* observer = nullptr;  // borrowed until the server is gone; null: nobody counts
 };
 
 // Thread-safe.

@@ -6,6 +6,7 @@
 
 #include <atomic>
 #include <deque>
+#include <string_view>
 #include <utility>
 
 #include "absl/base/thread_annotations.h"
@@ -19,11 +20,33 @@ namespace {
 // a slow reader costs a call no more than this.
 constexpr size_t kMaxQueuedBytes = 4u << 20;
 
+// Tells an observer, if there is one, that a call began and, once, how it ended.
+class ObservedCall {
+ public:
+  ObservedCall(CallObserver* observer, std::string_view service, std::string_view method)
+      : observer_(observer), service_(service), method_(method) {
+    if (observer_ != nullptr) observer_->OnCallBegun(service_, method_);
+  }
+  void End(absl::StatusCode code) const {
+    if (observer_ == nullptr) return;
+    observer_->OnCallEnded(service_, method_, code, absl::Now() - begun_);
+  }
+
+ private:
+  CallObserver* const observer_;
+  const std::string_view service_, method_;
+  const absl::Time begun_ = absl::Now();
+};
+
 class Reactor final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>,
                       public ServerCall {
  public:
-  Reactor(grpc::CallbackServerContext* context, WorkerPool* pool, const ServerHandler* handler)
-      : pool_(pool), handler_(handler), cancelled_(std::make_shared<std::atomic<bool>>(false)) {
+  Reactor(grpc::CallbackServerContext* context, WorkerPool* pool, const ServerHandler* handler,
+          ObservedCall observed)
+      : pool_(pool),
+        handler_(handler),
+        observed_(observed),
+        cancelled_(std::make_shared<std::atomic<bool>>(false)) {
     const auto deadline = context->deadline();
     if (deadline != std::chrono::system_clock::time_point::max()) {
       context_.deadline = absl::FromChrono(deadline);
@@ -76,9 +99,8 @@ class Reactor final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::Byt
       bytes = incoming_.Length();
     }
     if (!pool_->Submit([this] { Run(); }, bytes)) {
-      Finish(grpc::Status(grpc::StatusCode::RESOURCE_EXHAUSTED,
-                          "the server is busy: too many calls wait, or too large ones; try again "
-                          "later"));
+      End(absl::ResourceExhaustedError(
+          "the server is busy: too many calls wait, or too large ones; try again later"));
     }
   }
 
@@ -121,11 +143,18 @@ class Reactor final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::Byt
                                ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return outgoing_.empty(); };
       mutex_.Await(absl::Condition(&drained));
     }
+    End(status);
+  }
+
+  // The last use of `this`.
+  void End(const absl::Status& status) {
+    observed_.End(status.code());
     Finish(ToGrpc(status));
   }
 
   WorkerPool* const pool_;
   const ServerHandler* const handler_;
+  const ObservedCall observed_;
   const std::shared_ptr<std::atomic<bool>> cancelled_;
   CallContext context_;
   absl::Mutex mutex_;
@@ -142,13 +171,15 @@ class Reactor final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::Byt
 void RawService::Method(const std::string& method, WorkerPool* pool, ServerHandler handler) {
   paths_.push_back("/" + name_ + "/" + method);
   const int index = static_cast<int>(paths_.size()) - 1;
+  const std::string_view path = paths_.back();
   auto kept = std::make_shared<const ServerHandler>(std::move(handler));
   AddMethod(new grpc::internal::RpcServiceMethod(
       paths_.back().c_str(), grpc::internal::RpcMethod::BIDI_STREAMING, nullptr));
   MarkMethodRawCallback(index,
                         new grpc::internal::CallbackBidiHandler<grpc::ByteBuffer, grpc::ByteBuffer>(
-                            [pool, kept](grpc::CallbackServerContext* context) {
-                              return new Reactor(context, pool, kept.get());
+                            [this, pool, kept, path](grpc::CallbackServerContext* context) {
+                              return new Reactor(context, pool, kept.get(),
+                                                 {observer_, name_, path.substr(name_.size() + 2)});
                             }));
 }
 

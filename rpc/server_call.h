@@ -15,6 +15,7 @@
 #include <string>
 
 #include "absl/status/status.h"
+#include "rpc/call_observer.h"
 #include "rpc/types.h"
 #include "rpc/wire.h"
 #include "rpc/worker_pool.h"
@@ -46,10 +47,13 @@ class RawService : public grpc::Service {
   // `pool` is borrowed for the server's life. A call that finds its queue full, in calls or in
   // bytes of their first messages, is refused with RESOURCE_EXHAUSTED.
   void Method(const std::string& method, WorkerPool* pool, ServerHandler handler);
+  // Borrowed for the server's life; null: nobody.
+  void Observe(CallObserver* observer) { observer_ = observer; }
   const std::string& name() const { return name_; }
 
  private:
   const std::string name_;
+  CallObserver* observer_ = nullptr;
   // Named methods are kept here: grpc::internal::RpcMethod borrows the name's characters.
   std::list<std::string> paths_;
 };

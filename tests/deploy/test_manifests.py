@@ -78,6 +78,17 @@ class Checks:
                       if self.manifests.lets_in(labels, pod, port)}
             self.assertEqual(may_call[pod.labels["app.kubernetes.io/component"]], let_in)
 
+    def test_only_prometheus_reaches_the_figures(self):
+        prometheus, client = {"app.kubernetes.io/name": "prometheus"}, {"msa-client": "true"}
+        for pod in self.manifests.pods:
+            port = pod.port("metrics")
+            self.assertEqual(f"0.0.0.0:{port}", pod.flag("--metrics-listen"))
+            annotations = pod.workload["spec"]["template"]["metadata"]["annotations"]
+            self.assertEqual(str(port), annotations["prometheus.io/port"])
+            self.assertTrue(self.manifests.lets_in(prometheus, pod, port))
+            self.assertFalse(self.manifests.lets_in(client, pod, port))
+            self.assertFalse(self.manifests.lets_in(prometheus, pod, pod.port("grpc")))
+
     def test_probes_ask_the_port_that_is_listened_on(self):
         for pod in self.manifests.pods:
             for probe in ("startupProbe", "readinessProbe", "livenessProbe"):

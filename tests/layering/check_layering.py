@@ -16,10 +16,11 @@ ALLOWED = {
     "common": {"common"},
     "kernels": {"kernels", "common"},
     "rpc": {"rpc", "common"},
+    "monitoring": {"monitoring", "rpc", "common"},
     "memory_node": {"memory_node", "kernels", "rpc", "common"},
     "router": {"router", "rpc", "common"},
     "compute_node": {"compute_node", "kernels", "rpc", "common"},
-    "cli": {"cli", "compute_node", "router", "memory_node", "kernels", "rpc", "common"},
+    "cli": {"cli", "monitoring", "compute_node", "router", "memory_node", "kernels", "rpc", "common"},
 }
 WIRE = re.compile(r"^(grpc|grpcpp|google/protobuf)/|\.pb\.h$")
 CUDA = re.compile(r"^(cuda|cublas|cub/|nccl)")
@@ -67,15 +68,16 @@ class Checker:
                 if folder in ALLOWED and other in ALLOWED and other not in ALLOWED[folder]:
                     self.report(name, f"{folder}/ must not include {header}")
 
-    def check_rocksdb(self):
-        users = [n for n, included in self.includes.items()
-                 if any(h.startswith("rocksdb/") for h in included)
-                 and n.split("/")[0] not in ("tests", "benchmarks")]
-        for name in users:
-            if name.endswith(".h"):
-                self.report(name, "a header must not include rocksdb/ headers")
-        if len(users) > 1:
-            self.report(users[1], f"only one file may include rocksdb/ headers: {', '.join(users)}")
+    def check_one_user(self):
+        for library in ("rocksdb/", "prometheus/", "httplib.h"):
+            users = [n for n, included in self.includes.items()
+                     if any(h.startswith(library) for h in included)
+                     and n.split("/")[0] not in ("tests", "benchmarks")]
+            for name in users:
+                if name.endswith(".h"):
+                    self.report(name, f"a header must not include {library} headers")
+            if len(users) > 1:
+                self.report(users[1], f"only one file may include {library} headers: {', '.join(users)}")
 
     def wire_headers(self):
         """Our own headers that bring gRPC or protobuf with them, directly or not."""
@@ -144,7 +146,7 @@ class Checker:
                     self.report(f"{name}:{number}", "leaves something for later")
 
     def run(self):
-        for check in (self.check_folders, self.check_rocksdb, self.check_wire, self.check_cuda,
+        for check in (self.check_folders, self.check_one_user, self.check_wire, self.check_cuda,
                       self.check_router_links, self.check_readmes, self.check_sizes,
                       self.check_texts):
             check()

@@ -1,0 +1,184 @@
+#include "monitoring/exporter.h"
+
+#include <httplib.h>
+#include <prometheus/counter.h>
+#include <prometheus/family.h>
+#include <prometheus/gauge.h>
+#include <prometheus/histogram.h>
+#include <prometheus/registry.h>
+#include <prometheus/text_serializer.h>
+#include <sys/socket.h>
+
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/strings/numbers.h"
+#include "absl/synchronization/mutex.h"
+#include "common/strings.h"
+
+namespace msa::monitoring {
+namespace {
+
+using prometheus::BuildCounter;
+using prometheus::BuildGauge;
+using prometheus::BuildHistogram;
+
+constexpr size_t kThreads = 2;
+
+// Seconds: a get takes one millisecond, an answer of a large model minutes.
+const prometheus::Histogram::BucketBoundaries& Buckets() {
+  static const auto* const buckets = new prometheus::Histogram::BucketBoundaries{
+      0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300};
+  return *buckets;
+}
+
+// As go-grpc-middleware spells them: "OK", "NotFound", "DeadlineExceeded".
+std::string CodeName(absl::StatusCode code) {
+  if (code == absl::StatusCode::kOk) return "OK";
+  std::string name;
+  bool begins = true;
+  for (const char c : absl::StatusCodeToString(code)) {  // "NOT_FOUND"
+    if (c == '_') {
+      begins = true;
+      continue;
+    }
+    name += begins ? c : static_cast<char>(c - 'A' + 'a');
+    begins = false;
+  }
+  return code == absl::StatusCode::kCancelled ? "Canceled" : name;
+}
+
+prometheus::MetricFamily ToFamily(Figure figure) {
+  prometheus::MetricFamily family;
+  family.name = std::move(figure.name);
+  family.help = std::move(figure.help);
+  const bool counts = figure.kind == Figure::Kind::kCounter;
+  family.type = counts ? prometheus::MetricType::Counter : prometheus::MetricType::Gauge;
+  for (Sample& sample : figure.samples) {
+    prometheus::ClientMetric& metric = family.metric.emplace_back();
+    for (auto& [name, value] : sample.labels) metric.label.push_back({name, std::move(value)});
+    (counts ? metric.counter.value : metric.gauge.value) = sample.value;
+  }
+  return family;
+}
+
+// "[::1]:80" → "::1", 80.
+std::pair<std::string, int> HostAndPort(const std::string& address) {
+  const size_t colon = address.rfind(':');
+  std::string host = address.substr(0, colon);
+  if (host.starts_with('[')) host = host.substr(1, host.size() - 2);
+  int port = 0;
+  (void)absl::SimpleAtoi(address.substr(colon + 1), &port);  // CheckAddress was content with it
+  return {host, port};
+}
+
+prometheus::Labels CallLabels(std::string_view service, std::string_view method) {
+  return {{"grpc_service", std::string(service)}, {"grpc_method", std::string(method)}};
+}
+
+}  // namespace
+
+struct Exporter::Impl {
+  ~Impl() {
+    server.stop();
+    if (listening.joinable()) listening.join();
+  }
+
+  std::string Text() ABSL_LOCKS_EXCLUDED(mu) {
+    std::vector<prometheus::MetricFamily> families = registry.Collect();
+    absl::MutexLock lock(&mu);
+    if (source != nullptr) {
+      for (Figure& figure : source()) {
+        if (!figure.samples.empty()) families.push_back(ToFamily(std::move(figure)));
+      }
+    }
+    return prometheus::TextSerializer().Serialize(families);
+  }
+
+  prometheus::Registry registry;
+  prometheus::Gauge& serving =
+      BuildGauge()
+          .Name("msa_serving")
+          .Help("1 while the process takes calls, 0 while it loads, drains or has failed")
+          .Register(registry)
+          .Add({});
+  prometheus::Family<prometheus::Counter>& started =
+      BuildCounter().Name("grpc_server_started_total").Help("Calls begun").Register(registry);
+  prometheus::Family<prometheus::Counter>& handled = BuildCounter()
+                                                         .Name("grpc_server_handled_total")
+                                                         .Help("Calls ended, by their code")
+                                                         .Register(registry);
+  prometheus::Family<prometheus::Histogram>& seconds =
+      BuildHistogram()
+          .Name("grpc_server_handling_seconds")
+          .Help("Duration of calls, the wait for a thread included")
+          .Register(registry);
+  absl::Mutex mu;
+  FigureSource source ABSL_GUARDED_BY(mu);
+  httplib::Server server;
+  int port = 0;
+  std::thread listening;
+};
+
+absl::StatusOr<std::unique_ptr<Exporter>> Exporter::Start(const std::string& address,
+                                                          const std::string& role,
+                                                          const std::string& version) {
+  auto impl = std::make_unique<Impl>();
+  BuildGauge()
+      .Name("msa_build_info")
+      .Help("1; what runs is in the labels")
+      .Register(impl->registry)
+      .Add({{"role", role}, {"version", version}})
+      .Set(1);
+  httplib::Server& server = impl->server;
+  server.new_task_queue = [] { return new httplib::ThreadPool(kThreads); };
+  // Without its own default, SO_REUSEPORT, by which two processes would share a port.
+  server.set_socket_options([](socket_t socket) {
+    const int yes = 1;
+    setsockopt(socket, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof(yes));
+  });
+  server.Get("/metrics", [impl = impl.get()](const httplib::Request&, httplib::Response& reply) {
+    reply.set_content(impl->Text(), "text/plain; version=0.0.4; charset=utf-8");
+  });
+  const auto [host, port] = HostAndPort(address);
+  if (port != 0 && server.bind_to_port(host, port)) impl->port = port;
+  if (port == 0) impl->port = server.bind_to_any_port(host);
+  if (impl->port <= 0) {
+    return absl::UnavailableError(StrCat(
+        "cannot listen on ", address,
+        " for metrics: another program uses the port, or the address is not one of this machine; "
+        "stop that program or give another --metrics-listen"));
+  }
+  impl->listening = std::thread([&server] { server.listen_after_bind(); });
+  while (!server.is_running()) std::this_thread::yield();  // stop() is in vain before
+  return std::unique_ptr<Exporter>(new Exporter(std::move(impl)));
+}
+
+Exporter::Exporter(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+
+Exporter::~Exporter() = default;
+
+int Exporter::port() const { return impl_->port; }
+
+void Exporter::SetServing(bool serving) { impl_->serving.Set(serving ? 1 : 0); }
+
+void Exporter::SetSource(FigureSource source) {
+  absl::MutexLock lock(&impl_->mu);
+  impl_->source = std::move(source);
+}
+
+void Exporter::OnCallBegun(std::string_view service, std::string_view method) {
+  impl_->started.Add(CallLabels(service, method)).Increment();
+}
+
+void Exporter::OnCallEnded(std::string_view service, std::string_view method, absl::StatusCode code,
+                           absl::Duration took) {
+  prometheus::Labels labels = CallLabels(service, method);
+  impl_->seconds.Add(labels, Buckets()).Observe(absl::ToDoubleSeconds(took));
+  labels.emplace("grpc_code", CodeName(code));
+  impl_->handled.Add(labels).Increment();
+}
+
+}  // namespace msa::monitoring

@@ -1,0 +1,120 @@
+"""--metrics-listen of every role: what is told equals `msa stats` and the calls that were made, and Prometheus takes it."""
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import time
+import unittest
+import urllib.parse
+import urllib.request
+
+from harness import ServerTest, documents
+
+LISTEN = ("--metrics-listen", "127.0.0.1:0")
+STATS = {"documents": "documents", "parts": "parts", "tokens": "tokens", "chunks": "chunks", "segments": "segments",
+         "routing_key_bytes": "resident_key_bytes", "dead_parts": "dead_parts"}
+
+
+def prometheus(program):
+    """Where a program of Prometheus is: installed, or unpacked by scripts/unpack_prometheus.sh."""
+    unpacked = os.path.join(os.environ["MSA_BINARY_DIR"], "..", "prometheus", "usr", "bin", program)
+    return shutil.which(program) or (unpacked if os.access(unpacked, os.X_OK) else None)
+
+
+def metrics_address(process):
+    return next(re.search(r"address=(\S+)", line).group(1) for line in process.log if "figures for Prometheus" in line)
+
+
+def get(address, path):
+    with urllib.request.urlopen(f"http://{address}{path}", timeout=60) as reply:
+        return reply.read().decode()
+
+
+def figures(process):
+    """{name{labels}: value}"""
+    lines = get(metrics_address(process), "/metrics").splitlines()
+    return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines if not line.startswith("#")}
+
+
+def call(name, method, service="MemoryService", code=None):
+    code = f'grpc_code="{code}",' if code else ""
+    return f'{name}{{{code}grpc_method="{method}",grpc_service="msa.v1.{service}"}}'
+
+
+class Metrics(ServerTest):
+    def test_one_process_tells_its_banks_and_its_calls(self):
+        server = self.serve(extra=LISTEN)
+        self.assertEqual(1, figures(server)['msa_build_info{role="msa",version="0.1.0"}'])
+        self.add(server, documents(12))
+        self.msa(server, "rm", "doc-001", "doc-002")
+        self.assertTrue(self.retrieve(server, "Which garden?"))
+        self.assertNotEqual(0, self.run_msa(["stats", "--bank", "none"], server).code)
+        (shard,) = self.msa(server, "stats")[0]["shards"]
+        found = figures(server)
+        self.assertEqual({n: shard[key] for n, key in STATS.items()},
+                         {n: found[f'msa_{n}{{bank="default"}}'] for n in STATS})
+        self.assertEqual(10, found['msa_documents{bank="default"}'])
+        self.assertEqual(1, found["msa_serving"])
+        for method, code, count in (("AddDocuments", "OK", 1), ("Retrieve", "OK", 1), ("Stats", "OK", 1), ("Stats", "NotFound", 1)):
+            self.assertEqual(count, found[call("grpc_server_handled_total", method, code=code)])
+        self.assertEqual(2, found[call("grpc_server_handling_seconds_count", "Stats")])
+        self.assertEqual(0, found["msa_questions_running"])
+        self.assertEqual(0, server.stop())
+
+    def test_each_role_of_a_cluster_tells_its_own(self):
+        router = self.start_cluster(*LISTEN)
+        self.add(router, documents(40))
+        self.assertTrue(self.retrieve(router, "Which garden?"))
+        of_shards = [figures(shard) for shard in self.shards.values()]
+        self.assertEqual(40, sum(f['msa_documents{bank="default"}'] for f in of_shards))
+        for found in of_shards:
+            self.assertEqual(1, found['msa_build_info{role="memory node",version="0.1.0"}'])
+            self.assertLess(0, found[call("grpc_server_handled_total", "PutDocument", "ShardService", "OK")])
+            self.assertNotIn("msa_questions_running", found)
+        of_nodes = [figures(node) for node in self.nodes]
+        self.assertLess(0, sum(f['msa_content_cache_lookups_total{result="miss"}'] for f in of_nodes))
+        of_router = figures(router)
+        self.assertEqual(1, of_router['msa_build_info{role="router",version="0.1.0"}'])
+        self.assertFalse([n for n in of_router if n.startswith(("msa_documents", "msa_questions"))])
+
+    def test_what_cannot_be_listened_on_is_refused(self):
+        server = self.serve(extra=LISTEN)
+        for address, code, words in ((metrics_address(server), 4, "for metrics: another program uses the port"),
+                                     ("unix:" + self.path("m.sock"), 2, "give HOST:PORT"), ("9464", 2, "--metrics-listen is '9464'")):
+            result = self.run_msa(["serve", "--data-dir", self.path("other"), "--model", self.model,
+                                   "--listen", "127.0.0.1:0", "--metrics-listen", address])
+            self.assertEqual(code, result.code, result.err)
+            self.assertIn(words, result.err)
+
+    @unittest.skipUnless(prometheus("prometheus") and prometheus("promtool"), "no Prometheus: scripts/unpack_prometheus.sh")
+    def test_prometheus_asks_and_understands(self):
+        server = self.serve(extra=LISTEN)
+        self.add(server, documents(12))
+        text = get(metrics_address(server), "/metrics")
+        checked = subprocess.run([prometheus("promtool"), "check", "metrics"], input=text, capture_output=True, text=True)
+        self.assertEqual((0, ""), (checked.returncode, checked.stdout + checked.stderr))
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            address = f"127.0.0.1:{free.getsockname()[1]}"
+        config = self.path("prometheus.json")       # JSON is YAML
+        with open(config, "w", encoding="utf-8") as file:
+            json.dump({"global": {"scrape_interval": "1s"},
+                       "scrape_configs": [{"job_name": "msa", "static_configs": [{"targets": [metrics_address(server)]}]}]}, file)
+        asking = subprocess.Popen([prometheus("prometheus"), "--config.file", config, "--storage.tsdb.path", self.path("tsdb"),
+                                   "--web.listen-address", address], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self.addCleanup(asking.wait)
+        self.addCleanup(asking.kill)
+        query = "/api/v1/query?" + urllib.parse.urlencode({"query": 'msa_documents{bank="default"} and on(instance) up == 1'})
+        end, value = time.monotonic() + 60, None
+        while value is None and time.monotonic() < end:
+            try:
+                (value,) = [float(r["value"][1]) for r in json.loads(get(address, query))["data"]["result"]]
+            except (OSError, ValueError):       # it does not listen yet, or has not asked yet
+                value = None
+        self.assertEqual(12, value)
+
+
+if __name__ == "__main__":
+    unittest.main()
