@@ -72,6 +72,7 @@ absl::Status ServerProcess::Prepare(const std::string& role) {
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
   signal(SIGPIPE, SIG_IGN);
   MSA_RETURN_IF_ERROR(rpc::CheckTls(tls_));
+  MSA_RETURN_IF_ERROR(rpc::CheckServes(tls_));
   MSA_RETURN_IF_ERROR(ListenForMetrics());
   if (listen_.empty()) return absl::OkStatus();
   if (const absl::Status form = rpc::CheckAddress("--listen", listen_, 0); !form.ok()) {

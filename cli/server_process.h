@@ -31,7 +31,8 @@ class ServerProcess {
   // First of all, before any thread starts: sets up logging and holds SIGTERM and SIGINT back for
   // Serve, from this thread and all it will start. A usage error for an address that is none;
   // FAILED_PRECONDITION for one that others can reach without a certificate, since there are no API
-  // keys; UNAVAILABLE for one where another program listens. What CheckTls says of the files.
+  // keys; UNAVAILABLE for one where another program listens. What CheckTls and
+  // CheckServes say of the files.
   // With --metrics-listen it answers there from then on, for a process that is `role`.
   absl::Status Prepare(const std::string& role);
   // Where --listen was not given.

@@ -1,6 +1,7 @@
 # Every library the project stands on, found once. Debian 12 package names are in scripts/install_packages.sh.
 find_package(Threads REQUIRED)
 find_package(absl REQUIRED)
+find_package(OpenSSL REQUIRED COMPONENTS Crypto)
 find_package(spdlog REQUIRED)
 find_package(nlohmann_json REQUIRED)
 find_package(PkgConfig REQUIRED)

@@ -1,8 +1,14 @@
 #include "rpc/tls.h"
 
+#include <openssl/bio.h>
+#include <openssl/err.h>
+#include <openssl/pem.h>
+#include <openssl/x509.h>
+
 #include <fstream>
-#include <iterator>
+#include <memory>
 #include <string_view>
+#include <vector>
 
 #include "common/status_macros.h"
 #include "common/strings.h"
@@ -10,26 +16,114 @@
 namespace msa::rpc {
 namespace {
 
-absl::Status CheckPem(std::string_view flag, const std::string& path, std::string_view block) {
-  if (path.empty()) return absl::OkStatus();
+struct Free {
+  void operator()(BIO* bio) const { BIO_free(bio); }
+  void operator()(X509* certificate) const { X509_free(certificate); }
+  void operator()(EVP_PKEY* key) const { EVP_PKEY_free(key); }
+};
+using Bio = std::unique_ptr<BIO, Free>;
+using Certificate = std::unique_ptr<X509, Free>;
+using Key = std::unique_ptr<EVP_PKEY, Free>;
+
+// OpenSSL keeps errors by thread, where gRPC would find ours.
+struct NoErrorsLeft {
+  ~NoErrorsLeft() { ERR_clear_error(); }
+};
+
+Bio Over(const std::string& text) {
+  return Bio(BIO_new_mem_buf(text.data(), static_cast<int>(text.size())));
+}
+
+absl::StatusOr<std::string> ReadFile(std::string_view flag, const std::string& path) {
   std::ifstream file(path, std::ios::binary);
-  const std::string text{std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
-  if (!file.good()) return absl::NotFoundError(StrCat(flag, ": cannot read ", path));
-  if (text.find("-----BEGIN ") != std::string::npos && text.find(block) != std::string::npos) {
-    return absl::OkStatus();
+  if (!file) return absl::NotFoundError(StrCat(flag, ": cannot read ", path));
+  std::string text;
+  std::getline(file, text, '\0');  // all of it; does not throw where it is a folder
+  if (!file.bad()) return text;
+  return absl::NotFoundError(
+      StrCat(flag, ": cannot read ", path, ": is it a folder? Name the file in it"));
+}
+
+absl::StatusOr<std::vector<Certificate>> Certificates(std::string_view flag,
+                                                      const std::string& path,
+                                                      const std::string& text) {
+  ERR_clear_error();
+  const Bio bio = Over(text);
+  std::vector<Certificate> found;
+  while (X509* next = PEM_read_bio_X509_AUX(bio.get(), nullptr, nullptr, nullptr)) {
+    found.emplace_back(next);
   }
-  return absl::InvalidArgumentError(StrCat(flag, ": ", path, " has no PEM block \"", block, "\""));
+  // What ends a file without fault, too.
+  if (ERR_GET_REASON(ERR_peek_last_error()) != PEM_R_NO_START_LINE) {
+    return absl::InvalidArgumentError(StrCat(flag, ": certificate ", found.size() + 1, " in ", path,
+                                             " is damaged: write the file anew"));
+  }
+  if (!found.empty()) return found;
+  return absl::InvalidArgumentError(
+      StrCat(flag, ": ", path, " holds no PEM block \"CERTIFICATE\""));
+}
+
+absl::StatusOr<Key> PrivateKey(const std::string& path, const std::string& text) {
+  const Bio bio = Over(text);
+  char no_password[] = "";  // nullptr would ask for one at the terminal
+  Key key(PEM_read_bio_PrivateKey(bio.get(), nullptr, nullptr, no_password));
+  if (key != nullptr) return key;
+  return absl::InvalidArgumentError(StrCat("--tls-key: ", path,
+                                           " holds no PEM block \"PRIVATE KEY\" that can be read "
+                                           "(damaged, or with a password: it must have none)"));
+}
+
+absl::StatusOr<std::string> Pair(const TlsFiles& files) {
+  MSA_ASSIGN_OR_RETURN(const std::string text, ReadFile("--tls-cert", files.certificate));
+  MSA_ASSIGN_OR_RETURN(const std::vector<Certificate> chain,
+                       Certificates("--tls-cert", files.certificate, text));
+  MSA_ASSIGN_OR_RETURN(const std::string key_text, ReadFile("--tls-key", files.key));
+  MSA_ASSIGN_OR_RETURN(const Key key, PrivateKey(files.key, key_text));
+  if (X509_check_private_key(chain[0].get(), key.get()) != 1) {
+    return absl::InvalidArgumentError(
+        StrCat("--tls-key: ", files.key, " is not the key of the first certificate in ",
+               files.certificate, " (--tls-cert): give the key that it was made with"));
+  }
+  if (X509_cmp_current_time(X509_get0_notAfter(chain[0].get())) < 0) {
+    return absl::InvalidArgumentError(
+        StrCat("--tls-cert: the certificate in ", files.certificate, " has expired: renew it"));
+  }
+  const Bio pair(BIO_new(BIO_s_mem()));
+  bool written = true;
+  for (const Certificate& each : chain) written &= PEM_write_bio_X509(pair.get(), each.get()) == 1;
+  written &=
+      PEM_write_bio_PrivateKey(pair.get(), key.get(), nullptr, nullptr, 0, nullptr, nullptr) == 1;
+  if (!written) return absl::InternalError("OpenSSL cannot write a certificate that it read");
+  char* data = nullptr;
+  const auto size = static_cast<size_t>(BIO_get_mem_data(pair.get(), &data));
+  return std::string(data, size);
 }
 
 }  // namespace
 
-absl::Status CheckTls(const TlsFiles& files) {
+absl::StatusOr<TlsText> ReadTls(const TlsFiles& files) {
+  const NoErrorsLeft no_errors_left;
   if (files.certificate.empty() != files.key.empty()) {
     return absl::InvalidArgumentError("give --tls-cert and --tls-key together");
   }
-  MSA_RETURN_IF_ERROR(CheckPem("--tls-ca", files.ca, "CERTIFICATE-----"));
-  MSA_RETURN_IF_ERROR(CheckPem("--tls-cert", files.certificate, "CERTIFICATE-----"));
-  return CheckPem("--tls-key", files.key, "PRIVATE KEY-----");
+  TlsText text;
+  if (files.connects()) {
+    MSA_ASSIGN_OR_RETURN(text.ca, ReadFile("--tls-ca", files.ca));
+    MSA_RETURN_IF_ERROR(Certificates("--tls-ca", files.ca, text.ca).status());
+  }
+  if (files.serves()) {
+    MSA_ASSIGN_OR_RETURN(text.pair, Pair(files));
+  }
+  return text;
+}
+
+absl::Status CheckTls(const TlsFiles& files) { return ReadTls(files).status(); }
+
+absl::Status CheckServes(const TlsFiles& files) {
+  if (files.serves() || !files.connects()) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      "--tls-ca alone would serve plain text: give --tls-cert and --tls-key, this server's "
+      "certificate and its key, too");
 }
 
 }  // namespace msa::rpc

@@ -5,6 +5,7 @@
 #include <string>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 
 namespace msa::rpc {
 
@@ -20,9 +21,20 @@ struct TlsFiles {
   bool mutual() const { return serves() && connects(); }
 };
 
-// INVALID_ARGUMENT naming the flag (--tls-ca, --tls-cert, --tls-key): one of certificate and key
-// alone, or a file that holds none; NOT_FOUND for one that cannot be read.
+// What the files hold, PEM; empty for what is not named.
+struct TlsText {
+  std::string ca = {};
+  std::string pair = {};  // certificates, then their key
+};
+
+// INVALID_ARGUMENT naming the flag (--tls-ca, --tls-cert, --tls-key) and the file: one of
+// certificate and key alone, a file that holds none or a broken one, a certificate that has
+// expired, a key that is not the certificate's; NOT_FOUND for a file that cannot be read.
+absl::StatusOr<TlsText> ReadTls(const TlsFiles& files);
 absl::Status CheckTls(const TlsFiles& files);
+
+// INVALID_ARGUMENT for certificates to trust without one to serve with: it would serve plain text.
+absl::Status CheckServes(const TlsFiles& files);
 
 }  // namespace msa::rpc
 

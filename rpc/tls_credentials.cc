@@ -3,15 +3,48 @@
 #include <grpcpp/security/tls_certificate_provider.h>
 #include <grpcpp/security/tls_credentials_options.h>
 
+#include <map>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <tuple>
+
+#include "absl/time/clock.h"
+#include "rpc/tls_stage.h"
+
 namespace msa::rpc {
 namespace {
 
-constexpr unsigned kLookAgainSeconds = 10;  // at the files
+using Provider = grpc::experimental::CertificateProviderInterface;
+
+constexpr absl::Duration kLookAgain = absl::Seconds(10);  // at the files
+constexpr unsigned kTakeOverSeconds = 1;                  // what was found in order
 
 // Experimental in gRPC, and its only way to read files again.
-std::shared_ptr<grpc::experimental::CertificateProviderInterface> Watch(const TlsFiles& files) {
-  return std::make_shared<grpc::experimental::FileWatcherCertificateProvider>(
-      files.key, files.certificate, files.ca, kLookAgainSeconds);
+std::shared_ptr<Provider> WatchAnew(const TlsFiles& files) {
+  auto stage = std::make_unique<TlsStage>(files);
+  const TlsFiles& staged = stage->staged();
+  auto provider = std::make_shared<grpc::experimental::FileWatcherCertificateProvider>(
+      staged.key, staged.certificate, staged.ca, kTakeOverSeconds);
+  std::thread([stage = std::move(stage)] {
+    while (true) {
+      absl::SleepFor(kLookAgain);
+      stage->Look().IgnoreError();
+    }
+  }).detach();
+  return provider;
+}
+
+// One for all connections with the same files, kept until the process ends: gRPC may look at what
+// is staged as long as a connection is there.
+std::shared_ptr<Provider> Watch(const TlsFiles& files) {
+  static std::mutex mutex;
+  static auto& watched =
+      *new std::map<std::tuple<std::string, std::string, std::string>, std::shared_ptr<Provider>>;
+  const std::lock_guard lock(mutex);
+  auto& provider = watched[{files.ca, files.certificate, files.key}];
+  if (provider == nullptr) provider = WatchAnew(files);
+  return provider;
 }
 
 }  // namespace

@@ -7,7 +7,7 @@ set -euo pipefail
 packages=(
   build-essential cmake ninja-build ccache mold pkg-config git ca-certificates
   libabsl-dev libcli11-dev libspdlog-dev nlohmann-json3-dev libzstd-dev libxxhash-dev
-  libgrpc++-dev protobuf-compiler protobuf-compiler-grpc libprotobuf-dev
+  libssl-dev libgrpc++-dev protobuf-compiler protobuf-compiler-grpc libprotobuf-dev
   librocksdb-dev libisal-dev prometheus-cpp-dev libcpp-httplib-dev
   libhwy-dev libopenblas-dev libdnnl-dev libpcre2-dev libicu-dev
   libgtest-dev libgmock-dev
