@@ -69,10 +69,15 @@ class Bank {
   absl::Mutex& coarse_mutex() ABSL_LOCK_RETURNED(coarse_mutex_) { return coarse_mutex_; }
   // Held while references are taken, after write_mutex().
   absl::Mutex& taking_mutex() ABSL_LOCK_RETURNED(taking_mutex_) { return taking_mutex_; }
-  // All below it are taken, stored or not; DATA_LOSS: not known. REQUIRES: taking_mutex(), but before
-  // the bank is shared.
+  // All below it are taken, stored or not; DATA_LOSS: not known. REQUIRES: taking_mutex(), but
+  // before the bank is shared.
   const absl::StatusOr<int64_t>& references_taken() const { return references_taken_; }
-  void set_references_taken(absl::StatusOr<int64_t> taken) { references_taken_ = std::move(taken); }
+  void set_references_taken(absl::StatusOr<int64_t> taken) {
+    references_listed_ = taken.value_or(1);
+    references_taken_ = std::move(taken);
+  }
+  // The same without the mutex, which is held while a disk writes; 1 where it is not known.
+  int64_t references_listed() const { return references_listed_; }
   bool deleted() const { return deleted_; }
   void set_deleted() { deleted_ = true; }
 
@@ -119,6 +124,7 @@ class Bank {
   absl::Mutex coarse_mutex_;
   absl::Mutex taking_mutex_;
   absl::StatusOr<int64_t> references_taken_ = 0;
+  std::atomic<int64_t> references_listed_{0};
   static constexpr size_t kIdMutexes = 256;
   absl::Mutex id_mutexes_[kIdMutexes];
   std::atomic<bool> deleted_{false};

@@ -69,6 +69,9 @@ void LocalShard::SweepBank(Bank& bank) {
 void LocalShard::SweepDeletedBanks() {
   std::vector<uint64_t> uids;
   {
+    // Not between a mark's commit and the bank's being known as deleted: readers would find its
+    // records missing.
+    absl::MutexLock registry(&registry_mutex_);
     auto cursor = store_->NewCursor(Table::kSystem, /*sequential=*/true);
     for (cursor->Seek("x"); cursor->Valid() && cursor->key() < "y"; cursor->Next()) {
       uids.push_back(KeyBankUid(cursor->key()));

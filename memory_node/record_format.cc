@@ -177,6 +177,7 @@ std::string BankKey(uint64_t bank_uid) { return SystemKey('b', bank_uid); }
 std::string NextReferenceKey(uint64_t bank_uid) { return SystemKey('n', bank_uid); }
 std::string TakenReferencesKey(uint64_t bank_uid) { return SystemKey('r', bank_uid); }
 std::string DeletedBankKey(uint64_t bank_uid) { return SystemKey('x', bank_uid); }
+std::string SweptBankKey(uint64_t bank_uid) { return SystemKey('d', bank_uid); }
 std::string CoarseKey(uint64_t bank_uid) { return SystemKey('c', bank_uid); }
 std::string WeightsKey(uint64_t bank_uid) { return SystemKey('w', bank_uid); }
 

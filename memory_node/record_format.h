@@ -24,6 +24,7 @@ std::string NextReferenceKey(uint64_t bank_uid);
 std::string TakenReferencesKey(uint64_t bank_uid);
 std::string GarbageKey(uint64_t bank_uid, int64_t first_reference);
 std::string DeletedBankKey(uint64_t bank_uid);
+std::string SweptBankKey(uint64_t bank_uid);
 std::string CoarseKey(uint64_t bank_uid);
 std::string WeightsKey(uint64_t bank_uid);
 // All keys of a bank in meta, text, routing and content begin with this.

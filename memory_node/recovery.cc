@@ -378,9 +378,11 @@ absl::Status SweepDeletedBank(DocumentStore& store, uint64_t bank_uid) {
   writes.Delete(Table::kSystem, WeightsKey(bank_uid));
   MSA_RETURN_IF_ERROR(store.Commit(writes, Priority::kUrgent));
   for (Table table : kTables) MSA_RETURN_IF_ERROR(store.Reclaim(table, begin, end));
-  // The mark goes last: after a crash the work is begun again.
+  // The mark goes last: after a crash the work is begun again. That the uid was used stays known:
+  // its references come once.
   WriteSet done;
   done.Delete(Table::kSystem, DeletedBankKey(bank_uid));
+  done.Put(Table::kSystem, SweptBankKey(bank_uid), "");
   return store.Commit(done, Priority::kUrgent);
 }
 

@@ -27,7 +27,8 @@ absl::StatusOr<RecoveredStore> Recover(DocumentStore& store, const kernels::Back
 // Removes what a garbage record names, and the record. Used while serving, too.
 void AddSweep(const rpc::BankSpec& bank, const DocumentEntry& entry, WriteSet* writes);
 
-// Removes all that a deleted bank left, then its mark, and gives the space back.
+// Removes all that a deleted bank left, but that there was one of that uid, and gives the space
+// back.
 absl::Status SweepDeletedBank(DocumentStore& store, uint64_t bank_uid);
 
 }  // namespace msa::memory_node

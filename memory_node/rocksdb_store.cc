@@ -22,6 +22,7 @@
 #include <utility>
 
 #include "absl/base/thread_annotations.h"
+#include "absl/cleanup/cleanup.h"
 #include "absl/synchronization/mutex.h"
 #include "common/status_macros.h"
 #include "common/strings.h"
@@ -154,8 +155,8 @@ class RocksCursor : public Cursor {
 
 // Free space below which documents, and below which even deletes, are refused whatever the options
 // say.
-constexpr int64_t kMinFreeBytes = 2 << 20;
-constexpr int64_t kLastFreeBytes = 256 << 10;
+constexpr uint64_t kMinFreeBytes = 2 << 20;
+constexpr uint64_t kLastFreeBytes = 256 << 10;
 
 class RocksDbStore : public DocumentStore {
  public:
@@ -163,9 +164,12 @@ class RocksDbStore : public DocumentStore {
       : database_(std::move(database)), options_(options) {}
 
   absl::Status Commit(const WriteSet& writes, Priority priority) override {
-    const bool normal = priority == Priority::kNormal;
-    MSA_RETURN_IF_ERROR(CheckReserve(
-        writes.bytes(), normal ? std::max(options_.reserve_bytes, kMinFreeBytes) : kLastFreeBytes));
+    if (priority == Priority::kUrgent) FlushIfTight();
+    MSA_RETURN_IF_ERROR(Admit(writes.bytes(), priority));
+    const absl::Cleanup written = [&] {
+      absl::MutexLock lock(&admission_mutex_);
+      bytes_in_flight_ -= writes.bytes();
+    };
     rocksdb::WriteBatch batch(writes.bytes() + 64 * writes.changes().size());
     for (const auto& change : writes.changes()) AddTo(change, &batch);
     rocksdb::WriteOptions sync;
@@ -226,19 +230,55 @@ class RocksDbStore : public DocumentStore {
     return db().Resume().ok();
   }
 
-  // Keeps room for tombstones and compaction, without which a full disk could never be emptied. Not
-  // even a tombstone goes to a log that may not fit: Debian builds RocksDB with assertions, and a
-  // log that once failed ends the process.
-  absl::Status CheckReserve(size_t bytes, int64_t reserve) {
+  // False where the system does not say.
+  bool FreeBytes(uint64_t* bytes) const {
     struct statvfs disk;
-    if (statvfs(options_.path.c_str(), &disk) != 0) return absl::OkStatus();
-    // A value is written twice before the first copy goes: to the log, then to its file.
-    const uint64_t wanted = 2 * bytes + static_cast<uint64_t>(reserve);
-    const uint64_t free_bytes = uint64_t{disk.f_bavail} * disk.f_frsize;
-    if (free_bytes >= wanted) return absl::OkStatus();
+    if (statvfs(options_.path.c_str(), &disk) != 0) return false;
+    *bytes = uint64_t{disk.f_bavail} * disk.f_frsize;
+    return true;
+  }
+
+  // What is in the log and has still to be written to files.
+  uint64_t UnflushedBytes() {
+    uint64_t bytes = 0;
+    db().GetAggregatedIntProperty(rocksdb::DB::Properties::kCurSizeAllMemTables, &bytes);
+    return bytes;
+  }
+
+  // Keeps room for tombstones and compaction, without which a full disk could never be emptied, and
+  // for what is written already but not to its file. Not even a tombstone goes to a log that may
+  // not fit: Debian builds RocksDB with assertions, and a log that once failed ends the process.
+  // What is admitted is in bytes_in_flight_ until it is written.
+  absl::Status Admit(size_t bytes, Priority priority) {
+    absl::MutexLock one_at_a_time(&admission_mutex_);
+    // A value is written twice before the first copy goes: to the log, then to its file. Of what
+    // came before, a tombstone needs the log to fit; documents left room for the rest.
+    const bool normal = priority == Priority::kNormal;
+    const uint64_t reserve =
+        normal ? std::max<uint64_t>(options_.reserve_bytes, kMinFreeBytes) : kLastFreeBytes;
+    const uint64_t before = normal ? 2 * bytes_in_flight_ + UnflushedBytes() : bytes_in_flight_;
+    const uint64_t wanted = 2 * bytes + before + reserve;
+    uint64_t free_bytes;
+    if (!FreeBytes(&free_bytes) || free_bytes >= wanted) {
+      bytes_in_flight_ += bytes;
+      return absl::OkStatus();
+    }
     return absl::ResourceExhaustedError(
         StrCat("the disk of ", options_.path, " is full: ", free_bytes, " bytes free, ", wanted,
-               " needed (", reserve, " of them kept in reserve); free space or delete documents"));
+               " needed (", reserve, " of them kept in reserve, ", before,
+               " for what is being written); free space or delete documents"));
+  }
+
+  // Before tombstones take the room of what a flush has to write: once all is in files, the logs
+  // go, which are as large.
+  void FlushIfTight() {
+    const uint64_t unflushed = UnflushedBytes();
+    uint64_t free_bytes;
+    if (unflushed < kLastFreeBytes || !FreeBytes(&free_bytes)) return;
+    if (free_bytes >= unflushed + kMinFreeBytes || free_bytes < unflushed + kLastFreeBytes) return;
+    if (!flush_mutex_.TryLock()) return;  // another does
+    db().Flush(rocksdb::FlushOptions(), database_->families).PermitUncheckedError();
+    flush_mutex_.Unlock();
   }
 
   void AddTo(const WriteSet::Change& change, rocksdb::WriteBatch* batch) {
@@ -264,6 +304,9 @@ class RocksDbStore : public DocumentStore {
   const std::shared_ptr<Database> database_;
   const RocksDbOptions options_;
   absl::Mutex resume_mutex_;
+  absl::Mutex flush_mutex_;
+  absl::Mutex admission_mutex_;
+  uint64_t bytes_in_flight_ ABSL_GUARDED_BY(admission_mutex_) = 0;
 };
 
 rocksdb::DBOptions MakeDbOptions(const RocksDbOptions& options, bool paranoid) {
@@ -278,6 +321,8 @@ rocksdb::DBOptions MakeDbOptions(const RocksDbOptions& options, bool paranoid) {
   db.max_write_batch_group_size_bytes = 4 << 20;
   db.max_background_jobs = 2;
   db.bytes_per_sync = 1 << 20;
+  // Space allocated ahead (70 MB a log) would be missing where the room for flushes is counted.
+  db.allow_fallocate = false;
   db.keep_log_file_num = 4;
   db.skip_stats_update_on_db_open = true;
   db.avoid_unnecessary_blocking_io = true;

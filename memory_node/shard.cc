@@ -23,7 +23,7 @@ absl::Status UnknownDocument(const Bank& bank, const std::string& id) {
   return absl::NotFoundError(StrCat("bank '", bank.spec().name, "' has no document '", id, "'"));
 }
 
-// REQUIRES: the bank's write_mutex, shared.
+// Who writes holds the bank's write_mutex, shared.
 absl::Status CheckNotDeleted(const Bank& bank) {
   if (!bank.deleted()) return absl::OkStatus();
   return absl::NotFoundError(StrCat("bank '", bank.spec().name, "' was deleted meanwhile"));
@@ -106,8 +106,16 @@ absl::Status LocalShard::CreateBank(const rpc::CallContext& ctx, const rpc::Bank
     return absl::ResourceExhaustedError(
         StrCat("this node has ", options_.max_banks, " banks, the most it may; delete some"));
   }
-  if (store_->Get(Table::kSystem, DeletedBankKey(spec.uid)).ok() ||
-      store_->Get(Table::kSystem, BankKey(spec.uid)).ok()) {
+  for (const std::string& mark : {DeletedBankKey(spec.uid), SweptBankKey(spec.uid)}) {
+    const absl::Status found = store_->Get(Table::kSystem, mark).status();
+    if (found.ok()) {
+      return absl::FailedPreconditionError(
+          StrCat("bank '", spec.name,
+                 "' was deleted here, and not on every shard: delete it again (msa bank rm)"));
+    }
+    if (!absl::IsNotFound(found)) return found;
+  }
+  if (store_->Get(Table::kSystem, BankKey(spec.uid)).ok()) {
     return absl::InvalidArgumentError("the uid was used before; take a random one");
   }
   WriteSet writes;
@@ -169,7 +177,8 @@ absl::StatusOr<std::vector<rpc::BankState>> LocalShard::ListBanks(const rpc::Cal
   MSA_RETURN_IF_ERROR(rpc::CheckCaller(ctx));
   std::vector<rpc::BankState> states;
   for (const auto& bank : Banks()) {
-    states.push_back({bank->spec(), bank->next_reference(), bank->coarse()});
+    states.push_back(
+        {bank->spec(), bank->next_reference(), bank->coarse(), bank->references_listed()});
   }
   return states;
 }
@@ -314,8 +323,12 @@ absl::StatusOr<uint64_t> LocalShard::DeleteDocument(const rpc::CallContext& ctx,
 absl::StatusOr<uint64_t> LocalShard::DeleteLocked(Bank& bank, const std::string& id) {
   const DocumentEntryPtr current = bank.Find(id);
   if (current == nullptr) return UnknownDocument(bank, id);
+  DocumentEntry last = *current;
+  if (last.revision == 0) {
+    MSA_ASSIGN_OR_RETURN(last.revision, LastRevision(bank, id, current, &last.max_reference));
+  }
   WriteSet writes;
-  AddTombstone(bank.spec(), *current, &writes);
+  AddTombstone(bank.spec(), last, &writes);
   AddGarbage(bank.spec(), *current, &writes);
   MSA_RETURN_IF_ERROR(store_->Commit(writes, Priority::kUrgent));
   // Older revisions that snapshots still see go with it.
@@ -323,7 +336,7 @@ absl::StatusOr<uint64_t> LocalShard::DeleteLocked(Bank& bank, const std::string&
     bank.index().Mask(revision->references);
   }
   bank.Remove(id);
-  return current->revision;
+  return last.revision;
 }
 
 // ---- Documents: reading
@@ -377,6 +390,7 @@ absl::StatusOr<rpc::StoredDocument> LocalShard::GetDocument(const rpc::CallConte
     if (!absl::IsNotFound(value.status())) return value.status();
     // Replaced and swept between directory and read: look again; else it is lost.
     const DocumentEntryPtr again = bank->Find(id);
+    MSA_RETURN_IF_ERROR(CheckNotDeleted(*bank));
     if (again == entry) return Damaged(*bank, id, "text", absl::DataLossError("missing"));
     entry = again;
   }

@@ -94,6 +94,7 @@ absl::StatusOr<std::map<std::string, Banks::Found>> Banks::Survey(
         found.differs_on = shard;
       }
       found.bank.next_reference = std::max(found.bank.next_reference, state.next_reference);
+      found.used |= state.next_reference > 0 || state.references_taken > 0;
     }
     for (auto& [name, found] : banks) {
       const bool here = std::any_of(states[shard].begin(), states[shard].end(),
@@ -113,9 +114,9 @@ absl::Status Banks::Complete(const rpc::CallContext& context, const Found& found
                "': one of them belongs to another cluster, or delete the bank and add again"));
   }
   if (found.missing_on.empty()) return absl::OkStatus();
-  if (found.bank.next_reference > 0) {
+  if (found.used) {
     return absl::FailedPreconditionError(
-        StrCat("bank '", name, "' has had documents, and the shard '",
+        StrCat("bank '", name, "' has had documents, or gave numbers for some, and the shard '",
                shards_->name(found.missing_on.front()),
                "' lacks it: its deletion was not finished, or that shard has lost its data. Delete "
                "the bank (again), or bring the data back"));
@@ -175,14 +176,9 @@ absl::Status Banks::CreateEverywhere(const rpc::CallContext& context,
   MSA_RETURN_IF_ERROR(create({kNumberingShard}).front());
   std::vector<int> others(shards_->size() - 1);
   std::iota(others.begin(), others.end(), kNumberingShard + 1);
-  const auto statuses = create(others);
-  const absl::Status error = FirstError(statuses);
-  if (error.ok()) return error;
-  std::vector<int> made;
-  for (size_t i = 0; i < others.size(); ++i) {
-    if (statuses[i].ok()) made.push_back(others[i]);
-  }
-  TakeBack(context, spec, made);
+  const absl::Status error = FirstError(create(others));
+  // From all: where only the answer was lost, it is made.
+  if (!error.ok()) TakeBack(context, spec, others);
   return error;
 }
 

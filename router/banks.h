@@ -34,11 +34,12 @@ class Banks {
 
   // On all shards or on none: what was made is taken back when a shard fails, unless another router
   // adds to it by then or the first shard cannot be asked. What is left so, or by a process that
-  // dies in between, Find or Repair completes.
+  // dies in between, Find or Repair completes; what was taken back from some shards only is refused
+  // as a deletion that was not finished.
   absl::StatusOr<rpc::BankSpec> Create(const rpc::CallContext& context, const std::string& name,
                                        const rpc::BankOptions& options);
-  // Where a shard fails, what is left of a bank that has had documents is refused
-  // (FAILED_PRECONDITION) until it is deleted again.
+  // Where a shard fails, what is left of the bank is refused (FAILED_PRECONDITION) until it is
+  // deleted again.
   absl::Status Delete(const rpc::CallContext& context, const std::string& name);
   // MemoryService::SetCoarse, of a state whose calibration was checked.
   absl::StatusOr<rpc::CoarseState> SetCoarse(const rpc::CallContext& context,
@@ -46,9 +47,9 @@ class Banks {
                                              const rpc::CoarseState& state);
   // Names ascending. UNAVAILABLE when a shard does not answer.
   absl::StatusOr<std::vector<rpc::BankSpec>> List(const rpc::CallContext& context);
-  // Asks every shard; makes the bank where it is missing, if it never had a document: else what is
-  // missing are documents. NOT_FOUND; FAILED_PRECONDITION then, and when shards hold different
-  // banks under the name.
+  // Asks every shard; makes the bank where it is missing, if it never gave a reference: else what
+  // is missing may be documents. NOT_FOUND; FAILED_PRECONDITION then, where it was deleted on a
+  // shard that lacks it, and when shards hold different banks under the name.
   absl::StatusOr<Bank> Find(const rpc::CallContext& context, const std::string& name);
   // Find; "default" is made when it is not there.
   absl::StatusOr<Bank> FindOrMakeDefault(const rpc::CallContext& context, const std::string& name);
@@ -61,6 +62,7 @@ class Banks {
     int first_shard = 0;  // has it
     std::vector<int> missing_on;
     int differs_on = -1;  // a shard with another spec under the name
+    bool used = false;    // gave references, or had documents
     bool whole() const { return missing_on.empty() && differs_on < 0; }
   };
   absl::StatusOr<std::map<std::string, Found>> Survey(const rpc::CallContext& context) const;

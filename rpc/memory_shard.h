@@ -22,6 +22,7 @@ struct BankState {
   BankSpec spec;
   int64_t next_reference = 0;  // one more than the largest ever stored here, deleted ones included
   CoarseState coarse;
+  int64_t references_taken = 0;  // one more than the largest given here; 1 if that is not known
 };
 
 struct PutResult {
@@ -68,8 +69,7 @@ struct RankRequest {
 };
 
 struct RankedPart {
-  ScoredPart scored;  // mean over the router layers of the part's scores in that round, summed in
-                      // layer order
+  ScoredPart scored;  // mean over router layers of its scores in that round, summed in layer order
   int32_t shard = 0;
 };
 
@@ -113,7 +113,8 @@ class MemoryShard {
  public:
   virtual ~MemoryShard() = default;
 
-  // Durable on return. The same spec again is OK; another spec under the name: ALREADY_EXISTS.
+  // Durable on return. The same spec again is OK; another spec under the name: ALREADY_EXISTS;
+  // FAILED_PRECONDITION for the uid of a bank that was deleted here: its references come once.
   virtual absl::Status CreateBank(const CallContext& ctx, const BankSpec& spec) = 0;
   virtual absl::Status DeleteBank(const CallContext& ctx, const std::string& bank) = 0;
   // In one step with finding it so: FAILED_PRECONDITION for a bank that has given references or had

@@ -83,7 +83,8 @@ class RemoteMemoryShard final : public MemoryShard {
     std::vector<BankState> banks;
     for (const pb::BankState& bank : reply.banks()) {
       MSA_ASSIGN_OR_RETURN(BankSpec spec, FromProto(bank.spec()));
-      banks.push_back({std::move(spec), bank.next_reference(), FromProto(bank.coarse())});
+      banks.push_back({std::move(spec), bank.next_reference(), FromProto(bank.coarse()),
+                       bank.references_taken()});
     }
     return banks;
   }

@@ -147,6 +147,7 @@ void AddBankMethods(RawService* service, MemoryShard* shard, CallPools* pools,
                           ToProto(bank.spec, to->mutable_spec());
                           to->set_next_reference(bank.next_reference);
                           ToProto(bank.coarse, to->mutable_coarse());
+                          to->set_references_taken(bank.references_taken);
                         }
                         return absl::OkStatus();
                       }));

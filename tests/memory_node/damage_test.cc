@@ -5,6 +5,7 @@
 #include <set>
 
 #include "gmock/gmock.h"
+#include "memory_node/put_batch.h"
 #include "memory_node/record_format.h"
 #include "tests/memory_node/store_fixture.h"
 
@@ -173,6 +174,48 @@ TEST_F(DamageTest, ADamagedRecordIsNamedAndCanBeReplacedOrDeleted) {
   ASSERT_TRUE(shard.ok());
   EXPECT_EQ((*shard)->Stats({}, bank_.name)->corrupt_records, 0);
   EXPECT_EQ((*shard)->Stats({}, bank_.name)->num_documents, kDocuments - 1);
+}
+
+// Neither its record nor its text tells the revision: what comes after is counted on all the same.
+TEST_F(DamageTest, ADeletedDocumentOfUnknownRevisionIsCountedOn) {
+  const auto with_references = [this](int64_t first) {
+    auto document = Document(1);
+    for (auto& part : document.parts) part.reference = first++;
+    return document;
+  };
+  FillFiles();
+  uint64_t revision = 0;
+  {
+    auto shard = Open(data_);
+    ASSERT_TRUE(shard.ok()) << shard.status();
+    for (int64_t first : {1000, 1010, 1020}) {
+      revision = (*shard)->PutDocument({}, with_references(first))->revision;
+    }
+    (*shard)->RunMaintenance();
+  }
+  EXPECT_EQ(revision, 4u);
+  auto store = OpenRocksDbStore({.path = data_});
+  ASSERT_TRUE(store.ok());
+  WriteSet writes;
+  writes.Put(Table::kMeta, MetaKey(bank_.uid, "d1"), "damaged");
+  writes.Put(Table::kText, TextKey(bank_.uid, 1020), "damaged");
+  ASSERT_TRUE((*store)->Commit(writes, DocumentStore::Priority::kNormal).ok());
+  store->reset();
+  {
+    auto shard = Open(data_);
+    ASSERT_TRUE(shard.ok()) << shard.status();
+    const auto deleted = (*shard)->DeleteDocument({}, bank_.name, "d1");
+    ASSERT_TRUE(deleted.ok()) << deleted.status();
+    EXPECT_GE(*deleted, revision);
+  }
+  store = OpenRocksDbStore({.path = data_});
+  ASSERT_TRUE(store.ok());
+  EXPECT_EQ(ReadTombstone(**store, bank_, "d1")->max_reference, 1021);
+  store->reset();
+  auto shard = Open(data_);
+  const auto put = (*shard)->PutDocument({}, with_references(1030));
+  ASSERT_TRUE(put.ok()) << put.status();
+  EXPECT_GT(put->revision, revision);
 }
 
 TEST_F(DamageTest, ARecordInAnothersPlaceIsNotServed) {

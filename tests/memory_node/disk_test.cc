@@ -5,6 +5,8 @@
 
 #include <cerrno>
 #include <cstring>
+#include <numeric>
+#include <thread>
 
 #include "gmock/gmock.h"
 #include "tests/memory_node/child_process.h"
@@ -28,7 +30,8 @@ class DiskTest : public testing::StoreFixture {
     return mounted_;
   }
 
-  // Puts until the disk is full; how many documents were acknowledged.
+  // Puts until the disk is full; how many documents were acknowledged. The next may be taken again:
+  // a flush gives logs back.
   int Fill(LocalShard& shard, int from) {
     for (int i = from;; ++i) {
       const absl::Status status = Put(shard, i);
@@ -55,7 +58,6 @@ TEST_F(DiskTest, AFullDiskRefusesWritesAndRecovers) {
       ASSERT_TRUE((*shard)->CreateBank({}, bank_).ok());
       acknowledged = Fill(**shard, 0);
       ASSERT_GT(acknowledged, 10);
-      EXPECT_EQ(Put(**shard, acknowledged).code(), Code::kResourceExhausted);
       const uint64_t snapshot = (*shard)->OpenSnapshot({}, bank_.name, absl::Minutes(5))->id;
       for (int i = 0; i < acknowledged; ++i) EXPECT_TRUE(Check(**shard, snapshot, i).ok()) << i;
       EXPECT_EQ((*shard)->Stats({}, bank_.name)->num_documents, acknowledged);
@@ -74,6 +76,74 @@ TEST_F(DiskTest, AFullDiskRefusesWritesAndRecovers) {
     }
     shard->reset();
     std::filesystem::remove_all(path);
+  }
+}
+
+// With buffers larger than the disk, as on any disk that is nearly full: all that was written has
+// still to be flushed.
+TEST_F(DiskTest, WritersAtOnceLeaveRoomForWhatIsNotFlushed) {
+  if (!Mount("size=24m")) GTEST_SKIP() << "cannot mount a small disk: " << std::strerror(errno);
+  constexpr int kThreads = 12;
+  const std::string path = mount_ + "/data";
+  const auto value = [](int thread, int i) {
+    return std::string((100 << 10) + 997 * thread + i, static_cast<char>('a' + thread));
+  };
+  std::vector<int> acknowledged(kThreads);
+  const auto check = [&](DocumentStore& store) {
+    for (int thread = 0; thread < kThreads; ++thread) {
+      for (int i = 0; i < acknowledged[thread]; ++i) {
+        const auto got = store.Get(Table::kContent, StrCat(thread, "-", i));
+        ASSERT_TRUE(got.ok()) << thread << "-" << i << ": " << got.status();
+        EXPECT_TRUE(got->view() == value(thread, i)) << thread << "-" << i;
+      }
+    }
+  };
+  {
+    auto store = OpenRocksDbStore({.path = path, .reserve_bytes = 0});
+    ASSERT_TRUE(store.ok()) << store.status();
+    const auto fill = [&](int thread) {
+      for (int i = 0;; ++i) {
+        WriteSet writes;
+        writes.Put(Table::kContent, StrCat(thread, "-", i), value(thread, i));
+        writes.Put(Table::kRouting, StrCat(thread, "-", i), std::string(20 << 10, 'k'));
+        const absl::Status status = (*store)->Commit(writes, DocumentStore::Priority::kNormal);
+        acknowledged[thread] = i;
+        if (status.ok()) continue;
+        EXPECT_EQ(status.code(), Code::kResourceExhausted) << status;
+        return;
+      }
+    };
+    std::vector<std::thread> threads;
+    for (int thread = 0; thread < kThreads; ++thread) threads.emplace_back(fill, thread);
+    for (std::thread& thread : threads) thread.join();
+    EXPECT_GT(std::accumulate(acknowledged.begin(), acknowledged.end(), 0), 40);
+    check(**store);
+  }
+  auto store = OpenRocksDbStore({.path = path, .reserve_bytes = 0});
+  ASSERT_TRUE(store.ok()) << store.status();
+  check(**store);
+}
+
+// More than the reserve, in all: deletes go on, and leave room for a flush, too.
+TEST_F(DiskTest, DeletesGoOnBeyondTheReserve) {
+  if (!Mount("size=24m")) GTEST_SKIP() << "cannot mount a small disk: " << std::strerror(errno);
+  const std::string path = mount_ + "/data";
+  for (const bool reopened : {false, true}) {
+    auto store = OpenRocksDbStore({.path = path, .reserve_bytes = 0});
+    ASSERT_TRUE(store.ok()) << store.status();
+    absl::Status status;
+    for (int i = 0; status.ok(); ++i) {
+      WriteSet writes;
+      writes.Put(Table::kContent, StrCat(reopened, "-", i), std::string(100 << 10, 'c'));
+      status = (*store)->Commit(writes, DocumentStore::Priority::kNormal);
+    }
+    EXPECT_EQ(status.code(), Code::kResourceExhausted) << status;
+    for (int i = 0; i < 4000; ++i) {
+      WriteSet writes;
+      writes.Put(Table::kSystem, "k", std::string(4 << 10, 'v'));
+      const absl::Status urgent = (*store)->Commit(writes, DocumentStore::Priority::kUrgent);
+      ASSERT_TRUE(urgent.ok()) << i << ": " << urgent;
+    }
   }
 }
 

@@ -256,8 +256,10 @@ TEST(Banks, ABankThatIsHalfDeletedIsRefusedUntilItIsDeleted) {
   FakeCluster cluster(2);
   ASSERT_TRUE(cluster.router->CreateBank(cluster.ctx, "b", {}).ok());
   cluster.Add(SomeDocuments(20), "b");
-  ASSERT_TRUE(cluster.router->CreateBank(cluster.ctx, "c", {}).ok());
-  ASSERT_TRUE(cluster.shards[0].DeleteBank(cluster.ctx, "c").ok());
+  rpc::BankSpec half_made = testing::TestBankSpec();
+  half_made.name = "c";
+  half_made.uid = 5;
+  ASSERT_TRUE(cluster.shards[1].CreateBank(cluster.ctx, half_made).ok());
   bool down = true;
   cluster.shards[1].before = [&down](const std::string& method, const rpc::CallContext&) {
     return down && method == "DeleteBank" ? absl::UnavailableError("down") : absl::OkStatus();
@@ -316,8 +318,42 @@ TEST(Banks, ADeletionWhoseAnswerIsLostIsNoCrashsTrace) {
   down = false;
   ASSERT_TRUE(cluster.shards[1].DeleteBank(cluster.ctx, "b").ok());
   ASSERT_TRUE(cluster.router->CreateBank(cluster.ctx, "b", {}).ok());
-  ASSERT_TRUE(cluster.shards[1].DeleteBank(cluster.ctx, "b").ok());
   EXPECT_TRUE(cluster.router->OpenSession(cluster.ctx, "b", {}).ok());
+}
+
+// Made again, the bank would give out numbers under its uid that documents had.
+TEST(Banks, AHalfDeletedBankWithoutDocumentsIsNotMadeAgain) {
+  for (const bool numbered : {false, true}) {
+    for (const int deleted_on : {0, 1}) {
+      SCOPED_TRACE(::testing::Message() << numbered << " " << deleted_on);
+      FakeCluster cluster(2);
+      const auto spec = cluster.router->CreateBank(cluster.ctx, "b", {});
+      ASSERT_TRUE(spec.ok()) << spec.status();
+      if (numbered) {
+        ASSERT_TRUE(cluster.shards[0].TakeReferences({}, "b", spec->uid, 0, 1).ok());
+      }
+      ASSERT_TRUE(cluster.shards[deleted_on].DeleteBank({}, "b").ok());
+      const auto session = cluster.router->OpenSession(cluster.ctx, "b", {});
+      EXPECT_EQ(session.status().code(), absl::StatusCode::kFailedPrecondition);
+      EXPECT_EQ(cluster.router->Repair(cluster.ctx).code(), absl::StatusCode::kFailedPrecondition);
+      EXPECT_TRUE(cluster.shards[deleted_on].ListBanks({})->empty());
+      EXPECT_TRUE(cluster.router->DeleteBank(cluster.ctx, "b").ok());
+      EXPECT_TRUE(cluster.router->CreateBank(cluster.ctx, "b", {}).ok());
+    }
+  }
+}
+
+// A shard that lost its data has no record of the bank; that numbers were given is known elsewhere.
+TEST(Banks, ABankThatHasGivenNumbersIsNotMadeOnAnEmptyShard) {
+  FakeCluster cluster(2);
+  rpc::BankSpec spec = testing::TestBankSpec();
+  spec.name = "b";
+  ASSERT_TRUE(cluster.shards[0].CreateBank({}, spec).ok());
+  ASSERT_TRUE(cluster.shards[0].TakeReferences({}, "b", spec.uid, 0, 1).ok());
+  const absl::Status status = cluster.router->OpenSession(cluster.ctx, "b", {}).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("shard 's1' lacks it"));
+  EXPECT_TRUE(cluster.shards[1].ListBanks({})->empty());
 }
 
 TEST(Banks, WhoWaitsForAnotherCreationHasADeadline) {

@@ -138,7 +138,7 @@ TEST(Ingest, GivesNoNumberAgainThatShardsHaveForgotten) {
   const int64_t given = ReferencesOf(cluster, "default").rbegin()->first;
   const rpc::BankSpec bank = cluster.router->ListBanks(cluster.ctx)->front();
   for (auto& shard : cluster.shards) {
-    ASSERT_TRUE(shard.DeleteBank(cluster.ctx, "default").ok());
+    shard.ForgetAll();
     ASSERT_TRUE(shard.CreateBank(cluster.ctx, bank).ok());
   }
   cluster.Add({{"new", "", "text", ""}});

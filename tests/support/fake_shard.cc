@@ -64,6 +64,12 @@ absl::Status FakeShard::Enter(const std::string& method, const rpc::CallContext&
   return before ? before(method, ctx) : absl::OkStatus();
 }
 
+void FakeShard::ForgetAll() {
+  absl::MutexLock lock(&mutex_);
+  banks_.clear();
+  deleted_uids_.clear();
+}
+
 size_t FakeShard::open_snapshots() const {
   absl::MutexLock lock(&mutex_);
   return snapshots_.size();
@@ -93,6 +99,7 @@ bool FakeShard::Alive(const OpenedSnapshot& snapshot, const std::string& id,
 absl::Status FakeShard::CreateBank(const rpc::CallContext& ctx, const rpc::BankSpec& spec) {
   MSA_RETURN_IF_ERROR(Enter("CreateBank", ctx));
   absl::MutexLock lock(&mutex_);
+  if (deleted_uids_.contains(spec.uid)) return absl::FailedPreconditionError("was deleted");
   const auto [at, fresh] = banks_.try_emplace(spec.name);
   if (fresh) at->second.spec = spec;
   if (at->second.spec == spec) return absl::OkStatus();
@@ -102,7 +109,8 @@ absl::Status FakeShard::CreateBank(const rpc::CallContext& ctx, const rpc::BankS
 absl::Status FakeShard::DeleteBank(const rpc::CallContext& ctx, const std::string& bank) {
   MSA_RETURN_IF_ERROR(Enter("DeleteBank", ctx));
   absl::MutexLock lock(&mutex_);
-  MSA_RETURN_IF_ERROR(Find(bank).status());
+  MSA_ASSIGN_OR_RETURN(const Bank* const found, Find(bank));
+  deleted_uids_.insert(found->spec.uid);
   banks_.erase(bank);
   return absl::OkStatus();
 }
@@ -116,6 +124,7 @@ absl::Status FakeShard::DeleteUnusedBank(const rpc::CallContext& ctx, const std:
   if (bank->references_taken > 0 || bank->next_reference > 0) {
     return absl::FailedPreconditionError("in use");
   }
+  deleted_uids_.insert(bank_uid);
   banks_.erase(name);
   return absl::OkStatus();
 }
@@ -125,7 +134,7 @@ absl::StatusOr<std::vector<rpc::BankState>> FakeShard::ListBanks(const rpc::Call
   absl::MutexLock lock(&mutex_);
   std::vector<rpc::BankState> states;
   for (const auto& [name, bank] : banks_) {
-    states.push_back({bank.spec, bank.next_reference, bank.coarse});
+    states.push_back({bank.spec, bank.next_reference, bank.coarse, bank.references_taken});
   }
   return states;
 }

@@ -6,6 +6,7 @@
 #include <atomic>
 #include <functional>
 #include <map>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -26,6 +27,8 @@ class FakeShard : public rpc::MemoryShard {
   int32_t candidates_needed = 0;
 
   size_t open_snapshots() const;
+  // Comes back without its data.
+  void ForgetAll();
 
   absl::Status CreateBank(const rpc::CallContext& ctx, const rpc::BankSpec& spec) override;
   absl::Status DeleteBank(const rpc::CallContext& ctx, const std::string& bank) override;
@@ -95,6 +98,7 @@ class FakeShard : public rpc::MemoryShard {
 
   mutable absl::Mutex mutex_;
   std::map<std::string, Bank> banks_ ABSL_GUARDED_BY(mutex_);
+  std::set<uint64_t> deleted_uids_ ABSL_GUARDED_BY(mutex_);
   std::map<uint64_t, OpenedSnapshot> snapshots_ ABSL_GUARDED_BY(mutex_);
   uint64_t next_snapshot_ ABSL_GUARDED_BY(mutex_) = 1;
 };

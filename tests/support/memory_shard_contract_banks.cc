@@ -78,6 +78,24 @@ TEST_P(MemoryShardContract, ADeletedBankIsGoneAndItsNameFree) {
   }
 }
 
+// Reference numbers would begin again under the uid.
+TEST_P(MemoryShardContract, ADeletedBanksUidIsNotUsedAgain) {
+  rpc::BankSpec named = kBank;
+  named.name = "another";
+  ASSERT_OK(shard().CreateBank(ctx_, kBank));
+  ASSERT_OK(shard().DeleteBank(ctx_, kBank.name));
+  const auto refused = [&] {
+    ASSERT_CODE(shard().CreateBank(ctx_, kBank), kFailedPrecondition);
+    ASSERT_CODE(shard().CreateBank(ctx_, named), kFailedPrecondition);
+  };
+  refused();
+  for (int sweep = 0; sweep < 2; ++sweep) {
+    under_test_->RunMaintenance();
+    refused();
+  }
+  if (under_test_->Restart()) refused();
+}
+
 TEST_P(MemoryShardContract, ABankIsDeletedAsUnusedOnlyBeforeItsFirstNumber) {
   const auto delete_unused = [&](const rpc::BankSpec& bank) {
     return shard().DeleteUnusedBank(ctx_, bank.name, bank.uid);
@@ -146,9 +164,11 @@ TEST_P(MemoryShardContract, ReferencesAreTakenOnce) {
   EXPECT_EQ(take(0, 1), 5);
   EXPECT_EQ(take(40, 2), 40);  // those between are nobody's
   EXPECT_EQ((*shard().ListBanks(ctx_))[0].next_reference, 0) << "none is stored";
+  EXPECT_EQ((*shard().ListBanks(ctx_))[0].references_taken, 42);
   story.Put({.id = "a", .first_reference = 3});
   EXPECT_EQ(take(0, 1), 42);
   under_test_->Restart();
+  EXPECT_EQ((*shard().ListBanks(ctx_))[0].references_taken, 43);
   EXPECT_EQ(take(0, 3), 43);
   const auto above =  // taken of no shard
       MakeDocument(kBank, {.id = "above", .first_reference = 60, .part_tokens = {5, 5}});
