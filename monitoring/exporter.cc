@@ -14,9 +14,9 @@
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
-#include "absl/strings/numbers.h"
 #include "absl/synchronization/mutex.h"
 #include "common/strings.h"
+#include "rpc/address.h"
 
 namespace msa::monitoring {
 namespace {
@@ -62,16 +62,6 @@ prometheus::MetricFamily ToFamily(Figure figure) {
     (counts ? metric.counter.value : metric.gauge.value) = sample.value;
   }
   return family;
-}
-
-// "[::1]:80" → "::1", 80.
-std::pair<std::string, int> HostAndPort(const std::string& address) {
-  const size_t colon = address.rfind(':');
-  std::string host = address.substr(0, colon);
-  if (host.starts_with('[')) host = host.substr(1, host.size() - 2);
-  int port = 0;
-  (void)absl::SimpleAtoi(address.substr(colon + 1), &port);  // CheckAddress was content with it
-  return {host, port};
 }
 
 prometheus::Labels CallLabels(std::string_view service, std::string_view method) {
@@ -142,14 +132,11 @@ absl::StatusOr<std::unique_ptr<Exporter>> Exporter::Start(const std::string& add
   server.Get("/metrics", [impl = impl.get()](const httplib::Request&, httplib::Response& reply) {
     reply.set_content(impl->Text(), "text/plain; version=0.0.4; charset=utf-8");
   });
-  const auto [host, port] = HostAndPort(address);
+  const auto [host, port] = rpc::HostAndPort(address);
   if (port != 0 && server.bind_to_port(host, port)) impl->port = port;
   if (port == 0) impl->port = server.bind_to_any_port(host);
   if (impl->port <= 0) {
-    return absl::UnavailableError(StrCat(
-        "cannot listen on ", address,
-        " for metrics: another program uses the port, or the address is not one of this machine; "
-        "stop that program or give another --metrics-listen"));
+    return rpc::CannotListen(StrCat(address, " for metrics"), "--metrics-listen");
   }
   impl->listening = std::thread([&server] { server.listen_after_bind(); });
   while (!server.is_running()) std::this_thread::yield();  // stop() is in vain before

@@ -83,11 +83,18 @@ absl::Status CheckFree(const std::string& address) {
   return CannotListen(address);
 }
 
-absl::Status CannotListen(std::string_view address) {
+absl::Status CannotListen(std::string_view address, std::string_view flag) {
   return absl::UnavailableError(
       StrCat("cannot listen on ", address,
              ": another program uses the port, or the address is not one of this machine; "
-             "stop that program or give another --listen"));
+             "stop that program or give another ",
+             flag));
+}
+
+std::pair<std::string, int> HostAndPort(std::string_view address) {
+  int port = 0;
+  (void)absl::SimpleAtoi(ToAbsl(address.substr(address.rfind(':') + 1)), &port);
+  return {std::string(Host(address)), port};
 }
 
 bool IsLoopback(std::string_view address) {

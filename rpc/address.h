@@ -5,6 +5,7 @@
 
 #include <string>
 #include <string_view>
+#include <utility>
 
 #include "absl/status/status.h"
 
@@ -17,8 +18,11 @@ absl::Status CheckAddress(std::string_view what, std::string_view address, int m
 // UNAVAILABLE when a server could not listen there now, saying why: for those who have something
 // long to do before they listen. Of unix sockets and names that do not resolve nothing is said.
 absl::Status CheckFree(const std::string& address);
-// The same when listening failed.
-absl::Status CannotListen(std::string_view address);
+// The same when listening failed where `flag` says.
+absl::Status CannotListen(std::string_view address, std::string_view flag = "--listen");
+
+// Of a "host:port" that CheckAddress takes; a v6 host comes without its brackets.
+std::pair<std::string, int> HostAndPort(std::string_view address);
 
 // Whether only this machine can reach it.
 bool IsLoopback(std::string_view address);

@@ -55,6 +55,11 @@ TEST(Address, IsFreeUntilAnotherListensThere) {
   EXPECT_TRUE(CheckFree("unix:/tmp/socket").ok());
 }
 
+TEST(Address, HasAHostAndAPort) {
+  EXPECT_EQ(HostAndPort("localhost:7070"), std::pair(std::string("localhost"), 7070));
+  EXPECT_EQ(HostAndPort("[::1]:0"), std::pair(std::string("::1"), 0));
+}
+
 TEST(Address, KnowsWhatOnlyThisMachineReaches) {
   for (const char* local :
        {"127.0.0.1:7070", "127.9.9.9:1", "localhost:7070", "[::1]:7070", "unix:/tmp/socket"}) {
