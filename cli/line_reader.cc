@@ -3,7 +3,6 @@
 #include <zstd.h>
 
 #include <filesystem>
-#include <iterator>
 #include <streambuf>
 #include <system_error>
 #include <utility>
@@ -105,6 +104,10 @@ bool LineReader::Next(std::string* line) {
 }
 
 absl::Status LineReader::status() const {
+  if (stream_->bad() || file_.bad()) {
+    return absl::DataLossError(StrCat(name_, " cannot be read past line ", line_number_,
+                                      ": it is no file of text, or its disk fails"));
+  }
   if (zstd_ == nullptr || zstd_->error().empty()) return absl::OkStatus();
   return absl::DataLossError(StrCat(name_, " is damaged after line ", line_number_, ": ",
                                     zstd_->error(), "; fetch or make it again"));
@@ -127,7 +130,15 @@ absl::StatusOr<std::string> ReadFile(const std::string& path, uint64_t max_bytes
     return absl::InvalidArgumentError(StrCat(path, " is over the limit of ", max_bytes,
                                              " bytes for one document; cut it in pieces"));
   }
-  return std::string(std::istreambuf_iterator<char>(file), {});
+  std::string text;
+  std::vector<char> buffer(64 << 10);
+  // Not by an istreambuf_iterator, which throws where the disk fails.
+  while (file.read(buffer.data(), static_cast<std::streamsize>(buffer.size())), file.gcount() > 0) {
+    text.append(buffer.data(), static_cast<size_t>(file.gcount()));
+  }
+  if (!file.bad()) return text;
+  return absl::DataLossError(
+      StrCat(path, " cannot be read to its end: it is no file of text, or its disk fails"));
 }
 
 }  // namespace msa::cli

@@ -24,7 +24,7 @@ class LineReader {
   static std::unique_ptr<LineReader> FromStream(std::istream& stream, std::string name);
   ~LineReader();
 
-  // false: no line is left, or the file is damaged (status()).
+  // false: no line is left, or the rest cannot be read (status()).
   bool Next(std::string* line);
   absl::Status status() const;
 
@@ -47,7 +47,8 @@ class LineReader {
   uint64_t total_bytes_ = 0;
 };
 
-// A whole file of at most `max_bytes`; INVALID_ARGUMENT naming the limit otherwise.
+// A whole file of at most `max_bytes`; INVALID_ARGUMENT naming the limit otherwise, DATA_LOSS where
+// reading fails.
 absl::StatusOr<std::string> ReadFile(const std::string& path, uint64_t max_bytes);
 
 }  // namespace msa::cli

@@ -12,6 +12,7 @@ absl::StatusOr<std::string> ReadQuestion(const std::string& argument, std::istre
   std::string question(kMaxQuestionBytes + 1, '\0');
   in.read(question.data(), static_cast<std::streamsize>(question.size()));
   question.resize(static_cast<size_t>(in.gcount()));
+  if (in.bad()) return absl::DataLossError("standard input cannot be read: it is no file of text");
   if (question.size() > kMaxQuestionBytes) {
     return absl::InvalidArgumentError(
         StrCat("the question is over the limit of ", kMaxQuestionBytes, " bytes"));

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <ios>
 
 #include "common/check.h"
 
@@ -29,7 +30,9 @@ StandardInput::int_type StandardInput::underflow() {
     if (ready < 0 || waited[1].revents != 0) return traits_type::eof();
     const ssize_t got = read(fd_, buffer_.data(), buffer_.size());
     if (got < 0 && (errno == EINTR || errno == EAGAIN)) continue;
-    if (got <= 0) return traits_type::eof();
+    // Its stream turns bad: no end of what was to be read.
+    if (got < 0) throw std::ios_base::failure("standard input cannot be read");
+    if (got == 0) return traits_type::eof();
     setg(buffer_.data(), buffer_.data(), buffer_.data() + got);
     return traits_type::to_int_type(*gptr());
   }

@@ -6,7 +6,9 @@
 
 #include <filesystem>
 #include <fstream>
+#include <ios>
 #include <sstream>
+#include <streambuf>
 
 namespace msa::cli {
 namespace {
@@ -101,6 +103,42 @@ TEST_F(DocumentReaderTest, CompressedLinesAreReadThroughAndDamageIsNamed) {
   const auto torn = ReadAll({Write("torn.jsonl.zst", packed.substr(0, packed.size() / 2))});
   EXPECT_EQ(torn.back().status.code(), absl::StatusCode::kDataLoss);
   EXPECT_THAT(std::string(torn.back().status.message()), HasSubstr("torn.jsonl.zst is damaged"));
+}
+
+// Gives `text`, then fails as a disk does.
+class FailingStreambuf : public std::streambuf {
+ public:
+  explicit FailingStreambuf(std::string text) : text_(std::move(text)) {
+    setg(text_.data(), text_.data(), text_.data() + text_.size());
+  }
+
+ protected:
+  int_type underflow() override { throw std::ios_base::failure("the disk fails"); }
+
+ private:
+  std::string text_;
+};
+
+TEST_F(DocumentReaderTest, WhatCannotBeReadToItsEndIsNotTakenForItsEnd) {
+  FailingStreambuf failing("{\"id\":\"a\",\"text\":\"x\"}\n{\"id\":\"b\",");
+  std::istream in(&failing);
+  absl::StatusOr<DocumentReader> reader = DocumentReader::Open({"-"}, in);
+  ASSERT_TRUE(reader.ok());
+  EXPECT_TRUE(reader->Next()->status.ok());
+  const std::optional<ReadDocument> second = reader->Next();
+  ASSERT_TRUE(second.has_value());
+  EXPECT_EQ(second->status.code(), absl::StatusCode::kDataLoss);
+  EXPECT_THAT(std::string(second->status.message()), HasSubstr("past line 1"));
+  EXPECT_FALSE(reader->Next().has_value());
+
+  // Its first byte cannot be read.
+  std::filesystem::create_symlink("/proc/self/mem", folder_ + "/mem.txt");
+  std::filesystem::create_symlink("/proc/self/mem", folder_ + "/mem.jsonl");
+  for (const char* name : {"/mem.txt", "/mem.jsonl"}) {
+    const auto read = ReadAll({folder_ + name});
+    ASSERT_EQ(read.size(), 1u) << name;
+    EXPECT_EQ(read[0].status.code(), absl::StatusCode::kDataLoss) << read[0].status;
+  }
 }
 
 TEST_F(DocumentReaderTest, SaysWhatIsWrongWithALine) {
