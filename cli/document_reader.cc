@@ -10,7 +10,6 @@
 #include "common/limits.h"
 #include "common/status_macros.h"
 #include "common/strings.h"
-#include "common/utf8.h"
 
 namespace msa::cli {
 namespace {
@@ -48,13 +47,7 @@ absl::Status TakeString(const Json& json, const char* key, bool required, std::s
 }  // namespace
 
 absl::Status ParseDocumentLine(const std::string& line, rpc::NewDocument* document) {
-  if (const std::optional<size_t> bad = FirstInvalidUtf8(line)) {
-    return absl::InvalidArgumentError(StrCat("not valid UTF-8 at byte ", *bad, " of the line"));
-  }
-  const Json json = Json::parse(line, nullptr, /*allow_exceptions=*/false);
-  if (json.is_discarded()) {
-    return absl::InvalidArgumentError("not JSON: one object a line is expected");
-  }
+  MSA_ASSIGN_OR_RETURN(const Json json, ParseLine(line));
   if (!json.is_object()) {
     return absl::InvalidArgumentError(StrCat("a JSON object is expected, not ", AType(json)));
   }

@@ -1,9 +1,13 @@
 #include "cli/json.h"
 
 #include <algorithm>
+#include <optional>
+#include <string_view>
 #include <variant>
 
 #include "absl/strings/str_replace.h"
+#include "common/strings.h"
+#include "common/utf8.h"
 
 namespace msa::cli {
 namespace {
@@ -25,6 +29,25 @@ std::string_view ReduceName(Reduce reduce) {
       return "last";
   }
   return "unknown";
+}
+
+constexpr int kMaxNesting = 1000;
+
+bool NestedDeeper(std::string_view json, int most) {
+  int depth = 0;
+  bool in_string = false;
+  for (size_t i = 0; i < json.size(); ++i) {
+    const char c = json[i];
+    if (c == '"') in_string = !in_string;
+    if (in_string) {
+      if (c == '\\') ++i;
+    } else if (c == '{' || c == '[') {
+      if (++depth > most) return true;
+    } else if (c == '}' || c == ']') {
+      --depth;
+    }
+  }
+  return false;
 }
 
 Json EventJson(const rpc::RoutingEvent& event) {
@@ -64,6 +87,21 @@ Json EventJson(const rpc::DoneEvent& event) {
 }
 
 }  // namespace
+
+absl::StatusOr<Json> ParseLine(const std::string& line) {
+  if (const std::optional<size_t> bad = FirstInvalidUtf8(line)) {
+    return absl::InvalidArgumentError(StrCat("not valid UTF-8 at byte ", *bad, " of the line"));
+  }
+  if (NestedDeeper(line, kMaxNesting)) {
+    return absl::InvalidArgumentError(
+        StrCat("lists or objects are nested more than ", kMaxNesting, " deep"));
+  }
+  Json json = Json::parse(line, nullptr, /*allow_exceptions=*/false);
+  if (json.is_discarded()) {
+    return absl::InvalidArgumentError("not JSON: one object a line is expected");
+  }
+  return json;
+}
 
 std::string Dump(const Json& json) {
   const std::string line = json.dump(-1, ' ', false, Json::error_handler_t::replace);

@@ -6,11 +6,17 @@
 #include <string>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "rpc/memory_service.h"
 
 namespace msa::cli {
 
 using Json = nlohmann::ordered_json;
+
+// A line of a file of JSON lines. INVALID_ARGUMENT, saying what is wrong with "the line", when it
+// is not UTF-8, no JSON, or nested so deep that Dump, which calls itself a level, would not end
+// well.
+absl::StatusOr<Json> ParseLine(const std::string& line);
 
 // One line, without newline, whatever the reader takes for one. Broken UTF-8 is replaced.
 std::string Dump(const Json& json);

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <atomic>
-#include <optional>
 #include <random>
 #include <thread>
 #include <utility>
@@ -14,7 +13,6 @@
 #include "cli/line_reader.h"
 #include "common/status_macros.h"
 #include "common/strings.h"
-#include "common/utf8.h"
 
 namespace msa::cli {
 namespace {
@@ -34,13 +32,7 @@ bool TakeStrings(const Json& json, std::vector<std::string>* values) {
 }
 
 absl::StatusOr<Question> ParseQuestion(const std::string& line) {
-  if (const std::optional<size_t> bad = FirstInvalidUtf8(line)) {
-    return absl::InvalidArgumentError(StrCat("not valid UTF-8 at byte ", *bad, " of the line"));
-  }
-  const Json json = Json::parse(line, nullptr, /*allow_exceptions=*/false);
-  if (json.is_discarded()) {
-    return absl::InvalidArgumentError("not JSON: one object a line is expected");
-  }
+  MSA_ASSIGN_OR_RETURN(const Json json, ParseLine(line));
   if (!json.is_object() || !json.contains("question") || !json["question"].is_string()) {
     return absl::InvalidArgumentError("an object with a string \"question\" is expected");
   }

@@ -160,6 +160,19 @@ TEST_F(DocumentReaderTest, SaysWhatIsWrongWithALine) {
   }
 }
 
+TEST_F(DocumentReaderTest, ALineNestedDeepIsRefused) {
+  const auto line = [](size_t depth) {
+    return "{\"id\":\"a\",\"text\":\"\\\"[[\",\"metadata\":{\"m\":" + std::string(depth, '[') +
+           std::string(depth, ']') + "}}";
+  };
+  rpc::NewDocument document;
+  EXPECT_TRUE(ParseDocumentLine(line(900), &document).ok());
+  EXPECT_EQ(document.text, "\"[[");
+  const absl::Status status = ParseDocumentLine(line(2'000'000), &document);
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("nested more than"));
+}
+
 TEST_F(DocumentReaderTest, RefusesUnknownKindsBeforeReading) {
   const auto reader = DocumentReader::Open({Write("a.pdf", "%PDF")}, in_);
   EXPECT_EQ(reader.status().code(), absl::StatusCode::kInvalidArgument);

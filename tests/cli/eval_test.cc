@@ -171,6 +171,7 @@ TEST_F(EvalTest, SaysWhatIsWrongWithAQuestion) {
   };
   refused("{\"question\":\"K\xF6ln\"}", "not valid UTF-8 at byte 14");
   refused("{\"question\":", "not JSON");
+  refused("{\"id\":" + std::string(2'000'000, '[') + std::string(2'000'000, ']') + "}", "lists or");
   refused("{\"question\":\"x\",\"answers\":{\"span\":1}}", "\"answers\" must be");
   refused("{\"question\":\"x\",\"answers\":[[\"y\"]]}", "\"answers\" must be");
   refused("{\"question\":\"x\",\"supporting_titles_or_ids\":{\"text\":\"1\"}}",
