@@ -75,8 +75,12 @@ int RunCommandLine(const std::vector<std::unique_ptr<Verb>>& verbs, int argc,
   }
   for (const auto& [command, verb] : by_command) {
     if (!command->parsed()) continue;
-    const absl::Status status = verb->Run(io);
-    io.out.flush();
+    absl::Status status = verb->Run(io);
+    // A verb whose output is refused may end its call for that: the cause is said, not the end.
+    if (!io.out.flush() && (status.ok() || absl::IsCancelled(status))) {
+      status = absl::DataLossError(
+          "not all of the output could be written: is there room where it goes?");
+    }
     if (!status.ok()) PrintError(io.err, verb->name(), status);
     return ExitCode(status);
   }

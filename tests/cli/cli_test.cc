@@ -3,6 +3,8 @@
 
 #include <gmock/gmock.h>
 
+#include <streambuf>
+
 #include "absl/time/clock.h"
 #include "tests/cli/cli_fixture.h"
 
@@ -323,6 +325,25 @@ TEST_F(CliTest, ExitCodesTellFailuresApart) {
   EXPECT_EQ(Msa({"ask", "q"}), 5);
   service_.FailWith(absl::InternalError("a bug"));
   EXPECT_EQ(Msa({"ask", "q"}), 1);
+}
+
+TEST_F(CliTest, OutputThatCannotBeWrittenIsAFailure) {
+  ASSERT_EQ(Msa({"add", "-"}, kTwoLines), 0);
+  class FullDisk : public std::streambuf {};  // takes nothing
+  const std::vector<std::vector<const char*>> command_lines = {
+      {"msa", "get", "ke"}, {"msa", "ls", "--json"}, {"msa", "ask", "How many?"}, {"msa", "stats"}};
+  for (const std::vector<const char*>& argv : command_lines) {
+    FullDisk full;
+    std::istringstream in;
+    std::ostream out(&full);
+    std::ostringstream err;
+    Io io{in, out, err};
+    EXPECT_EQ(RunCommandLine(ClientVerbs(connect_, synthetic_), static_cast<int>(argv.size()),
+                             argv.data(), io),
+              1)
+        << argv[1];
+    EXPECT_THAT(err.str(), HasSubstr("not all of the output could be written")) << argv[1];
+  }
 }
 
 TEST_F(CliTest, AnUnreachableServerIsToldHowToBeStarted) {
