@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdint>
+#include <limits>
 #include <numbers>
 #include <optional>
 
@@ -54,7 +56,30 @@ class FieldReader {
     const json* value = Find(field);
     if (value == nullptr) return static_cast<float>(fallback);
     if (!value->is_number()) return Fail(field, "must be a number"), 0.0f;
-    return value->get<float>();
+    const auto number = value->get<double>();
+    if (std::abs(number) > std::numeric_limits<float>::max()) Fail(field, "is no float32");
+    return static_cast<float>(number);
+  }
+
+  // What is divided by, or raised to a power.
+  float Positive(const char* field, double fallback) {
+    const float number = Float(field, fallback);
+    if (number <= 0) Fail(field, "must be more than 0");
+    return number;
+  }
+
+  // Items of an array of token ids or layers.
+  std::vector<int32_t> Ints(const char* field, const json& array) {
+    std::vector<int32_t> numbers;
+    for (const json& item : array) {
+      const int64_t number = item.is_number_integer() ? item.get<int64_t>() : INT64_MAX;
+      if (static_cast<int32_t>(number) != number) {
+        Fail(field, "must hold whole numbers of 32 bits");
+        return numbers;
+      }
+      numbers.push_back(static_cast<int32_t>(number));
+    }
+    return numbers;
   }
 
   bool Bool(const char* field, bool fallback) {
@@ -109,10 +134,7 @@ std::vector<int32_t> ReadRouterLayers(FieldReader& reader, int32_t num_layers) {
   std::vector<int32_t> layers;
   if (value == nullptr) return reader.Fail(kField, "is missing"), layers;
   if (value->is_array()) {
-    for (const json& item : *value) {
-      if (!item.is_number_integer()) return reader.Fail(kField, "must hold whole numbers"), layers;
-      layers.push_back(item.get<int32_t>());
-    }
+    layers = reader.Ints(kField, *value);
   } else if (!value->is_string()) {
     return reader.Fail(kField, "must be \"all\" or a list of layers such as \"18,19\""), layers;
   } else if (value->get<std::string>() == "all") {
@@ -188,23 +210,23 @@ MemoryConfig ReadMemoryConfig(FieldReader& reader, int32_t num_layers) {
 // transformers 5 writes `rope_parameters`, earlier ones `rope_theta` and `rope_scaling`.
 RopeConfig ReadRope(FieldReader& reader, absl::Status& error) {
   RopeConfig rope;
-  rope.theta = reader.Float("rope_theta", 10000);
+  rope.theta = reader.Positive("rope_theta", 10000);
   const json* scaling = reader.Find("rope_parameters");
   if (scaling == nullptr) scaling = reader.Find("rope_scaling");
   if (scaling == nullptr) return rope;
   if (!scaling->is_object()) return reader.Fail("rope_scaling", "must be an object"), rope;
   FieldReader fields(*scaling, error);
-  rope.theta = fields.Float("rope_theta", rope.theta);
+  rope.theta = fields.Positive("rope_theta", rope.theta);
   const std::string type = fields.String("rope_type", fields.String("type", "default"));
   if (type == "default") return rope;
-  rope.factor = fields.Float("factor", 1);
+  rope.factor = fields.Positive("factor", 1);
   if (type == "linear") {
     rope.scaling = RopeConfig::Scaling::kLinear;
   } else if (type == "llama3") {
     rope.scaling = RopeConfig::Scaling::kLlama3;
-    rope.low_freq_factor = fields.Float("low_freq_factor", 1);
-    rope.high_freq_factor = fields.Float("high_freq_factor", 4);
-    rope.original_max_positions = fields.Float("original_max_position_embeddings", 8192);
+    rope.low_freq_factor = fields.Positive("low_freq_factor", 1);
+    rope.high_freq_factor = fields.Positive("high_freq_factor", 4);
+    rope.original_max_positions = fields.Positive("original_max_position_embeddings", 8192);
   } else {
     reader.Fail("rope_scaling", StrCat("has type '", type, "'; known: default, linear, llama3"));
   }
@@ -215,12 +237,9 @@ void ReadEndTokens(FieldReader& reader, std::vector<int32_t>& ids) {
   const json* value = reader.Find("eos_token_id");
   if (value == nullptr) return;
   if (value->is_number_integer()) {
-    ids.push_back(value->get<int32_t>());
+    ids = reader.Ints("eos_token_id", json::array({*value}));
   } else if (value->is_array()) {
-    for (const json& id : *value) {
-      if (!id.is_number_integer()) return reader.Fail("eos_token_id", "must hold whole numbers");
-      ids.push_back(id.get<int32_t>());
-    }
+    ids = reader.Ints("eos_token_id", *value);
   } else {
     reader.Fail("eos_token_id", "must be a whole number or a list of them");
   }
@@ -321,7 +340,7 @@ absl::StatusOr<ModelConfig> ParseModelConfig(std::string_view json_text) {
   config.head_dim =
       reader.Int("head_dim", 2, kMaxWidth, std::max(2, config.hidden_size / config.num_q_heads));
   CheckHeads(reader, config);
-  config.rms_norm_eps = reader.Float("rms_norm_eps", 1e-6);
+  config.rms_norm_eps = reader.Positive("rms_norm_eps", 1e-6);
   config.tied_embeddings = reader.Bool("tie_word_embeddings", false);
   config.rope = ReadRope(reader, error);
   ReadEndTokens(reader, config.eos_token_ids);

@@ -181,11 +181,23 @@ TEST(ConfigTest, NamesTheFieldThatIsWrong) {
            {"head_dim", 15},
            {"rope_scaling", {{"rope_type", "yarn"}, {"factor", 4.0}}},
            {"rope_theta", "big"},
+           {"rope_theta", 0},
+           {"rope_theta", -10000.0},
+           {"rope_theta", 1e300},
+           {"rms_norm_eps", -1e-6},
+           {"rms_norm_eps", 0},
+           {"eos_token_id", {int64_t{1} << 32}},
            {"eos_token_id", "end"}}) {
     json config = PlainLlama();
     config[field] = value;
     ExpectRefused(config, field);
   }
+  json config = PlainLlama();
+  config["rope_scaling"] = {{"rope_type", "linear"}, {"factor", 0}};
+  ExpectRefused(config, "factor");
+  config = PlainLlama();
+  config["msa_config"] = {{"router_layer_idx", {(int64_t{1} << 32) + 2}}};
+  ExpectRefused(config, "router_layer_idx");
 }
 
 TEST(ConfigTest, RefusesWhatIsNoJson) {
