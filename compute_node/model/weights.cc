@@ -9,6 +9,7 @@
 #include <functional>
 #include <numeric>
 #include <set>
+#include <system_error>
 #include <utility>
 
 #include "common/safetensors.h"
@@ -273,6 +274,10 @@ absl::StatusOr<std::string> ReadFile(const std::string& path, size_t max_bytes) 
   std::ifstream in(path, std::ios::binary | std::ios::ate);
   if (!in) {
     return absl::ErrnoToStatus(errno, StrCat("cannot open ", path));
+  }
+  std::error_code error;
+  if (!std::filesystem::is_regular_file(path, error)) {
+    return absl::InvalidArgumentError(StrCat(path, " is not a regular file"));
   }
   const auto size = static_cast<size_t>(in.tellg());
   if (size > max_bytes) {
