@@ -206,7 +206,7 @@ absl::StatusOr<Written> Answering::WriteAnswer(Prefill& state, std::optional<Tok
   options.max_new_tokens = answer_tokens();
   options.on_text = [this, start](const std::string& text) {
     if (timings_.first_token == 0) {
-      timings_.first_token = absl::ToDoubleMilliseconds(absl::Now() - start_);
+      timings_.first_token = timings_.queue + absl::ToDoubleMilliseconds(absl::Now() - start_);
       timings_.first_decode = absl::ToDoubleMilliseconds(absl::Now() - start);
     }
     return sink_(rpc::TextEvent{text, /*retrieval=*/false});

@@ -6,10 +6,12 @@
 #include <memory>
 #include <string>
 #include <thread>
+#include <variant>
 #include <vector>
 
 #include "absl/synchronization/notification.h"
 #include "absl/time/clock.h"
+#include "compute_node/answering.h"
 #include "compute_node/node.h"
 #include "kernels/forwarding_backend.h"
 #include "memory_node/document_store.h"
@@ -223,6 +225,25 @@ TEST_F(PartialAnswerTest, WhoLeavesWhileTheQuestionWaitsIsNotWaitedFor) {
   EXPECT_EQ(node_->Retrieve(gone, request).status().code(), absl::StatusCode::kCancelled);
   over.Notify();
   first.join();
+}
+
+TEST_F(PartialAnswerTest, TheTimeToTheFirstTokenBeginsBeforeTheWaitForAPlace) {
+  rpc::GenerateRequest request;
+  request.question = "Where is the coin?";
+  request.bank = "default";
+  request.max_new_tokens = 4;
+  request.allow_partial = true;
+  rpc::Timings timings;
+  const AnsweringParts parts{node_->transformer(), node_->tokenizer(), node_->prefix(),
+                             node_->memory(), node_->steps()};
+  const absl::Status status = AnswerQuestion(
+      ctx_, parts, request, /*queued=*/absl::Hours(1), [&](const rpc::GenerateEvent& event) {
+        if (const auto* done = std::get_if<rpc::DoneEvent>(&event)) timings = done->timings;
+        return true;
+      });
+  ASSERT_TRUE(status.ok()) << status;
+  EXPECT_GE(timings.first_token, absl::ToDoubleMilliseconds(absl::Hours(1)));
+  EXPECT_GE(timings.total, timings.first_token);
 }
 
 }  // namespace
