@@ -190,7 +190,9 @@ class BenchVerb : public ClientVerb {
     while (std::cmp_less(documents.size(), requests_)) {
       std::optional<ReadDocument> read = reader.Next();
       if (!read.has_value()) break;
-      MSA_RETURN_IF_ERROR(read->status);
+      if (!read->status.ok()) {
+        return absl::Status(read->status.code(), StrCat(read->where, ": ", read->status.message()));
+      }
       documents.push_back(std::move(read->document));
     }
     if (documents.empty()) {

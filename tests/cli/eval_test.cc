@@ -216,6 +216,12 @@ TEST_F(EvalTest, SaysWhyQuestionsFail) {
   EXPECT_EQ(OutLines().size(), 1u) << "the bank it added to must be gone";
 }
 
+TEST_F(EvalTest, BenchNamesTheLineThatIsNoDocument) {
+  const std::string corpus = Write("bad.jsonl", "{\"id\":\"a\",\"text\":\"x\"}\n[1]\n");
+  EXPECT_EQ(Msa({"bench", "--operation", "add", "--corpus", corpus}), 5);
+  EXPECT_THAT(err_, HasSubstr(corpus + ":2: a JSON object is expected"));
+}
+
 TEST_F(EvalTest, BenchGivesPercentilesOfEveryOperation) {
   Msa({"add", corpus_});
   for (const std::string operation : {"ask", "retrieve"}) {
