@@ -71,6 +71,7 @@ absl::Status ServerProcess::Prepare(const std::string& role) {
   const sigset_t signals = EndingSignals();
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
   signal(SIGPIPE, SIG_IGN);
+  early_end_ = std::make_unique<EarlyEnd>(signals);
   MSA_RETURN_IF_ERROR(rpc::CheckTls(tls_));
   MSA_RETURN_IF_ERROR(rpc::CheckServes(tls_));
   MSA_RETURN_IF_ERROR(ListenForMetrics());
@@ -148,6 +149,7 @@ int ServerProcess::AwaitSignal(rpc::GrpcServer& server) const {
 }
 
 absl::Status ServerProcess::Serve(rpc::GrpcServer::Builder& builder, std::vector<LogField> fields) {
+  early_end_ = nullptr;
   MSA_ASSIGN_OR_RETURN(const std::unique_ptr<rpc::GrpcServer> server, builder.Start(listen_));
   const int port = server->port();
   MSA_RETURN_IF_ERROR(WritePortFile(port));

@@ -11,6 +11,7 @@
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
+#include "cli/early_end.h"
 #include "cli/flags.h"
 #include "common/log.h"
 #include "monitoring/exporter.h"
@@ -29,11 +30,11 @@ class ServerProcess {
   void AddFlags(FlagSet& flags, const std::string& listen);
 
   // First of all, before any thread starts: sets up logging and holds SIGTERM and SIGINT back for
-  // Serve, from this thread and all it will start. A usage error for an address that is none;
-  // FAILED_PRECONDITION for one that others can reach without a certificate, since there are no API
-  // keys; UNAVAILABLE for one where another program listens. What CheckTls and
-  // CheckServes say of the files.
-  // With --metrics-listen it answers there from then on, for a process that is `role`.
+  // Serve, from this thread and all it will start; until then they end the process. A usage error
+  // for an address that is none; FAILED_PRECONDITION for one that others can reach without a
+  // certificate, since there are no API keys; UNAVAILABLE for one where another program listens.
+  // What CheckTls and CheckServes say of the files. With --metrics-listen it answers there from
+  // then on, for a process that is `role`.
   absl::Status Prepare(const std::string& role);
   // Where --listen was not given.
   void SetListen(const std::string& address);
@@ -65,6 +66,7 @@ class ServerProcess {
   std::string role_;
   std::function<absl::Status()> health_;
   monitoring::FigureSource figures_;
+  std::unique_ptr<EarlyEnd> early_end_;             // until it serves
   std::unique_ptr<monitoring::Exporter> exporter_;  // null without --metrics-listen
   std::string metrics_listen_;
   std::string listen_;

@@ -2,6 +2,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import unittest
 
@@ -267,6 +268,22 @@ class Life(ServerTest):
         self.assertEqual(0, server.stop())
         self.assertTrue(any("draining" in line for line in server.log), server.log)
         self.assertEqual(3, len(self.msa(self.serve(), "ls")))
+
+    def test_a_signal_ends_a_server_that_is_loading(self):
+        weights = os.path.join(self.model, "model.safetensors")
+        os.remove(weights)
+        os.mkfifo(weights)  # nobody writes to it: the load does not end
+        server = subprocess.Popen(
+            [MSA, "serve", "--data-dir", self.path("data"), "--model", self.model, "--listen",
+             "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0"],
+            stderr=subprocess.PIPE, text=True, env=clean_environment())
+        self.addCleanup(server.wait)
+        self.addCleanup(server.kill)
+        with server.stderr:
+            self.assertIn("figures for Prometheus", server.stderr.readline())
+            server.send_signal(signal.SIGINT)
+            self.assertEqual(server.wait(timeout=60), -signal.SIGINT)
+            self.assertIn("ended before it served", server.stderr.read())
 
     def test_a_long_document_is_split_and_goes_as_one(self):
         server = self.serve()
