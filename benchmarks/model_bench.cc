@@ -12,6 +12,7 @@
 
 #include "benchmarks/bench_util.h"
 #include "common/check.h"
+#include "common/file.h"
 #include "compute_node/encoder.h"
 #include "compute_node/model/tokenizer.h"
 #include "compute_node/model/transformer.h"

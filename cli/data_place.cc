@@ -9,24 +9,26 @@
 #include <optional>
 
 #include "cli/json.h"
+#include "common/file.h"
 #include "common/log.h"
 #include "common/strings.h"
 
 namespace msa::cli {
 namespace {
 
+constexpr size_t kMaxFileBytes = 4096;
+
 // nullopt: there is none. DATA_LOSS: none that can be read.
 absl::StatusOr<std::optional<rpc::ShardPlace>> ReadPlace(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  if (!file && !std::filesystem::exists(path)) return std::nullopt;
-  std::string text;
-  std::getline(file, text, '\0');  // all of it; does not throw where the disk fails
-  const Json json = Json::parse(text, nullptr, /*allow_exceptions=*/false);
+  const absl::StatusOr<std::string> text = ReadFile(path, kMaxFileBytes);
+  if (absl::IsNotFound(text.status())) return std::nullopt;
+  if (!text.ok()) return absl::DataLossError(std::string(text.status().message()));
+  const Json json = Json::parse(*text, nullptr, /*allow_exceptions=*/false);
   const auto number = [&](const char* key) {
     return json.is_object() && json.contains(key) && json[key].is_number_integer();
   };
   if (!number("shard") || !number("shards") || !number("slots")) {
-    return absl::DataLossError(StrCat(path, " cannot be read"));
+    return absl::DataLossError(StrCat(path, " is damaged"));
   }
   return rpc::ShardPlace{json["shard"], json["shards"], json["slots"]};
 }

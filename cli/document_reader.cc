@@ -7,6 +7,7 @@
 
 #include "absl/strings/match.h"
 #include "cli/json.h"
+#include "common/file.h"
 #include "common/limits.h"
 #include "common/status_macros.h"
 #include "common/strings.h"
@@ -179,6 +180,10 @@ ReadDocument DocumentReader::ReadTextFile(const Source& source) {
   done_bytes_ += source.bytes;
   absl::StatusOr<std::string> text = ReadFile(source.path, kMaxDocumentTextBytes);
   read.status = text.status();
+  if (absl::IsResourceExhausted(read.status)) {
+    read.status = absl::InvalidArgumentError(
+        StrCat(text.status().message(), " for one document; cut it in pieces"));
+  }
   if (!text.ok()) return read;
   read.document.text = *std::move(text);
   // A mark of some editors, no part of the text. JSON lines may begin with it too.

@@ -117,28 +117,4 @@ uint64_t LineReader::consumed_bytes() const {
   return zstd_ == nullptr ? consumed_bytes_ : zstd_->consumed_bytes();
 }
 
-absl::StatusOr<std::string> ReadFile(const std::string& path, uint64_t max_bytes) {
-  std::error_code error;
-  if (!std::filesystem::exists(path, error)) {
-    return absl::NotFoundError(StrCat("no such file: ", path));
-  }
-  std::ifstream file(path, std::ios::binary);
-  if (!file) return absl::PermissionDeniedError(StrCat("cannot read ", path));
-  const uint64_t bytes = std::filesystem::file_size(path, error);
-  if (error) return absl::InvalidArgumentError(StrCat(path, " is not a plain file"));
-  if (bytes > max_bytes) {
-    return absl::InvalidArgumentError(StrCat(path, " is over the limit of ", max_bytes,
-                                             " bytes for one document; cut it in pieces"));
-  }
-  std::string text;
-  std::vector<char> buffer(64 << 10);
-  // Not by an istreambuf_iterator, which throws where the disk fails.
-  while (file.read(buffer.data(), static_cast<std::streamsize>(buffer.size())), file.gcount() > 0) {
-    text.append(buffer.data(), static_cast<size_t>(file.gcount()));
-  }
-  if (!file.bad()) return text;
-  return absl::DataLossError(
-      StrCat(path, " cannot be read to its end: it is no file of text, or its disk fails"));
-}
-
 }  // namespace msa::cli

@@ -47,10 +47,6 @@ class LineReader {
   uint64_t total_bytes_ = 0;
 };
 
-// A whole file of at most `max_bytes`; INVALID_ARGUMENT naming the limit otherwise, DATA_LOSS where
-// reading fails.
-absl::StatusOr<std::string> ReadFile(const std::string& path, uint64_t max_bytes);
-
 }  // namespace msa::cli
 
 #endif  // MSA_CLI_LINE_READER_H_

@@ -6,6 +6,7 @@
 
 #include "absl/time/clock.h"
 #include "common/check.h"
+#include "common/file.h"
 #include "common/limits.h"
 #include "common/status_macros.h"
 #include "common/strings.h"

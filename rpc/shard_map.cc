@@ -2,11 +2,11 @@
 
 #include <xxhash.h>
 
-#include <fstream>
 #include <nlohmann/json.hpp>
 #include <set>
 
 #include "absl/status/status.h"
+#include "common/file.h"
 #include "common/status_macros.h"
 #include "common/strings.h"
 #include "rpc/address.h"
@@ -17,6 +17,7 @@ namespace {
 using Json = nlohmann::json;
 
 constexpr int32_t kMaxSlots = 1 << 16;
+constexpr size_t kMaxFileBytes = 16u << 20;
 
 absl::Status Invalid(const std::string& what) {
   return absl::InvalidArgumentError(StrCat("shard map: ", what));
@@ -122,15 +123,12 @@ absl::StatusOr<ShardMap> ShardMap::Parse(std::string_view json) {
 }
 
 absl::StatusOr<ShardMap> ShardMap::Load(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  if (!file) return absl::NotFoundError(StrCat("cannot read the shard map file ", path));
-  std::string text;
-  std::getline(file, text, '\0');  // all of it
-  if (file.bad()) {
-    return absl::InvalidArgumentError(
-        StrCat("cannot read the shard map file ", path, ": is it a folder? Name the file in it"));
+  const absl::StatusOr<std::string> text = ReadFile(path, kMaxFileBytes);
+  if (!text.ok()) {
+    return absl::Status(text.status().code(),
+                        StrCat("the shard map: ", std::string(text.status().message())));
   }
-  absl::StatusOr<ShardMap> map = Parse(text);
+  absl::StatusOr<ShardMap> map = Parse(*text);
   if (map.ok()) return map;
   return absl::Status(map.status().code(), StrCat(path, ": ", std::string(map.status().message())));
 }

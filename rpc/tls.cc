@@ -5,16 +5,18 @@
 #include <openssl/pem.h>
 #include <openssl/x509.h>
 
-#include <fstream>
 #include <memory>
 #include <string_view>
 #include <vector>
 
+#include "common/file.h"
 #include "common/status_macros.h"
 #include "common/strings.h"
 
 namespace msa::rpc {
 namespace {
+
+constexpr size_t kMaxFileBytes = 4u << 20;  // a system's whole list of signers has 0.2 MB
 
 struct Free {
   void operator()(BIO* bio) const { BIO_free(bio); }
@@ -34,14 +36,11 @@ Bio Over(const std::string& text) {
   return Bio(BIO_new_mem_buf(text.data(), static_cast<int>(text.size())));
 }
 
-absl::StatusOr<std::string> ReadFile(std::string_view flag, const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  if (!file) return absl::NotFoundError(StrCat(flag, ": cannot read ", path));
-  std::string text;
-  std::getline(file, text, '\0');  // all of it; does not throw where it is a folder
-  if (!file.bad()) return text;
-  return absl::NotFoundError(
-      StrCat(flag, ": cannot read ", path, ": is it a folder? Name the file in it"));
+absl::StatusOr<std::string> Read(std::string_view flag, const std::string& path) {
+  absl::StatusOr<std::string> text = ReadFile(path, kMaxFileBytes);
+  if (text.ok()) return text;
+  return absl::Status(text.status().code(),
+                      StrCat(flag, ": ", std::string(text.status().message())));
 }
 
 absl::StatusOr<std::vector<Certificate>> Certificates(std::string_view flag,
@@ -74,10 +73,10 @@ absl::StatusOr<Key> PrivateKey(const std::string& path, const std::string& text)
 }
 
 absl::StatusOr<std::string> Pair(const TlsFiles& files) {
-  MSA_ASSIGN_OR_RETURN(const std::string text, ReadFile("--tls-cert", files.certificate));
+  MSA_ASSIGN_OR_RETURN(const std::string text, Read("--tls-cert", files.certificate));
   MSA_ASSIGN_OR_RETURN(const std::vector<Certificate> chain,
                        Certificates("--tls-cert", files.certificate, text));
-  MSA_ASSIGN_OR_RETURN(const std::string key_text, ReadFile("--tls-key", files.key));
+  MSA_ASSIGN_OR_RETURN(const std::string key_text, Read("--tls-key", files.key));
   MSA_ASSIGN_OR_RETURN(const Key key, PrivateKey(files.key, key_text));
   if (X509_check_private_key(chain[0].get(), key.get()) != 1) {
     return absl::InvalidArgumentError(
@@ -108,7 +107,7 @@ absl::StatusOr<TlsText> ReadTls(const TlsFiles& files) {
   }
   TlsText text;
   if (files.connects()) {
-    MSA_ASSIGN_OR_RETURN(text.ca, ReadFile("--tls-ca", files.ca));
+    MSA_ASSIGN_OR_RETURN(text.ca, Read("--tls-ca", files.ca));
     MSA_RETURN_IF_ERROR(Certificates("--tls-ca", files.ca, text.ca).status());
   }
   if (files.serves()) {

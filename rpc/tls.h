@@ -29,7 +29,7 @@ struct TlsText {
 
 // INVALID_ARGUMENT naming the flag (--tls-ca, --tls-cert, --tls-key) and the file: one of
 // certificate and key alone, a file that holds none or a broken one, a certificate that has
-// expired, a key that is not the certificate's; NOT_FOUND for a file that cannot be read.
+// expired, a key that is not the certificate's; for a file that cannot be read what ReadFile says.
 absl::StatusOr<TlsText> ReadTls(const TlsFiles& files);
 absl::Status CheckTls(const TlsFiles& files);
 

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "absl/strings/str_format.h"
+#include "common/file.h"
 #include "common/status_macros.h"
 #include "common/strings.h"
 #include "compute_node/model/weights.h"

@@ -2,10 +2,10 @@
 
 #include <algorithm>
 #include <filesystem>
-#include <fstream>
 #include <system_error>
 #include <utility>
 
+#include "common/file.h"
 #include "common/status_macros.h"
 #include "common/strings.h"
 #include "compute_node/model/byte_level.h"
@@ -18,26 +18,8 @@ namespace fs = std::filesystem;
 
 constexpr size_t kMaxFileBytes = size_t{256} << 20;
 
-absl::StatusOr<std::string> ReadFile(const fs::path& path) {
-  std::error_code error;
-  const auto size = fs::file_size(path, error);
-  if (error) {
-    return absl::NotFoundError(StrCat("cannot read ", path.string(), ": ", error.message()));
-  }
-  if (size > kMaxFileBytes) {
-    return absl::ResourceExhaustedError(
-        StrCat(path.string(), " has ", size, " bytes; the limit is ", kMaxFileBytes));
-  }
-  std::string text(size, '\0');
-  std::ifstream file(path, std::ios::binary);
-  if (!file.read(text.data(), static_cast<std::streamsize>(size))) {
-    return absl::NotFoundError(StrCat("cannot read ", path.string()));
-  }
-  return text;
-}
-
 absl::StatusOr<nlohmann::json> ReadJson(const fs::path& path) {
-  MSA_ASSIGN_OR_RETURN(const std::string text, ReadFile(path));
+  MSA_ASSIGN_OR_RETURN(const std::string text, ReadFile(path, kMaxFileBytes));
   nlohmann::json value = nlohmann::json::parse(text, nullptr, /*allow_exceptions=*/false);
   if (value.is_object()) return value;
   return absl::InvalidArgumentError(
@@ -104,7 +86,8 @@ absl::StatusOr<std::unique_ptr<const Tokenizer::Parts>> Tokenizer::Parts::Load(
     MSA_RETURN_IF_ERROR(parts->ReadConfig(config, (folder / name).string()));
   }
   if (fs::exists(folder / "chat_template.jinja")) {
-    MSA_ASSIGN_OR_RETURN(parts->chat_template, ReadFile(folder / "chat_template.jinja"));
+    MSA_ASSIGN_OR_RETURN(parts->chat_template,
+                         ReadFile(folder / "chat_template.jinja", kMaxFileBytes));
   }
   return parts;
 }

@@ -1,17 +1,16 @@
 #include "compute_node/model/weights.h"
 
 #include <algorithm>
-#include <cerrno>
 #include <cmath>
 #include <cstring>
 #include <filesystem>
-#include <fstream>
 #include <functional>
 #include <numeric>
 #include <set>
 #include <system_error>
 #include <utility>
 
+#include "common/file.h"
 #include "common/safetensors.h"
 #include "common/status_macros.h"
 #include "common/strings.h"
@@ -269,28 +268,6 @@ absl::Status OpenAdapter(const std::string& dir, Checkpoint& adapter) {
 }
 
 }  // namespace
-
-absl::StatusOr<std::string> ReadFile(const std::string& path, size_t max_bytes) {
-  std::ifstream in(path, std::ios::binary | std::ios::ate);
-  if (!in) {
-    return absl::ErrnoToStatus(errno, StrCat("cannot open ", path));
-  }
-  std::error_code error;
-  if (!std::filesystem::is_regular_file(path, error)) {
-    return absl::InvalidArgumentError(StrCat(path, " is not a regular file"));
-  }
-  const auto size = static_cast<size_t>(in.tellg());
-  if (size > max_bytes) {
-    return absl::ResourceExhaustedError(
-        StrCat(path, " has ", size, " bytes, more than the ", max_bytes, " allowed"));
-  }
-  std::string bytes(size, '\0');
-  in.seekg(0);
-  if (!in.read(bytes.data(), static_cast<std::streamsize>(size))) {
-    return absl::DataLossError(StrCat("cannot read all of ", path));
-  }
-  return bytes;
-}
 
 absl::StatusOr<AdapterConfig> ReadAdapterConfig(const std::string& adapter_dir,
                                                 ModelConfig& config) {

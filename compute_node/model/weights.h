@@ -71,10 +71,6 @@ absl::StatusOr<ModelWeights> LoadWeights(const WeightSource& source, const Model
 // Of a tokenizer, a configuration or a shard index.
 inline constexpr size_t kMaxModelJsonBytes = 256u << 20;
 
-// Whole file as bytes; NOT_FOUND or PERMISSION_DENIED naming it; RESOURCE_EXHAUSTED past
-// `max_bytes`.
-absl::StatusOr<std::string> ReadFile(const std::string& path, size_t max_bytes);
-
 }  // namespace msa::compute_node
 
 #endif  // MSA_COMPUTE_NODE_MODEL_WEIGHTS_H_

@@ -5,6 +5,7 @@
 #include <filesystem>
 
 #include "common/block_layout.h"
+#include "common/file.h"
 #include "common/limits.h"
 #include "common/status_macros.h"
 #include "common/strings.h"

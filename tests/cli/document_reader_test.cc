@@ -54,6 +54,17 @@ class DocumentReaderTest : public ::testing::Test {
   int64_t skipped_ = 0;
 };
 
+TEST_F(DocumentReaderTest, AFileTooLargeForADocumentIsRefusedAlone) {
+  std::filesystem::resize_file(Write("f/long.txt", "x"), (32 << 20) + 1);
+  Write("f/short.txt", "short");
+  const std::vector<ReadDocument> read = ReadAll({folder_ + "/f"});
+  ASSERT_EQ(read.size(), 2u);
+  EXPECT_TRUE(absl::IsInvalidArgument(read[0].status)) << read[0].status;
+  EXPECT_THAT(std::string(read[0].status.message()),
+              HasSubstr("long.txt has more than 33554432 bytes"));
+  EXPECT_EQ(read[1].document.text, "short");
+}
+
 TEST_F(DocumentReaderTest, FoldersGiveRelativePathsInOrder) {
   Write("f/b/two.md", "# Two");
   Write("f/a.txt", "one");

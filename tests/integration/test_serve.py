@@ -415,7 +415,7 @@ class Starting(ServerTest):
         self.assertEqual(5, one_way.code)
         for flags, why in ((mine[:2], "--tls-key together"),
                            (["--tls-ca", self.path("none.pem")], "none.pem"),
-                           (["--tls-ca", self.path("")], "is it a folder?"),
+                           (["--tls-ca", self.path("")], "it is a folder"),
                            (mine[4:6], "--tls-ca alone would serve plain text")):
             self.fails(["--data-dir", self.path("e"), "--model", self.model,
                         "--listen", "127.0.0.1:0", *flags], why)

@@ -107,7 +107,7 @@ TEST(ShardMap, LoadNamesTheFile) {
   EXPECT_TRUE(ShardMap::Load(path).ok());
   const absl::Status folder = ShardMap::Load(::testing::TempDir()).status();
   EXPECT_EQ(folder.code(), absl::StatusCode::kInvalidArgument);
-  EXPECT_THAT(std::string(folder.message()), HasSubstr("is it a folder?"));
+  EXPECT_THAT(std::string(folder.message()), HasSubstr(": it is a folder"));
 }
 
 }  // namespace

@@ -7,6 +7,7 @@
 #include <memory>
 #include <string>
 
+#include "common/file.h"
 #include "common/safetensors.h"
 #include "gtest/gtest.h"
 #include "kernels/forwarding_backend.h"

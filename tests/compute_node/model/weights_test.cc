@@ -6,6 +6,7 @@
 #include <fstream>
 #include <limits>
 
+#include "common/file.h"
 #include "common/safetensors.h"
 #include "compute_node/model/checkpoint.h"
 #include "gmock/gmock.h"
