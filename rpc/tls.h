@@ -6,6 +6,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/time/time.h"
 
 namespace msa::rpc {
 
@@ -14,6 +15,7 @@ struct TlsFiles {
   std::string ca = {};           // those that sign peers' certificates
   std::string certificate = {};  // of this process, then those between it and a ca's
   std::string key = {};          // the certificate's
+  absl::Duration look_every = absl::Seconds(10);  // at the files, for what has changed
 
   bool serves() const { return !certificate.empty(); }
   bool connects() const { return !ca.empty(); }

@@ -16,9 +16,9 @@ namespace msa::rpc {
 namespace {
 
 using Provider = grpc::experimental::CertificateProviderInterface;
+using Watched = std::tuple<std::string, std::string, std::string, absl::Duration>;
 
-constexpr absl::Duration kLookAgain = absl::Seconds(10);  // at the files
-constexpr unsigned kTakeOverSeconds = 1;                  // what was found in order
+constexpr unsigned kTakeOverSeconds = 1;  // what was found in order
 
 // Experimental in gRPC, and its only way to read files again.
 std::shared_ptr<Provider> WatchAnew(const TlsFiles& files) {
@@ -26,9 +26,9 @@ std::shared_ptr<Provider> WatchAnew(const TlsFiles& files) {
   const TlsFiles& staged = stage->staged();
   auto provider = std::make_shared<grpc::experimental::FileWatcherCertificateProvider>(
       staged.key, staged.certificate, staged.ca, kTakeOverSeconds);
-  std::thread([stage = std::move(stage)] {
+  std::thread([stage = std::move(stage), every = files.look_every] {
     while (true) {
-      absl::SleepFor(kLookAgain);
+      absl::SleepFor(every);
       stage->Look().IgnoreError();
     }
   }).detach();
@@ -39,10 +39,9 @@ std::shared_ptr<Provider> WatchAnew(const TlsFiles& files) {
 // is staged as long as a connection is there.
 std::shared_ptr<Provider> Watch(const TlsFiles& files) {
   static std::mutex mutex;
-  static auto& watched =
-      *new std::map<std::tuple<std::string, std::string, std::string>, std::shared_ptr<Provider>>;
+  static auto& watched = *new std::map<Watched, std::shared_ptr<Provider>>;
   const std::lock_guard lock(mutex);
-  auto& provider = watched[{files.ca, files.certificate, files.key}];
+  auto& provider = watched[{files.ca, files.certificate, files.key, files.look_every}];
   if (provider == nullptr) provider = WatchAnew(files);
   return provider;
 }

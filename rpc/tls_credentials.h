@@ -11,8 +11,9 @@
 
 namespace msa::rpc {
 
-// Plain text for files that name nothing to trust, or no certificate. The files are looked at every
-// 10 s; those in order are used for connections from then on, else those before (TlsStage).
+// Plain text for files that name nothing to trust, or no certificate. The files are looked at
+// again and again; those in order are used for connections from then on, else those before
+// (TlsStage).
 std::shared_ptr<grpc::ChannelCredentials> ClientCredentials(const TlsFiles& files);
 std::shared_ptr<grpc::ServerCredentials> ServerCredentials(const TlsFiles& files);
 
