@@ -9,6 +9,9 @@
 #include <prometheus/text_serializer.h>
 #include <sys/socket.h>
 
+#include <array>
+#include <atomic>
+#include <map>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -26,6 +29,7 @@ using prometheus::BuildGauge;
 using prometheus::BuildHistogram;
 
 constexpr size_t kThreads = 2;
+constexpr size_t kCodes = 17;  // of gRPC
 
 // Seconds: a get takes one millisecond, an answer of a large model minutes.
 const prometheus::Histogram::BucketBoundaries& Buckets() {
@@ -64,9 +68,82 @@ prometheus::MetricFamily ToFamily(Figure figure) {
   return family;
 }
 
-prometheus::Labels CallLabels(std::string_view service, std::string_view method) {
-  return {{"grpc_service", std::string(service)}, {"grpc_method", std::string(method)}};
-}
+// The figures of calls. Those of a method are looked up by its labels once, not at every call.
+// Thread-safe.
+class Calls {
+ public:
+  explicit Calls(prometheus::Registry& registry)
+      : started_(BuildCounter()
+                     .Name("grpc_server_started_total")
+                     .Help("Calls begun")
+                     .Register(registry)),
+        handled_(BuildCounter()
+                     .Name("grpc_server_handled_total")
+                     .Help("Calls ended, by their code")
+                     .Register(registry)),
+        seconds_(BuildHistogram()
+                     .Name("grpc_server_handling_seconds")
+                     .Help("Duration of calls, the wait for a thread included")
+                     .Register(registry)) {}
+
+  void Begin(std::string_view service, std::string_view method) {
+    Of(service, method).started.Increment();
+  }
+
+  void End(std::string_view service, std::string_view method, absl::StatusCode code,
+           absl::Duration took) {
+    Method& its = Of(service, method);
+    its.seconds.Observe(absl::ToDoubleSeconds(took));
+    Handled(its, code).Increment();
+  }
+
+ private:
+  struct Method {
+    prometheus::Labels labels;
+    prometheus::Counter& started;
+    prometheus::Histogram& seconds;
+    // By code; null until a call ends with it. Two threads may set one at once, to the same.
+    std::array<std::atomic<prometheus::Counter*>, kCodes> handled = {};
+  };
+  using Name = std::pair<std::string_view, std::string_view>;
+  struct ByName {
+    using is_transparent = void;
+    bool operator()(const Name& a, const Name& b) const { return a < b; }
+  };
+
+  Method& Of(std::string_view service, std::string_view method) ABSL_LOCKS_EXCLUDED(mu_) {
+    {
+      absl::ReaderMutexLock lock(&mu_);
+      const auto found = methods_.find(Name(service, method));
+      if (found != methods_.end()) return *found->second;
+    }
+    absl::MutexLock lock(&mu_);
+    std::unique_ptr<Method>& its = methods_[{std::string(service), std::string(method)}];
+    if (its == nullptr) {
+      const prometheus::Labels labels = {{"grpc_service", std::string(service)},
+                                         {"grpc_method", std::string(method)}};
+      its.reset(new Method{labels, started_.Add(labels), seconds_.Add(labels, Buckets())});
+    }
+    return *its;
+  }
+
+  prometheus::Counter& Handled(Method& its, absl::StatusCode code) {
+    std::atomic<prometheus::Counter*>& known = its.handled[static_cast<size_t>(code) % kCodes];
+    if (prometheus::Counter* counter = known.load()) return *counter;
+    prometheus::Labels labels = its.labels;
+    labels.emplace("grpc_code", CodeName(code));
+    prometheus::Counter& counter = handled_.Add(labels);
+    known = &counter;
+    return counter;
+  }
+
+  prometheus::Family<prometheus::Counter>& started_;
+  prometheus::Family<prometheus::Counter>& handled_;
+  prometheus::Family<prometheus::Histogram>& seconds_;
+  absl::Mutex mu_;
+  std::map<std::pair<std::string, std::string>, std::unique_ptr<Method>, ByName> methods_
+      ABSL_GUARDED_BY(mu_);
+};
 
 }  // namespace
 
@@ -94,17 +171,7 @@ struct Exporter::Impl {
           .Help("1 while the process takes calls, 0 while it loads, drains or has failed")
           .Register(registry)
           .Add({});
-  prometheus::Family<prometheus::Counter>& started =
-      BuildCounter().Name("grpc_server_started_total").Help("Calls begun").Register(registry);
-  prometheus::Family<prometheus::Counter>& handled = BuildCounter()
-                                                         .Name("grpc_server_handled_total")
-                                                         .Help("Calls ended, by their code")
-                                                         .Register(registry);
-  prometheus::Family<prometheus::Histogram>& seconds =
-      BuildHistogram()
-          .Name("grpc_server_handling_seconds")
-          .Help("Duration of calls, the wait for a thread included")
-          .Register(registry);
+  Calls calls{registry};
   absl::Mutex mu;
   FigureSource source ABSL_GUARDED_BY(mu);
   httplib::Server server;
@@ -157,15 +224,12 @@ void Exporter::SetSource(FigureSource source) {
 }
 
 void Exporter::OnCallBegun(std::string_view service, std::string_view method) {
-  impl_->started.Add(CallLabels(service, method)).Increment();
+  impl_->calls.Begin(service, method);
 }
 
 void Exporter::OnCallEnded(std::string_view service, std::string_view method, absl::StatusCode code,
                            absl::Duration took) {
-  prometheus::Labels labels = CallLabels(service, method);
-  impl_->seconds.Add(labels, Buckets()).Observe(absl::ToDoubleSeconds(took));
-  labels.emplace("grpc_code", CodeName(code));
-  impl_->handled.Add(labels).Increment();
+  impl_->calls.End(service, method, code, took);
 }
 
 }  // namespace msa::monitoring

@@ -63,6 +63,37 @@ TEST_F(ExporterTest, CountsCallsByCodeAndHowLongTheyTook) {
   EXPECT_THAT(lines, Contains(absl::StrCat("grpc_server_handling_seconds_count{", call, "} 2")));
 }
 
+TEST_F(ExporterTest, CallsOfManyThreadsAreAllCountedWhereTheyBelong) {
+  constexpr int kThreads = 4, kCalls = 500;
+  const std::vector<std::pair<std::string, absl::StatusCode>> kinds = {
+      {"Get", absl::StatusCode::kOk},
+      {"Get", absl::StatusCode::kUnauthenticated},
+      {"GetAll", absl::StatusCode::kOk}};
+  std::vector<std::thread> callers;
+  for (int i = 0; i < kThreads; ++i) {
+    callers.emplace_back([&] {
+      for (int call = 0; call < kCalls; ++call) {
+        for (const auto& [method, code] : kinds) {
+          exporter_->OnCallBegun("s", method);
+          exporter_->OnCallEnded("s", method, code, absl::ZeroDuration());
+        }
+      }
+    });
+  }
+  for (std::thread& caller : callers) caller.join();
+  const auto lines = Lines();
+  const auto count = [&](const std::string& name, const std::string& labels, int calls) {
+    EXPECT_THAT(lines, Contains(absl::StrCat(name, "{", labels, "grpc_service=\"s\"} ", calls)));
+  };
+  count("grpc_server_started_total", "grpc_method=\"Get\",", 2 * kThreads * kCalls);
+  count("grpc_server_started_total", "grpc_method=\"GetAll\",", kThreads * kCalls);
+  count("grpc_server_handling_seconds_count", "grpc_method=\"Get\",", 2 * kThreads * kCalls);
+  for (const char* code : {"OK", "Unauthenticated"}) {
+    count("grpc_server_handled_total",
+          absl::StrCat("grpc_code=\"", code, "\",grpc_method=\"Get\","), kThreads * kCalls);
+  }
+}
+
 TEST_F(ExporterTest, SpellsCodesAsOtherServersDo) {
   exporter_->OnCallEnded("s", "m", absl::StatusCode::kCancelled, absl::ZeroDuration());
   exporter_->OnCallEnded("s", "m", absl::StatusCode::kDeadlineExceeded, absl::ZeroDuration());
