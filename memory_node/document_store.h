@@ -4,6 +4,7 @@
 #ifndef MSA_MEMORY_NODE_DOCUMENT_STORE_H_
 #define MSA_MEMORY_NODE_DOCUMENT_STORE_H_
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -91,8 +92,9 @@ class DocumentStore {
   virtual std::unique_ptr<Cursor> NewCursor(Table table, bool sequential) = 0;
 
   // Gives the space of deleted keys in [begin, end) back to the disk; may take long, serves
-  // meanwhile.
-  virtual absl::Status Reclaim(Table table, std::string_view begin, std::string_view end) = 0;
+  // meanwhile. CANCELLED soon after `*cancelled`, with what is done kept.
+  virtual absl::Status Reclaim(Table table, std::string_view begin, std::string_view end,
+                               std::atomic<bool>* cancelled) = 0;
 
   // Bytes the store takes on disk (memory store: in memory), everything included.
   virtual int64_t DiskBytes() = 0;

@@ -19,7 +19,7 @@ void LocalShard::MaintenanceLoop() {
   while (true) {
     {
       absl::MutexLock lock(&stop_mutex_);
-      const auto stopped = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(stop_mutex_) { return stop_; };
+      const auto stopped = [this] { return stop_.load(); };
       // Nothing wakes it sooner: a burst of deletes is swept in one go.
       if (stop_mutex_.AwaitWithTimeout(absl::Condition(&stopped), options_.maintenance_interval)) {
         return;
@@ -34,7 +34,7 @@ void LocalShard::RunMaintenance() {
   snapshots_.Expire();
   for (const auto& bank : Banks()) {
     SweepBank(*bank);
-    while (bank->index().CompactOnce(snapshots_.Oldest(*bank))) {
+    while (!stop_ && bank->index().CompactOnce(snapshots_.Oldest(*bank))) {
     }
   }
   SweepDeletedBanks();
@@ -43,7 +43,7 @@ void LocalShard::RunMaintenance() {
 void LocalShard::SweepBank(Bank& bank) {
   const std::vector<Garbage> garbage = bank.Sweepable(snapshots_.Oldest(bank));
   size_t begin = 0;
-  while (begin < garbage.size()) {
+  while (begin < garbage.size() && !stop_) {
     WriteSet writes;
     size_t end = begin;
     while (end < garbage.size() && writes.changes().size() < kSweepChanges) {
@@ -78,7 +78,8 @@ void LocalShard::SweepDeletedBanks() {
     }
   }
   for (uint64_t uid : uids) {
-    const absl::Status status = SweepDeletedBank(*store_, uid);
+    const absl::Status status = SweepDeletedBank(*store_, uid, &stop_);
+    if (absl::IsCancelled(status)) return;
     if (status.ok()) continue;
     spdlog::warn("a deleted bank still takes space, will try again: {}",
                  std::string(status.message()));

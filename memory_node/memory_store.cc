@@ -58,7 +58,9 @@ class MemoryStore : public DocumentStore {
     return std::make_unique<MapCursor>(maps_[static_cast<int>(table)]);
   }
 
-  absl::Status Reclaim(Table table, std::string_view begin, std::string_view end) override {
+  absl::Status Reclaim(Table table, std::string_view begin, std::string_view end,
+                       std::atomic<bool>* cancelled) override {
+    if (*cancelled) return absl::CancelledError("stopping");
     return absl::OkStatus();  // a deleted value is freed with its last reader
   }
 

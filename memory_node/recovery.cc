@@ -365,7 +365,8 @@ void AddSweep(const rpc::BankSpec& bank, const DocumentEntry& entry, WriteSet* w
   writes->Delete(Table::kSystem, GarbageKey(bank.uid, first));
 }
 
-absl::Status SweepDeletedBank(DocumentStore& store, uint64_t bank_uid) {
+absl::Status SweepDeletedBank(DocumentStore& store, uint64_t bank_uid,
+                              std::atomic<bool>* cancelled) {
   const std::string begin = BankPrefix(bank_uid);
   const std::string end = PrefixEnd(begin);
   constexpr Table kTables[] = {Table::kMeta, Table::kText, Table::kRouting, Table::kContent};
@@ -377,7 +378,9 @@ absl::Status SweepDeletedBank(DocumentStore& store, uint64_t bank_uid) {
   writes.Delete(Table::kSystem, CoarseKey(bank_uid));
   writes.Delete(Table::kSystem, WeightsKey(bank_uid));
   MSA_RETURN_IF_ERROR(store.Commit(writes, Priority::kUrgent));
-  for (Table table : kTables) MSA_RETURN_IF_ERROR(store.Reclaim(table, begin, end));
+  for (Table table : kTables) {
+    MSA_RETURN_IF_ERROR(store.Reclaim(table, begin, end, cancelled));
+  }
   // The mark goes last: after a crash the work is begun again. That the uid was used stays known:
   // its references come once.
   WriteSet done;

@@ -4,6 +4,7 @@
 #ifndef MSA_MEMORY_NODE_RECOVERY_H_
 #define MSA_MEMORY_NODE_RECOVERY_H_
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <vector>
@@ -28,8 +29,9 @@ absl::StatusOr<RecoveredStore> Recover(DocumentStore& store, const kernels::Back
 void AddSweep(const rpc::BankSpec& bank, const DocumentEntry& entry, WriteSet* writes);
 
 // Removes all that a deleted bank left, but that there was one of that uid, and gives the space
-// back.
-absl::Status SweepDeletedBank(DocumentStore& store, uint64_t bank_uid);
+// back. CANCELLED soon after `*cancelled`: the next call goes on.
+absl::Status SweepDeletedBank(DocumentStore& store, uint64_t bank_uid,
+                              std::atomic<bool>* cancelled);
 
 }  // namespace msa::memory_node
 

@@ -198,13 +198,16 @@ class RocksDbStore : public DocumentStore {
         StrCat("scan of ", TableName(table)));
   }
 
-  absl::Status Reclaim(Table table, std::string_view begin, std::string_view end) override {
+  absl::Status Reclaim(Table table, std::string_view begin, std::string_view end,
+                       std::atomic<bool>* cancelled) override {
     const rocksdb::Slice first = ToSlice(begin), last = ToSlice(end);
     rocksdb::CompactRangeOptions compact;
     compact.exclusive_manual_compaction = false;
     compact.bottommost_level_compaction = rocksdb::BottommostLevelCompaction::kForceOptimized;
-    return ToStatus(db().CompactRange(compact, family(table), &first, &last),
-                    StrCat("compaction of ", TableName(table)));
+    compact.canceled = cancelled;
+    const rocksdb::Status status = db().CompactRange(compact, family(table), &first, &last);
+    if (status.IsManualCompactionPaused()) return absl::CancelledError("stopping");
+    return ToStatus(status, StrCat("compaction of ", TableName(table)));
   }
 
   int64_t DiskBytes() override {

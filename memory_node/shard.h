@@ -90,7 +90,8 @@ class LocalShard : public rpc::MemoryShard {
   absl::StatusOr<rpc::ShardStats> Stats(const rpc::CallContext& ctx,
                                         const std::string& bank) override;
 
-  // Expires snapshots, compacts, sweeps what nobody reads, until there is nothing to do.
+  // Expires snapshots, compacts, sweeps what nobody reads, until there is nothing to do or the
+  // shard is stopped; what is left the next start goes on with.
   void RunMaintenance();
   // Passes over keys and questions they answered, since start (scan sharing).
   const ScanSharer& scans() const { return scans_; }
@@ -135,7 +136,7 @@ class LocalShard : public rpc::MemoryShard {
 
   absl::Mutex maintenance_mutex_;  // one RunMaintenance at a time
   absl::Mutex stop_mutex_;
-  bool stop_ ABSL_GUARDED_BY(stop_mutex_) = false;
+  std::atomic<bool> stop_ = false;  // set under stop_mutex_
   std::thread maintenance_;
 };
 

@@ -247,8 +247,9 @@ class SyntheticStore : public DocumentStore {
     return std::make_unique<SeriesCursor>(SeriesOf(maker_, table));
   }
 
-  absl::Status Reclaim(Table table, std::string_view begin, std::string_view end) override {
-    return rest_->Reclaim(table, begin, end);
+  absl::Status Reclaim(Table table, std::string_view begin, std::string_view end,
+                       std::atomic<bool>* cancelled) override {
+    return rest_->Reclaim(table, begin, end, cancelled);
   }
   int64_t DiskBytes() override { return rest_->DiskBytes(); }
 

@@ -21,8 +21,9 @@ class BorrowedStore : public DocumentStore {
   std::unique_ptr<Cursor> NewCursor(Table table, bool sequential) override {
     return store_->NewCursor(table, sequential);
   }
-  absl::Status Reclaim(Table table, std::string_view begin, std::string_view end) override {
-    return store_->Reclaim(table, begin, end);
+  absl::Status Reclaim(Table table, std::string_view begin, std::string_view end,
+                       std::atomic<bool>* cancelled) override {
+    return store_->Reclaim(table, begin, end, cancelled);
   }
   int64_t DiskBytes() override { return store_->DiskBytes(); }
 

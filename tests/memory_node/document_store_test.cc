@@ -1,6 +1,7 @@
 // The contract of document_store.h on both stores.
 #include "memory_node/document_store.h"
 
+#include <atomic>
 #include <thread>
 
 #include "common/strings.h"
@@ -81,7 +82,11 @@ TEST_P(DocumentStoreTest, RangesAreDeletedUpToTheirEnd) {
   writes.DeleteRange(Table::kContent, "b", "c");
   ASSERT_TRUE(store_->Commit(writes, kNormal).ok());
   EXPECT_THAT(Keys(Table::kContent, ""), ElementsAre("a", "c"));
-  EXPECT_TRUE(store_->Reclaim(Table::kContent, "b", "c").ok());
+  std::atomic<bool> cancelled = true;
+  const absl::Status given_up = store_->Reclaim(Table::kContent, "b", "c", &cancelled);
+  EXPECT_TRUE(absl::IsCancelled(given_up)) << given_up;
+  cancelled = false;
+  EXPECT_TRUE(store_->Reclaim(Table::kContent, "b", "c", &cancelled).ok());
   EXPECT_THAT(Keys(Table::kContent, ""), ElementsAre("a", "c"));
 }
 

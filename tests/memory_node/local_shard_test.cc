@@ -1,4 +1,5 @@
 // The contract of rpc/memory_shard.h on the local shard, over both stores and both backends.
+#include <atomic>
 #include <functional>
 #include <thread>
 #include <utility>
@@ -180,6 +181,42 @@ TEST(DeletedBanks, ADocumentReadAtTheSameTimeIsNotDamaged) {
   };
   const absl::Status status = shard->GetDocument({}, bank.name, "d").status();
   EXPECT_EQ(status.code(), absl::StatusCode::kNotFound) << status;
+}
+
+// Gives space back as long as it is let.
+class ReclaimingStore : public BorrowedStore {
+ public:
+  using BorrowedStore::BorrowedStore;
+  absl::Status Reclaim(Table, std::string_view, std::string_view,
+                       std::atomic<bool>* cancelled) override {
+    if (!began.HasBeenNotified()) began.Notify();
+    const absl::Time patience = absl::Now() + absl::Seconds(20);
+    while (!*cancelled && absl::Now() < patience) std::this_thread::yield();
+    EXPECT_TRUE(*cancelled) << "a stop waits for it";
+    return absl::CancelledError("stopping");
+  }
+  absl::Notification began;
+};
+
+TEST(DeletedBanks, AStopDoesNotWaitForTheirSpaceAndTheNextStartGoesOn) {
+  const rpc::BankSpec bank = testing::TestBank(DType::kFloat32, DType::kFloat32);
+  const StoreOfShards shards;
+  DocumentStore* const store = shards.store();
+  auto reclaiming = std::make_unique<ReclaimingStore>(store);
+  absl::Notification& began = reclaiming->began;
+  const auto backend = *kernels::MakeBackend("reference", 1);
+  ShardOptions options;
+  options.maintenance_interval = absl::Milliseconds(1);
+  auto shard = *LocalShard::Open(std::move(reclaiming), backend.get(), options);
+  ASSERT_TRUE(shard->CreateBank({}, bank).ok());
+  ASSERT_TRUE(shard->DeleteBank({}, bank.name).ok());
+  began.WaitForNotification();
+  shard.reset();
+  EXPECT_TRUE(store->Get(Table::kSystem, DeletedBankKey(bank.uid)).ok());
+  EXPECT_FALSE(store->Get(Table::kSystem, SweptBankKey(bank.uid)).ok());
+  shards.Open()->RunMaintenance();
+  EXPECT_FALSE(store->Get(Table::kSystem, DeletedBankKey(bank.uid)).ok());
+  EXPECT_TRUE(store->Get(Table::kSystem, SweptBankKey(bank.uid)).ok());
 }
 
 TEST(WeightsRecord, ADamagedOneIsNoneAndItGoesWithItsBank) {
