@@ -3,15 +3,20 @@
 #include <grpc/support/log.h>
 #include <grpcpp/ext/proto_server_reflection_plugin.h>
 #include <grpcpp/health_check_service_interface.h>
+#include <grpcpp/resource_quota.h>
 #include <grpcpp/security/server_credentials.h>
 #include <grpcpp/server.h>
 #include <grpcpp/server_builder.h>
+#include <unistd.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <mutex>
 #include <utility>
 #include <vector>
 
+#include "absl/strings/numbers.h"
+#include "common/file.h"
 #include "common/limits.h"
 #include "rpc/address.h"
 #include "rpc/allocator.h"
@@ -42,12 +47,25 @@ void EnablePlugins(bool reflection) {
   }
 }
 
+constexpr size_t kIncomingBytes = size_t{1} << 30;
+
+// Of the machine, or as many as the group of processes that a container is may take.
+size_t MemoryBytes() {
+  const size_t machine =
+      static_cast<size_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<size_t>(sysconf(_SC_PAGESIZE));
+  uint64_t most = 0;
+  const auto limit = ReadFile("/sys/fs/cgroup/memory.max", 64);
+  const bool limited = limit.ok() && absl::SimpleAtoi(*limit, &most);
+  return limited ? std::min<size_t>(machine, most) : machine;
+}
+
 }  // namespace
 
 struct GrpcServer::Builder::Parts {
   ServerOptions options;
   std::vector<std::unique_ptr<CallPools>> pools;
   std::vector<std::unique_ptr<RawService>> services;
+  bool takes_blocks = false;
 
   template <class Interface, class... Options>
   void Add(Interface* implementation, const Options&... its) {
@@ -55,10 +73,16 @@ struct GrpcServer::Builder::Parts {
         options.threads, options.threads + options.questions, options.queue, options.queue_bytes));
     services.push_back(MakeService(implementation, pools.back().get(), its...));
   }
+
+  size_t IncomingBytes() const {
+    if (options.incoming_bytes > 0) return options.incoming_bytes;
+    return takes_blocks ? std::max(kIncomingBytes, MemoryBytes() / 2) : kIncomingBytes;
+  }
 };
 
-// Destroyed from the bottom up: the server first, then the services, then the pools.
+// Destroyed from the bottom up: the server first, then the services, then what they use.
 struct GrpcServer::Impl {
+  std::unique_ptr<FirstMessages> first_messages;
   std::vector<std::unique_ptr<CallPools>> pools;
   std::vector<std::unique_ptr<RawService>> services;
   std::unique_ptr<grpc::Server> server;
@@ -66,13 +90,14 @@ struct GrpcServer::Impl {
   std::once_flag shutdown;
 };
 
-GrpcServer::Builder::Builder(ServerOptions options) : parts_(new Parts{options, {}, {}}) {}
+GrpcServer::Builder::Builder(ServerOptions options) : parts_(new Parts{options, {}, {}, false}) {}
 GrpcServer::Builder::~Builder() = default;
 GrpcServer::Builder::Builder(Builder&&) noexcept = default;
 GrpcServer::Builder& GrpcServer::Builder::operator=(Builder&&) noexcept = default;
 
 GrpcServer::Builder& GrpcServer::Builder::Add(MemoryShard* shard, std::optional<ShardPlace> place) {
   parts_->Add(shard, place);
+  parts_->takes_blocks = true;
   return *this;
 }
 GrpcServer::Builder& GrpcServer::Builder::Add(SessionRouter* router) {
@@ -102,7 +127,11 @@ absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Builder::Start(const std
   builder.SetMaxReceiveMessageSize(static_cast<int>(kMaxRpcMessageBytes));
   builder.SetMaxSendMessageSize(static_cast<int>(kMaxRpcMessageBytes));
   for (const auto& [name, value] : ServerChannelArgs()) builder.AddChannelArgument(name, value);
+  grpc::ResourceQuota quota("msa");
+  builder.SetResourceQuota(quota.Resize(parts_->IncomingBytes()));
+  impl->first_messages = std::make_unique<FirstMessages>(parts_->options.first_message_within);
   for (const auto& service : impl->services) {
+    service->Limit(impl->first_messages.get());
     service->Observe(parts_->options.observer);
     builder.RegisterService(service.get());
   }

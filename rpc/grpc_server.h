@@ -35,6 +35,12 @@ struct ServerOptions {
   // them; more are refused with RESOURCE_EXHAUSTED.
   int queue = 1024;
   size_t queue_bytes = 4 * kMaxRpcMessageBytes;
+  // Until a call's first message is whole; later ones of a stream may take any time.
+  absl::Duration first_message_within = absl::Minutes(2);
+  // Bytes of messages that came in and are still held, of all calls together: past it gRPC takes
+  // them in more slowly, then ends calls. 0: 1 GiB; of a server with a MemoryShard, which holds
+  // documents' blocks until they are stored, half the memory if that is more.
+  size_t incoming_bytes = 0;
   TlsFiles tls = {};                 // plain text when it has no certificate
   CallObserver* observer = nullptr;  // borrowed until the server is gone; null: nobody counts
 };

@@ -12,6 +12,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
 #include "common/limits.h"
+#include "common/strings.h"
 
 namespace msa::rpc {
 namespace {
@@ -39,11 +40,13 @@ class ObservedCall {
 };
 
 class Reactor final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>,
-                      public ServerCall {
+                      public ServerCall,
+                      public FirstMessages::Call {
  public:
-  Reactor(grpc::CallbackServerContext* context, WorkerPool* pool, const ServerHandler* handler,
-          ObservedCall observed)
-      : pool_(pool),
+  Reactor(grpc::CallbackServerContext* context, FirstMessages* first_messages, WorkerPool* pool,
+          const ServerHandler* handler, ObservedCall observed)
+      : first_messages_(first_messages),
+        pool_(pool),
         handler_(handler),
         observed_(observed),
         cancelled_(std::make_shared<std::atomic<bool>>(false)) {
@@ -56,6 +59,7 @@ class Reactor final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::Byt
       context_.request_id.assign(id->second.data(), std::min<size_t>(id->second.size(), 128));
     }
     context_.cancelled = [flag = cancelled_] { return flag->load(std::memory_order_relaxed); };
+    if (first_messages_ != nullptr) place_ = first_messages_->Await(this);
     StartRead(&incoming_);
   }
 
@@ -98,10 +102,23 @@ class Reactor final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::Byt
       started_ = true;
       bytes = incoming_.Length();
     }
+    if (first_messages_ != nullptr) first_messages_->Arrived(place_);
     if (!pool_->Submit([this] { Run(); }, bytes)) {
       End(absl::ResourceExhaustedError(
           "the server is busy: too many calls wait, or too large ones; try again later"));
     }
+  }
+
+  // Who sets started_ ends the call.
+  bool GiveUp() override {
+    absl::MutexLock lock(&mutex_);
+    return !std::exchange(started_, true);
+  }
+
+  void Late() override {
+    End(absl::DeadlineExceededError(StrCat("the call's first message was not whole within ",
+                                           absl::FormatDuration(first_messages_->within()),
+                                           ": send it faster, or less")));
   }
 
   void OnWriteDone(bool ok) override {
@@ -152,6 +169,8 @@ class Reactor final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::Byt
     Finish(ToGrpc(status));
   }
 
+  FirstMessages* const first_messages_;
+  FirstMessages::Place place_;
   WorkerPool* const pool_;
   const ServerHandler* const handler_;
   const ObservedCall observed_;
@@ -178,7 +197,7 @@ void RawService::Method(const std::string& method, WorkerPool* pool, ServerHandl
   MarkMethodRawCallback(index,
                         new grpc::internal::CallbackBidiHandler<grpc::ByteBuffer, grpc::ByteBuffer>(
                             [this, pool, kept, path](grpc::CallbackServerContext* context) {
-                              return new Reactor(context, pool, kept.get(),
+                              return new Reactor(context, first_messages_, pool, kept.get(),
                                                  {observer_, name_, path.substr(name_.size() + 2)});
                             }));
 }

@@ -16,6 +16,7 @@
 
 #include "absl/status/status.h"
 #include "rpc/call_observer.h"
+#include "rpc/first_messages.h"
 #include "rpc/types.h"
 #include "rpc/wire.h"
 #include "rpc/worker_pool.h"
@@ -49,11 +50,14 @@ class RawService : public grpc::Service {
   void Method(const std::string& method, WorkerPool* pool, ServerHandler handler);
   // Borrowed for the server's life; null: nobody.
   void Observe(CallObserver* observer) { observer_ = observer; }
+  // The same; null: as long as they take.
+  void Limit(FirstMessages* first_messages) { first_messages_ = first_messages; }
   const std::string& name() const { return name_; }
 
  private:
   const std::string name_;
   CallObserver* observer_ = nullptr;
+  FirstMessages* first_messages_ = nullptr;
   // Named methods are kept here: grpc::internal::RpcMethod borrows the name's characters.
   std::list<std::string> paths_;
 };
