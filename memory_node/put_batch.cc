@@ -1,5 +1,6 @@
 #include "memory_node/put_batch.h"
 
+#include <algorithm>
 #include <string_view>
 #include <utility>
 
@@ -131,7 +132,20 @@ absl::StatusOr<Tombstone> ReadTombstone(DocumentStore& store, const rpc::BankSpe
   MSA_RETURN_IF_ERROR(
       CheckIdentity(is, PlainIdentity(bank, RecordKind::kTombstone, is.reference, is.revision)));
   MSA_ASSIGN_OR_RETURN(const int64_t max_reference, DecodeTombstonePayload(record.payload));
-  return Tombstone{is.revision, max_reference};
+  return Tombstone{is.revision, max_reference, is.reference};
+}
+
+bool SameButBlocks(const TextPayload& stored, const rpc::EncodedDocument& document) {
+  const rpc::DocumentInfo& info = stored.description.info;
+  const auto same = [](const auto& a, const rpc::EncodedPart& b) {
+    return a.reference == b.reference && a.span.begin == b.span.begin && a.span.end == b.span.end &&
+           a.num_tokens == b.num_tokens;
+  };
+  return info.id == document.document.id && info.title == document.document.title &&
+         info.metadata == document.document.metadata &&
+         stored.full_text == document.document.FullText() &&
+         std::equal(info.parts.begin(), info.parts.end(), document.parts.begin(),
+                    document.parts.end(), same);
 }
 
 absl::StatusOr<rpc::Payload> ReadContent(DocumentStore& store, const rpc::BankSpec& bank,

@@ -33,10 +33,14 @@ absl::StatusOr<rpc::DocumentInfo> ReadDocumentInfo(DocumentStore& store, const r
 struct Tombstone {
   uint64_t revision = 0;
   int64_t max_reference = -1;
+  int64_t first_reference = -1;  // of the last revision; -1: not known
 };
 // NOT_FOUND when the id was never there; DATA_LOSS. REQUIRES: no such document lives.
 absl::StatusOr<Tombstone> ReadTombstone(DocumentStore& store, const rpc::BankSpec& bank,
                                         const std::string& id);
+// Whether `document` is what was stored, but for its blocks: another node's encoding differs in
+// bits.
+bool SameButBlocks(const TextPayload& stored, const rpc::EncodedDocument& document);
 // The whole verified record, uncopied. NOT_FOUND; DATA_LOSS.
 absl::StatusOr<rpc::Payload> ReadContent(DocumentStore& store, const rpc::BankSpec& bank,
                                          const DocumentEntry& entry, int64_t reference,

@@ -245,26 +245,20 @@ absl::StatusOr<rpc::PutResult> LocalShard::PutDocument(const rpc::CallContext& c
 }
 
 // The revision a new one follows, of a live, damaged or deleted document; 0 when there was none.
-absl::StatusOr<uint64_t> LocalShard::LastRevision(Bank& bank, const std::string& id,
-                                                  const DocumentEntryPtr& current,
-                                                  int64_t* max_reference) {
+absl::StatusOr<Tombstone> LocalShard::LastRevision(Bank& bank, const std::string& id,
+                                                   const DocumentEntryPtr& current) {
   if (current != nullptr && current->revision > 0) {
-    *max_reference = current->max_reference;
-    return current->revision;
+    return Tombstone{current->revision, current->max_reference};
   }
   if (current == nullptr) {
     auto tombstone = ReadTombstone(*store_, bank.spec(), id);
-    if (absl::IsNotFound(tombstone.status())) return 0;
-    if (tombstone.ok()) {
-      *max_reference = tombstone->max_reference;
-      return tombstone->revision;
-    }
-    if (!absl::IsDataLoss(tombstone.status())) return tombstone.status();
+    if (absl::IsNotFound(tombstone.status())) return Tombstone{};
+    if (!absl::IsDataLoss(tombstone.status())) return tombstone;
     Damaged(bank, id, "tombstone", tombstone.status()).IgnoreError();
   }
   // The number is lost. Every revision took a reference of its own, so none was larger than this.
-  *max_reference = bank.next_reference() - 1;
-  return static_cast<uint64_t>(bank.next_reference());
+  const int64_t next = bank.next_reference();
+  return Tombstone{static_cast<uint64_t>(next), next - 1};
 }
 
 absl::StatusOr<rpc::PutResult> LocalShard::PutLocked(Bank& bank,
@@ -275,14 +269,21 @@ absl::StatusOr<rpc::PutResult> LocalShard::PutLocked(Bank& bank,
     return rpc::PutResult{put.revision, put.num_tokens, put.num_chunks,
                           static_cast<int32_t>(put.references.size())};
   };
-  if (current != nullptr && current->damage.empty() && current->references == entry->references &&
-      current->put_digest == entry->put_digest) {
-    return result(*current);
+  if (current != nullptr && current->damage.empty() && current->references == entry->references) {
+    if (current->put_digest == entry->put_digest) return result(*current);
+    TextPayload stored;
+    MSA_ASSIGN_OR_RETURN(const rpc::Payload record, ReadText(bank, *current, &stored));
+    if (SameButBlocks(stored, document)) return result(*current);
   }
-  int64_t max_reference = -1;
-  MSA_ASSIGN_OR_RETURN(const uint64_t last, LastRevision(bank, entry->id, current, &max_reference));
-  entry->revision = last + 1;
-  entry->max_reference = std::max(max_reference, entry->references.back());
+  MSA_ASSIGN_OR_RETURN(const Tombstone last, LastRevision(bank, entry->id, current));
+  // An attempt that was late: references are given once, so it is older than the deletion.
+  if (last.first_reference == entry->references.front()) {
+    return absl::InvalidArgumentError(
+        StrCat("document '", entry->id, "' of bank '", bank.spec().name, "' had reference ",
+               last.first_reference, " and was deleted since; add it again"));
+  }
+  entry->revision = last.revision + 1;
+  entry->max_reference = std::max(last.max_reference, entry->references.back());
   MSA_RETURN_IF_ERROR(bank.Reserve(entry));
   absl::Status status = bank.index().Append(IndexParts(document));
   if (status.ok()) {
@@ -325,7 +326,9 @@ absl::StatusOr<uint64_t> LocalShard::DeleteLocked(Bank& bank, const std::string&
   if (current == nullptr) return UnknownDocument(bank, id);
   DocumentEntry last = *current;
   if (last.revision == 0) {
-    MSA_ASSIGN_OR_RETURN(last.revision, LastRevision(bank, id, current, &last.max_reference));
+    MSA_ASSIGN_OR_RETURN(const Tombstone lost, LastRevision(bank, id, current));
+    last.revision = lost.revision;
+    last.max_reference = lost.max_reference;
   }
   WriteSet writes;
   AddTombstone(bank.spec(), last, &writes);

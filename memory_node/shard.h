@@ -25,6 +25,7 @@
 #include "kernels/backend.h"
 #include "memory_node/bank.h"
 #include "memory_node/document_store.h"
+#include "memory_node/put_batch.h"
 #include "memory_node/scan_sharing.h"
 #include "memory_node/snapshots.h"
 #include "rpc/memory_shard.h"
@@ -61,8 +62,10 @@ class LocalShard : public rpc::MemoryShard {
   absl::StatusOr<int64_t> TakeReferences(const rpc::CallContext& ctx, const std::string& bank,
                                          uint64_t bank_uid, int64_t at_least,
                                          int64_t count) override;
-  // A repeat of the call that made the current revision (same references, same bytes) gives that
-  // revision again; INVALID_ARGUMENT for references in use otherwise.
+  // A repeat of the call that made the current revision (same references, same text; another node
+  // may have encoded it, its bits differ) gives that revision again, nothing new is stored.
+  // INVALID_ARGUMENT for references in use otherwise, or of the id's last revision if it was
+  // deleted.
   absl::StatusOr<rpc::PutResult> PutDocument(const rpc::CallContext& ctx,
                                              const rpc::EncodedDocument& document) override;
   absl::StatusOr<uint64_t> DeleteDocument(const rpc::CallContext& ctx, const std::string& bank,
@@ -107,8 +110,8 @@ class LocalShard : public rpc::MemoryShard {
   std::vector<std::shared_ptr<Bank>> Banks() const;
   absl::Status DeleteLocked(Bank& bank);
   absl::Status CommitCoarse(Bank& bank, const rpc::CoarseState& state);
-  absl::StatusOr<uint64_t> LastRevision(Bank& bank, const std::string& id,
-                                        const DocumentEntryPtr& current, int64_t* max_reference);
+  absl::StatusOr<Tombstone> LastRevision(Bank& bank, const std::string& id,
+                                         const DocumentEntryPtr& current);
   absl::StatusOr<rpc::PutResult> PutLocked(Bank& bank, const rpc::EncodedDocument& document);
   absl::Status CommitPut(Bank& bank, const DocumentEntryPtr& entry,
                          const DocumentEntryPtr& replaced, const rpc::EncodedDocument& document);

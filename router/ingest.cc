@@ -247,7 +247,7 @@ class Stream {
     return request;
   }
 
-  // A second attempt after UNAVAILABLE carries the same references and bytes: a shard that has them
+  // A second attempt after UNAVAILABLE carries the same references and text: a shard that has them
   // already answers with the revision it gave.
   void Encode(uint64_t index, const rpc::EncodeRequest& request) {
     rpc::AddResult result{.index = index, .id = request.document.id, .status = {}, .put = {}};

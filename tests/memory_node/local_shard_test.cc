@@ -183,6 +183,28 @@ TEST(DeletedBanks, ADocumentReadAtTheSameTimeIsNotDamaged) {
   EXPECT_EQ(status.code(), absl::StatusCode::kNotFound) << status;
 }
 
+TEST(LatePuts, DoNotBringADeletedDocumentBack) {
+  const rpc::BankSpec bank = testing::TestBank(DType::kFloat32, DType::kFloat32);
+  const StoreOfShards shards;
+  auto shard = shards.Open();
+  ASSERT_TRUE(shard->CreateBank({}, bank).ok());
+  const auto put = [&](int64_t reference) {
+    return shard->PutDocument(
+        {}, testing::MakeDocument(bank, {.id = "d", .first_reference = reference}));
+  };
+  ASSERT_TRUE(put(7).ok());
+  ASSERT_TRUE(shard->DeleteDocument({}, bank.name, "d").ok());
+  for (const bool swept : {false, true}) {
+    if (swept) shard->RunMaintenance();
+    const absl::Status late = put(7).status();
+    EXPECT_EQ(late.code(), absl::StatusCode::kInvalidArgument) << late;
+    EXPECT_THAT(std::string(late.message()), HasSubstr("'d' of bank '" + bank.name + "' had"));
+    EXPECT_TRUE(absl::IsNotFound(shard->GetDocument({}, bank.name, "d").status()));
+    shard = shards.Open();
+  }
+  EXPECT_EQ(put(8)->revision, 2u);
+}
+
 // Gives space back as long as it is let.
 class ReclaimingStore : public BorrowedStore {
  public:

@@ -110,6 +110,14 @@ TEST_P(MemoryShardContract, ARepeatedPutIsOnePut) {
   EXPECT_EQ(story.Put({.id = "a", .first_reference = 3}).revision, 1u);
   const auto other = MakeDocument(kBank, {.id = "b", .first_reference = 3});
   ASSERT_CODE(shard().PutDocument(ctx_, other).status(), kInvalidArgument);
+  // The same document as another node encodes it.
+  const auto first = MakeDocument(kBank, {.id = "a", .first_reference = 3});
+  auto again = MakeDocument(
+      kBank, {.id = "a", .first_reference = 3, .seed = 9, .text = first.document.text});
+  again.document = first.document;
+  const auto repeated = shard().PutDocument(ctx_, again);
+  ASSERT_OK(repeated.status());
+  EXPECT_EQ(repeated->revision, 1u);
   const auto changed = MakeDocument(kBank, {.id = "a", .first_reference = 3, .seed = 9});
   ASSERT_CODE(shard().PutDocument(ctx_, changed).status(), kInvalidArgument);
   EXPECT_EQ(shard().GetDocument(ctx_, kBank.name, "a")->info.revision, 1u);
