@@ -68,9 +68,7 @@ constexpr char kTokens[] = "1M";  // --tokens
 class BenchVerb : public ClientVerb {
  public:
   BenchVerb(const Connector& connect, SyntheticServer synthetic)
-      : ClientVerb([this, connect](const std::string& server, const rpc::TlsFiles& tls) {
-          return Connect(connect, server, tls);
-        }),
+      : ClientVerb([this, connect](const ServerAt& server) { return Connect(connect, server); }),
         synthetic_(std::move(synthetic)) {}
   std::string_view name() const override { return "bench"; }
   std::string_view help() const override { return "Put load on a running server and time it"; }
@@ -133,12 +131,11 @@ class BenchVerb : public ClientVerb {
  private:
   using Operation = std::function<absl::Status(size_t, Sample*)>;
 
-  absl::StatusOr<Connection> Connect(const Connector& connect, const std::string& server,
-                                     const rpc::TlsFiles& tls) {
+  absl::StatusOr<Connection> Connect(const Connector& connect, const ServerAt& server) {
     MSA_RETURN_IF_ERROR(made_.gpus.CheckFor(made_.backend));
     if (made_.model.empty()) {
       MSA_RETURN_IF_ERROR(CheckNoneOfItsOwn());
-      return connect(server, tls);
+      return connect(server);
     }
     MSA_ASSIGN_OR_RETURN(made_.tokens, ParseCount(tokens_));
     made_.max_sessions = concurrency_;

@@ -1,6 +1,7 @@
 // msa compute-node: encodes documents and answers questions for a cluster.
 #include <vector>
 
+#include "cli/api_key_flag.h"
 #include "cli/figures.h"
 #include "cli/roles.h"
 #include "cli/server_process.h"
@@ -26,6 +27,7 @@ class ComputeNodeVerb : public Verb {
     model_.AddFlags(flags);
     backend_.AddFlags(flags);
     process_.AddFlags(flags, "");
+    api_key_.AddFlags(flags);
   }
 
   absl::Status Run(Io&) override {
@@ -36,6 +38,10 @@ class ComputeNodeVerb : public Verb {
     }
     process_.SetListen(map.compute_nodes[static_cast<size_t>(index)].address);
     MSA_RETURN_IF_ERROR(process_.Prepare("compute node"));
+    rpc::RemoteOptions at_router{
+        .address = map.router, .name = "the router", .tls = process_.tls()};
+    MSA_ASSIGN_OR_RETURN(at_router.api_key, api_key_.Read());
+    MSA_RETURN_IF_ERROR(rpc::CheckApiKeyTravels(at_router));
     MSA_ASSIGN_OR_RETURN(const auto kernels, backend_.Make());
     if (kernels.size() > 1) {
       return absl::InvalidArgumentError(
@@ -43,8 +49,7 @@ class ComputeNodeVerb : public Verb {
     }
     MSA_ASSIGN_OR_RETURN(const auto node, model_.LoadNode(kernels.member(0)));
 
-    const auto router = rpc::MakeRemoteSessionRouter(
-        {.address = map.router, .name = "the router", .tls = process_.tls()});
+    const auto router = rpc::MakeRemoteSessionRouter(at_router);
     const auto shards = MakeRemoteShards(map, process_.tls());
     std::vector<std::string> names;
     for (const rpc::Endpoint& shard : map.shards) names.push_back(shard.name);
@@ -63,6 +68,7 @@ class ComputeNodeVerb : public Verb {
   ModelFlags model_;
   BackendFlags backend_;
   ServerProcess process_;
+  ApiKeyFlag api_key_;
 };
 
 }  // namespace

@@ -6,10 +6,11 @@
 namespace msa::cli {
 
 Connector GrpcConnector() {
-  return [](const std::string& server, const rpc::TlsFiles& tls) -> absl::StatusOr<Connection> {
+  return [](const ServerAt& server) -> absl::StatusOr<Connection> {
     rpc::RemoteOptions options;
-    options.address = server;
-    options.tls = tls;
+    options.address = server.address;
+    options.tls = server.tls;
+    options.api_key = server.api_key;
     options.data_connections = 1;  // clients move no blocks
     return Connection{
         .keeps = nullptr, .service = rpc::MakeRemoteMemoryService(options), .reachable = [options] {

@@ -6,6 +6,7 @@
 
 #include "cli/cli.h"
 #include "cli/connect.h"
+#include "cli/key_verbs.h"
 #include "cli/server_verbs.h"
 #include "cli/standard_input.h"
 #include "cli/synthetic_server.h"
@@ -18,6 +19,7 @@ int main(int argc, char** argv) {
   }
   for (std::unique_ptr<Verb>& verb : ClientVerbs(GrpcConnector(), MakeSyntheticServer))
     verbs.push_back(std::move(verb));
+  for (std::unique_ptr<Verb>& verb : KeyVerbs()) verbs.push_back(std::move(verb));
   verbs.push_back(MakeVerifyVerb());
   StandardInput input(STDIN_FILENO);
   std::istream in(&input);

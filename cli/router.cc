@@ -33,6 +33,7 @@ class RouterVerb : public Verb {
         "--encode-at-once", &encode_at_once_, 1, 1024,
         "Short documents that each compute node encodes at once: 160 where it has a GPU");
     process_.AddFlags(flags, "");
+    process_.AddApiKeysFlag(flags);
   }
 
   absl::Status Run(Io&) override {

@@ -25,6 +25,7 @@ class ServeVerb : public Verb {
     model_.AddFlags(flags);
     backend_.AddFlags(flags);
     process_.AddFlags(flags, "127.0.0.1:7070");
+    process_.AddApiKeysFlag(flags);
   }
 
   absl::Status Run(Io&) override {

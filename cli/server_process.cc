@@ -52,7 +52,7 @@ void ServerProcess::AddFlags(FlagSet& flags, const std::string& listen) {
   flags.Add("--listen", &listen_, "HOST:PORT or unix:PATH to listen on; port 0 takes a free one");
   flags.Add("--port-file", &port_file_, "File to write the port to once it is listened on");
   flags.Add("--insecure-listen-any", &insecure_listen_any_,
-            "Listen where others can reach it although there are no API keys");
+            "Listen where others can reach it although nothing keeps them out");
   AddServerTlsFlags(flags, &tls_);
   flags.Add("--metrics-listen", &metrics_listen_,
             "HOST:PORT to answer Prometheus at, GET /metrics, in plain HTTP; none if not given");
@@ -62,6 +62,12 @@ void ServerProcess::AddFlags(FlagSet& flags, const std::string& listen) {
   flags.AddChoice("--log-level", &log_level_, {"debug", "info", "warning", "error"},
                   "Least level that is logged");
   flags.AddChoice("--log-format", &log_format_, {"text", "json"}, "Form of the log's lines");
+}
+
+void ServerProcess::AddApiKeysFlag(FlagSet& flags) {
+  flags.Add("--api-keys", &api_keys_file_,
+            "File of API keys (msa key): only calls with one are let in, as far as its rights go; "
+            "read again when it changes");
 }
 
 absl::Status ServerProcess::Prepare(const std::string& role) {
@@ -75,19 +81,34 @@ absl::Status ServerProcess::Prepare(const std::string& role) {
   MSA_RETURN_IF_ERROR(rpc::CheckTls(tls_));
   MSA_RETURN_IF_ERROR(rpc::CheckServes(tls_));
   MSA_RETURN_IF_ERROR(ListenForMetrics());
+  if (!api_keys_file_.empty()) {
+    MSA_ASSIGN_OR_RETURN(api_keys_, auth::KeyRing::Open(api_keys_file_));
+  }
   if (listen_.empty()) return absl::OkStatus();
+  MSA_RETURN_IF_ERROR(CheckListen());
+  return rpc::CheckFree(listen_);  // a taken port is told before a model is loaded
+}
+
+absl::Status ServerProcess::CheckListen() const {
   if (const absl::Status form = rpc::CheckAddress("--listen", listen_, 0); !form.ok()) {
     return UsageError(std::string(form.message()));
   }
-  // A taken port is told before a model is loaded.
-  const bool closed = insecure_listen_any_ || tls_.mutual() || rpc::IsLoopback(listen_);
-  if (closed) return rpc::CheckFree(listen_);
-  return absl::FailedPreconditionError(StrCat(
-      "refusing to listen on ", listen_,
-      ": there are no API keys, so anyone who reaches it "
-      "could read and change every document. Listen on 127.0.0.1, give --tls-cert, --tls-key "
-      "and --tls-ca to let in only those with a certificate of yours, or "
-      "--insecure-listen-any where the network is closed to others"));
+  if (rpc::IsLoopback(listen_) || tls_.mutual()) return absl::OkStatus();
+  if (api_keys_ != nullptr) {
+    if (tls_.serves()) return absl::OkStatus();
+    return absl::FailedPreconditionError(
+        StrCat("refusing to listen on ", listen_,
+               " with --api-keys in plain text: keys could be read on their way. Give --tls-cert "
+               "and --tls-key, or listen on 127.0.0.1 behind what speaks TLS"));
+  }
+  if (insecure_listen_any_) return absl::OkStatus();
+  return absl::FailedPreconditionError(
+      StrCat("refusing to listen on ", listen_,
+             ": anyone who reaches it could read and change every document. Listen on 127.0.0.1; "
+             "or give --tls-cert, --tls-key and --tls-ca to let in only those with a certificate "
+             "of yours; or, to serve and router, --tls-cert, --tls-key and --api-keys to let in "
+             "only those with a key of yours; or --insecure-listen-any where the network is closed "
+             "to others"));
 }
 
 absl::Status ServerProcess::ListenForMetrics() {
@@ -119,6 +140,7 @@ rpc::ServerOptions ServerProcess::options(int64_t questions) const {
   options.reflection = reflection_;
   options.tls = tls_;
   options.observer = exporter_.get();
+  options.api_keys = api_keys_.get();
   return options;
 }
 

@@ -11,6 +11,7 @@
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
+#include "auth/key_ring.h"
 #include "cli/early_end.h"
 #include "cli/flags.h"
 #include "common/log.h"
@@ -28,13 +29,15 @@ class ServerProcess {
  public:
   // `listen` is the default of --listen; empty: the verb has another source (SetListen).
   void AddFlags(FlagSet& flags, const std::string& listen);
+  // --api-keys, of those that users call.
+  void AddApiKeysFlag(FlagSet& flags);
 
   // First of all, before any thread starts: sets up logging and holds SIGTERM and SIGINT back for
   // Serve, from this thread and all it will start; until then they end the process. A usage error
-  // for an address that is none; FAILED_PRECONDITION for one that others can reach without a
-  // certificate, since there are no API keys; UNAVAILABLE for one where another program listens.
-  // What CheckTls and CheckServes say of the files. With --metrics-listen it answers there from
-  // then on, for a process that is `role`.
+  // for an address that is none; FAILED_PRECONDITION for one that others can reach where neither
+  // certificates nor API keys over TLS keep them out; UNAVAILABLE for one where another program
+  // listens. What CheckTls, CheckServes and KeyRing::Open say of the files. With --metrics-listen
+  // it answers there from then on, for a process that is `role`.
   absl::Status Prepare(const std::string& role);
   // Where --listen was not given.
   void SetListen(const std::string& address);
@@ -58,6 +61,7 @@ class ServerProcess {
 
  private:
   absl::Status ListenForMetrics();
+  absl::Status CheckListen() const;
   absl::Status WritePortFile(int port) const;
   int AwaitSignal(rpc::GrpcServer& server) const;
   // What /metrics says of this process; a null source for none.
@@ -77,6 +81,8 @@ class ServerProcess {
   std::string log_level_ = "info";
   std::string log_format_ = "text";
   rpc::TlsFiles tls_;
+  std::string api_keys_file_;
+  std::unique_ptr<auth::KeyRing> api_keys_;  // null without --api-keys
 };
 
 }  // namespace msa::cli

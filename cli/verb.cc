@@ -38,6 +38,7 @@ void ClientVerb::AddFlags(FlagSet& flags) {
   timeout_s_ = default_timeout_s();
   flags.Add("--server", &server_, "Address of the server or router, HOST:PORT");
   AddClientTlsFlags(flags, &tls_);
+  api_key_.AddFlags(flags);
   if (has_bank()) flags.Add("--bank", &bank_, "Bank of documents");
   flags.Add("--timeout", &timeout_s_, "Seconds after which a call gives up");
   if (has_json()) flags.Add("--json", &json_, "Print JSON, one object a line");
@@ -51,7 +52,8 @@ absl::Status ClientVerb::Run(Io& io) {
   MSA_RETURN_IF_ERROR(rpc::CheckTls(tls_));
   if (tls_.serves() && !tls_.connects()) return UsageError("give --tls-ca with --tls-cert");
   if (!(timeout_s_ > 0)) return UsageError("--timeout must be more than 0 seconds");
-  absl::StatusOr<Connection> connection = connect_(server_, tls_);
+  MSA_ASSIGN_OR_RETURN(const std::string api_key, api_key_.Read());
+  absl::StatusOr<Connection> connection = connect_({server_, tls_, api_key});
   if (!connection.ok()) return connection.status();
   const absl::Status status = RunWith(*connection->service, io);
   if (!absl::IsUnavailable(status) || connection->reachable()) return status;

@@ -11,6 +11,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "cli/api_key_flag.h"
 #include "cli/flags.h"
 #include "rpc/memory_service.h"
 #include "rpc/tls.h"
@@ -48,12 +49,17 @@ struct Connection {
   std::function<bool()> reachable;
   std::string about = {};  // what the service stands on, in words; empty for one elsewhere
 };
-// Gives the service at `host:port`. Does not need to reach it yet.
-using Connector =
-    std::function<absl::StatusOr<Connection>(const std::string& server, const rpc::TlsFiles& tls)>;
+// Where a server is and how to speak to it.
+struct ServerAt {
+  std::string address;  // host:port
+  rpc::TlsFiles tls = {};
+  std::string api_key = {};  // empty: none
+};
+// Gives the service there. Does not need to reach it yet.
+using Connector = std::function<absl::StatusOr<Connection>(const ServerAt& server)>;
 
-// A verb that talks to a running server: adds --server, --tls-…, --timeout and, where the verb has
-// a use for them, --bank and --json.
+// A verb that talks to a running server: adds --server, --tls-…, --api-key-file, --timeout and,
+// where the verb has a use for them, --bank and --json.
 class ClientVerb : public Verb {
  public:
   explicit ClientVerb(Connector connect) : connect_(std::move(connect)) {}
@@ -78,6 +84,7 @@ class ClientVerb : public Verb {
   Connector connect_;
   std::string server_ = "127.0.0.1:7070";
   rpc::TlsFiles tls_;
+  ApiKeyFlag api_key_;
   std::string bank_ = "default";
   double timeout_s_ = 0;
   bool json_ = false;

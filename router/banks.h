@@ -17,7 +17,7 @@
 
 namespace msa::router {
 
-inline constexpr char kDefaultBank[] = "default";
+using rpc::kDefaultBank;
 
 struct Bank {
   rpc::BankSpec spec;

@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/limits.h"
+#include "rpc/address.h"
 #include "rpc/allocator.h"
 #include "rpc/channel_args.h"
 #include "rpc/tls_credentials.h"
@@ -28,6 +29,16 @@ std::shared_ptr<grpc::Channel> MakeChannel(
 }
 
 }  // namespace
+
+absl::Status CheckApiKeyTravels(const RemoteOptions& options) {
+  if (options.api_key.empty() || options.tls.connects() || IsLoopback(options.address)) {
+    return absl::OkStatus();
+  }
+  return absl::FailedPreconditionError(
+      absl::StrCat("the API key is not sent to ", options.address,
+                   " in plain text, which others can read: give --tls-ca to speak TLS, or unset "
+                   "MSA_API_KEY and --api-key-file for a server without keys"));
+}
 
 Peer::Peer(RemoteOptions options, std::string service)
     : options_(std::move(options)), service_(std::move(service)) {
@@ -67,6 +78,12 @@ absl::Status Peer::Translate(const grpc::Status& status, grpc::Channel* channel,
       if (cancelled) return FromGrpc(status);
       return absl::UnavailableError(absl::StrCat(
           Name(), " ended the call: it, or one that it calls, is stopping. Try again"));
+    case grpc::StatusCode::UNAUTHENTICATED:
+    case grpc::StatusCode::PERMISSION_DENIED:
+      // Of a process of the cluster: its key, not that of the user whom it works for.
+      if (options_.name.empty()) return FromGrpc(status);
+      return absl::FailedPreconditionError(
+          absl::StrCat(Name(), " does not let this process in: ", status.error_message()));
     default:
       return FromGrpc(status);
   }
@@ -79,10 +96,15 @@ ClientCall::ClientCall(Peer* peer, Peer::Kind kind, const char* method, const Ca
     refused_ = absl::CancelledError("the client is gone");
   } else if (deadline <= absl::Now()) {
     refused_ = absl::DeadlineExceededError("the deadline had passed before the call was made");
+  } else {
+    refused_ = CheckApiKeyTravels(peer->options());
   }
   if (!refused_.ok()) return;
   client_context_.set_deadline(absl::ToChronoTime(deadline));
   if (!context.request_id.empty()) client_context_.AddMetadata("x-request-id", context.request_id);
+  if (const std::string& key = peer->options().api_key; !key.empty()) {
+    client_context_.AddMetadata("authorization", absl::StrCat("Bearer ", key));
+  }
   // Headers travel with the first message, in one packet.
   client_context_.set_initial_metadata_corked(true);
   stream_ =

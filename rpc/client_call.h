@@ -37,9 +37,10 @@ class Peer {
   // Data calls take the data connections in turn.
   std::shared_ptr<grpc::Channel> ChannelFor(Kind kind);
   absl::Time DeadlineFor(Kind kind, const CallContext& context) const;
-  // UNAVAILABLE and DEADLINE_EXCEEDED get the peer's name in front. UNAVAILABLE, too, are a deadline
-  // that passed before there was a connection, and a call that was cancelled and not by us
-  // (`cancelled`): a server that stops ends its calls so.
+  // UNAVAILABLE and DEADLINE_EXCEEDED get the peer's name in front. UNAVAILABLE, too, are a
+  // deadline that passed before there was a connection, and a call that was cancelled and not by us
+  // (`cancelled`): a server that stops ends its calls so. FAILED_PRECONDITION where a peer with a
+  // name lets this process not in.
   absl::Status Translate(const grpc::Status& status, grpc::Channel* channel, bool cancelled) const;
 
  private:

@@ -19,6 +19,7 @@
 #include "common/file.h"
 #include "common/limits.h"
 #include "rpc/address.h"
+#include "rpc/admission.h"
 #include "rpc/allocator.h"
 #include "rpc/channel_args.h"
 #include "rpc/services.h"
@@ -63,6 +64,7 @@ size_t MemoryBytes() {
 
 struct GrpcServer::Builder::Parts {
   ServerOptions options;
+  std::unique_ptr<MemoryService> guarded;  // null without API keys
   std::vector<std::unique_ptr<CallPools>> pools;
   std::vector<std::unique_ptr<RawService>> services;
   bool takes_blocks = false;
@@ -82,6 +84,7 @@ struct GrpcServer::Builder::Parts {
 
 // Destroyed from the bottom up: the server first, then the services, then what they use.
 struct GrpcServer::Impl {
+  std::unique_ptr<MemoryService> guarded;
   std::unique_ptr<FirstMessages> first_messages;
   std::vector<std::unique_ptr<CallPools>> pools;
   std::vector<std::unique_ptr<RawService>> services;
@@ -90,7 +93,8 @@ struct GrpcServer::Impl {
   std::once_flag shutdown;
 };
 
-GrpcServer::Builder::Builder(ServerOptions options) : parts_(new Parts{options, {}, {}, false}) {}
+GrpcServer::Builder::Builder(ServerOptions options)
+    : parts_(new Parts{options, nullptr, {}, {}, false}) {}
 GrpcServer::Builder::~Builder() = default;
 GrpcServer::Builder::Builder(Builder&&) noexcept = default;
 GrpcServer::Builder& GrpcServer::Builder::operator=(Builder&&) noexcept = default;
@@ -109,7 +113,12 @@ GrpcServer::Builder& GrpcServer::Builder::Add(ComputeNode* node) {
   return *this;
 }
 GrpcServer::Builder& GrpcServer::Builder::Add(MemoryService* service) {
-  parts_->Add(service);
+  if (parts_->options.api_keys == nullptr) {
+    parts_->Add(service);
+  } else {
+    parts_->guarded = Guarded(service);
+    parts_->Add(parts_->guarded.get());
+  }
   return *this;
 }
 
@@ -118,6 +127,7 @@ absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Builder::Start(const std
   QuietGrpcLog();
   EnablePlugins(parts_->options.reflection);
   auto impl = std::make_unique<Impl>();
+  impl->guarded = std::move(parts_->guarded);
   impl->pools = std::move(parts_->pools);
   impl->services = std::move(parts_->services);
 
@@ -133,6 +143,7 @@ absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Builder::Start(const std
   for (const auto& service : impl->services) {
     service->Limit(impl->first_messages.get());
     service->Observe(parts_->options.observer);
+    service->Guard(parts_->options.api_keys);
     builder.RegisterService(service.get());
   }
   impl->server = builder.BuildAndStart();

@@ -11,6 +11,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "auth/key_ring.h"
 #include "common/limits.h"
 #include "rpc/call_observer.h"
 #include "rpc/compute_node.h"
@@ -43,6 +44,9 @@ struct ServerOptions {
   size_t incoming_bytes = 0;
   TlsFiles tls = {};                 // plain text when it has no certificate
   CallObserver* observer = nullptr;  // borrowed until the server is gone; null: nobody counts
+  // Borrowed until the server is gone: calls are let in as admission.h says, to shards and compute
+  // nodes none. Null: all. Health and reflection answer everybody.
+  const auth::KeyRing* api_keys = nullptr;
 };
 
 // Thread-safe.

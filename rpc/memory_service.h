@@ -17,6 +17,9 @@
 
 namespace msa::rpc {
 
+// The bank of who names none.
+inline constexpr char kDefaultBank[] = "default";
+
 // Unset: the model's default.
 struct BankOptions {
   std::optional<DType> routing_dtype;

@@ -12,8 +12,6 @@
 namespace msa::rpc {
 namespace {
 
-constexpr char kDefaultBank[] = "default";
-
 std::string BankOf(const std::string& name) { return name.empty() ? kDefaultBank : name; }
 
 void ToReply(const AddResult& result, pb::AddDocumentsReply* reply) {

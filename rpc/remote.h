@@ -35,8 +35,13 @@ struct RemoteOptions {
   // Of a shard: where this process's map has it. A shard that says another is not used; one that
   // says none is.
   std::optional<ShardPlace> place = std::nullopt;
-  TlsFiles tls = {};  // in plain text when it names nothing to trust
+  TlsFiles tls = {};         // in plain text when it names nothing to trust
+  std::string api_key = {};  // sent with every call as "authorization: Bearer KEY"; empty: none
 };
+
+// FAILED_PRECONDITION when an API key would travel where others can read it: in plain text to
+// another machine. Every call fails with it.
+absl::Status CheckApiKeyTravels(const RemoteOptions& options);
 
 // All thread-safe.
 

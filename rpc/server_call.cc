@@ -6,6 +6,7 @@
 
 #include <atomic>
 #include <deque>
+#include <iterator>
 #include <string_view>
 #include <utility>
 
@@ -13,6 +14,7 @@
 #include "absl/synchronization/mutex.h"
 #include "common/limits.h"
 #include "common/strings.h"
+#include "rpc/admission.h"
 
 namespace msa::rpc {
 namespace {
@@ -39,12 +41,21 @@ class ObservedCall {
   const absl::Time begun_ = absl::Now();
 };
 
+absl::StatusOr<Admission> AdmissionOf(const grpc::CallbackServerContext& context,
+                                      const auth::KeyRing* keys, std::string_view service,
+                                      std::string_view method) {
+  if (keys == nullptr) return Admission();
+  const auto [first, last] = context.client_metadata().equal_range("authorization");
+  if (first == last || std::next(first) != last) return Admit(*keys, service, method, "");
+  return Admit(*keys, service, method, {first->second.data(), first->second.size()});
+}
+
 class Reactor final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>,
                       public ServerCall,
                       public FirstMessages::Call {
  public:
   Reactor(grpc::CallbackServerContext* context, FirstMessages* first_messages, WorkerPool* pool,
-          const ServerHandler* handler, ObservedCall observed)
+          const ServerHandler* handler, ObservedCall observed, absl::StatusOr<Admission> admission)
       : first_messages_(first_messages),
         pool_(pool),
         handler_(handler),
@@ -59,6 +70,11 @@ class Reactor final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::Byt
       context_.request_id.assign(id->second.data(), std::min<size_t>(id->second.size(), 128));
     }
     context_.cancelled = [flag = cancelled_] { return flag->load(std::memory_order_relaxed); };
+    if (!admission.ok()) {
+      End(admission.status());  // without a byte of the call read, and without a thread
+      return;
+    }
+    context_.admission = *std::move(admission);
     if (first_messages_ != nullptr) place_ = first_messages_->Await(this);
     StartRead(&incoming_);
   }
@@ -163,7 +179,7 @@ class Reactor final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::Byt
     End(status);
   }
 
-  // The last use of `this`.
+  // The last use of `this`, but for a constructor's.
   void End(const absl::Status& status) {
     observed_.End(status.code());
     Finish(ToGrpc(status));
@@ -197,8 +213,10 @@ void RawService::Method(const std::string& method, WorkerPool* pool, ServerHandl
   MarkMethodRawCallback(index,
                         new grpc::internal::CallbackBidiHandler<grpc::ByteBuffer, grpc::ByteBuffer>(
                             [this, pool, kept, path](grpc::CallbackServerContext* context) {
+                              const std::string_view method = path.substr(name_.size() + 2);
                               return new Reactor(context, first_messages_, pool, kept.get(),
-                                                 {observer_, name_, path.substr(name_.size() + 2)});
+                                                 {observer_, name_, method},
+                                                 AdmissionOf(*context, keys_, name_, method));
                             }));
 }
 

@@ -15,6 +15,7 @@
 #include <string>
 
 #include "absl/status/status.h"
+#include "auth/key_ring.h"
 #include "rpc/call_observer.h"
 #include "rpc/first_messages.h"
 #include "rpc/types.h"
@@ -52,12 +53,15 @@ class RawService : public grpc::Service {
   void Observe(CallObserver* observer) { observer_ = observer; }
   // The same; null: as long as they take.
   void Limit(FirstMessages* first_messages) { first_messages_ = first_messages; }
+  // The same; null: everybody is let in, else those of Admit.
+  void Guard(const auth::KeyRing* keys) { keys_ = keys; }
   const std::string& name() const { return name_; }
 
  private:
   const std::string name_;
   CallObserver* observer_ = nullptr;
   FirstMessages* first_messages_ = nullptr;
+  const auth::KeyRing* keys_ = nullptr;
   // Named methods are kept here: grpc::internal::RpcMethod borrows the name's characters.
   std::list<std::string> paths_;
 };

@@ -17,21 +17,9 @@
 #include "absl/time/time.h"
 #include "common/dtype.h"
 #include "common/routing.h"
+#include "rpc/call_context.h"
 
 namespace msa::rpc {
-
-// What travels with every call: how long it may take, what its log lines are called, whether its
-// client went away.
-struct CallContext {
-  absl::Time deadline = absl::InfiniteFuture();
-  std::string request_id;           // empty: none
-  std::function<bool()> cancelled;  // null: never; thread-safe
-  // Called, from any thread, when a stream has ended although its caller may still wait for input
-  // to send (AddDocuments over gRPC): input that blocks should end then. Null: nobody waits.
-  std::function<void()> input_over = nullptr;
-
-  bool Cancelled() const { return cancelled && cancelled(); }
-};
 
 // Bytes kept alive by whoever made them (a RocksDB pin, a gRPC slice, a string): copied as a
 // pointer.

@@ -6,6 +6,7 @@ Works in a bank of its own and deletes it. Exits 77 (skipped) without MSA_SERVER
 import os
 import sys
 import unittest
+import unittest.mock
 import uuid
 
 try:
@@ -130,6 +131,21 @@ class ClientTest(unittest.TestCase):
         self.assertEqual(self.code_of(lambda: self.client.ask("q" * (10 << 20))), invalid)
         self.assertEqual(self.code_of(lambda: self.client.ask("q", top_k=0)), invalid)
         self.assertEqual(self.code_of(lambda: self.client.retrieve("q", limit=-1)), invalid)
+
+    def test_a_key_goes_to_its_server_alone(self):
+        secret = "msa_" + 64 * "0"
+        for key, server, words in ((secret, "192.0.2.1:7070", "in plain text"),
+                                   (secret, "127.example.org:7070", "in plain text"),
+                                   ("hunter2", "127.0.0.1:7070", "this is no API key")):
+            with unittest.mock.patch.dict(os.environ, MSA_API_KEY=key, MSA_API_KEY_FILE="", MSA_TLS_CA=""):
+                with self.assertRaisesRegex(ValueError, words):
+                    Client(server)
+        if os.environ.get("MSA_API_KEY_FILE"):
+            for key in ("", secret):
+                with unittest.mock.patch.dict(os.environ, MSA_API_KEY=key, MSA_API_KEY_FILE=""):
+                    with Client(bank=self.client.bank) as stranger:
+                        for call in (stranger.list_banks, lambda: stranger.add([]), lambda: stranger.ask("q")):
+                            self.assertEqual(self.code_of(call), grpc.StatusCode.UNAUTHENTICATED)
 
     def test_unknown_bank(self):
         with Client(bank="there-is-none") as other:

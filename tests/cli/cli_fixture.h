@@ -15,6 +15,7 @@
 #include "absl/strings/str_split.h"
 #include "cli/cli.h"
 #include "cli/json.h"
+#include "cli/key_verbs.h"
 #include "tests/support/fake_memory_service.h"
 
 namespace msa::cli {
@@ -93,8 +94,9 @@ class CliTest : public ::testing::Test {
     arguments.insert(arguments.begin(), "msa");
     std::vector<const char*> argv;
     for (const std::string& argument : arguments) argv.push_back(argument.c_str());
-    const int code = RunCommandLine(ClientVerbs(connect_, synthetic_),
-                                    static_cast<int>(argv.size()), argv.data(), io);
+    std::vector<std::unique_ptr<Verb>> verbs = ClientVerbs(connect_, synthetic_);
+    for (std::unique_ptr<Verb>& verb : KeyVerbs()) verbs.push_back(std::move(verb));
+    const int code = RunCommandLine(verbs, static_cast<int>(argv.size()), argv.data(), io);
     out_ = out.str();
     err_ = err.str();
     return code;
@@ -123,9 +125,8 @@ class CliTest : public ::testing::Test {
 
   testing::FakeMemoryService service_;
   // What the verbs connect by; a test may put another in its place.
-  Connector connect_ = [this](const std::string& server,
-                              const rpc::TlsFiles&) -> absl::StatusOr<Connection> {
-    server_ = server;
+  Connector connect_ = [this](const ServerAt& server) -> absl::StatusOr<Connection> {
+    server_ = server.address;
     return Connection{.keeps = nullptr,
                       .service = std::make_unique<BorrowedService>(service_),
                       .reachable = [this] { return reachable_; }};

@@ -45,7 +45,7 @@ TEST_F(CliTest, ABenchRefusesGpusThatItsBackendDoesNotUse) {
   GpuFlags made;
   synthetic_ = [&](const SyntheticOptions& options) {
     made = options.gpus;
-    return connect_("synthetic", {});
+    return connect_({"synthetic"});
   };
   EXPECT_EQ(Msa({"bench", "--synthetic-model", "msa-tiny", "--gpus", "1"}), 2);
   EXPECT_THAT(err_, HasSubstr("give --backend cuda"));
@@ -59,7 +59,7 @@ TEST_F(CliTest, ABenchRefusesGpusThatItsBackendDoesNotUse) {
 
 // A running server has its own.
 TEST_F(CliTest, ABenchOfARunningServerRefusesWhatOnlyOneOfItsOwnHas) {
-  synthetic_ = [&](const SyntheticOptions&) { return connect_("synthetic", {}); };
+  synthetic_ = [&](const SyntheticOptions&) { return connect_({"synthetic"}); };
   const std::vector<std::string> bench = {"bench", "--questions",
                                           Write("q", "{\"question\": \"?\"}")};
   const std::vector<std::vector<std::string>> cases = {{"--backend", "cuda", "--gpus", "0"},

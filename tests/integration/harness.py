@@ -134,8 +134,8 @@ class ServerTest(unittest.TestCase):
         return self.start(["serve", "--data-dir", self.path(data), "--model", self.model,
                            "--listen", "127.0.0.1:0", "--threads", "1", *extra]).wait_ready()
 
-    def start_cluster(self, *flags):
-        """Three memory nodes, two compute nodes and the router that is returned; flags: of all."""
+    def start_cluster(self, *flags, of_router=(), of_nodes=()):
+        """Three memory nodes, two compute nodes and the router that is returned; flags: of all, of_nodes: of the compute nodes."""
         # Sockets in a folder instead of ports: every address is known before anything starts.
         address = lambda name: f"unix:{self.path(name)}.sock"
         self.map = self.path("map.json")
@@ -148,12 +148,12 @@ class ServerTest(unittest.TestCase):
         common = ["--threads", "1", *placed]
         self.shards = {n: self.start(["memory-node", "--name", n, "--data-dir", self.path("data-" + n),
                                       *common]) for n in "abc"}
-        nodes = [self.start(["compute-node", "--name", n, "--model", self.model, *common])
+        nodes = [self.start(["compute-node", "--name", n, "--model", self.model, *of_nodes, *common])
                  for n in ("c0", "c1")]
         for process in [*self.shards.values(), *nodes]:
             process.wait_ready()
         self.nodes = nodes
-        return self.start(["router", "--shard-timeout", "5", *placed]).wait_ready()
+        return self.start(["router", "--shard-timeout", "5", *of_router, *placed]).wait_ready()
 
     def certificate(self, name="node"):
         """Flags of a certificate for this machine, and of the one that signed it (its own)."""

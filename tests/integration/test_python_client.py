@@ -23,9 +23,15 @@ class PythonClient(ServerTest):
                        env={**clean_environment(), "PYTHON": PYTHON})
         mine = self.certificate()
         twins = {flag[2:].upper().replace("-", "_"): file for flag, file in zip(mine[::2], mine[1::2])}
-        for data, flags in (("plain", []), ("tls", mine)):
+        keys = self.path("keys.json")
+        with open(self.path("key"), "w", encoding="utf-8") as file:
+            file.write(self.run_msa(["key", "create", "--api-keys", keys, "--admin", "*", "python"]).out)
+        for data, flags in (("plain", []), ("tls", mine), ("keys", ["--api-keys", keys])):
             server = self.serve(data, flags)
             environment = clean_environment()
+            if "--api-keys" in flags:
+                environment["MSA_API_KEY_FILE"] = self.path("key")
+                flags = []
             environment.update(MSA_SERVER=server.address, PYTHONPATH=f"{stubs}:{CLIENT}")
             if flags:
                 environment.update({"MSA_" + name: file for name, file in twins.items()})

@@ -14,13 +14,14 @@ INCLUDE = re.compile(r'^\s*#\s*include\s*[<"]([^>"]+)[>"]', re.MULTILINE)
 # The folders of the product, and the folders each may use.
 ALLOWED = {
     "common": {"common"},
+    "auth": {"auth", "common"},
     "kernels": {"kernels", "common"},
-    "rpc": {"rpc", "common"},
+    "rpc": {"rpc", "auth", "common"},
     "monitoring": {"monitoring", "rpc", "common"},
     "memory_node": {"memory_node", "kernels", "rpc", "common"},
     "router": {"router", "rpc", "common"},
     "compute_node": {"compute_node", "kernels", "rpc", "common"},
-    "cli": {"cli", "monitoring", "compute_node", "router", "memory_node", "kernels", "rpc", "common"},
+    "cli": {"cli", "monitoring", "compute_node", "router", "memory_node", "kernels", "rpc", "auth", "common"},
 }
 WIRE = re.compile(r"^(grpc|grpcpp|google/protobuf)/|\.pb\.h$")
 CUDA = re.compile(r"^(cuda|cublas|cub/|nccl)")

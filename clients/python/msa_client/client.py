@@ -5,7 +5,8 @@ Everything the protocol has is reachable through `Client.stub` and the messages 
 import dataclasses
 import json
 import os
-from typing import Dict, Iterable, Iterator, List, Optional, Union
+import re
+from typing import Any, Dict, Iterable, Iterator, List, NamedTuple, Optional, Union
 
 import grpc
 
@@ -104,15 +105,57 @@ def _read(path: Optional[str]) -> Optional[bytes]:
         return file.read()
 
 
+class _WithKey(grpc.UnaryUnaryClientInterceptor, grpc.UnaryStreamClientInterceptor,
+               grpc.StreamStreamClientInterceptor):
+    """Sends the key with every call."""
+
+    def __init__(self, key: str):
+        self._metadata = ("authorization", "Bearer " + key)
+
+    def _intercept(self, continuation, details, request):
+        metadata = [*(details.metadata or ()), self._metadata]
+        return continuation(_Details(details.method, details.timeout, metadata, details.credentials,
+                                     details.wait_for_ready, details.compression), request)
+
+    intercept_unary_unary = intercept_unary_stream = intercept_stream_stream = _intercept
+
+
+class _Details(NamedTuple("_Details", [(name, Any) for name in (
+        "method", "timeout", "metadata", "credentials", "wait_for_ready", "compression")]),
+               grpc.ClientCallDetails):
+    pass
+
+
+def _api_key(path: Optional[str]) -> Optional[str]:
+    path = path or os.environ.get("MSA_API_KEY_FILE")
+    key = _read(path).decode() if path else os.environ.get("MSA_API_KEY", "")
+    key = key.strip()
+    if key and not re.fullmatch("msa_[0-9a-f]{64}", key):
+        raise ValueError(f"{path or 'MSA_API_KEY'}: this is no API key: one is msa_ and 64 hexadecimal "
+                         "digits, as msa key create printed it")
+    return key or None
+
+
+def _is_loopback(server: str) -> bool:
+    """Whether only this machine can reach it; a name that begins with 127. may lead anywhere."""
+    host = server.rpartition(":")[0].strip("[]")
+    return (server.startswith("unix:") or host in ("localhost", "::1")
+            or re.fullmatch(r"127\.[0-9.]+", host) is not None)
+
+
 class Client:
     """Thread-safe. `server`: host:port, else MSA_SERVER, else 127.0.0.1:7070.
+
+    `api_key_file`: a file that holds an API key for a server that wants one, else MSA_API_KEY_FILE,
+    else the key in MSA_API_KEY. It is sent over TLS or within this machine only (ValueError).
 
     TLS where `tls_ca` names a file of certificates to trust (PEM), with `tls_cert` and `tls_key` for
     a server that wants a certificate; else MSA_TLS_CA, MSA_TLS_CERT and MSA_TLS_KEY."""
 
     def __init__(self, server: Optional[str] = None, bank: str = "default",
                  timeout_s: float = DEFAULT_TIMEOUT_S, tls_ca: Optional[str] = None,
-                 tls_cert: Optional[str] = None, tls_key: Optional[str] = None):
+                 tls_cert: Optional[str] = None, tls_key: Optional[str] = None,
+                 api_key_file: Optional[str] = None):
         self.bank = bank
         self.timeout_s = timeout_s
         server = server or os.environ.get("MSA_SERVER") or "127.0.0.1:7070"
@@ -121,12 +164,17 @@ class Client:
                    ("grpc.enable_http_proxy", 0)]
         ca, cert, key = (_read(given or os.environ.get(name)) for given, name in
                          ((tls_ca, "MSA_TLS_CA"), (tls_cert, "MSA_TLS_CERT"), (tls_key, "MSA_TLS_KEY")))
+        secret = _api_key(api_key_file)
+        if secret and not ca and not _is_loopback(server):
+            raise ValueError(f"the API key is not sent to {server} in plain text, which others can "
+                             "read: give tls_ca to speak TLS")
         if ca:
             self._channel = grpc.secure_channel(
                 server, grpc.ssl_channel_credentials(ca, key, cert), options=options)
         else:
             self._channel = grpc.insecure_channel(server, options=options)
-        self.stub = router_pb2_grpc.MemoryServiceStub(self._channel)
+        self.stub = router_pb2_grpc.MemoryServiceStub(
+            grpc.intercept_channel(self._channel, _WithKey(secret)) if secret else self._channel)
 
     def close(self):
         self._channel.close()
