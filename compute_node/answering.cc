@@ -260,6 +260,7 @@ absl::Status Answering::RouterMode(MemorySession& session, const Frames& frames)
   int32_t rounds_read = 0;
   for (int32_t round = 1; round <= max_rounds; ++round) {
     MSA_ASSIGN_OR_RETURN(const RoutingPrompt prompt, Timed([&] { return dialogue.Prompt(); }));
+    if (round > 1 && !session.Holds(prompt)) break;  // answers from what it has
     MSA_RETURN_IF_ERROR(RouteRound(session, prompt).status());
     MSA_ASSIGN_OR_RETURN(const auto ranked, session.Rank(ctx_, wanted, taken, false));
     std::vector<int64_t> references;
@@ -413,17 +414,26 @@ absl::StatusOr<rpc::RetrieveReply> RetrieveDocuments(const rpc::CallContext& ctx
   std::vector<int64_t> taken;
   std::vector<rpc::RankedPart> unread;  // of the last round, best first
   std::set<std::string> seen;           // another part of a document may rank in a later round
+  std::map<int64_t, int32_t> votes;     // of the last round
   for (int32_t round = 1; round <= max_rounds; ++round) {
     MSA_ASSIGN_OR_RETURN(const RoutingPrompt prompt, dialogue.Prompt());
-    MSA_ASSIGN_OR_RETURN(
-        const Prefill state,
-        session->Route(ctx, prompt, request.top_k.value_or(config.top_k), nullptr));
+    // A later prompt that is longer than the model ends the rounds as one that adds nothing does.
+    const bool routes = round == 1 || session->Holds(prompt);
+    if (routes) {
+      MSA_ASSIGN_OR_RETURN(
+          const Prefill state,
+          session->Route(ctx, prompt, request.top_k.value_or(config.top_k), nullptr));
+      votes = Votes(state.selections);
+    }
     // Every round but the last takes what the reader would; the last fills up to the limit.
     const auto missing = request.limit - static_cast<int32_t>(reply.documents.size());
     const bool last = round == max_rounds;
     const int32_t wanted = last ? missing : std::min(missing, config.reader_documents);
     if (wanted <= 0) break;
-    MSA_ASSIGN_OR_RETURN(auto ranked, session->Rank(ctx, missing, taken, true));
+    std::vector<rpc::RankedPart> ranked;
+    if (routes) {
+      MSA_ASSIGN_OR_RETURN(ranked, session->Rank(ctx, missing, taken, true));
+    }
     // A round that adds nothing is the last: the ranking of the one before goes on.
     const bool adds = !ranked.empty() && Adds(ranked.front(), round, config);
     if (!adds) ranked = std::move(unread);
@@ -434,7 +444,6 @@ absl::StatusOr<rpc::RetrieveReply> RetrieveDocuments(const rpc::CallContext& ctx
     for (const rpc::RankedPart& part : ranked) references.push_back(part.scored.reference);
     MSA_ASSIGN_OR_RETURN(auto found, session->GetParts(ctx, references));
     const auto known = ByReference(std::move(found));
-    auto votes = Votes(state.selections);
     std::vector<ReferencedText> texts;
     for (const rpc::RankedPart& part : ranked) {
       const auto it = known.find(part.scored.reference);

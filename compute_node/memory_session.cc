@@ -16,6 +16,10 @@ namespace {
 
 constexpr absl::Duration kCloseTimeout = absl::Seconds(5);
 
+// Positions start at the literal 3 + k whatever the head's length; k is the checkpoint's, so that a
+// request for more documents does not move the prompt.
+int32_t FirstPosition(const ModelConfig& config) { return 3 + config.memory.top_k; }
+
 }  // namespace
 
 absl::StatusOr<TemplatePrefix> TemplatePrefix::Make(const Transformer& transformer,
@@ -133,6 +137,11 @@ void MemorySession::NoteMissing(const std::vector<std::string>& shards) {
   }
 }
 
+bool MemorySession::Holds(const RoutingPrompt& prompt) const {
+  const ModelConfig& config = transformer_.config();
+  return FirstPosition(config) + static_cast<int64_t>(prompt.ids.size()) < config.max_positions;
+}
+
 absl::StatusOr<Prefill> MemorySession::Route(const rpc::CallContext& ctx,
                                              const RoutingPrompt& prompt, int32_t top_k,
                                              ForwardHook* observer) {
@@ -140,11 +149,9 @@ absl::StatusOr<Prefill> MemorySession::Route(const rpc::CallContext& ctx,
   const double waited = timings_.route + timings_.fetch;
   const absl::Time start = absl::Now();
   const ModelConfig& config = transformer_.config();
-  // Positions start at the literal 3 + k whatever the head's length; k is the checkpoint's, so that
-  // a request for more documents does not move the prompt.
-  const int32_t first_position = 3 + config.memory.top_k;
+  const int32_t first_position = FirstPosition(config);
   const auto num_tokens = static_cast<int32_t>(prompt.ids.size());
-  if (first_position + num_tokens >= config.max_positions) {
+  if (!Holds(prompt)) {
     return absl::InvalidArgumentError(StrCat(
         "the prompt has ", num_tokens, " tokens, more than this model's ", config.max_positions,
         " positions hold: ask a shorter question, or for fewer documents or rounds"));

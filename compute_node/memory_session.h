@@ -67,6 +67,8 @@ class MemorySession {
   const rpc::SessionInfo& info() const { return info_; }
   const rpc::BankSpec& bank() const { return info_.bank; }
 
+  // Whether the model has positions enough for Route to take it.
+  bool Holds(const RoutingPrompt& prompt) const;
   // A new round: routes `prompt` with `top_k` parts a layer. `observer` may be null; it sees the
   // same pass.
   absl::StatusOr<Prefill> Route(const rpc::CallContext& ctx, const RoutingPrompt& prompt,

@@ -132,6 +132,12 @@ class ClientTest(unittest.TestCase):
         self.assertEqual(self.code_of(lambda: self.client.ask("q", top_k=0)), invalid)
         self.assertEqual(self.code_of(lambda: self.client.retrieve("q", limit=-1)), invalid)
 
+    def test_a_certificate_is_shown_over_tls_alone(self):
+        with unittest.mock.patch.dict(os.environ, MSA_TLS_CA="", MSA_TLS_CERT="", MSA_TLS_KEY=""):
+            for given in ({"tls_cert": __file__}, {"tls_key": __file__}):
+                with self.assertRaisesRegex(ValueError, "give tls_ca"):
+                    Client("127.0.0.1:7070", **given)
+
     def test_a_key_goes_to_its_server_alone(self):
         secret = "msa_" + 64 * "0"
         for key, server, words in ((secret, "192.0.2.1:7070", "in plain text"),

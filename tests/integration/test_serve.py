@@ -178,6 +178,39 @@ class ReaderAttention(ReaderTest):
         self.assertNotEqual(self.ask(causal, self.QUESTION, "--max-rounds", "1")["answer"], apart["answer"])
 
 
+class ShortModel(ServerTest):
+    """A model with fewer positions than two rounds' texts take: max_position_embeddings."""
+    QUESTION = "Which garden has a violin?"
+
+    def started(self, positions):
+        self.model = reader_model(self.path(f"model-{positions}"))
+        path = os.path.join(self.model, "config.json")
+        with open(path, encoding="utf-8") as file:
+            config = json.load(file) | {"max_position_embeddings": positions}
+        with open(path, "w", encoding="utf-8") as file:
+            json.dump(config, file)
+        return self.serve(data=f"data-{positions}")
+
+    def prompt_tokens(self, server):
+        return self.ask(server, self.QUESTION, "--max-rounds", "1")["usage"]["prompt_tokens"]
+
+    def test_a_later_round_that_does_not_fit_is_not_made(self):
+        server = self.started(4096)
+        self.msa(server, "bank", "create", "default")
+        question = self.prompt_tokens(server)               # of an empty bank nothing is read
+        self.add(server, documents(12))
+        reading = self.prompt_tokens(server) - question
+        self.assertEqual(6, len(self.ask(server, self.QUESTION)["documents"]))
+        server = self.started(reading + 8)      # the second round's prompt has the same three texts in a longer frame
+        self.add(server, documents(12))
+        one = self.ask(server, self.QUESTION, "--max-rounds", "1")
+        both = self.ask(server, self.QUESTION)
+        self.assertEqual((one["answer"], one["documents"]), (both["answer"], both["documents"]))
+        self.assertEqual(3, len(both["documents"]))
+        self.assertEqual(ids(self.retrieve(server, self.QUESTION, "--limit", "12", "--max-rounds", "1")),
+                         ids(self.retrieve(server, self.QUESTION, "--limit", "12")))
+
+
 class Life(ServerTest):
     def test_add_ask_replace_delete_crash_restart(self):
         server = self.serve()

@@ -164,6 +164,9 @@ class Client:
                    ("grpc.enable_http_proxy", 0)]
         ca, cert, key = (_read(given or os.environ.get(name)) for given, name in
                          ((tls_ca, "MSA_TLS_CA"), (tls_cert, "MSA_TLS_CERT"), (tls_key, "MSA_TLS_KEY")))
+        if (cert or key) and not ca:
+            raise ValueError("tls_cert and tls_key without tls_ca would be spoken in plain text: give tls_ca, the "
+                             "certificates that the server's is checked with")
         secret = _api_key(api_key_file)
         if secret and not ca and not _is_loopback(server):
             raise ValueError(f"the API key is not sent to {server} in plain text, which others can "
