@@ -43,6 +43,18 @@ def call(name, method, service="MemoryService", code=None):
     return f'{name}{{{code}grpc_method="{method}",grpc_service="msa.v1.{service}"}}'
 
 
+def deployed(name):
+    return os.path.join(os.path.dirname(__file__), "..", "..", "deploy", "prometheus", name)
+
+
+def dashboard_queries():
+    """Of every panel, with Grafana's variables put in."""
+    with open(deployed("dashboard.json"), encoding="utf-8") as file:
+        panels = json.load(file)["panels"]
+    return [target["expr"].replace("$__rate_interval", "5m").replace("$instance", ".*")
+            for panel in panels for target in panel["targets"]]
+
+
 class Metrics(ServerTest):
     def test_one_process_tells_its_banks_and_its_calls(self):
         server = self.serve(extra=LISTEN)
@@ -114,6 +126,25 @@ class Metrics(ServerTest):
             except (OSError, ValueError):       # it does not listen yet, or has not asked yet
                 value = None
         self.assertEqual(12, value)
+        for expression in dashboard_queries():
+            answer = json.loads(get(address, "/api/v1/query?" + urllib.parse.urlencode({"query": expression})))
+            self.assertEqual("success", answer["status"], expression)
+
+    @unittest.skipUnless(prometheus("promtool"), "no Prometheus: scripts/unpack_prometheus.sh")
+    def test_alerts_ring_when_they_should(self):
+        for arguments in (["check", "rules", deployed("alerts.yaml")], ["test", "rules", deployed("alerts_test.yaml")]):
+            checked = subprocess.run([prometheus("promtool"), *arguments], capture_output=True, text=True)
+            self.assertEqual(0, checked.returncode, checked.stdout + checked.stderr)
+
+    def test_alerts_and_dashboard_ask_for_what_is_told(self):
+        server = self.serve(extra=LISTEN)
+        self.add(server, documents(12))
+        told = {re.split(r"[{ ]", line)[0] for line in figures(server)}
+        with open(deployed("alerts.yaml"), encoding="utf-8") as file:
+            asked = dashboard_queries() + [file.read()]
+        names = {name for text in asked for name in re.findall(r"\b(?:msa|grpc_server)_[a-z_]+", text)}
+        self.assertEqual(set(), names - told)
+        self.assertLess(15, len(names))
 
 
 if __name__ == "__main__":
