@@ -143,7 +143,7 @@ class ClientTest(unittest.TestCase):
         for key, server, words in ((secret, "192.0.2.1:7070", "in plain text"),
                                    (secret, "127.example.org:7070", "in plain text"),
                                    ("hunter2", "127.0.0.1:7070", "this is no API key")):
-            with unittest.mock.patch.dict(os.environ, MSA_API_KEY=key, MSA_API_KEY_FILE="", MSA_TLS_CA=""):
+            with unittest.mock.patch.dict(os.environ, MSA_API_KEY=key, MSA_API_KEY_FILE="", MSA_TLS_CA="", MSA_TLS_CERT="", MSA_TLS_KEY=""):
                 with self.assertRaisesRegex(ValueError, words):
                     Client(server)
         if os.environ.get("MSA_API_KEY_FILE"):

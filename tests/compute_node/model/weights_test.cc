@@ -126,14 +126,6 @@ TEST_F(WeightsTest, NamesAMissingFile) {
   EXPECT_THAT(std::string(weights.status().message()), HasSubstr("model.safetensors"));
 }
 
-TEST_F(WeightsTest, AFolderInAFilesPlaceIsNamed) {
-  fs::remove(dir_ / "config.json");
-  fs::create_directory(dir_ / "config.json");
-  const absl::Status status = ReadFile(dir_ / "config.json", 1 << 20).status();
-  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
-  EXPECT_THAT(std::string(status.message()), HasSubstr("config.json is not a regular file"));
-}
-
 TEST_F(WeightsTest, FingerprintFollowsEveryByte) {
   const std::string before = Load()->fingerprint;
   EXPECT_EQ(before.size(), 32u);
