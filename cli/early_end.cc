@@ -41,6 +41,7 @@ void EarlyEnd::Watch() const {
   signal(number, SIG_DFL);  // a shell starts what is in its background with SIGINT ignored
   pthread_sigmask(SIG_UNBLOCK, &signals_, nullptr);
   raise(number);
+  _exit(128 + number);  // process 1 of a container, which no signal ends by itself
 }
 
 }  // namespace msa::cli

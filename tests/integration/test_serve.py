@@ -302,21 +302,34 @@ class Life(ServerTest):
         self.assertTrue(any("draining" in line for line in server.log), server.log)
         self.assertEqual(3, len(self.msa(self.serve(), "ls")))
 
-    def test_a_signal_ends_a_server_that_is_loading(self):
+    def loading(self, *before):
         weights = os.path.join(self.model, "model.safetensors")
         os.remove(weights)
         os.mkfifo(weights)  # nobody writes to it: the load does not end
         server = subprocess.Popen(
-            [MSA, "serve", "--data-dir", self.path("data"), "--model", self.model, "--listen",
+            [*before, MSA, "serve", "--data-dir", self.path("data"), "--model", self.model, "--listen",
              "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0"],
             stderr=subprocess.PIPE, text=True, env=clean_environment())
+        self.addCleanup(server.stderr.close)
         self.addCleanup(server.wait)
         self.addCleanup(server.kill)
-        with server.stderr:
-            self.assertIn("figures for Prometheus", server.stderr.readline())
-            server.send_signal(signal.SIGINT)
-            self.assertEqual(server.wait(timeout=60), -signal.SIGINT)
-            self.assertIn("ended before it served", server.stderr.read())
+        self.assertIn("figures for Prometheus", server.stderr.readline())
+        return server
+
+    def test_a_signal_ends_a_server_that_is_loading(self):
+        server = self.loading()
+        server.send_signal(signal.SIGINT)
+        self.assertEqual(server.wait(timeout=60), -signal.SIGINT)
+        self.assertIn("ended before it served", server.stderr.read())
+
+    def test_process_1_of_a_container_is_ended_by_one_too(self):
+        apart = ["unshare", "--map-root-user", "--pid", "--fork", "--kill-child"]
+        if subprocess.run([*apart, "true"], stderr=subprocess.DEVNULL).returncode != 0:
+            self.skipTest("no name space for processes can be made here (unshare --map-root-user --pid)")
+        holder = self.loading(*apart)
+        with open(f"/proc/{holder.pid}/task/{holder.pid}/children", encoding="ascii") as file:
+            os.kill(int(file.read()), signal.SIGTERM)
+        self.assertEqual(holder.wait(timeout=60), 128 + signal.SIGTERM)
 
     def test_a_long_document_is_split_and_goes_as_one(self):
         server = self.serve()
