@@ -15,6 +15,7 @@
 #include <utility>
 
 #include "absl/strings/escaping.h"
+#include "common/file.h"
 #include "common/limits.h"
 #include "common/status_macros.h"
 #include "common/strings.h"
@@ -217,17 +218,11 @@ absl::StatusOr<std::string> ReadKeyText(const std::string& path) {
     return absl::FailedPreconditionError(
         StrCat(path, ": others than its owner may write it, and so let themselves in: chmod go-w"));
   }
-  std::string text(kMaxKeyFileBytes + 1, '\0');
-  size_t size = 0;
-  ssize_t got = 0;
-  while (size < text.size() && (got = read(file.fd, &text[size], text.size() - size)) > 0) {
-    size += static_cast<size_t>(got);
-  }
-  if (got < 0) return absl::FailedPreconditionError(StrCat("cannot read ", path, ": ", Why()));
-  if (size > kMaxKeyFileBytes) {
+  auto text = ReadOpenFile(file.fd, path, kMaxKeyFileBytes);
+  if (absl::IsResourceExhausted(text.status())) {
     return Invalid(StrCat(path, ": a file of API keys has ", kMaxKeyFileBytes, " bytes at most"));
   }
-  text.resize(size);
+  if (!text.ok()) return absl::FailedPreconditionError(std::string(text.status().message()));
   return text;
 }
 

@@ -1,14 +1,20 @@
 #include "cli/api_key_flag.h"
 
 #include <cstdlib>
-#include <fstream>
+#include <utility>
 
 #include "absl/strings/ascii.h"
 #include "auth/api_key.h"
 #include "cli/exit_code.h"
+#include "common/file.h"
 #include "common/strings.h"
 
 namespace msa::cli {
+namespace {
+
+constexpr size_t kMaxFileBytes = 1 << 20;  // far more than a key has
+
+}  // namespace
 
 void ApiKeyFlag::AddFlags(FlagSet& flags) {
   flags.Add("--api-key-file", &file,
@@ -19,10 +25,11 @@ absl::StatusOr<std::string> ApiKeyFlag::Read() const {
   std::string key, from = "MSA_API_KEY";
   if (!file.empty()) {
     from = StrCat("--api-key-file ", file);
-    std::ifstream in(file, std::ios::binary);
-    if (!in || !std::getline(in, key, '\0')) {
+    absl::StatusOr<std::string> text = ReadFile(file, kMaxFileBytes);
+    if (!text.ok() || text->empty()) {
       return absl::NotFoundError(StrCat(from, ": cannot be read, or is empty"));
     }
+    key = *std::move(text);
   } else if (const char* given = std::getenv("MSA_API_KEY"); given != nullptr) {
     key = given;
   }

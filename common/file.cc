@@ -40,6 +40,10 @@ absl::StatusOr<std::string> ReadFile(const std::string& path, size_t max_bytes) 
   const int file = open(path.c_str(), O_RDONLY | O_CLOEXEC);
   if (file < 0) return CannotRead(path, errno);
   const absl::Cleanup closed = [file] { close(file); };
+  return ReadOpenFile(file, path, max_bytes);
+}
+
+absl::StatusOr<std::string> ReadOpenFile(int file, const std::string& path, size_t max_bytes) {
   // One byte more than there should be: by it the end is seen, or that it is past the limit.
   std::string text(std::min(BytesOf(file), max_bytes) + 1, '\0');
   size_t bytes = 0;

@@ -41,7 +41,9 @@ absl::Status CheckApiKeyTravels(const RemoteOptions& options) {
 }
 
 Peer::Peer(RemoteOptions options, std::string service)
-    : options_(std::move(options)), service_(std::move(service)) {
+    : options_(std::move(options)),
+      service_(std::move(service)),
+      api_key_travels_(CheckApiKeyTravels(options_)) {
   KeepFreedMemory();
   const auto credentials = ClientCredentials(options_.tls);
   for (int i = 0; i < 1 + std::max(options_.data_connections, 1); ++i) {
@@ -97,7 +99,7 @@ ClientCall::ClientCall(Peer* peer, Peer::Kind kind, const char* method, const Ca
   } else if (deadline <= absl::Now()) {
     refused_ = absl::DeadlineExceededError("the deadline had passed before the call was made");
   } else {
-    refused_ = CheckApiKeyTravels(peer->options());
+    refused_ = peer->api_key_travels();
   }
   if (!refused_.ok()) return;
   client_context_.set_deadline(absl::ToChronoTime(deadline));

@@ -32,6 +32,8 @@ class Peer {
   enum class Kind { kBrief, kStream, kData };
   const RemoteOptions& options() const { return options_; }
   const std::string& service() const { return service_; }
+  // CheckApiKeyTravels of the options.
+  const absl::Status& api_key_travels() const { return api_key_travels_; }
   // As errors call it: "shard 'a' (10.0.0.1:7071)".
   std::string Name() const;
   // Data calls take the data connections in turn.
@@ -46,6 +48,7 @@ class Peer {
  private:
   const RemoteOptions options_;
   const std::string service_;
+  const absl::Status api_key_travels_;
   std::vector<std::shared_ptr<grpc::Channel>> channels_;  // [0]: all but data
   std::atomic<uint32_t> next_data_{0};
 };

@@ -47,6 +47,10 @@ def reader_model(folder, **memory):
     return folder
 
 
+def ids(found):
+    return [d["id"] for d in found]
+
+
 def documents(count):
     """Short texts with words of their own, numbered."""
     words = ("river tower garden winter copper violin harbour engine meadow lantern orchard signal "
