@@ -36,16 +36,18 @@ UNSURE = -1.0   # margin of refusing (see refusal.py) from which a question coun
 Item = tuple[list[int], bool]   # passages, and whether a question without an answer is wanted
 
 
-def candidates(docs: list[dict], links: list[dict], rng: random.Random, pairs: float, unanswerable: float = 0.0) -> list[Item]:
-    """Passages (one) and linked passages (two) in the order to ask about them."""
-    single = [([n], rng.random() < unanswerable) for n, d in enumerate(docs) if d["s"] == "wiki"]
-    double = [([l["d"], l["to"]], False) for l in links]
+def candidates(docs: list[dict], links: list[dict], rng: random.Random, pairs: float, unanswerable: float = 0.0,
+               twice: bool = False) -> list[Item]:
+    """Passages (one) and linked passages (two) in the order to ask about them. twice: each single one for either kind of question."""
+    kinds = (lambda: (False, True)) if twice else (lambda: (rng.random() < unanswerable,))
+    single = [[([n], kind) for kind in kinds()] for n, d in enumerate(docs) if d["s"] == "wiki"]
+    double = [[([l["d"], l["to"]], False)] for l in links]
     rng.shuffle(single)
     rng.shuffle(double)
     double = double[: int(len(single) * pairs / (1 - pairs))]
     both = single + double
     rng.shuffle(both)
-    return both
+    return [item for items in both for item in items]
 
 
 def question_like(question: str) -> bool:
@@ -113,9 +115,9 @@ class Asker:
                     self.tokenizer.decode(tokens).partition("\n")
                 answer, question = answer.strip(), re.sub(r"\s+", " ", question).strip()
                 if unanswerable and question_like(question):
-                    made.append({"q": question, "a": [], "p": passages, "n": [], "u": 1})
+                    made.append({"q": question, "a": [], "p": passages, "n": [], "r": 0, "u": 1})
                 elif not unanswerable and sound(answer, question, texts[i]):
-                    made.append({"q": question, "a": [answer], "p": passages, "n": []})
+                    made.append({"q": question, "a": [answer], "p": passages, "n": [], "r": 0})
         return made
 
     @torch.no_grad()
@@ -157,8 +159,10 @@ def main() -> None:
     for name in ("base", "adapter", "bundle", "out"):
         parser.add_argument("--" + name, required=True)
     parser.add_argument("--reader", default="", help="adapter that reads what was written; --adapter's if none")
+    parser.add_argument("--unread", action="store_true", help="nobody reads it here (`r` 0 throughout): teach.py will")
     parser.add_argument("--wait", type=float, default=0, help="wall time (since 1970) until which the adapter may still be in the making")
     parser.add_argument("--unanswerable", type=float, default=0.0, help="share of single passages asked for a question they do not answer")
+    parser.add_argument("--twice", action="store_true", help="each single passage is asked for a question of either kind")
     parser.add_argument("--vectors", default="", help="prefix of what neighbours.py --vectors wrote")
     parser.add_argument("--seconds", type=float, default=40, help="of asking, a process")
     parser.add_argument("--until", type=float, default=float("inf"), help="wall time (since 1970) when asking ends too")
@@ -176,7 +180,7 @@ def main() -> None:
     tokenizer = frames.load_tokenizer(f"{args.base}/tokenizer.json")
     global WRITER
     WRITER = Writer(tokenizer, docs)
-    work = candidates(docs, links, random.Random(args.seed), args.pairs, args.unanswerable)[rank::world][: args.limit]
+    work = candidates(docs, links, random.Random(args.seed), args.pairs, args.unanswerable, args.twice)[rank::world][: args.limit]
     parts = [work[at:at + 4096] for at in range(0, len(work), 4096)]
     with multiprocessing.get_context("fork").Pool(args.workers) as pool:    # before the device is touched
         if cuda:
@@ -194,11 +198,12 @@ def main() -> None:
             print(f"rank {rank}: asked {done}, kept {len(made)}, {time.time() - begin:.0f} s", flush=True)
             if time.time() > min(begin + args.seconds, args.until):
                 break
-        if args.reader:
+        if args.reader and not args.unread:
             model = place(MsaModel(args.base, read_config(args.reader), dtype), args.reader, device)
             asker = Asker(model, tokenizer, args.seed, 0.0)
-        reading = functools.partial(reading_of, place=model.msa.reader_question)
-        asker.check(made, pool.map(reading, made, chunksize=128), args.block)
+        if not args.unread:
+            reading = functools.partial(reading_of, place=model.msa.reader_question)
+            asker.check(made, pool.map(reading, made, chunksize=128), args.block)
     if args.vectors and Path(args.vectors + ".npy").exists():
         add_negatives(made, docs, args.vectors, device)
     Path(args.out).mkdir(parents=True, exist_ok=True)

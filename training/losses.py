@@ -20,7 +20,7 @@ def info_nce(scores: Tensor, positive: Tensor, ignored: Tensor, temperature: flo
 
 
 def routing_loss(scores: dict[int, Tensor], positive: Tensor, ignored: Tensor, temperature: float) -> Tensor:
-    """Half the mean over router layers (each must select well), half on the mean score (which ranks)."""
+    """The mean of the router layers' losses (each must select well) plus that of the mean score (which ranks)."""
     layers = torch.stack([info_nce(s, positive, ignored, temperature) for s in scores.values()]).mean()
     mean_score = torch.stack(list(scores.values())).mean(0)
     return layers + info_nce(mean_score, positive, ignored, temperature)

@@ -11,7 +11,7 @@ from unittest import mock
 import numpy as np
 import torch
 
-from training import frames, gguf_pieces, teach
+from training import ask, frames, gguf_pieces, teach
 from training.adapter_io import parameters, save_adapter
 from training.ask import Writer
 from training.corpus import read_parts, write_xz
@@ -132,6 +132,40 @@ class TeachTest(unittest.TestCase):
         row = written("Which river does Rome have?", r=1, t=1)
         self.assertNotIn("t", teach.taught(row, "none", [ROME["x"]]))
         self.assertEqual(teach.taught(row, "the Tiber", [ROME["x"]])["t"], 1)
+
+
+class AskingTest(unittest.TestCase):
+    DOCS = [{"s": "wiki"} for _ in range(40)] + [{"s": "squad"}]
+
+    def test_a_passage_is_asked_for_either_kind_at_random(self):
+        items = ask.candidates(self.DOCS, [{"d": 0, "to": 1}] * 30, random.Random(3), 0.2, 0.5)
+        single = {n: kind for (n, *more), kind in items if not more}
+        self.assertEqual(sorted(single), list(range(40)))
+        self.assertTrue(8 < sum(single.values()) < 32)
+        self.assertEqual([kind for passages, kind in items if len(passages) == 2], [False] * 10)
+
+    def test_or_twice(self):
+        items = ask.candidates(self.DOCS, [], random.Random(3), 0.0, twice=True)
+        self.assertEqual([kind for _, kind in items], [False, True] * 40)
+        self.assertEqual([p for p, _ in items[::2]], [p for p, _ in items[1::2]])
+        self.assertNotEqual([p for p, _ in items[::2]], [[n] for n in range(40)])
+
+    def test_what_nobody_read_here_is_left_to_a_teacher(self):
+        """--unread writes what was asked without a second pass of reading."""
+        with tempfile.TemporaryDirectory() as scratch:
+            root = Path(scratch)
+            toy.backbone(root / "base", "qwen2")
+            toy.tokenizer(root / "base")
+            write_xz(root / "docs.jsonl.xz", [ROME, PARIS])
+            write_xz(root / "links.jsonl.xz", [])
+            model = MsaModel(str(root / "base"), MsaConfig(router_layers=(), lora_rank=2))
+            save_adapter(model, str(root / "a"), "x", {})
+            made = [{"q": "Where is it?", "a": ["Rome"], "p": [0], "n": [], "r": 0}]
+            with mock.patch.object(ask.Asker, "ask", lambda *_: list(made)), mock.patch.object(ask.Asker, "check") as check:
+                code = test_tools.outcome("ask", "--base", f"{root}/base", "--adapter", f"{root}/a", "--bundle", scratch, "--out",
+                                          f"{root}/out", "--workers", "1", "--unread", "--twice")
+            self.assertEqual((code, check.called), (0, False))
+            self.assertEqual(read_parts(root / "out", "made.*", ("q", "a", "p", "n", "r")), made)
 
 
 class TrainedTest(unittest.TestCase):
