@@ -156,6 +156,7 @@ class BenchVerb : public ClientVerb {
                                       {made_.keys != unset.keys, "--keys"},
                                       {made_.content != unset.content, "--content"},
                                       {made_.weights != unset.weights, "--weights"},
+                                      {codes_ > 0, "--codes"},
                                       {!made_.tokenizer.empty(), "--tokenizer"}}) {
       if (!given || std::getenv(EnvironmentTwin(flag).c_str()) != nullptr) continue;
       return UsageError(

@@ -196,7 +196,7 @@ absl::StatusOr<std::shared_ptr<const ContentBlock>> MemorySession::Resident(
 
 absl::StatusOr<std::vector<rpc::FetchedBlock>> MemorySession::Fetch(
     const rpc::CallContext& ctx, int32_t layer, int32_t shard,
-    const std::vector<int64_t>& references) {
+    const std::vector<int64_t>& references) const {
   rpc::FetchRequest request;
   request.bank = bank().name;
   request.snapshot_id = info_.shard_snapshots[shard];
@@ -241,15 +241,37 @@ absl::Status MemorySession::Keep(int32_t shard, std::vector<rpc::FetchedBlock> b
   return absl::OkStatus();
 }
 
-absl::Status MemorySession::FetchOrMiss(const rpc::CallContext& ctx, int32_t layer, int32_t shard,
-                                        const std::vector<int64_t>& references) {
-  if (unreachable_.contains(shard)) return absl::OkStatus();
-  auto blocks = Fetch(ctx, layer, shard, references);
-  if (blocks.ok()) return Keep(shard, *std::move(blocks));
-  if (!allow_partial_ || !absl::IsUnavailable(blocks.status())) return blocks.status();
+absl::Status MemorySession::FetchAll(const rpc::CallContext& ctx, int32_t layer,
+                                     const std::map<int32_t, std::vector<int64_t>>& references) {
+  struct Asked {
+    int32_t shard;
+    const std::vector<int64_t>* references;
+    absl::StatusOr<std::vector<rpc::FetchedBlock>> blocks;
+  };
+  std::vector<Asked> asked;
+  for (const auto& [shard, numbers] : references) {
+    if (!unreachable_.contains(shard)) {
+      asked.push_back({shard, &numbers, absl::UnknownError("not asked")});
+    }
+  }
+  memory_.fetchers->RunEach(asked.size(), [&](size_t i) {
+    asked[i].blocks = Fetch(ctx, layer, asked[i].shard, *asked[i].references);
+  });
+  for (Asked& one : asked) {
+    if (one.blocks.ok()) {
+      MSA_RETURN_IF_ERROR(Keep(one.shard, *std::move(one.blocks)));
+    } else {
+      MSA_RETURN_IF_ERROR(Miss(one.shard, one.blocks.status()));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status MemorySession::Miss(int32_t shard, const absl::Status& status) {
+  if (!allow_partial_ || !absl::IsUnavailable(status)) return status;
   unreachable_.insert(shard);
   const auto index = static_cast<size_t>(shard);
-  if (index >= memory_.shard_names.size()) return blocks.status();
+  if (index >= memory_.shard_names.size()) return status;
   NoteMissing({memory_.shard_names[index]});
   return absl::OkStatus();
 }
@@ -274,9 +296,7 @@ absl::Status MemorySession::Gather(const rpc::CallContext& ctx, int32_t layer,
       missing[part.shard].push_back(key.reference);
     }
   }
-  for (const auto& [shard, references] : missing) {
-    MSA_RETURN_IF_ERROR(FetchOrMiss(ctx, layer, shard, references));
-  }
+  MSA_RETURN_IF_ERROR(FetchAll(ctx, layer, missing));
   std::sort(order.begin(), order.end(),
             [](const auto& a, const auto& b) { return a.reference < b.reference; });
   for (const ContentCache::Key& key : order) {

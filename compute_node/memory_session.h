@@ -19,6 +19,7 @@
 #include "compute_node/pass_sharer.h"
 #include "rpc/compute_node.h"
 #include "rpc/session_router.h"
+#include "rpc/worker_pool.h"
 
 namespace msa::compute_node {
 
@@ -31,6 +32,7 @@ struct MemoryAccess {
   PassSharer* passes = nullptr;
   // Layers fetched at once for a document not in the cache, from the one that selected it on.
   int prefetch_layers = 1;
+  rpc::WorkerPool* fetchers = nullptr;               // asks several shards at once
   absl::Duration fetch_timeout = absl::Seconds(60);  // of one shard's blocks
 };
 
@@ -101,13 +103,14 @@ class MemorySession {
   absl::StatusOr<std::shared_ptr<const ContentBlock>> Resident(
       std::shared_ptr<const ContentBlock> block, bool& may_drop);
   // What the shard sends. UNAVAILABLE, naming it, when it has not answered in fetch_timeout.
-  absl::StatusOr<std::vector<rpc::FetchedBlock>> Fetch(const rpc::CallContext& ctx, int32_t layer,
-                                                       int32_t shard,
-                                                       const std::vector<int64_t>& references);
-  // Fetch, of which UNAVAILABLE is no error with allow_partial: the shard is missing from then on.
-  // That of this node's own device is.
-  absl::Status FetchOrMiss(const rpc::CallContext& ctx, int32_t layer, int32_t shard,
-                           const std::vector<int64_t>& references);
+  absl::StatusOr<std::vector<rpc::FetchedBlock>> Fetch(
+      const rpc::CallContext& ctx, int32_t layer, int32_t shard,
+      const std::vector<int64_t>& references) const;
+  // Fetch of all shards at once, by shard; keeps what they send. With allow_partial UNAVAILABLE is
+  // no error: the shard is missing from then on. That of this node's own device is.
+  absl::Status FetchAll(const rpc::CallContext& ctx, int32_t layer,
+                        const std::map<int32_t, std::vector<int64_t>>& references);
+  absl::Status Miss(int32_t shard, const absl::Status& status);
   // Verified, and where they are attended to.
   absl::Status Keep(int32_t shard, std::vector<rpc::FetchedBlock> blocks);
   void NoteMissing(const std::vector<std::string>& shards);

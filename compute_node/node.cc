@@ -20,6 +20,8 @@ namespace {
 constexpr size_t kMaxConfigBytes = 1u << 20;
 // Words may merge differently at a part's edges once it is wrapped.
 constexpr int32_t kSeamTokens = 2;
+// Of all questions; one that finds none free asks its shards in turn.
+constexpr int kFetchers = 64;
 
 absl::Status InFile(const absl::Status& status, const std::string& file) {
   if (status.ok()) return status;
@@ -41,6 +43,9 @@ std::string ModelName(const std::string& dir) {
 }
 
 }  // namespace
+
+Node::Node(const NodeOptions& options)
+    : options_(options), cache_(options.content_cache_bytes), fetchers_(kFetchers, /*queue=*/0) {}
 
 absl::StatusOr<std::unique_ptr<Node>> Node::Load(const NodeOptions& options,
                                                  const kernels::Backend& backend) {
@@ -92,6 +97,7 @@ void Node::Attach(rpc::SessionRouter* router, std::vector<rpc::MemoryShard*> sha
   memory_.shards = std::move(shards);
   memory_.shard_names = std::move(shard_names);
   memory_.cache = &cache_;
+  memory_.fetchers = &fetchers_;
   memory_.prefetch_layers = options_.prefetch_layers;
   memory_.fetch_timeout = options_.fetch_timeout;
 }

@@ -85,7 +85,7 @@ class Node : public rpc::ComputeNode {
  private:
   class Admission;  // one of max_sessions places, held while a question is answered
 
-  Node(const NodeOptions& options) : options_(options), cache_(options.content_cache_bytes) {}
+  explicit Node(const NodeOptions& options);
   AnsweringParts Parts() const;
   DType WeightsDType() const;
 
@@ -98,6 +98,7 @@ class Node : public rpc::ComputeNode {
   std::unique_ptr<StepBatcher> steps_;
   std::unique_ptr<PassSharer> passes_;
   ContentCache cache_;
+  rpc::WorkerPool fetchers_;
   MemoryAccess memory_;
   mutable absl::Mutex mu_;
   int running_ ABSL_GUARDED_BY(mu_) = 0;

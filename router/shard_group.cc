@@ -5,7 +5,6 @@
 #include <utility>
 
 #include "absl/strings/match.h"
-#include "absl/synchronization/blocking_counter.h"
 #include "common/check.h"
 #include "common/strings.h"
 
@@ -73,22 +72,7 @@ std::vector<absl::Status> ShardGroup::AskEach(const rpc::CallContext& context,
     statuses[i] = Ask(linked, which[i], call);
     if (!statuses[i].ok()) failed.store(true, std::memory_order_relaxed);
   };
-  // Those for whom no thread is free run here, after the others were started.
-  absl::BlockingCounter pending(static_cast<int>(which.size()));
-  std::vector<size_t> here;
-  for (size_t i = 0; i < which.size(); ++i) {
-    const bool last = i + 1 == which.size();
-    const bool elsewhere = !last && pool_.SubmitNow([&ask, &pending, i] {
-      ask(i);
-      pending.DecrementCount();
-    });
-    if (!elsewhere) here.push_back(i);
-  }
-  for (size_t i : here) {
-    ask(i);
-    pending.DecrementCount();
-  }
-  pending.Wait();
+  pool_.RunEach(which.size(), ask);
   return statuses;
 }
 

@@ -3,6 +3,8 @@
 #include <system_error>
 #include <utility>
 
+#include "absl/synchronization/blocking_counter.h"
+
 namespace msa::rpc {
 
 WorkerPool::WorkerPool(int threads, int queue, size_t queue_bytes)
@@ -24,6 +26,25 @@ bool WorkerPool::Submit(std::function<void()> task, size_t bytes) {
 
 bool WorkerPool::SubmitNow(std::function<void()> task) {
   return SubmitWithin(0, std::move(task), 0);
+}
+
+void WorkerPool::RunEach(size_t count, absl::FunctionRef<void(size_t)> task) {
+  absl::BlockingCounter elsewhere(static_cast<int>(count));
+  std::vector<size_t> here;
+  for (size_t i = 0; i < count; ++i) {
+    const bool last = i + 1 == count;
+    if (last || !SubmitNow([&task, &elsewhere, i] {
+          task(i);
+          elsewhere.DecrementCount();
+        })) {
+      here.push_back(i);
+    }
+  }
+  for (const size_t i : here) {
+    task(i);
+    elsewhere.DecrementCount();
+  }
+  elsewhere.Wait();
 }
 
 bool WorkerPool::SubmitWithin(size_t queue, std::function<void()> task, size_t bytes) {

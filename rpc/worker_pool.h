@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
+#include "absl/functional/function_ref.h"
 #include "absl/synchronization/mutex.h"
 
 namespace msa::rpc {
@@ -29,6 +30,9 @@ class WorkerPool {
   // Like Submit, but never queues: false unless a thread is free at once. For callers that run the
   // task themselves instead.
   [[nodiscard]] bool SubmitNow(std::function<void()> task);
+  // task(i) for each i below `count` at once: on threads that are free, the last one and those for
+  // whom there is none on the caller's, after the others were started. Returns when all have run.
+  void RunEach(size_t count, absl::FunctionRef<void(size_t)> task);
 
  private:
   struct Task {

@@ -68,6 +68,7 @@ TEST_F(CliTest, ABenchOfARunningServerRefusesWhatOnlyOneOfItsOwnHas) {
                                                        {"--keys", "int8"},
                                                        {"--content", "int8"},
                                                        {"--weights", "f32"},
+                                                       {"--codes", "64"},
                                                        {"--tokenizer", "t.json"}};
   for (const std::vector<std::string>& more : cases) {
     std::vector<std::string> arguments = bench;

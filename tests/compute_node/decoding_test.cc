@@ -296,6 +296,34 @@ class FailingHead : public kernels::ForwardingBackend {
   mutable bool failed = false;
 };
 
+TEST(DecodeTest, StopsBeforeTheStepAfterTheClientLeft) {
+  const auto backend = *kernels::MakeBackend("reference", 1);
+  const ModelConfig config = *SyntheticConfig("msa-tiny");
+  const auto model = *Transformer::Make(
+      config, *SyntheticWeights(config, *backend, kernels::WeightFormat::kFloat32), *backend);
+  const auto tokenizer =
+      *Tokenizer::Load(std::string(MSA_SOURCE_DIR) + "/tests/golden/tokenizers/qwen_small.json");
+  StepBatcher steps(*model);
+  PassSharer passes(*model, /*joins=*/false);
+  Sampler sampler(0.0f, 7);
+  Decoder decoder(*model, *tokenizer, passes, steps, sampler);
+  Prefill state;
+  state.cache = std::make_unique<KvCache>(model->NewCache(64));
+  const std::vector<int32_t> prompt = {3, 1, 4, 1, 5};
+  ASSERT_TRUE(decoder.Feed(state, prompt, /*causal=*/true).ok());
+  int tokens = 0;
+  rpc::CallContext ctx;
+  ctx.cancelled = [&] { return tokens == 3; };
+  DecodeOptions options;
+  options.max_new_tokens = 32;
+  options.stop = [&](std::string_view) {  // once a token
+    ++tokens;
+    return false;
+  };
+  EXPECT_TRUE(absl::IsCancelled(decoder.Decode(ctx, state, options).status()));
+  EXPECT_EQ(tokens, 3);
+}
+
 TEST(DecodeTest, OfADeviceThatFailedNoTokenIsWritten) {
   const auto reference = *kernels::MakeBackend("reference", 1);
   FailingHead backend(*reference);

@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <memory>
 #include <string>
 #include <thread>
@@ -131,6 +132,34 @@ TEST_F(PartialAnswerTest, AShardThatWasRestartedSinceItWasRoutedToIsMissing) {
   };
   ExpectFailsByName();
   ExpectMissing();
+}
+
+// A layer waits for its slowest shard, not for one after the other: each of the two here answers
+// only once the other was asked.
+TEST_F(PartialAnswerTest, ShardsAreAskedForBlocksAtOnce) {
+  testing::FakeShard shards[2];
+  absl::Notification asked[2];
+  std::atomic<int> alone = 0;
+  for (const int i : {0, 1}) {
+    shards[i].before = [&, i](const std::string& method, const rpc::CallContext&) {
+      if (method != "FetchBlocks") return absl::OkStatus();
+      if (!asked[i].HasBeenNotified()) asked[i].Notify();
+      if (!asked[1 - i].WaitForNotificationWithTimeout(absl::Seconds(5))) ++alone;
+      return absl::OkStatus();
+    };
+  }
+  const std::vector<rpc::MemoryShard*> both = {&shards[0], &shards[1]};
+  router_ =
+      std::make_unique<router::Router>(map_, both, std::vector<rpc::ComputeNode*>{node_.get()});
+  node_->Attach(router_.get(), both, {"a", "b"});
+  rpc::BankOptions bank;
+  bank.routing_dtype = bank.content_dtype = DType::kFloat32;
+  ASSERT_TRUE(router_->CreateBank(ctx_, "default", bank).ok());
+  AddDocuments(*router_, "default", 6);
+  const auto reply = Retrieve(/*allow_partial=*/false);
+  ASSERT_TRUE(reply.ok()) << reply.status();
+  EXPECT_EQ(reply->documents.size(), 6);
+  EXPECT_EQ(alone, 0);
 }
 
 class FailingDeviceTest : public PartialAnswerTest {

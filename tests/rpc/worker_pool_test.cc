@@ -5,6 +5,7 @@
 #include <atomic>
 #include <cstdint>
 #include <cstdlib>
+#include <thread>
 
 #include "absl/synchronization/barrier.h"
 #include "absl/synchronization/blocking_counter.h"
@@ -32,6 +33,33 @@ TEST(WorkerPool, RunsAsManyAtOnceAsItHasThreads) {
     }));
   }
   if (barrier->Block()) delete barrier;
+}
+
+TEST(WorkerPool, RunsEachAtOnceOnItsThreadsAndTheCallers) {
+  WorkerPool pool(2, 0);
+  auto* barrier = new absl::Barrier(3);
+  std::atomic<int> ran[3] = {};
+  pool.RunEach(3, [&](size_t i) {
+    ++ran[i];
+    if (barrier->Block()) delete barrier;
+  });
+  for (const auto& once : ran) EXPECT_EQ(once, 1);
+  pool.RunEach(0, [](size_t) { ADD_FAILURE(); });
+}
+
+TEST(WorkerPool, RunsOnTheCallersThreadWhatNoThreadIsFreeFor) {
+  WorkerPool pool(1, 0);
+  absl::Notification busy, go;
+  ASSERT_TRUE(pool.Submit([&] {
+    busy.Notify();
+    go.WaitForNotification();
+  }));
+  busy.WaitForNotification();
+  std::atomic<int> here = 0;
+  const auto caller = std::this_thread::get_id();
+  pool.RunEach(4, [&](size_t) { here += std::this_thread::get_id() == caller; });
+  EXPECT_EQ(here, 4);
+  go.Notify();
 }
 
 TEST(WorkerPool, RefusesWhatDoesNotFit) {
