@@ -1,5 +1,5 @@
 # make demo      everything, from packages to answers, on a fresh Debian 12
-# make test      builds and runs every test
+# make test      builds and runs the tests, training's too after make training-venv
 # make build     leaves build/release/bin/msa
 # make model     leaves models/smollm2-135m-instruct/
 # make bench     runs the benchmarks, writes benchmarks/results/<date>.json
@@ -9,7 +9,7 @@ SHELL := bash
 BUILD := build/release
 MODEL := models/smollm2-135m-instruct
 
-.PHONY: demo test bench dist build model packages configure clean
+.PHONY: demo test bench dist build model training-venv packages configure clean
 
 demo: build model
 	@scripts/demo.sh
@@ -36,6 +36,9 @@ dist: build
 
 model: packages
 	@scripts/make_model.sh $(MODEL)
+
+training-venv: packages
+	@scripts/make_training_venv.sh
 
 configure: packages
 	@cmake -S . -B $(BUILD) -G Ninja -DCMAKE_BUILD_TYPE=Release >$(BUILD).log 2>&1 || \

@@ -21,8 +21,8 @@ namespace msa {
 
 class ThreadPool {
  public:
-  // About 30 µs of pause instructions: longer than the serial stretch between two loops of a decoder
-  // layer, far shorter than anything a person could measure as load.
+  // About 30 µs of pause instructions: longer than the serial stretch between two loops of a
+  // decoder layer, far shorter than anything a person could measure as load.
   static constexpr int kSpins = 1000;
 
   // 0 = one thread a core. `spins`: how long idle workers spin.

@@ -283,7 +283,8 @@ void BenchThroughput(KeyFormat format, char* keys, double matrix_tflops) {
   float* queries = Allocate<float>(kMaxRows * kWidth);
   FillFloats<<<64, 256>>>(queries, kMaxRows * kWidth);
   void* workspace = Allocate<char>(kWorkspaceBytes);
-  float* scores = Allocate<float>(kMaxRows / 32 * (kMaxTokens / kTokensOfChunk / kChunksOfPart + 1000));
+  float* scores =
+      Allocate<float>(kMaxRows / 32 * (kMaxTokens / kTokensOfChunk / kChunksOfPart + 1000));
   for (const int64_t tokens : {int64_t{10'000'000}, kMaxTokens}) {
     const Bank bank(keys, nullptr, format, tokens);
     for (const int rows : {40, 64, 96, 128, 160, 170, 192, 256, 512, 1024, 4096}) {

@@ -43,8 +43,8 @@ int64_t BlockChunks(int64_t num_rows, int64_t key_bytes) {
   return std::clamp<int64_t>(8 * (32768 / key_bytes), 256, 2048);
 }
 
-// MaxOrNan of the reference over `first` and values, without a branch: a comparison with the best so
-// far is a toss for the first few, and would be guessed wrongly in every part.
+// MaxOrNan of the reference over `first` and values, without a branch: a comparison with the best
+// so far is a toss for the first few, and would be guessed wrongly in every part.
 float MaxOrNanOf(float first, const float* values, int64_t n) {
   float best = first;
   float nan = first;  // NaN as soon as one was seen, else whatever
