@@ -90,6 +90,44 @@ std::string Percent(const Json& share) {
   return share.is_null() ? "–" : absl::StrFormat("%.1f", share.get<double>() * 100);
 }
 
+// Of questions that need several documents: how many have the first that they name among the best
+// k, how many the second, and so on. Sets that name documents in the order of their hops have
+// theirs so.
+class Hops {
+ public:
+  void Add(const Question& question, const Outcome& outcome, const std::vector<int32_t>& ks) {
+    std::vector<std::string> named;
+    for (const std::string& gold : question.gold) {
+      if (std::find(named.begin(), named.end(), gold) == named.end()) named.push_back(gold);
+    }
+    if (named.size() < 2) return;
+    for (size_t i = 0; i < named.size(); ++i) {
+      Hop& hop = hops_[i + 1];
+      ++hop.questions;
+      for (const int32_t k : ks) {
+        hop.found[k] += RecallAt(static_cast<size_t>(k), outcome.ranked, {named[i]});
+      }
+    }
+  }
+  Json Report() const {
+    Json report = Json::object();
+    for (const auto& [number, hop] : hops_) {
+      Json& one = report[std::to_string(number)] = {{"questions", hop.questions}};
+      for (const auto& [k, sum] : hop.found) {
+        one["recall"][std::to_string(k)] = sum / static_cast<double>(hop.questions);
+      }
+    }
+    return report;
+  }
+
+ private:
+  struct Hop {
+    int64_t questions = 0;
+    std::map<int32_t, double> found;  // by k
+  };
+  std::map<size_t, Hop> hops_;
+};
+
 // These end the whole run: no other question would fare better.
 bool IsFatal(const absl::Status& status) {
   return absl::IsUnavailable(status) || absl::IsNotFound(status) ||
@@ -314,6 +352,7 @@ class EvalVerb : public ClientVerb {
   Json Report() const {
     Scores all;
     std::map<size_t, Scores> by_gold;  // by how many documents a question needs
+    Hops hops;
     int64_t failed = 0;
     std::vector<double> retrieve_ms, answer_ms;
     for (size_t i = 0; i < questions_.size(); ++i) {
@@ -324,6 +363,7 @@ class EvalVerb : public ClientVerb {
       const std::set<std::string> gold(questions_[i].gold.begin(), questions_[i].gold.end());
       all.Add(questions_[i], outcome, ks_);
       by_gold[gold.size()].Add(questions_[i], outcome, ks_);
+      hops.Add(questions_[i], outcome, ks_);
     }
     Json report = {{"failed", failed},
                    {"bank", bank_},
@@ -331,7 +371,8 @@ class EvalVerb : public ClientVerb {
                    {"gold_missing", missing_gold_},
                    {"tokens_added", add_totals_.tokens},
                    {"retrieve_ms", LatencyJson(retrieve_ms)},
-                   {"by_gold_documents", Json::object()}};
+                   {"by_gold_documents", Json::object()},
+                   {"by_hop", hops.Report()}};
     all.AddTo(report, with_answers_);
     if (with_answers_) report["answer_ms"] = LatencyJson(answer_ms);
     for (const auto& [count, scores] : by_gold) {
@@ -356,12 +397,24 @@ class EvalVerb : public ClientVerb {
                              report["answer_ms"]["p50"].get<double>(),
                              report["answer_ms"]["p99"].get<double>());
     }
+    PrintHops(report["by_hop"], out);
     const Json& by_gold = report["by_gold_documents"];
     if (by_gold.size() < 2) return;
     for (const auto& [count, scores] : by_gold.items()) {
       out << absl::StrFormat("\n%d questions with %s gold documents\n",
                              scores["questions"].get<int64_t>(), count);
       PrintScores(scores, out);
+    }
+  }
+
+  static void PrintHops(const Json& hops, std::ostream& out) {
+    for (const auto& [number, hop] : hops.items()) {
+      out << absl::StrFormat("document %s of %d questions that name several: recall %%", number,
+                             hop["questions"].get<int64_t>());
+      for (const auto& [k, share] : hop["recall"].items()) {
+        out << absl::StrFormat(" %s @%s", Percent(share), k);
+      }
+      out << "\n";
     }
   }
 

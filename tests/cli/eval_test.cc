@@ -57,6 +57,16 @@ TEST_F(EvalTest, GivesRecallExactMatchAndF1) {
   EXPECT_EQ(two["questions"], 2);
   EXPECT_NEAR(two["recall"]["1"], 0.25, 1e-9);
   EXPECT_NEAR(two["f1"], 2.0 / 3, 1e-9);
+  // Of a and c: the first document that they name is ranked 1st and 2nd, the second 2nd and 3rd.
+  EXPECT_EQ(report["by_hop"],
+            Json::parse("{\"1\":{\"questions\":2,\"recall\":{\"1\":0.5,\"2\":1.0}},"
+                        "\"2\":{\"questions\":2,\"recall\":{\"1\":0.0,\"2\":0.5}}}"));
+}
+
+TEST_F(EvalTest, SaysHowManyHaveTheirSecondDocument) {
+  ASSERT_EQ(Msa({"eval", "--corpus", corpus_, "--questions", questions_, "--k", "1,2"}), 0) << err_;
+  EXPECT_THAT(out_,
+              HasSubstr("document 2 of 2 questions that name several: recall % 0.0 @1 50.0 @2"));
 }
 
 // The service of the test has no answer where a question says "nobody".
