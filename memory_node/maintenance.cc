@@ -1,9 +1,9 @@
 // LocalShard's background work: expiry, compaction, sweeping. Nothing a query waits for.
 #include <vector>
 
+#include "common/log.h"
 #include "memory_node/recovery.h"
 #include "memory_node/shard.h"
-#include "spdlog/spdlog.h"
 
 namespace msa::memory_node {
 namespace {
@@ -53,8 +53,8 @@ void LocalShard::SweepBank(Bank& bank) {
     if (bank.deleted()) return;
     const absl::Status status = store_->Commit(writes, Priority::kUrgent);
     if (!status.ok()) {
-      spdlog::warn("deleted documents of bank '{}' still take space, will try again: {}",
-                   bank.spec().name, std::string(status.message()));
+      Log(LogLevel::kWarning, "deleted documents still take space: will try again",
+          {{"bank", bank.spec().name}, {"why", std::string(status.message())}});
       return;
     }
     for (size_t i = begin; i < end; ++i) {
@@ -81,8 +81,8 @@ void LocalShard::SweepDeletedBanks() {
     const absl::Status status = SweepDeletedBank(*store_, uid, &stop_);
     if (absl::IsCancelled(status)) return;
     if (status.ok()) continue;
-    spdlog::warn("a deleted bank still takes space, will try again: {}",
-                 std::string(status.message()));
+    Log(LogLevel::kWarning, "a deleted bank still takes space: will try again",
+        {{"why", std::string(status.message())}});
   }
 }
 

@@ -8,11 +8,11 @@
 #include <utility>
 
 #include "absl/strings/str_format.h"
+#include "common/log.h"
 #include "common/status_macros.h"
 #include "common/strings.h"
 #include "memory_node/key_loading.h"
 #include "memory_node/validation.h"
-#include "spdlog/spdlog.h"
 
 namespace msa::memory_node {
 namespace {
@@ -73,8 +73,8 @@ class BankLoader {
   void Damage(std::shared_ptr<DocumentEntry> entry, const absl::Status& why) {
     entry->damage = std::string(why.message());
     bank_->AddCorruptRecord();
-    spdlog::error("document '{}' of bank '{}' is damaged and will not be served: {}", entry->id,
-                  spec_.name, entry->damage);
+    Log(LogLevel::kError, "a document is damaged and will not be served",
+        {{"bank", spec_.name}, {"id", entry->id}, {"why", entry->damage}});
     // References that another document claims too are left to that one.
     if (!bank_->Reserve(entry).ok()) entry->references.clear();
     bank_->Install(entry, 0);
@@ -127,10 +127,9 @@ class BankLoader {
   // A block of `meta` cannot be read, nor which ids it holds. Texts name them: look each up alone.
   absl::Status RescueMeta(const std::string& last) {
     bank_->AddCorruptRecord();
-    spdlog::error(
-        "part of the document list of bank '{}' cannot be read; looking up its documents "
-        "one by one",
-        spec_.name);
+    Log(LogLevel::kError,
+        "part of a bank's list of documents cannot be read: looking them up one by one",
+        {{"bank", spec_.name}});
     MSA_RETURN_IF_ERROR(ScanTexts());
     for (const auto& [id, found] : texts_) {
       const std::string key = MetaKey(spec_.uid, id);
@@ -188,7 +187,7 @@ class BankLoader {
                "create) for what comes, or delete this one and add all again"));
     if (damaged) {
       bank_->AddCorruptRecord();
-      spdlog::error("{}", std::string(lost.message()));
+      Log(LogLevel::kError, std::string(lost.message()));
     }
     return lost;
   }
@@ -251,10 +250,10 @@ rpc::CoarseState ReadCoarse(DocumentStore& store, Bank& bank) {
   if (state.ok()) return *state;
   if (damaged) bank.AddCorruptRecord();
   if (!absl::IsNotFound(state.status())) {
-    spdlog::error(
-        "the coarse scans' record of bank '{}' is damaged: scans are exact till it is "
-        "calibrated again",
-        spec.name);
+    Log(LogLevel::kError,
+        "the coarse scans' record of a bank is damaged: scans are exact till it is calibrated "
+        "again",
+        {{"bank", spec.name}});
   }
   return {};
 }
@@ -270,9 +269,9 @@ std::optional<DType> ReadWeights(DocumentStore& store, const rpc::BankSpec& spec
   const auto dtype = ReadOwn(store, WeightsKey(spec.uid), decode, damaged);
   if (dtype.ok()) return *dtype;
   if (!absl::IsNotFound(dtype.status())) {
-    spdlog::error(
-        "what weights bank '{}' was encoded with cannot be read: documents of any are taken",
-        spec.name);
+    Log(LogLevel::kError,
+        "what weights a bank was encoded with cannot be read: documents of any are taken",
+        {{"bank", spec.name}});
   }
   return std::nullopt;
 }
@@ -299,8 +298,8 @@ absl::StatusOr<std::map<uint64_t, rpc::BankSpec>> ReadBanks(DocumentStore& store
   if (records.ok()) {
     for (const auto& [key, value] : *records) uids.insert(KeyBankUid(key));
   } else if (absl::IsDataLoss(records.status())) {
-    spdlog::error("the list of banks is damaged, using its copy: {}",
-                  std::string(records.status().message()));
+    Log(LogLevel::kError, "the list of banks is damaged: using its copy",
+        {{"why", std::string(records.status().message())}});
     uids = BanksInMeta(store);
     *damaged += uids.empty();
   } else {
@@ -317,8 +316,8 @@ absl::StatusOr<std::map<uint64_t, rpc::BankSpec>> ReadBanks(DocumentStore& store
       specs[uid] = *std::move(spec);
     } else if (records.ok() || store.Get(Table::kMeta, MetaKey(uid, "")).ok()) {
       ++*damaged;
-      spdlog::error("the bank with uid {:016x} is damaged and will not be served: {}", uid,
-                    std::string(spec.status().message()));
+      Log(LogLevel::kError, "a bank is damaged and will not be served",
+          {{"uid", absl::StrFormat("%016x", uid)}, {"why", std::string(spec.status().message())}});
     }
   }
   return specs;
@@ -335,7 +334,8 @@ absl::Status SweepBankGarbage(DocumentStore& store, const rpc::BankSpec& spec) {
     auto garbage = record.ok() ? DecodeGarbagePayload(record->payload)
                                : absl::StatusOr<GarbagePayload>(record.status());
     if (!garbage.ok() || garbage->references.empty()) {
-      spdlog::error("a garbage record of bank '{}' is damaged; its space stays taken", spec.name);
+      Log(LogLevel::kError, "a garbage record is damaged: its space stays taken",
+          {{"bank", spec.name}});
       continue;
     }
     DocumentEntry entry;

@@ -24,10 +24,10 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/cleanup/cleanup.h"
 #include "absl/synchronization/mutex.h"
+#include "common/log.h"
 #include "common/status_macros.h"
 #include "common/strings.h"
 #include "memory_node/document_store.h"
-#include "spdlog/spdlog.h"
 
 namespace msa::memory_node {
 namespace {
@@ -449,8 +449,8 @@ absl::Status OpenDatabase(const RocksDbOptions& options, std::shared_ptr<Databas
   rocksdb::Status status = TryOpen(options, /*paranoid=*/true, &gaps, database->get());
   if (status.IsCorruption() && !gaps.replay_started()) {
     MSA_RETURN_IF_ERROR(ProbeLogs(options));
-    spdlog::error("the store in {} has a damaged file, starting without it: {}", options.path,
-                  status.ToString());
+    Log(LogLevel::kError, "the store has a damaged file: starting without it",
+        {{"data_dir", options.path}, {"why", status.ToString()}});
     *database = std::make_shared<Database>();
     status = TryOpen(options, /*paranoid=*/false, &gaps, database->get());
   }
@@ -467,8 +467,8 @@ absl::Status CheckFormatVersion(DocumentStore& store, const std::string& path) {
     return store.Commit(writes, DocumentStore::Priority::kUrgent);
   }
   if (absl::IsDataLoss(found.status())) {
-    spdlog::error("the format version of the store in {} is damaged; every record has its own",
-                  path);
+    Log(LogLevel::kError, "the store's format version is damaged: every record has its own",
+        {{"data_dir", path}});
     return absl::OkStatus();
   }
   MSA_RETURN_IF_ERROR(found.status());

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "common/limits.h"
+#include "common/log.h"
 #include "common/status_macros.h"
 #include "common/strings.h"
 #include "memory_node/put_batch.h"
@@ -12,7 +13,6 @@
 #include "memory_node/request_checks.h"
 #include "memory_node/validation.h"
 #include "rpc/caller.h"
-#include "spdlog/spdlog.h"
 
 namespace msa::memory_node {
 namespace {
@@ -347,11 +347,11 @@ absl::StatusOr<uint64_t> LocalShard::DeleteLocked(Bank& bank, const std::string&
 absl::Status LocalShard::Damaged(Bank& bank, const std::string& id, const std::string& what,
                                  const absl::Status& why) {
   bank.AddCorruptRecord();
-  const std::string message =
-      StrCat("document '", id, "' of bank '", bank.spec().name, "' is damaged (", what, ": ",
-             std::string(why.message()), "); add it again or delete it");
-  spdlog::error("{}", message);
-  return absl::DataLossError(message);
+  const std::string reason = StrCat(what, ": ", std::string(why.message()));
+  Log(LogLevel::kError, "a document is damaged: add it again or delete it",
+      {{"bank", bank.spec().name}, {"id", id}, {"why", reason}});
+  return absl::DataLossError(StrCat("document '", id, "' of bank '", bank.spec().name,
+                                    "' is damaged (", reason, "); add it again or delete it"));
 }
 
 absl::StatusOr<rpc::Payload> LocalShard::ReadText(Bank& bank, const DocumentEntry& entry,

@@ -70,7 +70,7 @@ class Checker:
                     self.report(name, f"{folder}/ must not include {header}")
 
     def check_one_user(self):
-        for library in ("rocksdb/", "prometheus/", "httplib.h"):
+        for library in ("rocksdb/", "prometheus/", "httplib.h", "spdlog/"):
             users = [n for n, included in self.includes.items()
                      if any(h.startswith(library) for h in included)
                      and n.split("/")[0] not in ("tests", "benchmarks")]

@@ -46,6 +46,11 @@ class LayeringRules(unittest.TestCase):
                           "only one file may include")
         self.assert_found({"memory_node/a.h": "#include <rocksdb/db.h>\n"}, "a header must not")
 
+    def test_the_log_is_written_in_one_way(self):
+        self.assert_found({"common/log.cc": "#include <spdlog/spdlog.h>\n",
+                           "memory_node/a.cc": '#include "spdlog/spdlog.h"\n'},
+                          "only one file may include spdlog/")
+
     def test_grpc_stays_in_rpc(self):
         self.assert_found({"router/a.cc": "#include <grpcpp/server.h>\n"}, "stay in rpc/")
         self.assert_found({"cli/a.cc": '#include "msa/v1/router.pb.h"\n'}, "stay in rpc/")

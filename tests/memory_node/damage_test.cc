@@ -2,8 +2,11 @@
 // what is not is named.
 #include <algorithm>
 #include <cstdio>
+#include <nlohmann/json.hpp>
 #include <set>
+#include <sstream>
 
+#include "common/log.h"
 #include "gmock/gmock.h"
 #include "memory_node/put_batch.h"
 #include "memory_node/record_format.h"
@@ -174,6 +177,35 @@ TEST_F(DamageTest, ADamagedRecordIsNamedAndCanBeReplacedOrDeleted) {
   ASSERT_TRUE(shard.ok());
   EXPECT_EQ((*shard)->Stats({}, bank_.name)->corrupt_records, 0);
   EXPECT_EQ((*shard)->Stats({}, bank_.name)->num_documents, kDocuments - 1);
+}
+
+// For machines as all other lines, where they asked for that.
+TEST_F(DamageTest, DamageIsALineOfTheLog) {
+  FillFiles();
+  {
+    auto store = OpenRocksDbStore({.path = data_});
+    ASSERT_TRUE(store.ok());
+    WriteSet writes;
+    writes.Put(Table::kMeta, MetaKey(bank_.uid, "d1"), "damaged");
+    writes.Put(Table::kText, TextKey(bank_.uid, 4), "damaged");
+    ASSERT_TRUE((*store)->Commit(writes, DocumentStore::Priority::kNormal).ok());
+  }
+  ConfigureLogging({.level = LogLevel::kError, .json = true});
+  ::testing::internal::CaptureStderr();
+  const auto shard = Open(data_);
+  const absl::Status read = (*shard)->GetDocument({}, bank_.name, "d2").status();
+  std::istringstream log(::testing::internal::GetCapturedStderr());
+  ConfigureLogging({});
+  EXPECT_TRUE(absl::IsDataLoss(read)) << read;
+  std::string at_start, when_read;
+  ASSERT_TRUE(std::getline(log, at_start) && std::getline(log, when_read));
+  for (const auto& [line, id] : {std::pair(at_start, "d1"), std::pair(when_read, "d2")}) {
+    const auto json = nlohmann::json::parse(line);
+    EXPECT_EQ(json["level"], "error");
+    EXPECT_THAT(json["message"].get<std::string>(), HasSubstr("a document is damaged"));
+    EXPECT_EQ(json["bank"], bank_.name);
+    EXPECT_EQ(json["id"], id);
+  }
 }
 
 // Neither its record nor its text tells the revision: what comes after is counted on all the same.
