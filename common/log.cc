@@ -132,6 +132,8 @@ void Log(LogLevel level, std::string_view message, absl::Span<const LogField> fi
   logger.log(SpdlogLevel(level), spdlog::string_view_t(line.data(), line.size()));
 }
 
+std::string CurrentRequestId() { return current_request_id; }
+
 ScopedRequestId::ScopedRequestId(std::string request_id)
     : previous_(std::exchange(current_request_id, std::move(request_id))) {}
 ScopedRequestId::~ScopedRequestId() { current_request_id = std::move(previous_); }

@@ -67,7 +67,10 @@ inline void Log(LogLevel level, std::string_view message,
   Log(level, message, absl::MakeConstSpan(fields.begin(), fields.size()));
 }
 
-// While it lives, lines of this thread carry request_id. Nests; an empty id adds nothing.
+// The id that lines of this thread carry; empty: none.
+std::string CurrentRequestId();
+
+// While it lives, lines of this thread carry request_id; an empty one: none. Nests.
 class ScopedRequestId {
  public:
   explicit ScopedRequestId(std::string request_id);

@@ -1,5 +1,6 @@
 // Joins calls of several threads into batches: whoever comes first while nobody works leads, takes
-// all that wait, and does everyone's work. No thread of its own.
+// all that wait, and does everyone's work. No thread of its own. Log lines of a batch carry no
+// request id.
 #ifndef MSA_COMPUTE_NODE_BATCHER_H_
 #define MSA_COMPUTE_NODE_BATCHER_H_
 
@@ -13,6 +14,7 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "absl/types/span.h"
+#include "common/log.h"
 
 namespace msa::compute_node {
 
@@ -93,7 +95,10 @@ class Batcher {
       queue_.pop_front();
     }
     mu_.Unlock();
-    process_(items);
+    {
+      const ScopedRequestId none("");  // the leader's is not that of all
+      process_(items);
+    }
     mu_.Lock();
     Entry* next = queue_.empty() ? nullptr : queue_.front();
     leading_ = next != nullptr;

@@ -2,11 +2,13 @@
 
 #include <algorithm>
 #include <barrier>
+#include <string>
 #include <system_error>
 #include <thread>
 #include <utility>
 
 #include "absl/synchronization/mutex.h"
+#include "common/log.h"
 #include "common/status_macros.h"
 
 namespace msa::compute_node {
@@ -15,6 +17,7 @@ namespace msa::compute_node {
 struct PassSharer::Item {
   absl::Span<const SequenceChunk> sequences;  // one where there is a hook
   RoutedHook* hook = nullptr;
+  std::string request_id = CurrentRequestId();
   std::vector<float> hidden;  // out
   absl::Status status;        // out
 
@@ -147,6 +150,7 @@ class PassSharer::Hooks : public ForwardHook {
 
   void Call(size_t i, std::vector<float> queries) {
     Item& item = *items_[i];
+    const ScopedRequestId lines(item.request_id);
     if (item.status.ok()) item.status = item.hook->OnQueries(layer_, std::move(queries));
   }
 
@@ -218,6 +222,7 @@ absl::StatusOr<std::vector<float>> PassSharer::Run(absl::Span<const SequenceChun
 
 // A pass for each sequence.
 void PassSharer::RunAlone(Item& item) const {
+  const ScopedRequestId lines(item.request_id);
   for (size_t i = 0; i < item.sequences.size(); ++i) {
     const auto hidden = transformer_.Forward(item.sequences.subspan(i, 1), item.hook);
     item.status = hidden.status();

@@ -27,8 +27,8 @@ class PassSharer {
 
   // As Transformer::Forward of this sequence alone, which has a cache; where a backend's products
   // depend on the number of rows, their last bits depend on who shares the pass. The hook, which
-  // may be null, is called on any thread, one call at a time; what it returns ends this sequence
-  // only, when the pass ends.
+  // may be null, is called on any thread, one call at a time, with the caller's request id for its
+  // log lines; what it returns ends this sequence only, when the pass ends.
   absl::StatusOr<std::vector<float>> Forward(const SequenceChunk& sequence, RoutedHook* hook);
   // As Transformer::Forward of one caller's sequences, in one pass where passes are joined:
   // together they are as many as NumAtOnce says, at most. RESOURCE_EXHAUSTED where there is no room

@@ -4,6 +4,7 @@
 #include <limits>
 #include <utility>
 
+#include "common/log.h"
 #include "common/status_macros.h"
 #include "common/strings.h"
 
@@ -129,6 +130,7 @@ ScanSharer::Batch ScanSharer::TakeBatch() {
 }
 
 absl::Status ScanSharer::RunPass(const Batch& batch) const {
+  const ScopedRequestId none("");  // whose turn it is may not even be among them
   const ScanRequest& first = batch.front()->scan;
   const IndexView view = first.index->View();
   // A bank that gave its codes up meanwhile is scanned in full.

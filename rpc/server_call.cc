@@ -13,6 +13,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
 #include "common/limits.h"
+#include "common/log.h"
 #include "common/strings.h"
 #include "rpc/admission.h"
 
@@ -160,6 +161,7 @@ class Reactor final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::Byt
   enum class ReadState { kPending, kHave, kEnd };
 
   void Run() {
+    const ScopedRequestId lines(context_.request_id);
     absl::Status status;
     if (context_.Cancelled()) {
       status = absl::CancelledError("the client is gone");

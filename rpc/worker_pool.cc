@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/synchronization/blocking_counter.h"
+#include "common/log.h"
 
 namespace msa::rpc {
 
@@ -57,7 +58,7 @@ bool WorkerPool::SubmitWithin(size_t queue, std::function<void()> task, size_t b
     return false;
   }
   waiting_bytes_ += bytes;
-  queue_.push_back({std::move(task), bytes});
+  queue_.push_back({std::move(task), bytes, CurrentRequestId()});
   return true;
 }
 
@@ -86,8 +87,11 @@ void WorkerPool::Work() {
     waiting_bytes_ -= task.waiting_bytes;
     --idle_;
     mutex_.Unlock();
-    task.run();
-    task.run = nullptr;
+    {
+      const ScopedRequestId lines(std::move(task.request_id));
+      task.run();
+      task.run = nullptr;
+    }
     mutex_.Lock();
     ++idle_;
   }

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <deque>
 #include <functional>
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -16,7 +17,8 @@
 namespace msa::rpc {
 
 // Thread-safe. Threads start when first needed and stay until the end; where the system has none to
-// give, those that there are do the work.
+// give, those that there are do the work. A task's log lines carry the request id that its
+// submitter's do.
 class WorkerPool {
  public:
   // At most `threads` tasks run, at most `queue` more wait, with `queue_bytes` at most.
@@ -38,6 +40,7 @@ class WorkerPool {
   struct Task {
     std::function<void()> run;
     size_t waiting_bytes;  // 0 where a thread was free
+    std::string request_id;
   };
 
   bool SubmitWithin(size_t queue, std::function<void()> task, size_t bytes);

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <nlohmann/json.hpp>
+#include <thread>
 
 namespace msa {
 namespace {
@@ -30,6 +31,17 @@ TEST(LogTest, JsonKeepsTypesAndSurvivesHostileText) {
   EXPECT_EQ(json["share"], 0.5);
   EXPECT_EQ(json["ok"], false);
   EXPECT_FALSE(json.contains("request_id"));
+}
+
+TEST(LogTest, ARequestIdIsItsThreadsAndNests) {
+  EXPECT_EQ(CurrentRequestId(), "");
+  const ScopedRequestId call("9f");
+  {
+    const ScopedRequestId shared("");
+    EXPECT_EQ(CurrentRequestId(), "");
+  }
+  EXPECT_EQ(CurrentRequestId(), "9f");
+  std::thread([] { EXPECT_EQ(CurrentRequestId(), ""); }).join();
 }
 
 TEST(LogTest, ALevelThatIsNoneListsThem) {

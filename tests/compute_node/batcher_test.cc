@@ -4,6 +4,7 @@
 #include <thread>
 
 #include "absl/synchronization/notification.h"
+#include "common/log.h"
 #include "gtest/gtest.h"
 
 namespace msa::compute_node {
@@ -25,6 +26,15 @@ TEST(BatcherTest, RunsALoneItemAlone) {
   Item item;
   batcher.Run(&item);
   EXPECT_EQ(item.batch_size, 1u);
+}
+
+TEST(BatcherTest, ABatchHasNotItsLeadersRequestId) {
+  Batcher<Item> batcher(8, Cost,
+                        [](absl::Span<Item* const>) { EXPECT_EQ(CurrentRequestId(), ""); });
+  const ScopedRequestId lines("9f");
+  Item item;
+  batcher.Run(&item);
+  EXPECT_EQ(CurrentRequestId(), "9f");
 }
 
 TEST(BatcherTest, JoinsWhatWaitsWhileALeaderWorks) {

@@ -8,10 +8,12 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <string>
 #include <thread>
 
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/notification.h"
+#include "common/log.h"
 #include "compute_node/model/synthetic_model.h"
 #include "gtest/gtest.h"
 #include "tests/compute_node/tight_backend.h"
@@ -229,6 +231,21 @@ TEST_F(PassSharerTest, SequencesOfOneCallerShareOthersPass) {
   ExpectRows(of_others, others, alone);
   ASSERT_TRUE(single.hidden.ok()) << single.hidden.status();
   EXPECT_EQ(*single.hidden, *alone[1]->hidden);
+}
+
+TEST_F(PassSharerTest, AHookHasItsOwnCallersRequestId) {
+  const auto together = Make();
+  std::vector<std::function<void(PassSharer&)>> calls;
+  for (const auto& s : together) {
+    const std::string id = absl::StrCat("call-", calls.size());
+    s->hook->at_layer = [id](int) { EXPECT_EQ(CurrentRequestId(), id); };
+    calls.push_back([this, id, &s = *s](PassSharer& sharer) {
+      const ScopedRequestId lines(id);
+      s.hidden = sharer.Forward(Chunk(s), s.hook.get());
+    });
+  }
+  RunTogether(calls, /*hooked=*/true);
+  for (const auto& s : together) EXPECT_GT(s->hook->calls, 0);
 }
 
 TEST_F(PassSharerTest, CausalSequencesAndOthersShareAPass) {

@@ -6,6 +6,8 @@
 #include <vector>
 
 #include "absl/synchronization/notification.h"
+#include "common/log.h"
+#include "common/strings.h"
 #include "gtest/gtest.h"
 #include "memory_node/selection.h"
 #include "tests/memory_node/index_parts.h"
@@ -19,6 +21,7 @@ namespace {
 class GatedBackend : public testing::TinyBackend {
  public:
   void ScoreParts(const kernels::ScoreArgs& args) const override {
+    EXPECT_EQ(CurrentRequestId(), "") << "a pass is of all whom it answers";
     if (!entered.HasBeenNotified()) entered.Notify();
     release.WaitForNotification();
     testing::TinyBackend::ScoreParts(args);
@@ -44,6 +47,7 @@ TEST(ScanSharing, QuestionsThatWaitShareAPassAndGetTheirOwnAnswers) {
   std::vector<std::vector<float>> queries;
   for (int i = 0; i <= kQuestions; ++i) queries.push_back(testing::MakeQueries(bank, 1 + i, i));
   const auto ask = [&](int i) {
+    const ScopedRequestId lines(StrCat("call-", i));
     ++begun;
     auto scores = sharer.Score({}, {&index, &bank.routing, i % 2, &queries[i]});
     ASSERT_TRUE(scores.ok());

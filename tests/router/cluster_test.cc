@@ -4,12 +4,15 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <map>
 #include <thread>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/synchronization/mutex.h"
 #include "absl/synchronization/notification.h"
 #include "common/limits.h"
+#include "common/log.h"
 #include "rpc/grpc_server.h"
 #include "rpc/remote.h"
 #include "tests/router/fake_cluster.h"
@@ -163,6 +166,25 @@ TEST_F(Cluster, AnswersAsOneProcessDoes) {
   ASSERT_TRUE(found.ok()) << found.status();
   EXPECT_EQ(found->documents.size(), 4u);
   for (auto& shard : shards_) EXPECT_EQ(shard.open_snapshots(), 0u);
+}
+
+TEST_F(Cluster, LogLinesHaveTheRequestIdOfTheClientsCallOnEveryNode) {
+  absl::Mutex mutex;
+  std::map<std::string, int> lines;  // by id
+  const auto note = [&](const std::string&, const rpc::CallContext&) {
+    absl::MutexLock lock(&mutex);
+    ++lines[CurrentRequestId()];
+    return absl::OkStatus();
+  };
+  for (auto& shard : shards_) shard.before = note;
+  for (auto& node : nodes_) node->before = note;
+  ctx_.request_id = "9f2c";
+  Add(SomeDocuments(6));
+  Answer(*client_, "one");
+  ASSERT_TRUE(client_->ListDocuments(ctx_, "default", 10, "").ok());
+  absl::MutexLock lock(&mutex);
+  EXPECT_GT(lines["9f2c"], 20);
+  EXPECT_EQ(lines.size(), 1u);
 }
 
 TEST_F(Cluster, ANodeThatSaysItDoesNotFitIsPassedOver) {

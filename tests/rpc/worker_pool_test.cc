@@ -5,11 +5,14 @@
 #include <atomic>
 #include <cstdint>
 #include <cstdlib>
+#include <string>
 #include <thread>
+#include <vector>
 
 #include "absl/synchronization/barrier.h"
 #include "absl/synchronization/blocking_counter.h"
 #include "absl/synchronization/notification.h"
+#include "common/log.h"
 #include "tests/support/little_memory.h"
 
 namespace msa::rpc {
@@ -22,6 +25,20 @@ TEST(WorkerPool, RunsEveryTaskBeforeItEnds) {
     for (int i = 0; i < 1000; ++i) ASSERT_TRUE(pool.Submit([&ran] { ++ran; }));
   }
   EXPECT_EQ(ran, 1000);
+}
+
+TEST(WorkerPool, ATaskHasItsSubmittersRequestId) {
+  std::vector<std::string> ids;
+  {
+    WorkerPool pool(1, 1000);
+    const auto note = [&ids] { ids.push_back(CurrentRequestId()); };
+    {
+      const ScopedRequestId lines("9f");
+      ASSERT_TRUE(pool.Submit(note));
+    }
+    ASSERT_TRUE(pool.Submit(note));
+  }
+  EXPECT_EQ(ids, (std::vector<std::string>{"9f", ""}));
 }
 
 TEST(WorkerPool, RunsAsManyAtOnceAsItHasThreads) {
