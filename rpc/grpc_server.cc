@@ -22,6 +22,7 @@
 #include "rpc/admission.h"
 #include "rpc/allocator.h"
 #include "rpc/channel_args.h"
+#include "rpc/failed_calls.h"
 #include "rpc/services.h"
 #include "rpc/tls_credentials.h"
 
@@ -85,6 +86,7 @@ struct GrpcServer::Builder::Parts {
 // Destroyed from the bottom up: the server first, then the services, then what they use.
 struct GrpcServer::Impl {
   std::unique_ptr<MemoryService> guarded;
+  FailedCalls failed;
   std::unique_ptr<FirstMessages> first_messages;
   std::vector<std::unique_ptr<CallPools>> pools;
   std::vector<std::unique_ptr<RawService>> services;
@@ -143,6 +145,7 @@ absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Builder::Start(const std
   for (const auto& service : impl->services) {
     service->Limit(impl->first_messages.get());
     service->Observe(parts_->options.observer);
+    service->Report(&impl->failed);
     service->Guard(parts_->options.api_keys);
     builder.RegisterService(service.get());
   }

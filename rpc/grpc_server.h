@@ -1,5 +1,6 @@
 // Serves any implementation of the four interfaces over gRPC, with the health service and, on
-// request, reflection. Free of gRPC headers.
+// request, reflection. Calls that fail have lines in the log (failed_calls.h). Free of gRPC
+// headers.
 #ifndef MSA_RPC_GRPC_SERVER_H_
 #define MSA_RPC_GRPC_SERVER_H_
 

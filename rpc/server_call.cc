@@ -24,20 +24,23 @@ namespace {
 // a slow reader costs a call no more than this.
 constexpr size_t kMaxQueuedBytes = 4u << 20;
 
-// Tells an observer, if there is one, that a call began and, once, how it ended.
+// Tells an observer and the log, where there are such, that a call began and, once, how it ended.
 class ObservedCall {
  public:
-  ObservedCall(CallObserver* observer, std::string_view service, std::string_view method)
-      : observer_(observer), service_(service), method_(method) {
+  ObservedCall(CallObserver* observer, FailedCalls* failed, std::string_view service,
+               std::string_view method)
+      : observer_(observer), failed_(failed), service_(service), method_(method) {
     if (observer_ != nullptr) observer_->OnCallBegun(service_, method_);
   }
-  void End(absl::StatusCode code) const {
-    if (observer_ == nullptr) return;
-    observer_->OnCallEnded(service_, method_, code, absl::Now() - begun_);
+  void End(absl::StatusCode code, std::string_view why) const {
+    const absl::Time now = absl::Now();
+    if (failed_ != nullptr) failed_->Ended(service_, method_, code, why, now);
+    if (observer_ != nullptr) observer_->OnCallEnded(service_, method_, code, now - begun_);
   }
 
  private:
   CallObserver* const observer_;
+  FailedCalls* const failed_;
   const std::string_view service_, method_;
   const absl::Time begun_ = absl::Now();
 };
@@ -183,8 +186,9 @@ class Reactor final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::Byt
 
   // The last use of `this`, but for a constructor's.
   void End(const absl::Status& status) {
-    observed_.End(status.code());
-    Finish(ToGrpc(status));
+    const grpc::Status sent = ToGrpc(status);
+    observed_.End(status.code(), sent.error_message());
+    Finish(sent);
   }
 
   FirstMessages* const first_messages_;
@@ -217,7 +221,7 @@ void RawService::Method(const std::string& method, WorkerPool* pool, ServerHandl
                             [this, pool, kept, path](grpc::CallbackServerContext* context) {
                               const std::string_view method = path.substr(name_.size() + 2);
                               return new Reactor(context, first_messages_, pool, kept.get(),
-                                                 {observer_, name_, method},
+                                                 {observer_, failed_, name_, method},
                                                  AdmissionOf(*context, keys_, name_, method));
                             }));
 }

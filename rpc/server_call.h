@@ -17,6 +17,7 @@
 #include "absl/status/status.h"
 #include "auth/key_ring.h"
 #include "rpc/call_observer.h"
+#include "rpc/failed_calls.h"
 #include "rpc/first_messages.h"
 #include "rpc/types.h"
 #include "rpc/wire.h"
@@ -53,6 +54,8 @@ class RawService : public grpc::Service {
   void Observe(CallObserver* observer) { observer_ = observer; }
   // The same; null: as long as they take.
   void Limit(FirstMessages* first_messages) { first_messages_ = first_messages; }
+  // The same; null: calls that fail have no lines in the log.
+  void Report(FailedCalls* failed) { failed_ = failed; }
   // The same; null: everybody is let in, else those of Admit.
   void Guard(const auth::KeyRing* keys) { keys_ = keys; }
   const std::string& name() const { return name_; }
@@ -61,6 +64,7 @@ class RawService : public grpc::Service {
   const std::string name_;
   CallObserver* observer_ = nullptr;
   FirstMessages* first_messages_ = nullptr;
+  FailedCalls* failed_ = nullptr;
   const auth::KeyRing* keys_ = nullptr;
   // Named methods are kept here: grpc::internal::RpcMethod borrows the name's characters.
   std::list<std::string> paths_;

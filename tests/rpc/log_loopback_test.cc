@@ -42,5 +42,23 @@ TEST_F(LogLoopback, AHandlersLinesHaveTheRequestIdOfTheClientsCall) {
   EXPECT_TRUE(status_.ok()) << status_;
 }
 
+TEST_F(LogLoopback, ACallThatFailsHasALineWithItsRequestId) {
+  shard_.before = [](const std::string&, const CallContext&) {
+    return absl::UnavailableError("the GPU has failed");
+  };
+  EXPECT_THAT(LogOf("9f2c"),
+              HasSubstr("warning a call failed  method=msa.v1.ShardService/ListBanks "
+                        "code=UNAVAILABLE why=\"the GPU has failed\" request_id=9f2c\n"));
+  EXPECT_TRUE(absl::IsUnavailable(status_)) << status_;
+}
+
+TEST_F(LogLoopback, ACallersOwnFaultHasNoLine) {
+  shard_.before = [](const std::string&, const CallContext&) {
+    return absl::NotFoundError("there is no such bank");
+  };
+  EXPECT_EQ(LogOf("9f2c"), "");
+  EXPECT_TRUE(absl::IsNotFound(status_)) << status_;
+}
+
 }  // namespace
 }  // namespace msa::rpc
