@@ -1,4 +1,4 @@
-"""clients/cpp, go and ruby against a real server: they build from the protocol as it is, and get what they show.
+"""clients/examples against a real server: they build from the protocol as it is, and get what they show.
 
 A language whose tools are not installed is skipped by name.
 """
@@ -9,14 +9,14 @@ import unittest
 
 from harness import SOURCE, ServerTest, clean_environment
 
-CLIENTS = os.path.join(SOURCE, "clients")
+EXAMPLES = os.path.join(SOURCE, "clients", "examples")
 DEBIAN_GO = "/usr/share/gocode/src/github.com/golang/protobuf/proto/proto.go"    # of 1.5; 1.3 has no such file
 
 
 class Clients(ServerTest):
     def build(self, script):
         out = self.path("out")
-        done = subprocess.run([os.path.join(CLIENTS, script), out], text=True, capture_output=True, timeout=600)
+        done = subprocess.run([os.path.join(EXAMPLES, script), out], text=True, capture_output=True, timeout=600)
         self.assertEqual(0, done.returncode, done.stdout + done.stderr)
         return out
 
@@ -39,18 +39,18 @@ class Clients(ServerTest):
 
     @unittest.skipUnless(shutil.which("grpc_cpp_plugin"), "no protobuf-compiler-grpc")
     def test_cpp(self):
-        self.check([os.path.join(self.build("cpp/build.sh"), "example")])
+        self.check([os.path.join(self.build("build_cpp.sh"), "example")])
 
     @unittest.skipUnless(shutil.which("go") and shutil.which("protoc-gen-go-grpc") and os.path.exists(DEBIAN_GO),
-                         "no Go with Debian's gRPC (clients/README.md)")
+                         "no Go with Debian's gRPC (clients/examples/README.md)")
     def test_go(self):
-        self.check([os.path.join(self.build("go/build.sh"), "example")])
+        self.check([os.path.join(self.build("build_go.sh"), "example")])
 
     @unittest.skipUnless(shutil.which("ruby") and subprocess.run(["ruby", "-e", "require 'grpc'"], capture_output=True)
                          .returncode == 0, "no ruby-grpc")
     def test_ruby(self):
-        out = self.build("ruby/generate.sh")
-        self.check(["ruby", "-I", out, os.path.join(CLIENTS, "ruby", "example.rb")])
+        out = self.build("generate_ruby.sh")
+        self.check(["ruby", "-I", out, os.path.join(EXAMPLES, "example.rb")])
 
 
 if __name__ == "__main__":

@@ -93,7 +93,7 @@ class Checker:
     def check_wire(self):
         bring = self.wire_headers()
         for name, included in self.includes.items():
-            if name.startswith(("rpc/", "tests/", "benchmarks/")):
+            if name.startswith(("rpc/", "tests/", "benchmarks/", "clients/")):     # clients: programs of users
                 continue
             for header in included:
                 if WIRE.search(header):

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# build.sh OUT: generates the stubs (package msa/v1) and compiles example.go into the folder OUT, with Debian's
+# build_go.sh OUT: generates the stubs (package msa/v1) and compiles example.go into the folder OUT, with Debian's
 # packages: golang-go, golang-google-grpc-dev, protoc-gen-go-1-5, protoc-gen-go-grpc, protobuf-compiler.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
-out=$(mkdir -p "${1:?usage: build.sh OUT}" && cd "$1" && pwd)
+out=$(mkdir -p "${1:?usage: build_go.sh OUT}" && cd "$1" && pwd)
 proto=$here/../../proto
 mapping=
 for name in common memory_node compute_node router; do mapping+=Mmsa/v1/$name.proto=msa/v1,; done

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# build.sh OUT: generates the stubs and compiles example.cc into the folder OUT.
+# build_cpp.sh OUT: generates the stubs and compiles example.cc into the folder OUT.
 # Needs: protobuf-compiler-grpc, libgrpc++-dev, pkg-config, a C++17 compiler.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
-out=${1:?usage: build.sh OUT}
+out=${1:?usage: build_cpp.sh OUT}
 mkdir -p "$out"
 proto=$here/../../proto
 protoc -I "$proto" --cpp_out="$out" --grpc_out="$out" --plugin=protoc-gen-grpc="$(command -v grpc_cpp_plugin)" \
