@@ -20,6 +20,7 @@ int main(int argc, char** argv) {
   for (std::unique_ptr<Verb>& verb : ClientVerbs(GrpcConnector(), MakeSyntheticServer))
     verbs.push_back(std::move(verb));
   for (std::unique_ptr<Verb>& verb : KeyVerbs()) verbs.push_back(std::move(verb));
+  verbs.push_back(MakeHealthVerb());
   verbs.push_back(MakeVerifyVerb());
   StandardInput input(STDIN_FILENO);
   std::istream in(&input);

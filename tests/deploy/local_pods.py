@@ -29,16 +29,21 @@ class RunningPod:
     def _local(self, text):
         for path, folder in self.folders.items():
             text = text.replace(path, folder)
-        return text.replace("0.0.0.0:", f"{self.address}:")
+        return text.replace("0.0.0.0:", f"{self.address}:").replace("localhost:", f"{self.address}:")
+
+    def _environment(self, container):
+        environment = {**self.pod.environment(container), **self.cluster.settings}
+        return {"PATH": "/usr/bin:/bin", **{k: self._local(v) for k, v in environment.items()}}
+
+    def _words(self, words):
+        words = [self._local(word) for word in words]
+        return [MSA if words[0] == "msa" else words[0], *words[1:]]
 
     def _start(self, container):
-        words = [self._local(word) for word in self.pod.command_line(container)]
-        environment = {**self.pod.environment(container), **self.cluster.settings}
-        environment = {k: self._local(v) for k, v in environment.items()}
         self.log = self.cluster.path(f"log-{self.pod.name}-{self.address}")
         with open(self.log, "a", encoding="utf-8") as log:
-            return subprocess.Popen([MSA if words[0] == "msa" else words[0], *words[1:]],
-                                    stderr=log, env={"PATH": "/usr/bin:/bin", **environment})
+            return subprocess.Popen(self._words(self.pod.command_line(container)), stderr=log,
+                                    env=self._environment(container))
 
     def finish_init(self):
         """The init container has ended well; the pod's own starts."""
@@ -51,6 +56,10 @@ class RunningPod:
 
     def probe(self, name):
         probe = self.pod.container[name]
+        if "exec" in probe:
+            return subprocess.run(self._words(probe["exec"]["command"]), capture_output=True,
+                                  timeout=probe["timeoutSeconds"] + PATIENCE_S,
+                                  env=self._environment(self.pod.container)).returncode == 0
         service = probe["grpc"].get("service", "").encode()
         request = b"\x0a" + bytes([len(service)]) + service if service else b""
         target = f"{self.address}:{probe['grpc']['port']}"
@@ -109,9 +118,9 @@ class LocalCluster:
         return os.path.join(self.folder, name)
 
     def folder_of(self, pod, volume):
-        configs = {v["name"]: v["configMap"]["name"] for v in pod.spec.get("volumes", [])
-                   if "configMap" in v}
-        at = self.path({**configs, **pod.claims()}[volume])
+        named = {v["name"]: v[kind][key] for v in pod.spec.get("volumes", [])
+                 for kind, key in (("configMap", "name"), ("secret", "secretName")) if kind in v}
+        at = self.path({**named, **pod.claims()}[volume])
         os.makedirs(at, exist_ok=True)
         return at
 

@@ -92,7 +92,14 @@ class Checks:
     def test_probes_ask_the_port_that_is_listened_on(self):
         for pod in self.manifests.pods:
             for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
-                self.assertEqual(pod.port("grpc"), pod.container[probe]["grpc"]["port"])
+                asked = pod.container[probe]
+                command = asked.get("exec", {}).get("command", [])
+                self.assertEqual(1, ("grpc" in asked) + bool(command))
+                if command:
+                    self.assertEqual(["msa", "health", "--server", f"localhost:{pod.port('grpc')}"], command)
+                    self.assertGreaterEqual(asked["timeoutSeconds"], 5, "msa health waits as long")
+                else:
+                    self.assertEqual(pod.port("grpc"), asked["grpc"]["port"])
 
     def test_the_grace_period_is_longer_than_what_ends_a_pod_may_take(self):
         for pod in self.manifests.pods:
@@ -183,6 +190,29 @@ class Gpu(Checks, unittest.TestCase):
             self.assertEqual(pod not in self.manifests.pods_of("router"), cuda)
             self.assertEqual(1 if cuda else None,
                              pod.container["resources"]["limits"].get("nvidia.com/gpu"))
+
+
+class Secure(Checks, unittest.TestCase):
+    kustomization = "overlays/secure"
+
+    def test_every_role_speaks_mutual_tls_and_routers_want_keys(self):
+        for pod in self.manifests.pods:
+            environment = pod.environment(pod.container)
+            mounts = {m["mountPath"]: m["name"] for m in pod.container["volumeMounts"]}
+            secrets = {v["name"]: v["secret"] for v in pod.spec["volumes"] if "secret" in v}
+            files = {name: environment.get("MSA_" + name)
+                     for name in ("TLS_CERT", "TLS_KEY", "TLS_CA", "API_KEYS", "API_KEY_FILE")}
+            wanted = {"TLS_CERT": "msa-tls", "TLS_KEY": "msa-tls", "TLS_CA": "msa-tls",
+                      "API_KEYS": "msa-api-keys" if pod in self.manifests.pods_of("router") else None,
+                      "API_KEY_FILE": "msa-compute-key" if pod in self.manifests.pods_of("compute") else None}
+            found = {name: secrets[mounts[os.path.dirname(file)]]["secretName"] if file else None
+                     for name, file in files.items()}
+            self.assertEqual(wanted, found)
+            for secret in secrets.values():
+                self.assertEqual(0o440, secret["defaultMode"])
+            self.assertEqual(pod.spec["securityContext"]["runAsGroup"], pod.spec["securityContext"]["fsGroup"])
+        (port,) = self.manifests.get("Service", "msa")["spec"]["ports"]
+        self.assertNotIn("appProtocol", port)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 back from deletion with another address and what they had."""
 import json
 import os
+import shutil
+import signal
 import subprocess
 import time
 import unittest
@@ -29,6 +31,7 @@ class Pods(ServerTest):
         cluster = LocalCluster(manifests, self.path("cluster"), os.environ[surroundings.HOSTS],
                                {"MSA_MODEL": "/models/tiny"})
         self.addCleanup(cluster.kill)
+        self.client = self.make_secrets(cluster) if kustomization == "overlays/secure" else []
         for pod in manifests.pods:
             cluster.start(pod)
         compute = [cluster.running[p.name] for p in manifests.pods_of("compute")]
@@ -45,6 +48,27 @@ class Pods(ServerTest):
             pod.wait_ready()
         self.service = SimpleNamespace(address=manifests.shard_map()["router"])
         return cluster
+
+    def make_secrets(self, cluster):
+        """As deploy/README.md has them made; gives a client's flags."""
+        names = [*cluster.names, "localhost"]
+        names = [f"DNS:{n}" for n in names] + [f"IP:127.77.0.{i}" for i in range(1, 30)]
+        folders = {n: cluster.path(n) for n in ("msa-tls", "msa-api-keys", "msa-compute-key")}
+        for folder in folders.values():
+            os.makedirs(folder)
+        tls = {n: os.path.join(folders["msa-tls"], n) for n in ("tls.crt", "tls.key", "ca.crt")}
+        subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1",
+                        "-nodes", "-days", "2", "-subj", "/CN=msa", "-addext", "subjectAltName=" + ",".join(names),
+                        "-keyout", tls["tls.key"], "-out", tls["tls.crt"]], check=True, capture_output=True)
+        shutil.copy(tls["tls.crt"], tls["ca.crt"])
+        keys = os.path.join(folders["msa-api-keys"], "api-keys.json")
+        for name, rights, file in (("compute", ["--read", "*"], os.path.join(folders["msa-compute-key"], "key")),
+                                   ("me", ["--admin", "*"], self.path("my-key"))):
+            made = self.run_msa(["key", "create", "--api-keys", keys, *rights, name])
+            self.assertEqual(0, made.code, made.err)
+            with open(file, "w", encoding="ascii") as out:
+                out.write(made.out)
+        return ["--tls-ca", tls["ca.crt"], "--tls-cert", tls["tls.crt"], "--tls-key", tls["tls.key"]]
 
     def start_adding(self):
         """`msa add -` that waits for lines."""
@@ -120,6 +144,26 @@ class Pods(ServerTest):
         self.assertEqual(0, router.ended())
         cluster.start(router.pod).wait_ready()
         self.assertEqual(2, len(self.msa(self.service, "ls")))
+
+    def test_a_secure_cluster_answers_those_with_a_certificate_and_a_key(self):
+        cluster = self.start_cluster("overlays/secure")
+        key = ["--api-key-file", self.path("my-key")]
+        docs = documents(6)
+        self.add(self.service, docs, *self.client, *key)
+        self.ask(self.service, QUESTIONS[0], *self.client, *key)
+        found = self.retrieve(self.service, QUESTIONS[0], *self.client, *key)
+        self.assertEqual({d["id"] for d in docs}, {d["id"] for d in found})
+        refused = self.run_msa(["ls", *self.client], self.service)
+        self.assertEqual(1, refused.code, refused.err)
+        self.assertIn("UNAUTHENTICATED", refused.err)
+        for flags in (self.client[:2], []):     # no certificate; plain text
+            strange = self.run_msa(["ls", "--timeout", "5", *flags], self.service)
+            self.assertEqual(4, strange.code, strange.err)
+        router = cluster.running["msa-router-0"]
+        router.process.send_signal(signal.SIGSTOP)  # a probe gives up on who hangs
+        self.assertFalse(router.probe("livenessProbe"))
+        router.process.send_signal(signal.SIGCONT)
+        self.assertTrue(router.probe("livenessProbe"))
 
 
 if __name__ == "__main__":

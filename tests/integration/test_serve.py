@@ -31,6 +31,23 @@ class SyntheticBench(ServerTest):
         self.assertNotEqual(0, self.run_msa(["bench", "--synthetic-model", "msa-5b"]).code)
 
 
+class Health(ServerTest):
+    def test_says_whether_a_server_serves_as_an_exit_code(self):
+        mine = self.certificate()
+        server = self.serve(extra=mine)
+        health = lambda *flags: self.run_msa(["health", "--timeout", "20", *flags], server)
+        served = health(*mine)
+        self.assertEqual((0, f"{server.address} serves\n"), (served.code, served.out), served.err)
+        self.assertEqual(0, health(*mine, "--service", "msa.v1.MemoryService").code)
+        unknown = health(*mine, "--service", "msa.v1.Nothing")
+        self.assertNotEqual(0, unknown.code)
+        self.assertEqual(2, health("--tls-cert", mine[1], "--tls-key", mine[3]).code)
+        plain = self.run_msa(["health", "--timeout", "3"], server)
+        self.assertEqual(4, plain.code, plain.err)
+        server.stop()
+        self.assertEqual(4, health(*mine).code)
+
+
 class Life(ServerTest):
     def test_add_ask_replace_delete_crash_restart(self):
         server = self.serve()

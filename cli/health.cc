@@ -1,0 +1,59 @@
+// msa health: whether a server serves, for probes and scripts.
+#include <ostream>
+#include <string>
+
+#include "absl/time/clock.h"
+#include "cli/connect.h"
+#include "cli/exit_code.h"
+#include "cli/tls_flags.h"
+#include "common/status_macros.h"
+#include "common/strings.h"
+#include "rpc/address.h"
+#include "rpc/remote.h"
+
+namespace msa::cli {
+namespace {
+
+class HealthVerb : public Verb {
+ public:
+  std::string_view name() const override { return "health"; }
+  std::string_view help() const override {
+    return "Ask any server of a cluster whether it serves: exit code 0, or 4";
+  }
+
+  void AddFlags(FlagSet& flags) override {
+    options_.address = "127.0.0.1:7070";
+    flags.Add("--server", &options_.address, "Address of the server, HOST:PORT");
+    AddClientTlsFlags(flags, &options_.tls);
+    flags.Add("--service", &service_,
+              "One service of it, such as msa.v1.ShardService (default: the whole server)");
+    flags.AddBounded("--timeout", &timeout_s_, 0.001, 3600,
+                     "Seconds until it counts as not serving");
+  }
+
+  absl::Status Run(Io& io) override {
+    if (const absl::Status form = rpc::CheckAddress("--server", options_.address); !form.ok()) {
+      return UsageError(std::string(form.message()));
+    }
+    MSA_RETURN_IF_ERROR(rpc::CheckTls(options_.tls));
+    if (options_.tls.serves() && !options_.tls.connects()) {
+      return UsageError("give --tls-ca with --tls-cert");
+    }
+    rpc::CallContext ctx;
+    ctx.deadline = absl::Now() + absl::Seconds(timeout_s_);
+    MSA_RETURN_IF_ERROR(rpc::CheckHealth(options_, ctx, service_));
+    io.out << options_.address << " serves\n";
+    return absl::OkStatus();
+  }
+
+ private:
+  rpc::RemoteOptions options_;
+  std::string service_;
+  double timeout_s_ = 5;
+};
+
+}  // namespace
+
+std::unique_ptr<Verb> MakeHealthVerb() { return std::make_unique<HealthVerb>(); }
+
+}  // namespace msa::cli
