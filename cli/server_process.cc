@@ -118,6 +118,13 @@ absl::Status ServerProcess::ListenForMetrics() {
     form = absl::InvalidArgumentError("--metrics-listen is a socket's path: give HOST:PORT");
   }
   if (!form.ok()) return UsageError(std::string(form.message()));
+  if (!rpc::IsLoopback(metrics_listen_) && !insecure_listen_any_) {
+    return absl::FailedPreconditionError(
+        StrCat("refusing to answer Prometheus at ", metrics_listen_,
+               " in plain HTTP, TLS flags or not: anyone who reaches it could read names of banks "
+               "and how large they are. Give --metrics-listen 127.0.0.1:PORT, or "
+               "--insecure-listen-any where the network is closed to others"));
+  }
   MSA_ASSIGN_OR_RETURN(exporter_, monitoring::Exporter::Start(metrics_listen_, role_, MSA_VERSION));
   Log(LogLevel::kInfo, "figures for Prometheus are at /metrics",
       {{"address", WithPort(metrics_listen_, exporter_->port())}});

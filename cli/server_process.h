@@ -37,7 +37,8 @@ class ServerProcess {
   // for an address that is none; FAILED_PRECONDITION for one that others can reach where neither
   // certificates nor API keys over TLS keep them out; UNAVAILABLE for one where another program
   // listens. What CheckTls, CheckServes and KeyRing::Open say of the files. With --metrics-listen
-  // it answers there from then on, for a process that is `role`.
+  // it answers there from then on, for a process that is `role`: at an address that others can
+  // reach, which nothing keeps them out of, only with --insecure-listen-any.
   absl::Status Prepare(const std::string& role);
   // Where --listen was not given.
   void SetListen(const std::string& address);

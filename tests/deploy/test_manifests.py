@@ -83,6 +83,7 @@ class Checks:
         for pod in self.manifests.pods:
             port = pod.port("metrics")
             self.assertEqual(f"0.0.0.0:{port}", pod.flag("--metrics-listen"))
+            self.assertIn("--insecure-listen-any", pod.container["args"])
             annotations = pod.workload["spec"]["template"]["metadata"]["annotations"]
             self.assertEqual(str(port), annotations["prometheus.io/port"])
             self.assertTrue(self.manifests.lets_in(prometheus, pod, port))

@@ -100,6 +100,17 @@ class Metrics(ServerTest):
             self.assertEqual(code, result.code, result.err)
             self.assertIn(words, result.err)
 
+    def test_an_address_others_can_reach_needs_a_word(self):
+        anywhere = ["serve", "--data-dir", self.path("any"), "--model", self.model, "--threads", "1",
+                    "--listen", "127.0.0.1:0", "--metrics-listen", "0.0.0.0:0"]
+        for certificates in ([], self.certificate()):       # TLS is not spoken there
+            result = self.run_msa([*anywhere, *certificates])
+            self.assertEqual(5, result.code, result.err)
+            self.assertIn("refusing to answer Prometheus at 0.0.0.0:0", result.err)
+            self.assertIn("--insecure-listen-any", result.err)
+        server = self.start([*anywhere, "--insecure-listen-any"]).wait_ready()
+        self.assertEqual(1, figures(server)["msa_serving"])
+
     @unittest.skipUnless(prometheus("prometheus") and prometheus("promtool"), "no Prometheus: scripts/unpack_prometheus.sh")
     def test_prometheus_asks_and_understands(self):
         server = self.serve(extra=LISTEN)
