@@ -3,6 +3,7 @@
 
 #include "cli/api_key_flag.h"
 #include "cli/figures.h"
+#include "cli/node_figures.h"
 #include "cli/roles.h"
 #include "cli/server_process.h"
 #include "cli/server_verbs.h"
@@ -47,6 +48,7 @@ class ComputeNodeVerb : public Verb {
       return absl::InvalidArgumentError(
           "a compute node uses one GPU: start one for each, with an entry of its own in the map");
     }
+    const auto node_figures = MakeNodeFigures(process_.exporter());
     MSA_ASSIGN_OR_RETURN(const auto node, model_.LoadNode(kernels.member(0)));
 
     const auto router = rpc::MakeRemoteSessionRouter(at_router);
@@ -54,6 +56,7 @@ class ComputeNodeVerb : public Verb {
     std::vector<std::string> names;
     for (const rpc::Endpoint& shard : map.shards) names.push_back(shard.name);
     node->Attach(router.get(), Borrowed(shards), names);
+    node->Observe(node_figures.get());
 
     process_.WatchHealth([&] { return kernels.member(0).Health(); });
     process_.WatchFigures([&] { return FiguresOf({node.get()}); });

@@ -2,6 +2,7 @@
 #include <utility>
 
 #include "cli/figures.h"
+#include "cli/node_figures.h"
 #include "cli/roles.h"
 #include "cli/server_process.h"
 #include "cli/server_verbs.h"
@@ -30,6 +31,7 @@ class ServeVerb : public Verb {
 
   absl::Status Run(Io&) override {
     MSA_RETURN_IF_ERROR(process_.Prepare("msa"));
+    const auto node_figures = MakeNodeFigures(process_.exporter());
     MSA_ASSIGN_OR_RETURN(const auto kernels, backend_.Make());
     // The folder first: a lock held by another process is told before a model is loaded. The
     // weights before the keys: those have another place to go when a GPU is full.
@@ -47,6 +49,7 @@ class ServeVerb : public Verb {
     for (size_t i = 0; i < nodes.size(); ++i) {
       router.AddComputeNode(nodes.size() == 1 ? "local" : StrCat("local-", i), nodes[i].get());
       nodes[i]->Attach(&router, {shard.get()});
+      nodes[i]->Observe(node_figures.get());
     }
     MSA_RETURN_IF_ERROR(router.Repair({}));
 

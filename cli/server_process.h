@@ -47,7 +47,9 @@ class ServerProcess {
   // Asked every second while serving.
   void WatchHealth(std::function<absl::Status()> health) { health_ = std::move(health); }
 
-  // What /metrics tells while serving, beside calls.
+  // Null without --metrics-listen. For what counts as it happens; lives as long as this.
+  monitoring::Exporter* exporter() const { return exporter_.get(); }
+  // What /metrics reads while serving, beside what is counted.
   void WatchFigures(monitoring::FigureSource figures) { figures_ = std::move(figures); }
 
   // Listens, writes the port file, serves until SIGTERM or SIGINT, then drains: new calls are

@@ -3,6 +3,7 @@
 #include <filesystem>
 #include <limits>
 #include <utility>
+#include <variant>
 
 #include "absl/time/clock.h"
 #include "common/check.h"
@@ -34,6 +35,12 @@ absl::StatusOr<ModelConfig> LoadConfig(const std::string& model_dir) {
   auto config = ParseModelConfig(text);
   if (!config.ok()) return InFile(config.status(), path);
   return config;
+}
+
+int64_t NumTokens(const std::vector<rpc::EncodedPart>& parts) {
+  int64_t sum = 0;
+  for (const rpc::EncodedPart& part : parts) sum += part.num_tokens;
+  return sum;
 }
 
 std::string ModelName(const std::string& dir) {
@@ -193,7 +200,9 @@ absl::StatusOr<rpc::PutResult> Node::EncodeDocument(const rpc::CallContext& ctx,
                      full_text.substr(span.begin, span.end - span.begin)});
   }
   rpc::EncodedDocument encoded;
+  const absl::Time start = absl::Now();
   MSA_ASSIGN_OR_RETURN(encoded.parts, encoder_->Encode(ctx, request.bank, texts));
+  if (observer_ != nullptr) observer_->OnEncoded(NumTokens(encoded.parts), absl::Now() - start);
   for (size_t i = 0; i < encoded.parts.size(); ++i) encoded.parts[i].span = request.parts[i];
   encoded.bank = request.bank.name;
   encoded.bank_uid = request.bank.uid;
@@ -243,11 +252,26 @@ class Node::Admission {
   bool admitted_ = false;
 };
 
-absl::Status Node::Generate(const rpc::CallContext& ctx, const rpc::GenerateRequest& request,
-                            const rpc::EventSink& sink) {
+absl::Status Node::Answer(const rpc::CallContext& ctx, const rpc::GenerateRequest& request,
+                          const rpc::EventSink& sink) {
   Admission admission(*this);
   MSA_ASSIGN_OR_RETURN(const absl::Duration queued, admission.Wait(ctx));
   return AnswerQuestion(ctx, Parts(), request, queued, sink);
+}
+
+absl::Status Node::Generate(const rpc::CallContext& ctx, const rpc::GenerateRequest& request,
+                            const rpc::EventSink& sink) {
+  if (observer_ == nullptr) return Answer(ctx, request, sink);
+  bool answered = false;
+  const absl::Status status = Answer(ctx, request, [&](const rpc::GenerateEvent& event) {
+    if (const auto* done = std::get_if<rpc::DoneEvent>(&event)) {
+      answered = true;
+      observer_->OnAnswered(*done);
+    }
+    return sink(event);
+  });
+  if (!answered) observer_->OnUnanswered(status.code());
+  return status;
 }
 
 absl::StatusOr<rpc::RetrieveReply> Node::Retrieve(const rpc::CallContext& ctx,
@@ -257,6 +281,7 @@ absl::StatusOr<rpc::RetrieveReply> Node::Retrieve(const rpc::CallContext& ctx,
   MSA_ASSIGN_OR_RETURN(rpc::RetrieveReply reply, RetrieveDocuments(ctx, Parts(), request));
   reply.timings.queue = absl::ToDoubleMilliseconds(queued);
   reply.timings.total += reply.timings.queue;
+  if (observer_ != nullptr) observer_->OnRetrieved(reply);
   return reply;
 }
 

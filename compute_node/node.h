@@ -19,6 +19,7 @@
 #include "compute_node/memory_session.h"
 #include "compute_node/model/tokenizer.h"
 #include "compute_node/model/transformer.h"
+#include "compute_node/observer.h"
 #include "compute_node/pass_sharer.h"
 #include "rpc/compute_node.h"
 
@@ -56,6 +57,9 @@ class Node : public rpc::ComputeNode {
   void Attach(rpc::SessionRouter* router, std::vector<rpc::MemoryShard*> shards,
               std::vector<std::string> shard_names = {});
 
+  // Before the first question or document. Must outlive the node's last call; null: nobody counts.
+  void Observe(Observer* observer) { observer_ = observer; }
+
   // Questions being answered and waiting to be; the cache of blocks.
   struct Usage {
     int running = 0;
@@ -87,6 +91,8 @@ class Node : public rpc::ComputeNode {
 
   explicit Node(const NodeOptions& options);
   AnsweringParts Parts() const;
+  absl::Status Answer(const rpc::CallContext& ctx, const rpc::GenerateRequest& request,
+                      const rpc::EventSink& sink);
   DType WeightsDType() const;
 
   NodeOptions options_;
@@ -100,6 +106,7 @@ class Node : public rpc::ComputeNode {
   ContentCache cache_;
   rpc::WorkerPool fetchers_;
   MemoryAccess memory_;
+  Observer* observer_ = nullptr;
   mutable absl::Mutex mu_;
   int running_ ABSL_GUARDED_BY(mu_) = 0;
   std::list<const Admission*> waiting_ ABSL_GUARDED_BY(mu_);  // first come, first served

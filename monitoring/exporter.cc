@@ -54,6 +54,54 @@ std::string CodeName(absl::StatusCode code) {
   return code == absl::StatusCode::kCancelled ? "Canceled" : name;
 }
 
+prometheus::Labels ToLabels(const MeterName& name) {
+  return {name.labels.begin(), name.labels.end()};
+}
+
+class HeldCounter : public Counter {
+ public:
+  explicit HeldCounter(prometheus::Counter& counter) : counter_(counter) {}
+  void Add(double more) override { counter_.Increment(more); }
+
+ private:
+  prometheus::Counter& counter_;
+};
+
+class HeldHistogram : public Histogram {
+ public:
+  explicit HeldHistogram(prometheus::Histogram& histogram) : histogram_(histogram) {}
+  void Observe(absl::Duration took) override { histogram_.Observe(absl::ToDoubleSeconds(took)); }
+
+ private:
+  prometheus::Histogram& histogram_;
+};
+
+class HeldCodeCounter : public CodeCounter {
+ public:
+  HeldCodeCounter(prometheus::Family<prometheus::Counter>& family, prometheus::Labels labels,
+                  const char* code_label)
+      : family_(family), labels_(std::move(labels)), code_label_(code_label) {}
+
+  void Count(absl::StatusCode code) override {
+    std::atomic<prometheus::Counter*>& known = by_code_[static_cast<size_t>(code) % kCodes];
+    prometheus::Counter* counter = known.load();
+    if (counter == nullptr) {
+      prometheus::Labels labels = labels_;
+      labels.emplace(code_label_, CodeName(code));
+      counter = &family_.Add(labels);
+      known = counter;
+    }
+    counter->Increment();
+  }
+
+ private:
+  prometheus::Family<prometheus::Counter>& family_;
+  const prometheus::Labels labels_;
+  const char* const code_label_;
+  // Null until one is counted. Two threads may set one at once, to the same.
+  std::array<std::atomic<prometheus::Counter*>, kCodes> by_code_ = {};
+};
+
 prometheus::MetricFamily ToFamily(Figure figure) {
   prometheus::MetricFamily family;
   family.name = std::move(figure.name);
@@ -94,16 +142,14 @@ class Calls {
            absl::Duration took) {
     Method& its = Of(service, method);
     its.seconds.Observe(absl::ToDoubleSeconds(took));
-    Handled(its, code).Increment();
+    its.handled.Count(code);
   }
 
  private:
   struct Method {
-    prometheus::Labels labels;
     prometheus::Counter& started;
     prometheus::Histogram& seconds;
-    // By code; null until a call ends with it. Two threads may set one at once, to the same.
-    std::array<std::atomic<prometheus::Counter*>, kCodes> handled = {};
+    HeldCodeCounter handled;
   };
   using Name = std::pair<std::string_view, std::string_view>;
   struct ByName {
@@ -122,19 +168,10 @@ class Calls {
     if (its == nullptr) {
       const prometheus::Labels labels = {{"grpc_service", std::string(service)},
                                          {"grpc_method", std::string(method)}};
-      its.reset(new Method{labels, started_.Add(labels), seconds_.Add(labels, Buckets())});
+      its.reset(new Method{
+          started_.Add(labels), seconds_.Add(labels, Buckets()), {handled_, labels, "grpc_code"}});
     }
     return *its;
-  }
-
-  prometheus::Counter& Handled(Method& its, absl::StatusCode code) {
-    std::atomic<prometheus::Counter*>& known = its.handled[static_cast<size_t>(code) % kCodes];
-    if (prometheus::Counter* counter = known.load()) return *counter;
-    prometheus::Labels labels = its.labels;
-    labels.emplace("grpc_code", CodeName(code));
-    prometheus::Counter& counter = handled_.Add(labels);
-    known = &counter;
-    return counter;
   }
 
   prometheus::Family<prometheus::Counter>& started_;
@@ -173,6 +210,10 @@ struct Exporter::Impl {
           .Add({});
   Calls calls{registry};
   absl::Mutex mu;
+  // What the three Add gave.
+  std::vector<std::unique_ptr<Counter>> counters ABSL_GUARDED_BY(mu);
+  std::vector<std::unique_ptr<CodeCounter>> code_counters ABSL_GUARDED_BY(mu);
+  std::vector<std::unique_ptr<Histogram>> histograms ABSL_GUARDED_BY(mu);
   FigureSource source ABSL_GUARDED_BY(mu);
   httplib::Server server;
   int port = 0;
@@ -221,6 +262,26 @@ void Exporter::SetServing(bool serving) { impl_->serving.Set(serving ? 1 : 0); }
 void Exporter::SetSource(FigureSource source) {
   absl::MutexLock lock(&impl_->mu);
   impl_->source = std::move(source);
+}
+
+Counter& Exporter::AddCounter(const MeterName& name) {
+  auto& family = BuildCounter().Name(name.name).Help(name.help).Register(impl_->registry);
+  absl::MutexLock lock(&impl_->mu);
+  return *impl_->counters.emplace_back(std::make_unique<HeldCounter>(family.Add(ToLabels(name))));
+}
+
+CodeCounter& Exporter::AddCodeCounter(const MeterName& name) {
+  auto& family = BuildCounter().Name(name.name).Help(name.help).Register(impl_->registry);
+  absl::MutexLock lock(&impl_->mu);
+  return *impl_->code_counters.emplace_back(
+      std::make_unique<HeldCodeCounter>(family, ToLabels(name), "code"));
+}
+
+Histogram& Exporter::AddHistogram(const MeterName& name) {
+  auto& family = BuildHistogram().Name(name.name).Help(name.help).Register(impl_->registry);
+  absl::MutexLock lock(&impl_->mu);
+  return *impl_->histograms.emplace_back(
+      std::make_unique<HeldHistogram>(family.Add(ToLabels(name), Buckets())));
 }
 
 void Exporter::OnCallBegun(std::string_view service, std::string_view method) {

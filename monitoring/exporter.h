@@ -10,6 +10,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "monitoring/figure.h"
+#include "monitoring/meter.h"
 #include "rpc/call_observer.h"
 
 namespace msa::monitoring {
@@ -33,6 +34,12 @@ class Exporter : public rpc::CallObserver {
   // Asked at every request, on a thread of the HTTP server, in place of the one before. When this
   // returns, that one is not being asked any more. Null: none.
   void SetSource(FigureSource source);
+
+  // Told from now on, a counter as 0. Of a name and labels that were added before, one that counts
+  // on. Valid as long as the exporter. A name has one kind and one set of label names.
+  Counter& AddCounter(const MeterName& name);
+  CodeCounter& AddCodeCounter(const MeterName& name);  // the code's label is "code"
+  Histogram& AddHistogram(const MeterName& name);
 
   void OnCallBegun(std::string_view service, std::string_view method) override;
   void OnCallEnded(std::string_view service, std::string_view method, absl::StatusCode code,

@@ -75,6 +75,28 @@ class Metrics(ServerTest):
         self.assertEqual(0, found["msa_questions_running"])
         self.assertEqual(0, server.stop())
 
+    def test_answers_and_documents_are_counted_as_their_clients_hear(self):
+        server = self.serve(extra=LISTEN)
+        self.add(server, documents(12))
+        answers = [self.ask(server, question) for question in ("Which garden?", "Which tower?")]
+        self.assertTrue(self.retrieve(server, "Which garden?"))
+        found = figures(server)
+        for figure, of_answer in (("prompt", "prompt_tokens"), ("generation", "generated_tokens")):
+            self.assertEqual(sum(a["usage"][of_answer] for a in answers), found[f"msa_{figure}_tokens_total"])
+        for reason in ("stop", "length", "rounds", "no_retrieval", "abort", "error"):
+            self.assertEqual(sum(a["finish_reason"] == reason for a in answers),
+                             found[f'msa_questions_total{{finish_reason="{reason}"}}'])
+        for stage in ("total", "queue", "route", "fetch", "prefill", "decode", "first_token"):
+            name = {"total": "msa_e2e_question_latency", "first_token": "msa_time_to_first_token"}.get(
+                stage, f"msa_question_{stage}_time")
+            labels = "" if stage in ("decode", "first_token") else '{method="Generate"}'
+            times = [a["timings_ms"][stage] / 1e3 for a in answers if stage != "first_token" or a["timings_ms"][stage]]
+            self.assertEqual(len(times), found[f"{name}_seconds_count{labels}"])
+            self.assertAlmostEqual(sum(times), found[f"{name}_seconds_sum{labels}"], places=5)
+        self.assertEqual(1, found['msa_e2e_question_latency_seconds_count{method="Retrieve"}'])
+        self.assertEqual(12, found["msa_document_encode_time_seconds_count"])
+        self.assertEqual(found['msa_tokens{bank="default"}'], found["msa_encoded_tokens_total"])
+
     def test_each_role_of_a_cluster_tells_its_own(self):
         router = self.start_cluster(*LISTEN)
         self.add(router, documents(40))
@@ -85,8 +107,11 @@ class Metrics(ServerTest):
             self.assertEqual(1, found['msa_build_info{role="memory node",version="0.1.0"}'])
             self.assertLess(0, found[call("grpc_server_handled_total", "PutDocument", "ShardService", "OK")])
             self.assertNotIn("msa_questions_running", found)
+            self.assertNotIn("msa_encoded_tokens_total", found)
         of_nodes = [figures(node) for node in self.nodes]
         self.assertLess(0, sum(f['msa_content_cache_lookups_total{result="miss"}'] for f in of_nodes))
+        self.assertEqual(40, sum(f["msa_document_encode_time_seconds_count"] for f in of_nodes))
+        self.assertEqual(1, sum(f['msa_e2e_question_latency_seconds_count{method="Retrieve"}'] for f in of_nodes))
         of_router = figures(router)
         self.assertEqual(1, of_router['msa_build_info{role="router",version="0.1.0"}'])
         self.assertFalse([n for n in of_router if n.startswith(("msa_documents", "msa_questions"))])
@@ -129,7 +154,8 @@ class Metrics(ServerTest):
                                    "--web.listen-address", address], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         self.addCleanup(asking.wait)
         self.addCleanup(asking.kill)
-        query = "/api/v1/query?" + urllib.parse.urlencode({"query": 'msa_documents{bank="default"} and on(instance) up == 1'})
+        query = "/api/v1/query?" + urllib.parse.urlencode({"query": 'msa_documents{bank="default"} and on(instance) up == 1 '
+                                                           'and on(instance) msa_document_encode_time_seconds_count == 12'})
         end, value = time.monotonic() + 60, None
         while value is None and time.monotonic() < end:
             try:
@@ -153,7 +179,7 @@ class Metrics(ServerTest):
         told = {re.split(r"[{ ]", line)[0] for line in figures(server)}
         with open(deployed("alerts.yaml"), encoding="utf-8") as file:
             asked = dashboard_queries() + [file.read()]
-        names = {name for text in asked for name in re.findall(r"\b(?:msa|grpc_server)_[a-z_]+", text)}
+        names = {name for text in asked for name in re.findall(r"\b(?:msa|grpc_server)_[a-z0-9_]+", text)}
         self.assertEqual(set(), names - told)
         self.assertLess(15, len(names))
 

@@ -120,6 +120,38 @@ TEST_F(ExporterTest, AsksTheSourceEachTimeUntilItIsReplaced) {
   EXPECT_THAT(Lines(), Not(Contains(HasSubstr("msa_a"))));
 }
 
+TEST_F(ExporterTest, CountsWhatIsAddedUnderItsNameAndLabels) {
+  Counter& tokens = exporter_->AddCounter({"msa_tokens_total", "Tokens"});
+  Counter& hits = exporter_->AddCounter({"msa_lookups_total", "By result", {{"result", "hit"}}});
+  exporter_->AddCounter({"msa_lookups_total", "By result", {{"result", "miss"}}});
+  Histogram& took = exporter_->AddHistogram({"msa_took_seconds", "How long", {{"stage", "a"}}});
+  tokens.Add(40);
+  tokens.Add(2);
+  hits.Add(1);
+  exporter_->AddCounter({"msa_lookups_total", "By result", {{"result", "hit"}}}).Add(1);
+  took.Observe(absl::Milliseconds(3));
+  took.Observe(absl::Minutes(2));
+  took.Observe(absl::Hours(1));
+  const auto lines = Lines();
+  EXPECT_THAT(lines, Contains("msa_tokens_total 42"));
+  EXPECT_THAT(lines, Contains("# HELP msa_tokens_total Tokens"));
+  EXPECT_THAT(lines, Contains("msa_lookups_total{result=\"hit\"} 2"));
+  EXPECT_THAT(lines, Contains("msa_lookups_total{result=\"miss\"} 0"));
+  for (const auto& [bound, count] :
+       {std::pair{"0.0025", 0}, {"0.005", 1}, {"300", 2}, {"+Inf", 3}}) {
+    EXPECT_THAT(lines, Contains(absl::StrCat("msa_took_seconds_bucket{stage=\"a\",le=\"", bound,
+                                             "\"} ", count)));
+  }
+}
+
+TEST_F(ExporterTest, CodesAreToldOnceTheyWereCounted) {
+  CodeCounter& asked = exporter_->AddCodeCounter({"msa_asked_total", "By code", {{"shard", "a"}}});
+  EXPECT_THAT(Lines(), Not(Contains(HasSubstr("msa_asked_total"))));
+  asked.Count(absl::StatusCode::kUnavailable);
+  asked.Count(absl::StatusCode::kUnavailable);
+  EXPECT_THAT(Lines(), Contains("msa_asked_total{code=\"Unavailable\",shard=\"a\"} 2"));
+}
+
 TEST_F(ExporterTest, ASourceThatIsReplacedIsNotBeingAskedAnyMore) {
   std::atomic<bool> inside = false, may_end = false, ended = false;
   exporter_->SetSource([&]() -> std::vector<Figure> {
