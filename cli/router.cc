@@ -5,6 +5,7 @@
 
 #include "absl/time/clock.h"
 #include "cli/roles.h"
+#include "cli/router_figures.h"
 #include "cli/server_process.h"
 #include "cli/server_verbs.h"
 #include "common/status_macros.h"
@@ -54,6 +55,8 @@ class RouterVerb : public Verb {
     auto options = router::RouterOptions::ForNodes(static_cast<int>(map.compute_nodes.size()),
                                                    encode_at_once_);
     options.shard_timeout = absl::Seconds(shard_timeout_s_);
+    const auto figures = MakeRouterFigures(process_.exporter(), map);
+    options.observer = figures.get();
     router::Router router(map, Borrowed(shards), Borrowed(nodes), options);
     rpc::CallContext ctx;
     ctx.deadline = absl::Now() + kRepairTimeout;

@@ -4,6 +4,7 @@
 #include "cli/figures.h"
 #include "cli/node_figures.h"
 #include "cli/roles.h"
+#include "cli/router_figures.h"
 #include "cli/server_process.h"
 #include "cli/server_verbs.h"
 #include "common/status_macros.h"
@@ -40,12 +41,13 @@ class ServeVerb : public Verb {
     MSA_ASSIGN_OR_RETURN(const auto shard,
                          store_.OpenShard(std::move(store), kernels.memory(), {}));
     const rpc::ShardMap map = rpc::ShardMap::Embedded();
-    router::Router router(
-        map, {shard.get()}, {},
-        kernels.memory().memory_is_host()
-            ? router::RouterOptions()
-            : router::RouterOptions::ForNodes(static_cast<int>(nodes.size()),
-                                              router::RouterOptions::kAtOnceOnADevice));
+    auto options = kernels.memory().memory_is_host()
+                       ? router::RouterOptions()
+                       : router::RouterOptions::ForNodes(static_cast<int>(nodes.size()),
+                                                         router::RouterOptions::kAtOnceOnADevice);
+    const auto router_figures = MakeRouterFigures(process_.exporter(), map);
+    options.observer = router_figures.get();
+    router::Router router(map, {shard.get()}, {}, options);
     for (size_t i = 0; i < nodes.size(); ++i) {
       router.AddComputeNode(nodes.size() == 1 ? "local" : StrCat("local-", i), nodes[i].get());
       nodes[i]->Attach(&router, {shard.get()});

@@ -205,8 +205,13 @@ class Stream {
     });
   }
 
+  void Report(rpc::AddResult result) {
+    if (parts_.observer != nullptr) parts_.observer->OnDocument(result.status.code());
+    reports_.Complete(std::move(result));
+  }
+
   void Refuse(uint64_t index, std::string id, absl::Status status) {
-    reports_.Complete({index, std::move(id), std::move(status), {}});
+    Report({index, std::move(id), std::move(status), {}});
   }
 
   // Numbers are taken here, on the stream's thread, so that they follow the stream's order.
@@ -256,7 +261,7 @@ class Stream {
       return absl::OkStatus();
     });
     parts_.budget->GiveBack(request.document.text.size());
-    reports_.Complete(std::move(result));
+    Report(std::move(result));
   }
 
   const IngestParts& parts_;

@@ -15,6 +15,7 @@
 #include "absl/synchronization/mutex.h"
 #include "router/banks.h"
 #include "router/compute_pool.h"
+#include "router/observer.h"
 #include "router/shard_group.h"
 #include "rpc/memory_service.h"
 #include "rpc/worker_pool.h"
@@ -80,6 +81,7 @@ struct IngestParts {
   rpc::WorkerPool* encoders;
   EncodeBudget* budget;
   int window = 4;  // documents of one stream that are encoded or wait for their turn to be reported
+  Observer* observer = nullptr;
 };
 
 // As rpc::MemoryService::AddDocuments. `next` is called on this thread; `done` on another of the

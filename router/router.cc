@@ -52,10 +52,12 @@ RouterOptions RouterOptions::ForNodes(int compute_nodes, int at_once) {
 
 Router::Router(const rpc::ShardMap& map, std::vector<rpc::MemoryShard*> shards,
                const std::vector<rpc::ComputeNode*>& compute_nodes, RouterOptions options)
-    : shards_(map, std::move(shards), options.shard_timeout, options.fan_out_threads),
+    : shards_(map, std::move(shards), options.shard_timeout, options.fan_out_threads,
+              options.observer),
       banks_(&shards_, &compute_),
       sessions_(options.session_ttl, options.max_sessions, options.clock),
       encode_window_(options.encode_window),
+      observer_(options.observer),
       encode_budget_(options.encode_threads,
                      std::max(options.encode_threads, options.encode_threads_if_short),
                      options.encode_short_bytes),
@@ -102,7 +104,8 @@ absl::Status Router::AddDocuments(const rpc::CallContext& ctx, const std::string
                           .references = &references_,
                           .encoders = &encoders_,
                           .budget = &encode_budget_,
-                          .window = encode_window_};
+                          .window = encode_window_,
+                          .observer = observer_};
   return router::AddDocuments(parts, ctx, bank, next, done);
 }
 
@@ -145,12 +148,9 @@ absl::StatusOr<std::vector<rpc::DeleteResult>> Router::DeleteDocuments(
   std::vector<int> which;
   for (const auto& [shard, items] : by_shard) which.push_back(shard);
   if (which.empty()) return results;
-  // Statuses are kept one an id: those of the shards would only repeat them.
-  (void)shards_.AskEach(ctx, which, /*all_or_nothing=*/false,
-                        [&](const rpc::CallContext&, int shard) {
-                          DeleteOnShard(ctx, bank, shard, by_shard[shard], results);
-                          return absl::OkStatus();
-                        });
+  shards_.InParallel(which.size(), [&](size_t i) {
+    DeleteOnShard(ctx, bank, which[i], by_shard[which[i]], results);
+  });
   return results;
 }
 

@@ -15,6 +15,7 @@
 #include "router/banks.h"
 #include "router/compute_pool.h"
 #include "router/ingest.h"
+#include "router/observer.h"
 #include "router/sessions.h"
 #include "router/shard_group.h"
 #include "rpc/compute_node.h"
@@ -38,6 +39,7 @@ struct RouterOptions {
   size_t encode_short_bytes = 1 << 20;  // of text, all that are encoded together
   int encode_window = 8;                // documents of one stream in work or waiting to be reported
   std::function<absl::Time()> clock = absl::Now;  // of session expiry
+  Observer* observer = nullptr;  // borrowed for the router's life; null: nobody counts
 
   // For so many compute nodes, each of which encodes `at_once` documents while they are short.
   static RouterOptions ForNodes(int compute_nodes, int at_once);
@@ -129,6 +131,7 @@ class Router final : public rpc::MemoryService, public rpc::SessionRouter {
   References references_{&shards_};
   Sessions sessions_;
   const int encode_window_;
+  Observer* const observer_;
   EncodeBudget encode_budget_;
   rpc::WorkerPool encoders_;
 };

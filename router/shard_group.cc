@@ -11,8 +11,12 @@
 namespace msa::router {
 
 ShardGroup::ShardGroup(const rpc::ShardMap& map, std::vector<rpc::MemoryShard*> shards,
-                       absl::Duration timeout, int threads)
-    : map_(map), shards_(std::move(shards)), timeout_(timeout), pool_(threads, 0) {
+                       absl::Duration timeout, int threads, Observer* observer)
+    : map_(map),
+      shards_(std::move(shards)),
+      timeout_(timeout),
+      observer_(observer),
+      pool_(threads, 0) {
   MSA_CHECK(!shards_.empty() && shards_.size() == map_.shards.size());
 }
 
@@ -50,7 +54,12 @@ absl::Status ShardGroup::Named(const rpc::CallContext& context, int shard,
 }
 
 absl::Status ShardGroup::Ask(const rpc::CallContext& context, int shard, const Call& call) const {
-  return Named(context, shard, call(Limited(context), shard));
+  const absl::Time start = absl::Now();
+  absl::Status status = Named(context, shard, call(Limited(context), shard));
+  if (observer_ != nullptr) {
+    observer_->OnShardAsked(shard, status.code(), absl::Now() - start);
+  }
+  return status;
 }
 
 std::vector<absl::Status> ShardGroup::AskEach(const rpc::CallContext& context,
@@ -68,12 +77,15 @@ std::vector<absl::Status> ShardGroup::AskEach(const rpc::CallContext& context,
       return failed.load(std::memory_order_relaxed) || context.Cancelled();
     };
   }
-  const auto ask = [&](size_t i) {
+  InParallel(which.size(), [&](size_t i) {
     statuses[i] = Ask(linked, which[i], call);
     if (!statuses[i].ok()) failed.store(true, std::memory_order_relaxed);
-  };
-  pool_.RunEach(which.size(), ask);
+  });
   return statuses;
+}
+
+void ShardGroup::InParallel(size_t count, const std::function<void(size_t)>& task) const {
+  pool_.RunEach(count, task);
 }
 
 absl::Status FirstError(const std::vector<absl::Status>& statuses) {

@@ -8,6 +8,7 @@
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
+#include "router/observer.h"
 #include "rpc/memory_shard.h"
 #include "rpc/shard_map.h"
 #include "rpc/worker_pool.h"
@@ -22,9 +23,9 @@ inline constexpr int kNumberingShard = 0;
 class ShardGroup {
  public:
   // `shards`: one an entry of `map`, borrowed. `timeout`: of one shard's answer. `threads`: for
-  // calls beyond the caller's own.
+  // calls beyond the caller's own. `observer`, who hears of every one, may be null.
   ShardGroup(const rpc::ShardMap& map, std::vector<rpc::MemoryShard*> shards,
-             absl::Duration timeout, int threads);
+             absl::Duration timeout, int threads, Observer* observer);
 
   int size() const { return static_cast<int>(shards_.size()); }
   const std::string& name(int shard) const { return map_.shards[shard].name; }
@@ -43,6 +44,9 @@ class ShardGroup {
   std::vector<absl::Status> AskEach(const rpc::CallContext& context, const std::vector<int>& which,
                                     bool all_or_nothing, const Call& call) const;
 
+  // Runs `task` for 0 … count - 1 in parallel (one alone on this thread) until all have ended.
+  void InParallel(size_t count, const std::function<void(size_t)>& task) const;
+
  private:
   rpc::CallContext Limited(const rpc::CallContext& context) const;
   absl::Status Named(const rpc::CallContext& context, int shard, absl::Status status) const;
@@ -50,6 +54,7 @@ class ShardGroup {
   const rpc::ShardMap map_;
   const std::vector<rpc::MemoryShard*> shards_;
   const absl::Duration timeout_;
+  Observer* const observer_;
   mutable rpc::WorkerPool pool_;
 };
 

@@ -115,6 +115,14 @@ class Metrics(ServerTest):
         of_router = figures(router)
         self.assertEqual(1, of_router['msa_build_info{role="router",version="0.1.0"}'])
         self.assertFalse([n for n in of_router if n.startswith(("msa_documents", "msa_questions"))])
+        self.assertEqual(40, of_router['msa_document_adds_total{code="OK"}'])
+        for name in self.shards:
+            asked = of_router[f'msa_shard_requests_total{{code="OK",shard="{name}"}}']
+            self.assertLess(0, asked)
+            self.assertEqual(asked, of_router[f'msa_shard_request_seconds_count{{shard="{name}"}}'])
+        self.shards["b"].kill()
+        self.assertEqual(4, self.run_msa(["retrieve", "Which garden?"], router).code)
+        self.assertLess(0, figures(router)['msa_shard_requests_total{code="Unavailable",shard="b"}'])
 
     def test_what_cannot_be_listened_on_is_refused(self):
         server = self.serve(extra=LISTEN)
