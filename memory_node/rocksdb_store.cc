@@ -11,10 +11,8 @@
 #include <rocksdb/wal_filter.h>
 #include <rocksdb/write_batch.h>
 #include <sys/statvfs.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <cstdarg>
 #include <cstring>
 #include <filesystem>
@@ -28,12 +26,11 @@
 #include "common/status_macros.h"
 #include "common/strings.h"
 #include "memory_node/document_store.h"
+#include "memory_node/store_folder.h"
 
 namespace msa::memory_node {
 namespace {
 
-constexpr char kFormatKey[] = "f";
-constexpr uint32_t kStoreFormatVersion = 1;
 constexpr uint64_t kMinBlobBytes = 4 << 10;
 
 rocksdb::Slice ToSlice(std::string_view bytes) { return {bytes.data(), bytes.size()}; }
@@ -374,21 +371,6 @@ std::vector<rocksdb::ColumnFamilyDescriptor> MakeFamilies(const RocksDbOptions& 
   return families;
 }
 
-absl::Status PrepareFolder(const std::string& path) {
-  std::error_code error;
-  std::filesystem::create_directories(path, error);
-  if (!std::filesystem::is_directory(path)) {
-    const bool read_only = error.value() == EROFS || error.value() == EACCES;
-    const std::string message = StrCat(
-        "the data folder ", path, " cannot be made: ", error.message(), "; choose another folder");
-    return read_only ? absl::PermissionDeniedError(message) : absl::InvalidArgumentError(message);
-  }
-  if (access(path.c_str(), W_OK | R_OK | X_OK) == 0) return absl::OkStatus();
-  return absl::PermissionDeniedError(StrCat("the data folder ", path, " cannot be written (",
-                                            std::strerror(errno),
-                                            "); make it writable or choose another folder"));
-}
-
 absl::Status OpenError(const rocksdb::Status& status, const std::string& path,
                        const GapFinder& gaps) {
   const std::string text = status.ToString();
@@ -455,29 +437,6 @@ absl::Status OpenDatabase(const RocksDbOptions& options, std::shared_ptr<Databas
     status = TryOpen(options, /*paranoid=*/false, &gaps, database->get());
   }
   return status.ok() ? absl::OkStatus() : OpenError(status, options.path, gaps);
-}
-
-absl::Status CheckFormatVersion(DocumentStore& store, const std::string& path) {
-  uint32_t version = kStoreFormatVersion;
-  auto found = store.Get(Table::kSystem, kFormatKey);
-  if (absl::IsNotFound(found.status())) {
-    WriteSet writes;
-    writes.Put(Table::kSystem, kFormatKey,
-               std::string(reinterpret_cast<const char*>(&version), sizeof(version)));
-    return store.Commit(writes, DocumentStore::Priority::kUrgent);
-  }
-  if (absl::IsDataLoss(found.status())) {
-    Log(LogLevel::kError, "the store's format version is damaged: every record has its own",
-        {{"data_dir", path}});
-    return absl::OkStatus();
-  }
-  MSA_RETURN_IF_ERROR(found.status());
-  if (found->size() != sizeof(version)) return absl::DataLossError("damaged format version");
-  std::memcpy(&version, found->view().data(), sizeof(version));
-  if (version == kStoreFormatVersion) return absl::OkStatus();
-  return absl::FailedPreconditionError(StrCat(
-      "the store in ", path, " has format version ", version, "; this program reads version ",
-      kStoreFormatVersion, ": use the program that wrote it"));
 }
 
 }  // namespace
