@@ -5,6 +5,7 @@
 
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "cli/store_figures.h"
 
 namespace msa::cli {
 namespace {
@@ -56,9 +57,7 @@ Sample Of(std::vector<std::pair<std::string, std::string>> labels, int64_t value
   return {std::move(labels), static_cast<double>(value)};
 }
 
-}  // namespace
-
-std::vector<Figure> FiguresOf(rpc::MemoryShard& shard) {
+std::vector<Figure> OfBanks(rpc::MemoryShard& shard) {
   rpc::CallContext ctx;
   ctx.deadline = absl::Now() + kShardTimeout;
   const auto banks = shard.ListBanks(ctx);
@@ -89,6 +88,16 @@ std::vector<Figure> FiguresOf(rpc::MemoryShard& shard) {
   for (const StatsField& field : kOfStore) {
     Figure& figure = figures.emplace_back(Figure{field.name, field.help, field.kind, {}});
     if (!all.empty()) figure.samples.push_back(Of({}, all[0].*field.value));
+  }
+  return figures;
+}
+
+}  // namespace
+
+std::vector<Figure> FiguresOf(memory_node::LocalShard& shard) {
+  std::vector<Figure> figures = OfBanks(shard);
+  if (const auto usage = shard.store_usage()) {
+    for (Figure& figure : FiguresOf(*usage)) figures.push_back(std::move(figure));
   }
   return figures;
 }

@@ -5,14 +5,14 @@
 #include <vector>
 
 #include "compute_node/node.h"
+#include "memory_node/shard.h"
 #include "monitoring/figure.h"
-#include "rpc/memory_shard.h"
 
 namespace msa::cli {
 
-// Of each bank of a shard in this process what `msa stats` tells; of the store once. Banks that are
-// deleted meanwhile are left out.
-std::vector<monitoring::Figure> FiguresOf(rpc::MemoryShard& shard);
+// Of each bank of a shard in this process what `msa stats` tells; of the store once, and what
+// RocksDB says of itself. Banks that are deleted meanwhile are left out.
+std::vector<monitoring::Figure> FiguresOf(memory_node::LocalShard& shard);
 // Of this process's nodes together: questions, and the caches of blocks.
 std::vector<monitoring::Figure> FiguresOf(const std::vector<compute_node::Node*>& nodes);
 

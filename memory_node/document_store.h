@@ -4,9 +4,11 @@
 #ifndef MSA_MEMORY_NODE_DOCUMENT_STORE_H_
 #define MSA_MEMORY_NODE_DOCUMENT_STORE_H_
 
+#include <array>
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -71,6 +73,28 @@ class Cursor {
   virtual std::string_view value() const = 0;
 };
 
+// What a store on disk comes to, and what keeps its writers waiting.
+struct StoreUsage {
+  struct OfTable {
+    int64_t level0_files = 0;  // too many of them delay writes, then stop them
+    int64_t sst_bytes = 0;
+    int64_t live_data_bytes = 0;  // of these, an estimate of what is not deleted or replaced
+    int64_t blob_bytes = 0;       // large values, beside the SST files
+    int64_t blob_garbage_bytes = 0;
+    int64_t memtable_bytes = 0;  // in the log and in no file yet
+    int64_t pending_compaction_bytes = 0;
+  };
+  std::array<OfTable, kNumTables> tables;
+  int64_t block_cache_bytes = 0;
+  int64_t running_compactions = 0;
+  int64_t running_flushes = 0;
+  int64_t background_errors = 0;               // since the start
+  int64_t write_stopped = 0;                   // 1: no commit goes on
+  int64_t delayed_write_bytes_per_second = 0;  // what all commits may write; 0: not delayed
+  int64_t times_stopped = 0;                   // of a table's writes, since the start
+  int64_t times_delayed = 0;
+};
+
 // Thread-safe; calls block.
 class DocumentStore {
  public:
@@ -98,6 +122,8 @@ class DocumentStore {
 
   // Bytes the store takes on disk (memory store: in memory), everything included.
   virtual int64_t DiskBytes() = 0;
+  // Read from counters, some tens of microseconds. None of a store that is not on disk.
+  virtual std::optional<StoreUsage> Usage() { return std::nullopt; }
 };
 
 std::unique_ptr<DocumentStore> MakeMemoryStore();

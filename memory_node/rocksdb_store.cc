@@ -10,10 +10,11 @@
 #include <rocksdb/utilities/table_properties_collectors.h>
 #include <rocksdb/wal_filter.h>
 #include <rocksdb/write_batch.h>
-#include <sys/statvfs.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstdarg>
+#include <cstdlib>
 #include <cstring>
 #include <filesystem>
 #include <system_error>
@@ -110,6 +111,22 @@ class NoPolling : public rocksdb::EventListener {
   }
 };
 
+// Counts how often a table's writes began to be delayed or stopped: what is so now is missed
+// between two looks.
+class StallCounter : public rocksdb::EventListener {
+ public:
+  void OnStallConditionsChanged(const rocksdb::WriteStallInfo& info) override {
+    if (info.condition.cur == info.condition.prev) return;
+    if (info.condition.cur == rocksdb::WriteStallCondition::kStopped) ++stopped_;
+    if (info.condition.cur == rocksdb::WriteStallCondition::kDelayed) ++delayed_;
+  }
+  int64_t stopped() const { return stopped_; }
+  int64_t delayed() const { return delayed_; }
+
+ private:
+  std::atomic<int64_t> stopped_ = 0, delayed_ = 0;
+};
+
 // The open database with its families; closed when the store and every pinned value are gone.
 struct Database {
   ~Database() {
@@ -124,6 +141,7 @@ struct Database {
   }
   std::unique_ptr<rocksdb::DB> db;
   bool writable = false;
+  const std::shared_ptr<StallCounter> stalls = std::make_shared<StallCounter>();
   std::vector<rocksdb::ColumnFamilyHandle*> families;  // by Table, then "default"
 };
 
@@ -219,8 +237,40 @@ class RocksDbStore : public DocumentStore {
     return bytes;
   }
 
+  std::optional<StoreUsage> Usage() override {
+    using Properties = rocksdb::DB::Properties;
+    StoreUsage usage;
+    for (int i = 0; i < kNumTables; ++i) {
+      rocksdb::ColumnFamilyHandle* of = database_->families[i];
+      StoreUsage::OfTable& table = usage.tables[i];
+      table.level0_files = Property(of, Properties::kNumFilesAtLevelPrefix + "0");
+      table.sst_bytes = Property(of, Properties::kLiveSstFilesSize);
+      table.live_data_bytes = Property(of, Properties::kEstimateLiveDataSize);
+      table.blob_bytes = Property(of, Properties::kLiveBlobFileSize);
+      table.blob_garbage_bytes = Property(of, Properties::kLiveBlobFileGarbageSize);
+      table.memtable_bytes = Property(of, Properties::kCurSizeAllMemTables);
+      table.pending_compaction_bytes = Property(of, Properties::kEstimatePendingCompactionBytes);
+    }
+    // Of the database, or of the one cache, whichever family is asked.
+    rocksdb::ColumnFamilyHandle* any = family(Table::kMeta);
+    usage.block_cache_bytes = Property(any, Properties::kBlockCacheUsage);
+    usage.running_compactions = Property(any, Properties::kNumRunningCompactions);
+    usage.running_flushes = Property(any, Properties::kNumRunningFlushes);
+    usage.background_errors = Property(any, Properties::kBackgroundErrors);
+    usage.write_stopped = Property(any, Properties::kIsWriteStopped);
+    usage.delayed_write_bytes_per_second = Property(any, Properties::kActualDelayedWriteRate);
+    usage.times_stopped = database_->stalls->stopped();
+    usage.times_delayed = database_->stalls->delayed();
+    return usage;
+  }
+
  private:
   rocksdb::DB& db() { return *database_->db; }
+  // 0 where RocksDB does not know it.
+  int64_t Property(rocksdb::ColumnFamilyHandle* of, const std::string& name) {
+    std::string value;
+    return db().GetProperty(of, name, &value) ? std::atoll(value.c_str()) : 0;
+  }
   rocksdb::ColumnFamilyHandle* family(Table table) {
     return database_->families[static_cast<int>(table)];
   }
@@ -228,14 +278,6 @@ class RocksDbStore : public DocumentStore {
   bool Resume() {
     absl::MutexLock one_at_a_time(&resume_mutex_);
     return db().Resume().ok();
-  }
-
-  // False where the system does not say.
-  bool FreeBytes(uint64_t* bytes) const {
-    struct statvfs disk;
-    if (statvfs(options_.path.c_str(), &disk) != 0) return false;
-    *bytes = uint64_t{disk.f_bavail} * disk.f_frsize;
-    return true;
   }
 
   // What is in the log and has still to be written to files.
@@ -259,7 +301,7 @@ class RocksDbStore : public DocumentStore {
     const uint64_t before = normal ? 2 * bytes_in_flight_ + UnflushedBytes() : bytes_in_flight_;
     const uint64_t wanted = 2 * bytes + before + reserve;
     uint64_t free_bytes;
-    if (!FreeBytes(&free_bytes) || free_bytes >= wanted) {
+    if (!FreeBytes(options_.path, &free_bytes) || free_bytes >= wanted) {
       bytes_in_flight_ += bytes;
       return absl::OkStatus();
     }
@@ -274,7 +316,7 @@ class RocksDbStore : public DocumentStore {
   void FlushIfTight() {
     const uint64_t unflushed = UnflushedBytes();
     uint64_t free_bytes;
-    if (unflushed < kLastFreeBytes || !FreeBytes(&free_bytes)) return;
+    if (unflushed < kLastFreeBytes || !FreeBytes(options_.path, &free_bytes)) return;
     if (free_bytes >= unflushed + kMinFreeBytes || free_bytes < unflushed + kLastFreeBytes) return;
     if (!flush_mutex_.TryLock()) return;  // another does
     db().Flush(rocksdb::FlushOptions(), database_->families).PermitUncheckedError();
@@ -398,6 +440,7 @@ rocksdb::Status TryOpen(const RocksDbOptions& options, bool paranoid, GapFinder*
                         Database* database) {
   rocksdb::DBOptions db_options = MakeDbOptions(options, paranoid);
   db_options.wal_filter = gaps;
+  db_options.listeners.push_back(database->stalls);
   rocksdb::DB* db = nullptr;
   const rocksdb::Status status =
       rocksdb::DB::Open(db_options, options.path, MakeFamilies(options), &database->families, &db);

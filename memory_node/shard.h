@@ -12,6 +12,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
@@ -98,6 +99,7 @@ class LocalShard : public rpc::MemoryShard {
   void RunMaintenance();
   // Passes over keys and questions they answered, since start (scan sharing).
   const ScanSharer& scans() const { return scans_; }
+  std::optional<StoreUsage> store_usage() const { return store_->Usage(); }
   // Banks whose specification is damaged; named in the log at start.
   int64_t damaged_banks() const { return damaged_banks_; }
 

@@ -1,5 +1,6 @@
 #include "memory_node/store_folder.h"
 
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -32,6 +33,13 @@ absl::Status PrepareFolder(const std::string& path) {
   return absl::PermissionDeniedError(StrCat("the data folder ", path, " cannot be written (",
                                             std::strerror(errno),
                                             "); make it writable or choose another folder"));
+}
+
+bool FreeBytes(const std::string& path, uint64_t* bytes) {
+  struct statvfs disk;
+  if (statvfs(path.c_str(), &disk) != 0) return false;
+  *bytes = uint64_t{disk.f_bavail} * disk.f_frsize;
+  return true;
 }
 
 absl::Status CheckFormatVersion(DocumentStore& store, const std::string& path) {

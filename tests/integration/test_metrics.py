@@ -68,6 +68,8 @@ class Metrics(ServerTest):
         self.assertEqual({n: shard[key] for n, key in STATS.items()},
                          {n: found[f'msa_{n}{{bank="default"}}'] for n in STATS})
         self.assertEqual(10, found['msa_documents{bank="default"}'])
+        self.assertLess(0, found['rocksdb_cur_size_all_mem_tables_bytes{column_family="content"}'])
+        self.assertEqual(0, found["rocksdb_is_write_stopped"])
         self.assertEqual(1, found["msa_serving"])
         for method, code, count in (("AddDocuments", "OK", 1), ("Retrieve", "OK", 1), ("Stats", "OK", 1), ("Stats", "NotFound", 1)):
             self.assertEqual(count, found[call("grpc_server_handled_total", method, code=code)])
@@ -106,6 +108,7 @@ class Metrics(ServerTest):
         for found in of_shards:
             self.assertEqual(1, found['msa_build_info{role="memory node",version="0.1.0"}'])
             self.assertLess(0, found[call("grpc_server_handled_total", "PutDocument", "ShardService", "OK")])
+            self.assertEqual(0, found["rocksdb_background_errors_total"])
             self.assertNotIn("msa_questions_running", found)
             self.assertNotIn("msa_encoded_tokens_total", found)
         of_nodes = [figures(node) for node in self.nodes]
@@ -114,7 +117,7 @@ class Metrics(ServerTest):
         self.assertEqual(1, sum(f['msa_e2e_question_latency_seconds_count{method="Retrieve"}'] for f in of_nodes))
         of_router = figures(router)
         self.assertEqual(1, of_router['msa_build_info{role="router",version="0.1.0"}'])
-        self.assertFalse([n for n in of_router if n.startswith(("msa_documents", "msa_questions"))])
+        self.assertFalse([n for n in of_router if n.startswith(("msa_documents", "msa_questions", "rocksdb"))])
         self.assertEqual(40, of_router['msa_document_adds_total{code="OK"}'])
         for name in self.shards:
             asked = of_router[f'msa_shard_requests_total{{code="OK",shard="{name}"}}']
@@ -187,7 +190,7 @@ class Metrics(ServerTest):
         told = {re.split(r"[{ ]", line)[0] for line in figures(server)}
         with open(deployed("alerts.yaml"), encoding="utf-8") as file:
             asked = dashboard_queries() + [file.read()]
-        names = {name for text in asked for name in re.findall(r"\b(?:msa|grpc_server)_[a-z0-9_]+", text)}
+        names = {name for text in asked for name in re.findall(r"\b(?:msa|grpc_server|rocksdb)_[a-z0-9_]+", text)}
         self.assertEqual(set(), names - told)
         self.assertLess(15, len(names))
 

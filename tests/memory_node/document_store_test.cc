@@ -119,6 +119,69 @@ TEST_P(DocumentStoreTest, ConcurrentCommitsAllArrive) {
   EXPECT_GT(store_->DiskBytes(), 0);
 }
 
+TEST(StoreUsage, AStoreInMemoryHasNone) { EXPECT_FALSE(MakeMemoryStore()->Usage().has_value()); }
+
+class RocksDbUsageTest : public ::testing::Test {
+ protected:
+  // Closes what is open: what was written goes to files.
+  void Open(int64_t write_buffer_bytes = 64 << 20) {
+    store_.reset();
+    auto store =
+        OpenRocksDbStore({.path = folder_.path(), .write_buffer_bytes = write_buffer_bytes});
+    ASSERT_TRUE(store.ok()) << store.status();
+    store_ = *std::move(store);
+  }
+  void Put(Table table, std::string key, const std::string& value) {
+    WriteSet writes;
+    writes.PutPieces(table, std::move(key), {value});
+    ASSERT_TRUE(store_->Commit(writes, kNormal).ok());
+  }
+  StoreUsage::OfTable UsageOf(Table table) {
+    return store_->Usage()->tables[static_cast<int>(table)];
+  }
+
+  testing::TempFolder folder_;
+  std::unique_ptr<DocumentStore> store_;
+};
+
+TEST_F(RocksDbUsageTest, TellsWhereTheBytesOfEachTableAre) {
+  const int64_t large = 1 << 20;
+  Open();
+  Put(Table::kRouting, "k", std::string(large, 'r'));
+  EXPECT_GE(UsageOf(Table::kRouting).memtable_bytes, large);
+  EXPECT_LT(UsageOf(Table::kText).memtable_bytes, large);
+  EXPECT_EQ(UsageOf(Table::kRouting).sst_bytes, 0);
+  Put(Table::kRouting, "small", std::string(10000, 's'));
+  Put(Table::kContent, "k", std::string(large, 'c'));
+  Open();
+  EXPECT_GE(UsageOf(Table::kRouting).sst_bytes, large);
+  EXPECT_GE(UsageOf(Table::kRouting).live_data_bytes, large);
+  EXPECT_EQ(UsageOf(Table::kRouting).level0_files, 1);
+  EXPECT_EQ(UsageOf(Table::kRouting).blob_bytes, 0);
+  EXPECT_LT(UsageOf(Table::kRouting).memtable_bytes, large);
+  EXPECT_GE(UsageOf(Table::kContent).blob_bytes, large);  // values of its size are kept apart
+  EXPECT_LT(UsageOf(Table::kContent).sst_bytes, large);
+  EXPECT_EQ(UsageOf(Table::kText).level0_files, 0);
+  const int64_t cached = store_->Usage()->block_cache_bytes;
+  ASSERT_TRUE(store_->Get(Table::kRouting, "small").ok());
+  EXPECT_GE(store_->Usage()->block_cache_bytes, cached + 10000);
+  EXPECT_EQ(store_->Usage()->write_stopped, 0);
+  EXPECT_EQ(store_->Usage()->delayed_write_bytes_per_second, 0);
+  EXPECT_EQ(store_->Usage()->background_errors, 0);
+}
+
+// Two memtables of 64 KiB, faster filled than flushed.
+TEST_F(RocksDbUsageTest, CountsHowOftenWritersHadToWait) {
+  Open(64 << 10);
+  EXPECT_EQ(store_->Usage()->times_stopped, 0);
+  const std::string value(64 << 10, 'v');
+  int writes = 0;
+  while (store_->Usage()->times_stopped == 0 && writes < 5000) {
+    Put(Table::kRouting, StrCat(writes++), value);
+  }
+  EXPECT_GT(store_->Usage()->times_stopped, 0);
+}
+
 INSTANTIATE_TEST_SUITE_P(Stores, DocumentStoreTest, ::testing::Bool(),
                          [](const auto& info) { return info.param ? "rocksdb" : "memory"; });
 
