@@ -37,6 +37,10 @@ constexpr Rule kRules[] = {
     {kMemory, "Generate", Right::kRead, Where::kBank},
     {kMemory, "Stats", Right::kRead, Where::kBank},
     {kMemory, "ListBanks", Right::kRead, Where::kNowhere},
+    // A copy of a data folder has all banks in it.
+    {"msa.v1.BackupService", "CreateBackup", Right::kAdmin, Where::kEverywhere},
+    {"msa.v1.BackupService", "ListBackups", Right::kAdmin, Where::kEverywhere},
+    {"msa.v1.BackupService", "DeleteBackup", Right::kAdmin, Where::kEverywhere},
     // Compute nodes ask a router: a session is a number, whose bank the message does not say.
     {"msa.v1.RoutingService", "OpenSession", Right::kRead, Where::kEverywhere},
     {"msa.v1.RoutingService", "CloseSession", Right::kRead, Where::kEverywhere},

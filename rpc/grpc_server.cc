@@ -114,6 +114,10 @@ GrpcServer::Builder& GrpcServer::Builder::Add(ComputeNode* node) {
   parts_->Add(node);
   return *this;
 }
+GrpcServer::Builder& GrpcServer::Builder::Add(BackupService* backups) {
+  parts_->Add(backups);
+  return *this;
+}
 GrpcServer::Builder& GrpcServer::Builder::Add(MemoryService* service) {
   if (parts_->options.api_keys == nullptr) {
     parts_->Add(service);

@@ -1,4 +1,4 @@
-// Serves any implementation of the four interfaces over gRPC, with the health service and, on
+// Serves any implementation of the five interfaces over gRPC, with the health service and, on
 // request, reflection. Calls that fail have lines in the log (failed_calls.h). Free of gRPC
 // headers.
 #ifndef MSA_RPC_GRPC_SERVER_H_
@@ -14,6 +14,7 @@
 #include "absl/time/time.h"
 #include "auth/key_ring.h"
 #include "common/limits.h"
+#include "rpc/backup_service.h"
 #include "rpc/call_observer.h"
 #include "rpc/compute_node.h"
 #include "rpc/memory_service.h"
@@ -65,6 +66,7 @@ class GrpcServer {
     Builder& Add(SessionRouter* router);
     Builder& Add(ComputeNode* node);
     Builder& Add(MemoryService* service);
+    Builder& Add(BackupService* backups);
     // `address`: host:port or unix:path; port 0 takes a free one. Serving when it returns.
     // UNAVAILABLE naming the address when it cannot be listened on. Uses the builder up.
     absl::StatusOr<std::unique_ptr<GrpcServer>> Start(const std::string& address);

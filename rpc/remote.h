@@ -1,4 +1,4 @@
-// Clients of the four interfaces over gRPC. Free of gRPC headers.
+// Clients of the five interfaces over gRPC. Free of gRPC headers.
 //
 // Connecting is lazy: making one never fails; a peer that cannot be reached answers UNAVAILABLE,
 // with its name, at once when the connection is refused and within the deadline otherwise, and is
@@ -11,6 +11,7 @@
 #include <string>
 
 #include "absl/time/time.h"
+#include "rpc/backup_service.h"
 #include "rpc/compute_node.h"
 #include "rpc/memory_service.h"
 #include "rpc/memory_shard.h"
@@ -52,6 +53,7 @@ std::unique_ptr<MemoryShard> MakeRemoteMemoryShard(RemoteOptions options);
 std::unique_ptr<SessionRouter> MakeRemoteSessionRouter(RemoteOptions options);
 std::unique_ptr<ComputeNode> MakeRemoteComputeNode(RemoteOptions options);
 std::unique_ptr<MemoryService> MakeRemoteMemoryService(RemoteOptions options);
+std::unique_ptr<BackupService> MakeRemoteBackupService(RemoteOptions options);
 
 // Asks the health service at `address` once: OK when `service` ("msa.v1.ShardService", …; "" for
 // the whole server) is serving, else UNAVAILABLE saying what it answered.

@@ -6,6 +6,7 @@
 #include <memory>
 #include <optional>
 
+#include "rpc/backup_service.h"
 #include "rpc/compute_node.h"
 #include "rpc/memory_service.h"
 #include "rpc/memory_shard.h"
@@ -20,6 +21,7 @@ inline constexpr char kShardServiceName[] = "msa.v1.ShardService";
 inline constexpr char kRoutingServiceName[] = "msa.v1.RoutingService";
 inline constexpr char kComputeServiceName[] = "msa.v1.ComputeService";
 inline constexpr char kMemoryServiceName[] = "msa.v1.MemoryService";
+inline constexpr char kBackupServiceName[] = "msa.v1.BackupService";
 
 // Where a service's calls run: those that end by themselves soon, those that take as long as what
 // is asked of them, and streams that wait for their client, for days if it likes. A pool each, so
@@ -40,6 +42,7 @@ std::unique_ptr<RawService> MakeService(MemoryShard* shard, CallPools* pools,
 std::unique_ptr<RawService> MakeService(SessionRouter* router, CallPools* pools);
 std::unique_ptr<RawService> MakeService(ComputeNode* node, CallPools* pools);
 std::unique_ptr<RawService> MakeService(MemoryService* service, CallPools* pools);
+std::unique_ptr<RawService> MakeService(BackupService* backups, CallPools* pools);
 
 }  // namespace msa::rpc
 
