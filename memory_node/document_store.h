@@ -120,7 +120,12 @@ class DocumentStore {
   virtual absl::Status Reclaim(Table table, std::string_view begin, std::string_view end,
                                std::atomic<bool>* cancelled) = 0;
 
-  // Bytes the store takes on disk (memory store: in memory), everything included.
+  // Writes what is committed by then to `folder`, which must not exist, as a store of its own, with
+  // links to this one's files where it can; serves meanwhile. Durable when it returns OK; else
+  // parts of it may be left there and in FOLDER.tmp. FAILED_PRECONDITION for a store in memory.
+  virtual absl::Status CopyTo(const std::string& folder);
+
+  // Bytes the store takes on disk (memory store: in memory), backups left out.
   virtual int64_t DiskBytes() = 0;
   // Read from counters, some tens of microseconds. None of a store that is not on disk.
   virtual std::optional<StoreUsage> Usage() { return std::nullopt; }
@@ -134,6 +139,7 @@ struct RocksDbOptions {
   int64_t write_buffer_bytes = 64 << 20;  // of `routing` and of `content`, each
   int64_t max_wal_bytes = 512 << 20;
   int64_t reserve_bytes = 64 << 20;  // of the disk, kept for deletes and compaction
+  bool read_only = false;            // takes no lock and changes nothing
 };
 
 // FAILED_PRECONDITION: another process holds the folder, or another format version wrote it;

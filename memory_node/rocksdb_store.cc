@@ -2,11 +2,10 @@
 // docs/storage_format.md "Damage".
 #include <rocksdb/cache.h>
 #include <rocksdb/db.h>
-#include <rocksdb/env.h>
 #include <rocksdb/filter_policy.h>
 #include <rocksdb/listener.h>
-#include <rocksdb/options.h>
 #include <rocksdb/table.h>
+#include <rocksdb/utilities/checkpoint.h>
 #include <rocksdb/utilities/table_properties_collectors.h>
 #include <rocksdb/wal_filter.h>
 #include <rocksdb/write_batch.h>
@@ -16,8 +15,6 @@
 #include <cstdarg>
 #include <cstdlib>
 #include <cstring>
-#include <filesystem>
-#include <system_error>
 #include <utility>
 
 #include "absl/base/thread_annotations.h"
@@ -26,8 +23,9 @@
 #include "common/log.h"
 #include "common/status_macros.h"
 #include "common/strings.h"
+#include "memory_node/data_folder.h"
 #include "memory_node/document_store.h"
-#include "memory_node/store_folder.h"
+#include "memory_node/store_format.h"
 
 namespace msa::memory_node {
 namespace {
@@ -130,8 +128,7 @@ class StallCounter : public rocksdb::EventListener {
 // The open database with its families; closed when the store and every pinned value are gone.
 struct Database {
   ~Database() {
-    // An orderly end leaves tables, which load faster than a log replays. Without it nothing is
-    // lost.
+    // An orderly end leaves tables, which load faster than a log replays: nothing else.
     if (writable && db != nullptr)
       db->Flush(rocksdb::FlushOptions(), families).PermitUncheckedError();
     for (auto* family : families) {
@@ -168,10 +165,11 @@ class RocksCursor : public Cursor {
   std::string doing_;
 };
 
-// Free space below which documents, and below which even deletes, are refused whatever the options
-// say.
+// Free space below which documents, and below which even deletes, are refused in any case.
 constexpr uint64_t kMinFreeBytes = 2 << 20;
 constexpr uint64_t kLastFreeBytes = 256 << 10;
+// Of a copy, beside the flush, whose room documents left: manifest and end of the log, not links.
+constexpr size_t kCopiedBytes = 1 << 20;
 
 class RocksDbStore : public DocumentStore {
  public:
@@ -181,10 +179,7 @@ class RocksDbStore : public DocumentStore {
   absl::Status Commit(const WriteSet& writes, Priority priority) override {
     if (priority == Priority::kUrgent) FlushIfTight();
     MSA_RETURN_IF_ERROR(Admit(writes.bytes(), priority));
-    const absl::Cleanup written = [&] {
-      absl::MutexLock lock(&admission_mutex_);
-      bytes_in_flight_ -= writes.bytes();
-    };
+    const absl::Cleanup written = [&] { Written(writes.bytes()); };
     rocksdb::WriteBatch batch(writes.bytes() + 64 * writes.changes().size());
     for (const auto& change : writes.changes()) AddTo(change, &batch);
     rocksdb::WriteOptions sync;
@@ -225,16 +220,14 @@ class RocksDbStore : public DocumentStore {
     return ToStatus(status, StrCat("compaction of ", TableName(table)));
   }
 
-  int64_t DiskBytes() override {
-    int64_t bytes = 0;
-    std::error_code error;
-    for (std::filesystem::directory_iterator it(options_.path, error), end; !error && it != end;
-         it.increment(error)) {
-      std::error_code gone;  // a file may be removed meanwhile
-      const auto size = it->file_size(gone);
-      if (!gone) bytes += static_cast<int64_t>(size);
-    }
-    return bytes;
+  absl::Status CopyTo(const std::string& folder) override {
+    MSA_RETURN_IF_ERROR(Admit(kCopiedBytes, Priority::kNormal));
+    const absl::Cleanup written = [&] { Written(kCopiedBytes); };
+    rocksdb::Checkpoint* made = nullptr;
+    rocksdb::Status status = rocksdb::Checkpoint::Create(&db(), &made);
+    const std::unique_ptr<rocksdb::Checkpoint> checkpoint(made);
+    if (status.ok()) status = checkpoint->CreateCheckpoint(folder);
+    return ToStatus(status, StrCat("copy of the store in ", options_.path, " to ", folder));
   }
 
   std::optional<StoreUsage> Usage() override {
@@ -263,6 +256,8 @@ class RocksDbStore : public DocumentStore {
     usage.times_delayed = database_->stalls->delayed();
     return usage;
   }
+
+  int64_t DiskBytes() override { return FileBytes(options_.path); }
 
  private:
   rocksdb::DB& db() { return *database_->db; }
@@ -311,6 +306,11 @@ class RocksDbStore : public DocumentStore {
                " for what is being written); free space or delete documents"));
   }
 
+  void Written(size_t admitted) {
+    absl::MutexLock lock(&admission_mutex_);
+    bytes_in_flight_ -= admitted;
+  }
+
   // Before tombstones take the room of what a flush has to write: once all is in files, the logs
   // go, which are as large.
   void FlushIfTight() {
@@ -351,8 +351,9 @@ class RocksDbStore : public DocumentStore {
   uint64_t bytes_in_flight_ ABSL_GUARDED_BY(admission_mutex_) = 0;
 };
 
-rocksdb::DBOptions MakeDbOptions(const RocksDbOptions& options, bool paranoid) {
+rocksdb::DBOptions MakeDbOptions(const RocksDbOptions& options, bool paranoid, GapFinder* gaps) {
   rocksdb::DBOptions db;
+  db.wal_filter = gaps;
   db.create_if_missing = true;
   db.create_missing_column_families = true;
   db.paranoid_checks = paranoid;
@@ -436,31 +437,34 @@ absl::Status OpenError(const rocksdb::Status& status, const std::string& path,
   return ToStatus(status, StrCat("open of the store in ", path));
 }
 
+rocksdb::Status Open(const rocksdb::DBOptions& db_options, const RocksDbOptions& options,
+                     bool read_only, Database* database) {
+  rocksdb::DB* db = nullptr;
+  const auto families = MakeFamilies(options);
+  const rocksdb::Status status =
+      read_only ? rocksdb::DB::OpenForReadOnly(db_options, options.path, families,
+                                               &database->families, &db)
+                : rocksdb::DB::Open(db_options, options.path, families, &database->families, &db);
+  database->db.reset(db);
+  database->writable = status.ok() && !read_only;
+  return status;
+}
+
 rocksdb::Status TryOpen(const RocksDbOptions& options, bool paranoid, GapFinder* gaps,
                         Database* database) {
-  rocksdb::DBOptions db_options = MakeDbOptions(options, paranoid);
-  db_options.wal_filter = gaps;
+  rocksdb::DBOptions db_options = MakeDbOptions(options, paranoid, gaps);
   db_options.listeners.push_back(database->stalls);
-  rocksdb::DB* db = nullptr;
-  const rocksdb::Status status =
-      rocksdb::DB::Open(db_options, options.path, MakeFamilies(options), &database->families, &db);
-  database->db.reset(db);
-  database->writable = status.ok();
-  return status;
+  return Open(db_options, options, options.read_only, database);
 }
 
 // Whether the logs replay without loss, found out without changing anything on disk.
 absl::Status ProbeLogs(const RocksDbOptions& options) {
   GapFinder gaps;
   auto logger = std::make_shared<IgnoredDamageLogger>();
-  rocksdb::DBOptions db_options = MakeDbOptions(options, /*paranoid=*/false);
-  db_options.wal_filter = &gaps;
+  rocksdb::DBOptions db_options = MakeDbOptions(options, /*paranoid=*/false, &gaps);
   db_options.info_log = logger;
   Database probe;
-  rocksdb::DB* db = nullptr;
-  const rocksdb::Status status = rocksdb::DB::OpenForReadOnly(
-      db_options, options.path, MakeFamilies(options), &probe.families, &db);
-  probe.db.reset(db);
+  const rocksdb::Status status = Open(db_options, options, /*read_only=*/true, &probe);
   if (!status.ok()) return OpenError(status, options.path, gaps);
   if (logger->damage().empty() && gaps.gap_log().empty()) return absl::OkStatus();
   return OpenError(rocksdb::Status::Corruption(logger->damage()), options.path, gaps);
@@ -485,7 +489,7 @@ absl::Status OpenDatabase(const RocksDbOptions& options, std::shared_ptr<Databas
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<DocumentStore>> OpenRocksDbStore(const RocksDbOptions& options) {
-  MSA_RETURN_IF_ERROR(PrepareFolder(options.path));
+  if (!options.read_only) MSA_RETURN_IF_ERROR(PrepareFolder(options.path));
   std::shared_ptr<Database> database;
   MSA_RETURN_IF_ERROR(OpenDatabase(options, &database));
   auto store = std::make_unique<RocksDbStore>(std::move(database), options);

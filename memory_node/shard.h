@@ -100,6 +100,8 @@ class LocalShard : public rpc::MemoryShard {
   // Passes over keys and questions they answered, since start (scan sharing).
   const ScanSharer& scans() const { return scans_; }
   std::optional<StoreUsage> store_usage() const { return store_->Usage(); }
+  // For copies of it (backups.h); as long as the shard.
+  DocumentStore& store() { return *store_; }
   // Banks whose specification is damaged; named in the log at start.
   int64_t damaged_banks() const { return damaged_banks_; }
 

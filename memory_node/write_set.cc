@@ -34,4 +34,8 @@ void WriteSet::DeleteRange(Table table, std::string begin, std::string end) {
   changes_.push_back({Change::Type::kDeleteRange, table, std::move(begin), std::move(end), {}});
 }
 
+absl::Status DocumentStore::CopyTo(const std::string&) {
+  return absl::FailedPreconditionError("this store has no folder that could be copied");
+}
+
 }  // namespace msa::memory_node

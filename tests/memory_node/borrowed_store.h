@@ -25,6 +25,7 @@ class BorrowedStore : public DocumentStore {
                        std::atomic<bool>* cancelled) override {
     return store_->Reclaim(table, begin, end, cancelled);
   }
+  absl::Status CopyTo(const std::string& folder) override { return store_->CopyTo(folder); }
   int64_t DiskBytes() override { return store_->DiskBytes(); }
 
  private:

@@ -9,6 +9,7 @@
 #include <thread>
 
 #include "gmock/gmock.h"
+#include "memory_node/backups.h"
 #include "tests/memory_node/child_process.h"
 #include "tests/memory_node/store_fixture.h"
 
@@ -145,6 +146,27 @@ TEST_F(DiskTest, DeletesGoOnBeyondTheReserve) {
       ASSERT_TRUE(urgent.ok()) << i << ": " << urgent;
     }
   }
+}
+
+// A flush that does not fit, and links for which there is room: nothing is left but an answer.
+TEST_F(DiskTest, ABackupThatDoesNotFitLeavesNothing) {
+  if (!Mount("size=24m")) GTEST_SKIP() << "cannot mount a small disk: " << std::strerror(errno);
+  const std::string path = mount_ + "/data", filler = mount_ + "/filler";
+  Overwrite(filler, std::string(12 << 20, 'f'));
+  auto shard = Open(path, 0);
+  ASSERT_TRUE(shard.ok()) << shard.status();
+  ASSERT_TRUE((*shard)->CreateBank({}, bank_).ok());
+  const int acknowledged = Fill(**shard, 0);
+  FolderBackups backups(&(*shard)->store(), path, {});
+  const absl::Status full = backups.CreateBackup({}, "a").status();
+  EXPECT_EQ(full.code(), Code::kResourceExhausted) << full;
+  EXPECT_TRUE(!std::filesystem::exists(path + "/backups") ||
+              std::filesystem::is_empty(path + "/backups"));
+  std::filesystem::remove(filler);
+  const auto made = backups.CreateBackup({}, "a");
+  ASSERT_TRUE(made.ok()) << made.status();
+  EXPECT_EQ(made->front().num_documents, acknowledged);
+  ASSERT_TRUE(Put(**shard, acknowledged).ok());
 }
 
 TEST_F(DiskTest, AReadOnlyDiskIsSaid) {

@@ -1,12 +1,7 @@
-#include "memory_node/store_folder.h"
+#include "memory_node/store_format.h"
 
-#include <sys/statvfs.h>
-#include <unistd.h>
-
-#include <cerrno>
+#include <cstdint>
 #include <cstring>
-#include <filesystem>
-#include <system_error>
 
 #include "common/log.h"
 #include "common/status_macros.h"
@@ -19,28 +14,6 @@ constexpr char kFormatKey[] = "f";
 constexpr uint32_t kStoreFormatVersion = 1;
 
 }  // namespace
-
-absl::Status PrepareFolder(const std::string& path) {
-  std::error_code error;
-  std::filesystem::create_directories(path, error);
-  if (!std::filesystem::is_directory(path)) {
-    const bool read_only = error.value() == EROFS || error.value() == EACCES;
-    const std::string message = StrCat(
-        "the data folder ", path, " cannot be made: ", error.message(), "; choose another folder");
-    return read_only ? absl::PermissionDeniedError(message) : absl::InvalidArgumentError(message);
-  }
-  if (access(path.c_str(), W_OK | R_OK | X_OK) == 0) return absl::OkStatus();
-  return absl::PermissionDeniedError(StrCat("the data folder ", path, " cannot be written (",
-                                            std::strerror(errno),
-                                            "); make it writable or choose another folder"));
-}
-
-bool FreeBytes(const std::string& path, uint64_t* bytes) {
-  struct statvfs disk;
-  if (statvfs(path.c_str(), &disk) != 0) return false;
-  *bytes = uint64_t{disk.f_bavail} * disk.f_frsize;
-  return true;
-}
 
 absl::Status CheckFormatVersion(DocumentStore& store, const std::string& path) {
   uint32_t version = kStoreFormatVersion;
