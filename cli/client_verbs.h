@@ -20,6 +20,9 @@ std::unique_ptr<Verb> MakeBankCreateVerb(const Connector& connect);
 std::unique_ptr<Verb> MakeBankLsVerb(const Connector& connect);
 std::unique_ptr<Verb> MakeBankRmVerb(const Connector& connect);
 std::unique_ptr<Verb> MakeBankCalibrateVerb(const Connector& connect);
+std::unique_ptr<Verb> MakeBackupCreateVerb(const Connector& connect);
+std::unique_ptr<Verb> MakeBackupLsVerb(const Connector& connect);
+std::unique_ptr<Verb> MakeBackupRmVerb(const Connector& connect);
 
 }  // namespace msa::cli
 

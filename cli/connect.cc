@@ -12,12 +12,16 @@ Connector GrpcConnector() {
     options.tls = server.tls;
     options.api_key = server.api_key;
     options.data_connections = 1;  // clients move no blocks
-    return Connection{
-        .keeps = nullptr, .service = rpc::MakeRemoteMemoryService(options), .reachable = [options] {
-          rpc::CallContext ctx;
-          ctx.deadline = absl::Now() + absl::Seconds(2);
-          return rpc::CheckHealth(options, ctx, "").ok();
-        }};
+    return Connection{.keeps = nullptr,
+                      .service = rpc::MakeRemoteMemoryService(options),
+                      .reachable =
+                          [options] {
+                            rpc::CallContext ctx;
+                            ctx.deadline = absl::Now() + absl::Seconds(2);
+                            return rpc::CheckHealth(options, ctx, "").ok();
+                          },
+                      .about = {},
+                      .backups = rpc::MakeRemoteBackupService(options)};
   };
 }
 

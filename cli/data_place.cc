@@ -53,7 +53,7 @@ void WritePlace(const std::string& path, const rpc::ShardPlace& place) {
 }  // namespace
 
 absl::Status ClaimPlace(const std::string& folder, const rpc::ShardPlace& place, bool filled) {
-  const std::string path = folder + "/place.json";
+  const std::string path = StrCat(folder, "/", kPlaceFile);
   const auto read = ReadPlace(path);
   if (!read.ok() && filled) {
     return absl::FailedPreconditionError(StrCat(

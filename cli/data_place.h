@@ -11,6 +11,8 @@
 
 namespace msa::cli {
 
+inline constexpr char kPlaceFile[] = "place.json";
+
 // FAILED_PRECONDITION where a filled folder says another place, or one that cannot be read.
 // Otherwise writes this one where the folder has none or is empty. Whoever calls holds the folder's
 // lock.

@@ -6,6 +6,7 @@
 #include "cli/server_process.h"
 #include "cli/server_verbs.h"
 #include "common/status_macros.h"
+#include "memory_node/backups.h"
 #include "rpc/shard_map.h"
 
 namespace msa::cli {
@@ -38,6 +39,8 @@ class MemoryNodeVerb : public Verb {
     process_.WatchFigures([&] { return FiguresOf(*shard); });
     rpc::GrpcServer::Builder builder(process_.options());
     builder.Add(shard.get(), place);
+    memory_node::FolderBackups backups(&shard->store(), store_.data_dir, {kPlaceFile});
+    builder.Add(&backups);
     return process_.Serve(builder, {{"shard", name_}});
   }
 

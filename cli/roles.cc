@@ -141,4 +141,16 @@ std::vector<std::unique_ptr<rpc::MemoryShard>> MakeRemoteShards(const rpc::Shard
   return shards;
 }
 
+std::vector<std::unique_ptr<rpc::BackupService>> MakeRemoteBackups(const rpc::ShardMap& map,
+                                                                   const rpc::TlsFiles& tls) {
+  std::vector<std::unique_ptr<rpc::BackupService>> backups;
+  for (const rpc::Endpoint& shard : map.shards) {
+    backups.push_back(rpc::MakeRemoteBackupService({.address = shard.address,
+                                                    .name = StrCat("shard '", shard.name, "'"),
+                                                    .data_connections = 1,
+                                                    .tls = tls}));
+  }
+  return backups;
+}
+
 }  // namespace msa::cli

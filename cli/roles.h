@@ -17,6 +17,7 @@
 #include "kernels/backend.h"
 #include "kernels/group_backend.h"
 #include "memory_node/shard.h"
+#include "rpc/backup_service.h"
 #include "rpc/memory_shard.h"
 #include "rpc/shard_map.h"
 #include "rpc/tls.h"
@@ -77,9 +78,12 @@ struct StoreFlags {
       const rpc::ShardPlace& place) const;
 };
 
-// The map's shards over gRPC, in its order; and what those who use them take.
+// The map's shards over gRPC, in its order, and the backups of their folders; and what those who
+// use them take.
 std::vector<std::unique_ptr<rpc::MemoryShard>> MakeRemoteShards(const rpc::ShardMap& map,
                                                                 const rpc::TlsFiles& tls);
+std::vector<std::unique_ptr<rpc::BackupService>> MakeRemoteBackups(const rpc::ShardMap& map,
+                                                                   const rpc::TlsFiles& tls);
 template <typename T>
 std::vector<T*> Borrowed(const std::vector<std::unique_ptr<T>>& owned) {
   std::vector<T*> borrowed;

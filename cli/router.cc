@@ -10,6 +10,7 @@
 #include "cli/server_verbs.h"
 #include "common/status_macros.h"
 #include "common/strings.h"
+#include "router/backups.h"
 #include "rpc/remote.h"
 #include "rpc/shard_map.h"
 
@@ -46,6 +47,7 @@ class RouterVerb : public Verb {
     MSA_RETURN_IF_ERROR(process_.Prepare("router"));
 
     const auto shards = MakeRemoteShards(map, process_.tls());
+    const auto folders = MakeRemoteBackups(map, process_.tls());
     std::vector<std::unique_ptr<rpc::ComputeNode>> nodes;
     for (const rpc::Endpoint& node : map.compute_nodes) {
       nodes.push_back(rpc::MakeRemoteComputeNode({.address = node.address,
@@ -71,6 +73,8 @@ class RouterVerb : public Verb {
         process_.options(kQuestionsANode * static_cast<int64_t>(map.compute_nodes.size())));
     builder.Add(static_cast<rpc::MemoryService*>(&router));
     builder.Add(static_cast<rpc::SessionRouter*>(&router));
+    router::ClusterBackups backups(map, Borrowed(folders));
+    builder.Add(&backups);
     return process_.Serve(
         builder, {{"shards", map.shards.size()}, {"compute_nodes", map.compute_nodes.size()}});
   }

@@ -9,6 +9,7 @@
 #include "cli/server_verbs.h"
 #include "common/status_macros.h"
 #include "common/strings.h"
+#include "memory_node/backups.h"
 #include "router/router.h"
 #include "rpc/shard_map.h"
 
@@ -66,6 +67,8 @@ class ServeVerb : public Verb {
     rpc::GrpcServer::Builder builder(
         process_.options(model_.max_questions() * static_cast<int64_t>(nodes.size())));
     builder.Add(static_cast<rpc::MemoryService*>(&router));
+    memory_node::FolderBackups backups(&shard->store(), store_.data_dir, {kPlaceFile});
+    builder.Add(&backups);
     return process_.Serve(builder, {{"data_dir", store_.data_dir}});
   }
 

@@ -34,7 +34,7 @@ absl::Status SayWhatToDo(const absl::Status& status, const std::string& server) 
 
 }  // namespace
 
-void ClientVerb::AddFlags(FlagSet& flags) {
+void ConnectedVerb::AddFlags(FlagSet& flags) {
   timeout_s_ = default_timeout_s();
   flags.Add("--server", &server_, "Address of the server or router, HOST:PORT");
   AddClientTlsFlags(flags, &tls_);
@@ -45,7 +45,7 @@ void ClientVerb::AddFlags(FlagSet& flags) {
   AddVerbFlags(flags);
 }
 
-absl::Status ClientVerb::Run(Io& io) {
+absl::Status ConnectedVerb::Run(Io& io) {
   if (const absl::Status form = rpc::CheckAddress("--server", server_); !form.ok()) {
     return UsageError(std::string(form.message()));
   }
@@ -55,12 +55,12 @@ absl::Status ClientVerb::Run(Io& io) {
   MSA_ASSIGN_OR_RETURN(const std::string api_key, api_key_.Read());
   absl::StatusOr<Connection> connection = connect_({server_, tls_, api_key});
   if (!connection.ok()) return connection.status();
-  const absl::Status status = RunWith(*connection->service, io);
+  const absl::Status status = RunOn(*connection, io);
   if (!absl::IsUnavailable(status) || connection->reachable()) return status;
   return SayWhatToDo(status, server_);
 }
 
-rpc::CallContext ClientVerb::NewCall() const {
+rpc::CallContext ConnectedVerb::NewCall() const {
   rpc::CallContext ctx;
   ctx.deadline = absl::Now() + absl::Seconds(timeout_s_);
   ctx.request_id = NewRequestId();

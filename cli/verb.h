@@ -13,6 +13,7 @@
 #include "absl/time/time.h"
 #include "cli/api_key_flag.h"
 #include "cli/flags.h"
+#include "rpc/backup_service.h"
 #include "rpc/memory_service.h"
 #include "rpc/tls.h"
 
@@ -48,6 +49,7 @@ struct Connection {
   // another.
   std::function<bool()> reachable;
   std::string about = {};  // what the service stands on, in words; empty for one elsewhere
+  std::unique_ptr<rpc::BackupService> backups = nullptr;  // at the same address; null: none
 };
 // Where a server is and how to speak to it.
 struct ServerAt {
@@ -60,16 +62,16 @@ using Connector = std::function<absl::StatusOr<Connection>(const ServerAt& serve
 
 // A verb that talks to a running server: adds --server, --tls-…, --api-key-file, --timeout and,
 // where the verb has a use for them, --bank and --json.
-class ClientVerb : public Verb {
+class ConnectedVerb : public Verb {
  public:
-  explicit ClientVerb(Connector connect) : connect_(std::move(connect)) {}
+  explicit ConnectedVerb(Connector connect) : connect_(std::move(connect)) {}
 
   void AddFlags(FlagSet& flags) final;
   absl::Status Run(Io& io) final;
 
  protected:
   virtual void AddVerbFlags(FlagSet& flags) = 0;
-  virtual absl::Status RunWith(rpc::MemoryService& service, Io& io) = 0;
+  virtual absl::Status RunOn(Connection& connection, Io& io) = 0;
   virtual bool has_bank() const { return true; }
   virtual bool has_json() const { return true; }
   // Seconds until a call gives up, when --timeout is not given.
@@ -88,6 +90,20 @@ class ClientVerb : public Verb {
   std::string bank_ = "default";
   double timeout_s_ = 0;
   bool json_ = false;
+};
+
+// One of banks and documents, as nearly all are.
+class ClientVerb : public ConnectedVerb {
+ public:
+  using ConnectedVerb::ConnectedVerb;
+
+ protected:
+  virtual absl::Status RunWith(rpc::MemoryService& service, Io& io) = 0;
+
+ private:
+  absl::Status RunOn(Connection& connection, Io& io) final {
+    return RunWith(*connection.service, io);
+  }
 };
 
 }  // namespace msa::cli
