@@ -99,6 +99,19 @@ class ClientTest(unittest.TestCase):
         self.assertEqual(made.routing_dtype, common_pb2.DTYPE_FLOAT8)
         self.assertEqual(made.content_dtype, common_pb2.DTYPE_INT8)
 
+    def test_backups(self):
+        self.client.add([{"id": "a", "text": "kept"}])
+        name = f"backup-{uuid.uuid4().hex[:12]}"
+        made = self.client.create_backup(name)
+        self.assertEqual([b.name for b in made], [name])
+        self.assertGreaterEqual(made[0].num_documents, 1)
+        self.assertGreater(made[0].bytes, 0)
+        self.assertIn(made[0].path, [b.path for b in self.client.list_backups()])
+        self.assertEqual(self.code_of(lambda: self.client.create_backup(name)), grpc.StatusCode.ALREADY_EXISTS)
+        self.assertEqual(self.code_of(lambda: self.client.create_backup("../a")), grpc.StatusCode.INVALID_ARGUMENT)
+        self.client.delete_backup(name)
+        self.assertEqual(self.code_of(lambda: self.client.delete_backup(name)), grpc.StatusCode.NOT_FOUND)
+
     def test_refusals_are_item_by_item(self):
         results = self.client.add([
             {"id": "ok", "text": "fine"},

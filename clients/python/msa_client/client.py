@@ -1,6 +1,6 @@
 """A thin layer over the generated stubs: str instead of bytes, iterators, errors with words.
 
-Everything the protocol has is reachable through `Client.stub` and the messages in `msa.v1`.
+Everything the protocol has is reachable through `Client.stub`, `Client.backup_stub` and the messages in `msa.v1`.
 """
 import dataclasses
 import json
@@ -10,7 +10,7 @@ from typing import Any, Dict, Iterable, Iterator, List, NamedTuple, Optional, Un
 
 import grpc
 
-from msa.v1 import common_pb2, compute_node_pb2, router_pb2, router_pb2_grpc
+from msa.v1 import backup_pb2, backup_pb2_grpc, common_pb2, compute_node_pb2, router_pb2, router_pb2_grpc
 
 MAX_MESSAGE_BYTES = 64 << 20
 DEFAULT_TIMEOUT_S = 60.0
@@ -176,8 +176,9 @@ class Client:
                 server, grpc.ssl_channel_credentials(ca, key, cert), options=options)
         else:
             self._channel = grpc.insecure_channel(server, options=options)
-        self.stub = router_pb2_grpc.MemoryServiceStub(
-            grpc.intercept_channel(self._channel, _WithKey(secret)) if secret else self._channel)
+        channel = grpc.intercept_channel(self._channel, _WithKey(secret)) if secret else self._channel
+        self.stub = router_pb2_grpc.MemoryServiceStub(channel)
+        self.backup_stub = backup_pb2_grpc.BackupServiceStub(channel)
 
     def close(self):
         self._channel.close()
@@ -268,6 +269,18 @@ class Client:
 
     def stats(self) -> router_pb2.StatsReply:
         return self._call(self.stub.Stats, router_pb2.StatsRequest(bank=self.bank))
+
+    def create_backup(self, name: str, timeout_s: Optional[float] = None) -> List[backup_pb2.Backup]:
+        """Of all banks, on the server's machine, while it serves; one a shard through a router."""
+        request = backup_pb2.CreateBackupRequest(name=name)
+        return list(self._call(self.backup_stub.CreateBackup, request,
+                               timeout_s or 10 * self.timeout_s).backups)
+
+    def list_backups(self) -> List[backup_pb2.Backup]:
+        return list(self._call(self.backup_stub.ListBackups, backup_pb2.ListBackupsRequest()).backups)
+
+    def delete_backup(self, name: str):
+        self._call(self.backup_stub.DeleteBackup, backup_pb2.DeleteBackupRequest(name=name))
 
     def retrieve(self, question: str, limit: int = 10,
                  **options) -> compute_node_pb2.RetrieveReply:
