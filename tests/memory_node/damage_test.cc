@@ -8,6 +8,7 @@
 
 #include "common/log.h"
 #include "gmock/gmock.h"
+#include "memory_node/backups.h"
 #include "memory_node/put_batch.h"
 #include "memory_node/record_format.h"
 #include "tests/memory_node/store_fixture.h"
@@ -84,6 +85,16 @@ class DamageTest : public testing::StoreFixture {
     EXPECT_TRUE(std::includes(references.begin(), references.end(), whole.begin(), whole.end()));
   }
 
+  // By document: OK or not, of text and blocks.
+  std::vector<bool> Whole(LocalShard& shard) {
+    const auto snapshot = shard.OpenSnapshot({}, bank_.name, absl::Minutes(1));
+    std::vector<bool> whole(kDocuments);
+    for (int i = 0; snapshot.ok() && i < kDocuments; ++i) {
+      whole[i] = Check(shard, snapshot->id, i).ok();
+    }
+    return whole;
+  }
+
   // The image of a node killed now: a copy of the folder of an open store.
   void MakeCrashImage() {
     auto shard = Open(data_);
@@ -92,6 +103,35 @@ class DamageTest : public testing::StoreFixture {
     Copy(data_, image_);
   }
 };
+
+// Whoever finds damage wants a copy of what is left, first of all.
+TEST_F(DamageTest, ADamagedStoreIsBackedUpAsItIsServed) {
+  FillFiles();
+  std::vector<std::string> files = Files(data_, ".sst");
+  for (const std::string& blob : Files(data_, ".blob")) files.push_back(blob);
+  int damaged = 0;
+  for (const std::string& file : files) {
+    const std::string contents = Contents(file);
+    for (size_t offset : {size_t{17}, contents.size() / 2, contents.size() - 1}) {
+      SCOPED_TRACE(StrCat(file, " at ", offset));
+      Copy(data_, image_);
+      std::string flipped = contents;
+      flipped[offset] ^= 0x10;
+      Overwrite(image_ + file.substr(data_.size()), flipped);
+      auto shard = Open(image_);
+      if (!shard.ok()) continue;
+      FolderBackups backups(&(*shard)->store(), image_, {});
+      const auto made = backups.CreateBackup({}, "a");
+      ASSERT_TRUE(made.ok()) << made.status();
+      const std::vector<bool> served = Whole(**shard);
+      damaged += std::count(served.begin(), served.end(), false);
+      auto copy = Open(made->front().path);
+      ASSERT_TRUE(copy.ok()) << copy.status();
+      EXPECT_EQ(Whole(**copy), served);
+    }
+  }
+  EXPECT_GT(damaged, 0);
+}
 
 TEST_F(DamageTest, AFlippedByteIsNeverServed) {
   FillFiles();
