@@ -43,10 +43,10 @@ void PrintError(std::ostream& err, std::string_view verb, const absl::Status& st
 std::vector<std::unique_ptr<Verb>> ClientVerbs(const Connector& connect,
                                                const SyntheticServer& synthetic) {
   std::vector<std::unique_ptr<Verb>> verbs;
-  for (auto make :
-       {MakeAddVerb, MakeRmVerb, MakeLsVerb, MakeGetVerb, MakeAskVerb, MakeRetrieveVerb,
-        MakeStatsVerb, MakeEvalVerb, MakeBankCreateVerb, MakeBankLsVerb, MakeBankRmVerb,
-        MakeBankCalibrateVerb, MakeBackupCreateVerb, MakeBackupLsVerb, MakeBackupRmVerb}) {
+  for (auto make : {MakeAddVerb, MakeRmVerb, MakeLsVerb, MakeGetVerb, MakeAskVerb, MakeRetrieveVerb,
+                    MakeModelVerb, MakeStatsVerb, MakeEvalVerb, MakeBankCreateVerb, MakeBankLsVerb,
+                    MakeBankRmVerb, MakeBankCalibrateVerb, MakeBackupCreateVerb, MakeBackupLsVerb,
+                    MakeBackupRmVerb}) {
     verbs.push_back(make(connect));
   }
   verbs.push_back(MakeBenchVerb(connect, synthetic));

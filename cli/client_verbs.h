@@ -14,6 +14,7 @@ std::unique_ptr<Verb> MakeLsVerb(const Connector& connect);
 std::unique_ptr<Verb> MakeGetVerb(const Connector& connect);
 std::unique_ptr<Verb> MakeAskVerb(const Connector& connect);
 std::unique_ptr<Verb> MakeRetrieveVerb(const Connector& connect);
+std::unique_ptr<Verb> MakeModelVerb(const Connector& connect);
 std::unique_ptr<Verb> MakeStatsVerb(const Connector& connect);
 std::unique_ptr<Verb> MakeEvalVerb(const Connector& connect);
 std::unique_ptr<Verb> MakeBankCreateVerb(const Connector& connect);

@@ -167,6 +167,16 @@ Json ToJson(const rpc::BankSpec& spec) {
             {"chunk", ReduceName(spec.routing.chunk)}}}};
 }
 
+Json ToJson(const rpc::ModelInfo& model) {
+  Json bank = ToJson(model.default_bank);
+  for (const char* key : {"name", "model", "model_fingerprint"}) bank.erase(key);
+  return {{"name", model.name},
+          {"fingerprint", model.fingerprint},
+          {"retrieval_mode", model.retrieval_mode},
+          {"has_trained_routers", model.has_trained_routers},
+          {"default_bank", std::move(bank)}};
+}
+
 Json ToJson(const rpc::ShardStats& stats) {
   return {{"documents", stats.num_documents},
           {"parts", stats.num_parts},

@@ -26,6 +26,7 @@ Json ToJson(const rpc::ByteSpan& span);   // [begin, end]: bytes of title, newli
 Json ToJson(const rpc::RoutedDocument& document);
 Json ToJson(const rpc::DocumentInfo& info);
 Json ToJson(const rpc::BankSpec& spec);
+Json ToJson(const rpc::ModelInfo& model);
 Json ToJson(const rpc::ShardStats& stats);
 Json ToJson(const rpc::CoarseState& state);
 Json ToJson(const rpc::ScanComparison& comparison);  // times are means of a selection

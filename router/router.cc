@@ -80,6 +80,10 @@ absl::StatusOr<rpc::BankSpec> Router::CreateBank(const rpc::CallContext& ctx,
   return banks_.Create(ctx, name, options);
 }
 
+absl::StatusOr<rpc::ModelInfo> Router::GetModel(const rpc::CallContext& ctx) {
+  return compute_.Info(ctx);
+}
+
 absl::Status Router::DeleteBank(const rpc::CallContext& ctx, const std::string& name) {
   return banks_.Delete(ctx, name);
 }

@@ -64,6 +64,7 @@ class Router final : public rpc::MemoryService, public rpc::SessionRouter {
   absl::Status Repair(const rpc::CallContext& ctx);
 
   // rpc::MemoryService
+  absl::StatusOr<rpc::ModelInfo> GetModel(const rpc::CallContext& ctx) override;
   absl::StatusOr<rpc::BankSpec> CreateBank(const rpc::CallContext& ctx, const std::string& name,
                                            const rpc::BankOptions& options) override;
   absl::Status DeleteBank(const rpc::CallContext& ctx, const std::string& name) override;

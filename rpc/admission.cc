@@ -37,6 +37,7 @@ constexpr Rule kRules[] = {
     {kMemory, "Generate", Right::kRead, Where::kBank},
     {kMemory, "Stats", Right::kRead, Where::kBank},
     {kMemory, "ListBanks", Right::kRead, Where::kNowhere},
+    {kMemory, "GetModel", Right::kRead, Where::kNowhere},
     // A copy of a data folder has all banks in it.
     {"msa.v1.BackupService", "CreateBackup", Right::kAdmin, Where::kEverywhere},
     {"msa.v1.BackupService", "ListBackups", Right::kAdmin, Where::kEverywhere},

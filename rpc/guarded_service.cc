@@ -30,6 +30,9 @@ class GuardedService final : public MemoryService {
     MSA_RETURN_IF_ERROR(CheckBank(ctx, name));
     return service_->DeleteBank(ctx, name);
   }
+  absl::StatusOr<ModelInfo> GetModel(const CallContext& ctx) override {
+    return service_->GetModel(ctx);
+  }
   absl::StatusOr<std::vector<BankSpec>> ListBanks(const CallContext& ctx) override {
     MSA_ASSIGN_OR_RETURN(std::vector<BankSpec> banks, service_->ListBanks(ctx));
     std::erase_if(banks, [&](const BankSpec& bank) { return !CheckBank(ctx, bank.name).ok(); });

@@ -57,6 +57,8 @@ class MemoryService {
  public:
   virtual ~MemoryService() = default;
 
+  // That of a compute node that answers: what a bank made now gets.
+  virtual absl::StatusOr<ModelInfo> GetModel(const CallContext& ctx) = 0;
   // FAILED_PRECONDITION when the model cannot serve such a bank; ALREADY_EXISTS.
   virtual absl::StatusOr<BankSpec> CreateBank(const CallContext& ctx, const std::string& name,
                                               const BankOptions& options) = 0;

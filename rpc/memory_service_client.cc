@@ -64,6 +64,12 @@ class RemoteMemoryService final : public MemoryService {
     return FromProto(reply.state());
   }
 
+  absl::StatusOr<ModelInfo> GetModel(const CallContext& ctx) override {
+    pb::GetModelReply reply;
+    MSA_RETURN_IF_ERROR(CallUnary(&peer_, "GetModel", ctx, pb::GetModelRequest(), &reply));
+    return FromProto(reply.model());
+  }
+
   absl::StatusOr<std::vector<BankSpec>> ListBanks(const CallContext& ctx) override {
     pb::ListBanksReply reply;
     MSA_RETURN_IF_ERROR(CallUnary(&peer_, "ListBanks", ctx, pb::ListBanksRequest(), &reply));

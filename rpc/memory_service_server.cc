@@ -112,6 +112,13 @@ void AddBankMethods(RawService* out, MemoryService* service, CallPools* pools) {
                     ToProto(kept, reply->mutable_state());
                     return absl::OkStatus();
                   }));
+  out->Method("GetModel", &pools->brief,
+              Unary<pb::GetModelRequest, pb::GetModelReply>(
+                  [service](const CallContext& context, const auto&, auto* reply) {
+                    MSA_ASSIGN_OR_RETURN(const ModelInfo model, service->GetModel(context));
+                    ToProto(model, reply->mutable_model());
+                    return absl::OkStatus();
+                  }));
   out->Method("ListBanks", &pools->brief,
               Unary<pb::ListBanksRequest, pb::ListBanksReply>(
                   [service](const CallContext& context, const auto&, auto* reply) {

@@ -96,6 +96,7 @@ class ClientTest(unittest.TestCase):
                                        content_dtype=common_pb2.DTYPE_INT8)
         self.addCleanup(self.client.delete_bank, name)
         self.assertIn(made, self.client.list_banks())
+        self.assertEqual(made.model_fingerprint, self.client.get_model().fingerprint)
         self.assertEqual(made.routing_dtype, common_pb2.DTYPE_FLOAT8)
         self.assertEqual(made.content_dtype, common_pb2.DTYPE_INT8)
 

@@ -31,6 +31,9 @@ class BorrowedService : public rpc::MemoryService {
   absl::Status DeleteBank(const rpc::CallContext& ctx, const std::string& name) override {
     return to_.DeleteBank(ctx, name);
   }
+  absl::StatusOr<rpc::ModelInfo> GetModel(const rpc::CallContext& ctx) override {
+    return to_.GetModel(ctx);
+  }
   absl::StatusOr<std::vector<rpc::BankSpec>> ListBanks(const rpc::CallContext& ctx) override {
     return to_.ListBanks(ctx);
   }

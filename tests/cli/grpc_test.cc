@@ -44,6 +44,13 @@ TEST_F(GrpcCliTest, EveryVerbGoesThrough) {
   EXPECT_EQ(service_.last_generate().top_k, 3);
   EXPECT_FALSE(service_.last_generate().max_rounds.has_value());
   ASSERT_EQ(Msa({"stats", "--json"}), 0) << err_;
+  ASSERT_EQ(Msa({"model", "--json"}), 0) << err_;
+  EXPECT_EQ(OutLines()[0]["fingerprint"], std::string(32, '5'));
+  EXPECT_EQ(OutLines()[0]["retrieval_mode"], "router");
+  EXPECT_EQ(OutLines()[0]["default_bank"]["router_layers"], Json::array({3, 7}));
+  EXPECT_FALSE(OutLines()[0]["default_bank"].contains("name"));
+  ASSERT_EQ(Msa({"model"}), 0) << err_;
+  EXPECT_THAT(out_, HasSubstr("routes in layers 3, 7\n"));
   ASSERT_EQ(Msa({"bank", "create", "--json", "--content-precision", "fp8", "b"}), 0) << err_;
   ASSERT_EQ(Msa({"bank", "rm", "b"}), 0) << err_;
   ASSERT_EQ(Msa({"rm", "--json", "no"}), 0) << err_;

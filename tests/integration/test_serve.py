@@ -54,6 +54,9 @@ class Life(ServerTest):
         acknowledged = self.add(server, documents(30))
         self.assertEqual([f"doc-{i:03}" for i in range(30)], ids(acknowledged))
         self.assertEqual({1}, {a["revision"] for a in acknowledged})
+        (model,), (bank,) = self.msa(server, "model"), self.msa(server, "bank", "ls")
+        self.assertEqual(bank["model_fingerprint"], model["fingerprint"])
+        self.assertEqual(bank["router_layers"], model["default_bank"]["router_layers"])
 
         listed = self.msa(server, "ls")
         self.assertEqual(30, len(listed))

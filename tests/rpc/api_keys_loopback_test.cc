@@ -179,6 +179,8 @@ TEST_F(ApiKeysLoopback, AListHasTheBanksThatMayBeRead) {
     return names;
   };
   EXPECT_THAT(banks("reader"), ElementsAre("notes"));
+  EXPECT_EQ(Client("reader")->GetModel(Within(absl::Seconds(60)))->name, "fake");
+  EXPECT_EQ(Client("")->GetModel(Within(absl::Seconds(60))).status().code(), kUnauthenticated);
   EXPECT_THAT(banks("all-reader"), ElementsAre("default", "notes", "secret"));
   Give("elsewhere", {{"absent*", Right::kAdmin}});
   keys_->Look();

@@ -81,6 +81,21 @@ absl::Status FakeMemoryService::DeleteBank(const rpc::CallContext& ctx, const st
   return absl::OkStatus();
 }
 
+absl::StatusOr<rpc::ModelInfo> FakeMemoryService::GetModel(const rpc::CallContext&) {
+  absl::MutexLock lock(&mu_);
+  MSA_RETURN_IF_ERROR(failure_);
+  rpc::ModelInfo model;
+  model.name = "fake";
+  model.fingerprint = std::string(32, '5');
+  model.retrieval_mode = "router";
+  model.has_trained_routers = true;
+  model.default_bank.router_layers = {3, 7};
+  model.default_bank.routing_dtype = model.default_bank.content_dtype = DType::kBFloat16;
+  model.default_bank.routing_chunk_tokens = model.default_bank.content_chunk_tokens = 16;
+  model.default_bank.part_tokens = 1024;
+  return model;
+}
+
 absl::StatusOr<std::vector<rpc::BankSpec>> FakeMemoryService::ListBanks(
     const rpc::CallContext& ctx) {
   absl::MutexLock lock(&mu_);

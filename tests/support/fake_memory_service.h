@@ -26,6 +26,7 @@ class FakeMemoryService : public rpc::MemoryService {
   absl::StatusOr<rpc::BankSpec> CreateBank(const rpc::CallContext& ctx, const std::string& name,
                                            const rpc::BankOptions& options) override;
   absl::Status DeleteBank(const rpc::CallContext& ctx, const std::string& name) override;
+  absl::StatusOr<rpc::ModelInfo> GetModel(const rpc::CallContext& ctx) override;
   absl::StatusOr<std::vector<rpc::BankSpec>> ListBanks(const rpc::CallContext& ctx) override;
   absl::StatusOr<rpc::CoarseState> SetCoarse(const rpc::CallContext& ctx, const std::string& bank,
                                              const rpc::CoarseState& state) override;

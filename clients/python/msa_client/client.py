@@ -204,6 +204,10 @@ class Client:
     def delete_bank(self, name: str):
         self._call(self.stub.DeleteBank, router_pb2.DeleteBankRequest(name=name))
 
+    def get_model(self) -> compute_node_pb2.InfoReply:
+        """What a bank made now would be encoded by."""
+        return self._call(self.stub.GetModel, router_pb2.GetModelRequest()).model
+
     def list_banks(self) -> List[common_pb2.BankSpec]:
         return list(self._call(self.stub.ListBanks, router_pb2.ListBanksRequest()).banks)
 
