@@ -99,7 +99,7 @@ class Answering {
   absl::Status FinalAnswer(MemorySession& session, const Dialogue& dialogue, Prefill& state,
                            std::string finish_reason);
   // INVALID_ARGUMENT when the model does not hold the prompt.
-  absl::Status CheckLength(absl::Span<const int32_t> ids) const;
+  absl::Status CheckLength(size_t tokens) const;
   absl::StatusOr<Prefill> PlainPrefill(absl::Span<const int32_t> ids, bool causal);
   // Over `texts` (ascending by reference).
   absl::StatusOr<std::vector<int32_t>> ReaderPrompt(const Frames& frames,
@@ -220,6 +220,7 @@ absl::StatusOr<Written> Answering::WriteAnswer(Prefill& state, std::optional<Tok
 absl::Status Answering::FinalAnswer(MemorySession& session, const Dialogue& dialogue,
                                     Prefill& state, std::string finish_reason) {
   MSA_ASSIGN_OR_RETURN(const auto question, Timed([&] { return dialogue.FinalQuestion(); }));
+  MSA_RETURN_IF_ERROR(CheckLength(static_cast<size_t>(state.next_position) + question.size()));
   MSA_RETURN_IF_ERROR(decoder_.Feed(state, question, memory_config().final_question_causal));
   usage_.prompt_tokens += static_cast<int32_t>(question.size());
   MSA_ASSIGN_OR_RETURN(const Written written, WriteAnswer(state));
@@ -310,7 +311,7 @@ absl::StatusOr<Prefill> Answering::ReadApart(const Frames& frames,
   for (size_t i = 0; i < texts.size(); ++i) {
     MSA_ASSIGN_OR_RETURN(prompts[1 + i], ReaderPrompt(frames, texts.subspan(i, 1)));
   }
-  for (const std::vector<int32_t>& ids : prompts) MSA_RETURN_IF_ERROR(CheckLength(ids));
+  for (const std::vector<int32_t>& ids : prompts) MSA_RETURN_IF_ERROR(CheckLength(ids.size()));
   const absl::Time start = absl::Now();
   MSA_ASSIGN_OR_RETURN(TakenReading taken,
                        decoder_.FeedLeastRefused(ctx_, prompts, reader_causal(), answer_tokens(),
@@ -323,16 +324,16 @@ absl::StatusOr<Prefill> Answering::ReadApart(const Frames& frames,
   return std::move(taken.state);
 }
 
-absl::Status Answering::CheckLength(absl::Span<const int32_t> ids) const {
+absl::Status Answering::CheckLength(size_t tokens) const {
   const int32_t most = parts_.transformer.config().max_positions;
-  if (static_cast<int32_t>(ids.size()) < most) return absl::OkStatus();
+  if (std::cmp_less(tokens, most)) return absl::OkStatus();
   return absl::InvalidArgumentError(
-      StrCat("the prompt has ", ids.size(), " tokens, this model holds ", most,
+      StrCat("the prompt has ", tokens, " tokens, this model holds ", most,
              ": ask with fewer reader documents or a shorter question"));
 }
 
 absl::StatusOr<Prefill> Answering::PlainPrefill(absl::Span<const int32_t> ids, bool causal) {
-  MSA_RETURN_IF_ERROR(CheckLength(ids));
+  MSA_RETURN_IF_ERROR(CheckLength(ids.size()));
   const auto num_tokens = static_cast<int32_t>(ids.size());
   const absl::Time start = absl::Now();
   Prefill state;

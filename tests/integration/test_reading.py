@@ -153,8 +153,8 @@ class ShortModel(ServerTest):
     """A model with fewer positions than two rounds' texts take: max_position_embeddings."""
     QUESTION = "Which garden has a violin?"
 
-    def started(self, positions):
-        self.model = reader_model(self.path(f"model-{positions}"))
+    def started(self, positions, **memory):
+        self.model = reader_model(self.path(f"model-{positions}"), **memory)
         path = os.path.join(self.model, "config.json")
         with open(path, encoding="utf-8") as file:
             config = json.load(file) | {"max_position_embeddings": positions}
@@ -180,6 +180,19 @@ class ShortModel(ServerTest):
         self.assertEqual(3, len(both["documents"]))
         self.assertEqual(ids(self.retrieve(server, self.QUESTION, "--limit", "12", "--max-rounds", "1")),
                          ids(self.retrieve(server, self.QUESTION, "--limit", "12")))
+
+    def test_an_answer_is_not_written_past_the_last_position(self):
+        """What a round writes and the final question after it, too (generative mode)."""
+        server = self.started(4096, retrieval_mode="generative")
+        self.add(server, documents(1))
+        asked = self.ask(server, self.QUESTION, "--top-k", "4", "--max-rounds", "1")["usage"]
+        self.assertEqual(1, asked["rounds"])
+        positions = 3 + 16 + asked["prompt_tokens"] - 2     # the first position; the question is longer than two tokens
+        server = self.started(positions, retrieval_mode="generative")
+        self.add(server, documents(1))
+        refused = self.run_msa(["ask", "--max-new-tokens", "16", "--max-rounds", "1", self.QUESTION], server)
+        self.assertEqual(5, refused.code, refused.out + refused.err)
+        self.assertIn(f"this model holds {positions}", refused.err)
 
 
 if __name__ == "__main__":
