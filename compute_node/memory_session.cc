@@ -1,6 +1,7 @@
 #include "compute_node/memory_session.h"
 
 #include <algorithm>
+#include <atomic>
 #include <map>
 #include <string>
 #include <utility>
@@ -254,9 +255,19 @@ absl::Status MemorySession::FetchAll(const rpc::CallContext& ctx, int32_t layer,
       asked.push_back({shard, &numbers, absl::UnknownError("not asked")});
     }
   }
+  // Where one that fails ends the question, the others are not waited for.
+  std::atomic<bool> failed = false;
+  rpc::CallContext linked = ctx;
+  if (!allow_partial_) {
+    linked.cancelled = [&] { return failed.load(std::memory_order_relaxed) || ctx.Cancelled(); };
+  }
   memory_.fetchers->RunEach(asked.size(), [&](size_t i) {
-    asked[i].blocks = Fetch(ctx, layer, asked[i].shard, *asked[i].references);
+    asked[i].blocks = Fetch(linked, layer, asked[i].shard, *asked[i].references);
+    if (!asked[i].blocks.ok()) failed.store(true, std::memory_order_relaxed);
   });
+  // The cause, not what it cancelled.
+  std::stable_partition(asked.begin(), asked.end(),
+                        [](const Asked& one) { return !absl::IsCancelled(one.blocks.status()); });
   for (Asked& one : asked) {
     if (one.blocks.ok()) {
       MSA_RETURN_IF_ERROR(Keep(one.shard, *std::move(one.blocks)));

@@ -18,6 +18,7 @@
 #include "memory_node/document_store.h"
 #include "memory_node/shard.h"
 #include "router/router.h"
+#include "rpc/caller.h"
 #include "tests/compute_node/added_documents.h"
 #include "tests/compute_node/tiny_model.h"
 #include "tests/support/fake_shard.h"
@@ -96,6 +97,18 @@ class PartialAnswerTest : public ::testing::Test {
     EXPECT_THAT(reply->missing_shards, ElementsAre("b"));
   }
 
+  // To shards that a test has of its own, with documents on both.
+  void Move(testing::FakeShard (&shards)[2]) {
+    const std::vector<rpc::MemoryShard*> both = {&shards[0], &shards[1]};
+    router_ =
+        std::make_unique<router::Router>(map_, both, std::vector<rpc::ComputeNode*>{node_.get()});
+    node_->Attach(router_.get(), both, {"a", "b"});
+    rpc::BankOptions bank;
+    bank.routing_dtype = bank.content_dtype = DType::kFloat32;
+    ASSERT_TRUE(router_->CreateBank(ctx_, "default", bank).ok());
+    AddDocuments(*router_, "default", 6);
+  }
+
   rpc::CallContext ctx_;
   std::unique_ptr<kernels::Backend> backend_ = *kernels::MakeBackend("cpu", 1);
   std::unique_ptr<Node> node_;
@@ -148,18 +161,32 @@ TEST_F(PartialAnswerTest, ShardsAreAskedForBlocksAtOnce) {
       return absl::UnavailableError("gone");
     };
   }
-  const std::vector<rpc::MemoryShard*> both = {&shards[0], &shards[1]};
-  router_ =
-      std::make_unique<router::Router>(map_, both, std::vector<rpc::ComputeNode*>{node_.get()});
-  node_->Attach(router_.get(), both, {"a", "b"});
-  rpc::BankOptions bank;
-  bank.routing_dtype = bank.content_dtype = DType::kFloat32;
-  ASSERT_TRUE(router_->CreateBank(ctx_, "default", bank).ok());
-  AddDocuments(*router_, "default", 6);
+  Move(shards);
   const auto reply = Retrieve(/*allow_partial=*/true);
   ASSERT_TRUE(reply.ok()) << reply.status();
   EXPECT_THAT(reply->missing_shards, ElementsAre("a", "b"));
   EXPECT_EQ(alone, 0);
+}
+
+TEST_F(PartialAnswerTest, OfShardsAskedTogetherTheOthersAreNotWaitedForWhenOneFails) {
+  testing::FakeShard shards[2];
+  absl::Status other;
+  shards[0].before = [](const std::string& method, const rpc::CallContext&) {
+    return method == "FetchBlocks" ? absl::UnavailableError("gone") : absl::OkStatus();
+  };
+  shards[1].before = [&other](const std::string& method, const rpc::CallContext& ctx) {
+    if (method != "FetchBlocks") return absl::OkStatus();
+    absl::Mutex mutex;
+    absl::MutexLock lock(&mutex);
+    bool never = false;
+    other = rpc::AwaitFor(ctx, mutex, absl::Condition(&never), "late");
+    return other;
+  };
+  Move(shards);
+  const absl::Status status = Retrieve(/*allow_partial=*/false).status();
+  EXPECT_TRUE(absl::IsUnavailable(status)) << status;
+  EXPECT_THAT(std::string(status.message()), HasSubstr("gone"));
+  EXPECT_TRUE(absl::IsCancelled(other)) << other;
 }
 
 class FailingDeviceTest : public PartialAnswerTest {
