@@ -203,8 +203,10 @@ class Secure(Checks, unittest.TestCase):
             secrets = {v["name"]: v["secret"] for v in pod.spec["volumes"] if "secret" in v}
             files = {name: environment.get("MSA_" + name)
                      for name in ("TLS_CERT", "TLS_KEY", "TLS_CA", "API_KEYS", "API_KEY_FILE")}
-            wanted = {"TLS_CERT": "msa-tls", "TLS_KEY": "msa-tls", "TLS_CA": "msa-tls",
-                      "API_KEYS": "msa-api-keys" if pod in self.manifests.pods_of("router") else None,
+            router = pod in self.manifests.pods_of("router")
+            wanted = {"TLS_CERT": "msa-tls", "TLS_KEY": "msa-tls",
+                      "TLS_CA": "msa-client-ca" if router else "msa-tls",     # clients reach routers alone
+                      "API_KEYS": "msa-api-keys" if router else None,
                       "API_KEY_FILE": "msa-compute-key" if pod in self.manifests.pods_of("compute") else None}
             found = {name: secrets[mounts[os.path.dirname(file)]]["secretName"] if file else None
                      for name, file in files.items()}

@@ -53,14 +53,23 @@ class Pods(ServerTest):
         """As deploy/README.md has them made; gives a client's flags."""
         names = [*cluster.names, "localhost"]
         names = [f"DNS:{n}" for n in names] + [f"IP:127.77.0.{i}" for i in range(1, 30)]
-        folders = {n: cluster.path(n) for n in ("msa-tls", "msa-api-keys", "msa-compute-key")}
+        folders = {n: cluster.path(n) for n in ("msa-tls", "msa-client-ca", "msa-api-keys", "msa-compute-key")}
         for folder in folders.values():
             os.makedirs(folder)
+
+        def certificate(of, extension, key, file):
+            subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1",
+                            "-nodes", "-days", "2", "-subj", "/CN=" + of, "-addext", extension, "-keyout", key,
+                            "-out", file], check=True, capture_output=True)
         tls = {n: os.path.join(folders["msa-tls"], n) for n in ("tls.crt", "tls.key", "ca.crt")}
-        subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1",
-                        "-nodes", "-days", "2", "-subj", "/CN=msa", "-addext", "subjectAltName=" + ",".join(names),
-                        "-keyout", tls["tls.key"], "-out", tls["tls.crt"]], check=True, capture_output=True)
+        certificate("msa", "subjectAltName=" + ",".join(names), tls["tls.key"], tls["tls.crt"])
         shutil.copy(tls["tls.crt"], tls["ca.crt"])
+        mine = self.path("me.key"), self.path("me.crt")
+        certificate("me", "subjectAltName=DNS:me", *mine)
+        with open(os.path.join(folders["msa-client-ca"], "ca.crt"), "w", encoding="ascii") as both:
+            for file in (tls["ca.crt"], mine[1]):
+                with open(file, encoding="ascii") as one:
+                    both.write(one.read())
         keys = os.path.join(folders["msa-api-keys"], "api-keys.json")
         for name, rights, file in (("compute", ["--read", "*"], os.path.join(folders["msa-compute-key"], "key")),
                                    ("me", ["--admin", "*"], self.path("my-key"))):
@@ -68,7 +77,7 @@ class Pods(ServerTest):
             self.assertEqual(0, made.code, made.err)
             with open(file, "w", encoding="ascii") as out:
                 out.write(made.out)
-        return ["--tls-ca", tls["ca.crt"], "--tls-cert", tls["tls.crt"], "--tls-key", tls["tls.key"]]
+        return ["--tls-ca", tls["ca.crt"], "--tls-cert", mine[1], "--tls-key", mine[0]]
 
     def start_adding(self):
         """`msa add -` that waits for lines."""
@@ -159,7 +168,12 @@ class Pods(ServerTest):
         for flags in (self.client[:2], []):     # no certificate; plain text
             strange = self.run_msa(["ls", "--timeout", "5", *flags], self.service)
             self.assertEqual(4, strange.code, strange.err)
+        # Nor does a client's certificate open a memory or compute node, which ask for no key.
+        for name, port in (("msa-memory-0", 7071), ("msa-compute-0", 7072)):
+            node = f"{cluster.running[name].address}:{port}"
+            self.assertEqual(4, self.run_msa(["health", "--server", node, *self.client]).code, name)
         router = cluster.running["msa-router-0"]
+        self.assertEqual(0, self.run_msa(["health", "--server", f"{router.address}:7070", *self.client]).code)
         router.process.send_signal(signal.SIGSTOP)  # a probe gives up on who hangs
         self.assertFalse(router.probe("livenessProbe"))
         router.process.send_signal(signal.SIGCONT)
