@@ -18,7 +18,7 @@ class HealthVerb : public Verb {
  public:
   std::string_view name() const override { return "health"; }
   std::string_view help() const override {
-    return "Ask any server of a cluster whether it serves: exit code 0, or 4";
+    return "Ask any server of a cluster whether it serves: exit code 0, or another";
   }
 
   void AddFlags(FlagSet& flags) override {

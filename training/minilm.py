@@ -21,10 +21,10 @@ MOST_TOKENS, ROWS = 256, 128
 
 class Embedder:
     def __init__(self, folder: str):
+        self.tokenizer = load_tokenizer(f"{folder}/tokenizer.json")
         from transformers import AutoModel  # nothing else here needs it
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.model = AutoModel.from_pretrained(folder, local_files_only=True).float().eval().to(self.device)
-        self.tokenizer = load_tokenizer(f"{folder}/tokenizer.json")
         self.tokenizer.enable_truncation(MOST_TOKENS)
         self.tokenizer.enable_padding()
 

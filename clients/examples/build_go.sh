@@ -6,7 +6,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 out=$(mkdir -p "${1:?usage: build_go.sh OUT}" && cd "$1" && pwd)
 proto=$here/../../proto
 mapping=
-for name in common memory_node compute_node router; do mapping+=Mmsa/v1/$name.proto=msa/v1,; done
+for file in "$proto"/msa/v1/*.proto; do mapping+=Mmsa/v1/$(basename "$file")=msa/v1,; done
 mkdir -p "$out/src"
 protoc -I "$proto" --go_out="${mapping}:$out/src" --go-grpc_out="${mapping}:$out/src" "$proto"/msa/v1/*.proto
 GO111MODULE=off GOFLAGS= GOPATH="$out:/usr/share/gocode" GOCACHE="$out/cache" go build -o "$out/example" "$here/example.go"
