@@ -56,6 +56,8 @@ void ServerProcess::AddFlags(FlagSet& flags, const std::string& listen) {
   AddServerTlsFlags(flags, &tls_);
   flags.Add("--metrics-listen", &metrics_listen_,
             "HOST:PORT to answer Prometheus at, GET /metrics, in plain HTTP; none if not given");
+  flags.Add("--insecure-metrics-any", &insecure_metrics_any_,
+            "Answer Prometheus where others can reach it, whom nothing keeps from reading");
   flags.Add("--reflection", &reflection_, "Offer gRPC reflection");
   flags.AddBounded("--drain", &drain_s_, 0, 86400,
                    "Seconds that running calls may take after SIGTERM");
@@ -118,12 +120,12 @@ absl::Status ServerProcess::ListenForMetrics() {
     form = absl::InvalidArgumentError("--metrics-listen is a socket's path: give HOST:PORT");
   }
   if (!form.ok()) return UsageError(std::string(form.message()));
-  if (!rpc::IsLoopback(metrics_listen_) && !insecure_listen_any_) {
+  if (!rpc::IsLoopback(metrics_listen_) && !insecure_metrics_any_) {
     return absl::FailedPreconditionError(
         StrCat("refusing to answer Prometheus at ", metrics_listen_,
                " in plain HTTP, TLS flags or not: anyone who reaches it could read names of banks "
                "and how large they are. Give --metrics-listen 127.0.0.1:PORT, or "
-               "--insecure-listen-any where the network is closed to others"));
+               "--insecure-metrics-any where the network is closed to others"));
   }
   MSA_ASSIGN_OR_RETURN(exporter_, monitoring::Exporter::Start(metrics_listen_, role_, MSA_VERSION));
   Log(LogLevel::kInfo, "figures for Prometheus are at /metrics",

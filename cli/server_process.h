@@ -38,7 +38,7 @@ class ServerProcess {
   // certificates nor API keys over TLS keep them out; UNAVAILABLE for one where another program
   // listens. What CheckTls, CheckServes and KeyRing::Open say of the files. With --metrics-listen
   // it answers there from then on, for a process that is `role`: at an address that others can
-  // reach, which nothing keeps them out of, only with --insecure-listen-any.
+  // reach, which nothing keeps them out of, only with --insecure-metrics-any.
   absl::Status Prepare(const std::string& role);
   // Where --listen was not given.
   void SetListen(const std::string& address);
@@ -79,6 +79,7 @@ class ServerProcess {
   std::string listen_;
   std::string port_file_;
   bool insecure_listen_any_ = false;
+  bool insecure_metrics_any_ = false;
   bool reflection_ = false;
   double drain_s_ = 30;
   std::string log_level_ = "info";

@@ -83,7 +83,7 @@ class Checks:
         for pod in self.manifests.pods:
             port = pod.port("metrics")
             self.assertEqual(f"0.0.0.0:{port}", pod.flag("--metrics-listen"))
-            self.assertIn("--insecure-listen-any", pod.container["args"])
+            self.assertIn("--insecure-metrics-any", pod.container["args"])
             annotations = pod.workload["spec"]["template"]["metadata"]["annotations"]
             self.assertEqual(str(port), annotations["prometheus.io/port"])
             self.assertTrue(self.manifests.lets_in(prometheus, pod, port))
@@ -211,6 +211,7 @@ class Secure(Checks, unittest.TestCase):
             found = {name: secrets[mounts[os.path.dirname(file)]]["secretName"] if file else None
                      for name, file in files.items()}
             self.assertEqual(wanted, found)
+            self.assertNotIn("--insecure-listen-any", pod.container["args"], "without certificates it does not start")
             for secret in secrets.values():
                 self.assertEqual(0o440, secret["defaultMode"])
             self.assertEqual(pod.spec["securityContext"]["runAsGroup"], pod.spec["securityContext"]["fsGroup"])

@@ -143,8 +143,8 @@ class Metrics(ServerTest):
             result = self.run_msa([*anywhere, *certificates])
             self.assertEqual(5, result.code, result.err)
             self.assertIn("refusing to answer Prometheus at 0.0.0.0:0", result.err)
-            self.assertIn("--insecure-listen-any", result.err)
-        server = self.start([*anywhere, "--insecure-listen-any"]).wait_ready()
+            self.assertIn("--insecure-metrics-any", result.err)
+        server = self.start([*anywhere, "--insecure-metrics-any"]).wait_ready()
         self.assertEqual(1, figures(server)["msa_serving"])
 
     @unittest.skipUnless(prometheus("prometheus") and prometheus("promtool"), "no Prometheus: scripts/unpack_prometheus.sh")
