@@ -1,18 +1,20 @@
 #include "router/backups.h"
 
-#include <algorithm>
-#include <iterator>
-#include <thread>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/time/clock.h"
 #include "common/check.h"
+#include "common/log.h"
 #include "common/status_macros.h"
 #include "common/strings.h"
 #include "router/shard_group.h"
 
 namespace msa::router {
 namespace {
+
+// Whose shards are asked at once; those of further calls, one after another.
+constexpr int kCallsAtOnce = 4;
 
 // All shards' in the order of the map.
 std::vector<rpc::Backup> Joined(const rpc::ShardMap& map,
@@ -30,24 +32,26 @@ std::vector<rpc::Backup> Joined(const rpc::ShardMap& map,
 }  // namespace
 
 ClusterBackups::ClusterBackups(const rpc::ShardMap& map, std::vector<rpc::BackupService*> shards)
-    : map_(map), shards_(std::move(shards)) {
-  MSA_CHECK(shards_.size() == map_.shards.size());
+    : map_(map),
+      shards_(std::move(shards)),
+      pool_(kCallsAtOnce * static_cast<int>(shards_.size()), 0) {
+  MSA_CHECK(!shards_.empty() && shards_.size() == map_.shards.size());
+}
+
+std::string ClusterBackups::Who(size_t shard) const {
+  return StrCat("shard '", map_.shards[shard].name, "'");
 }
 
 std::vector<absl::Status> ClusterBackups::AskAll(
     const std::function<absl::Status(size_t shard)>& ask) const {
   std::vector<absl::Status> statuses(shards_.size());
-  std::vector<std::thread> threads;
-  for (size_t shard = 0; shard < shards_.size(); ++shard) {
-    threads.emplace_back([&, shard] {
-      const absl::Status status = ask(shard);
-      const std::string who = StrCat("shard '", map_.shards[shard].name, "'");
-      const std::string message(status.message());
-      const bool named = status.ok() || message.find(who) != std::string::npos;
-      statuses[shard] = named ? status : absl::Status(status.code(), StrCat(who, ": ", message));
-    });
-  }
-  for (std::thread& thread : threads) thread.join();
+  pool_.RunEach(shards_.size(), [&](size_t shard) {
+    const absl::Status status = ask(shard);
+    const bool named = status.ok() || absl::StrContains(status.message(), Who(shard));
+    statuses[shard] = named ? status
+                            : absl::Status(status.code(),
+                                           StrCat(Who(shard), ": ", std::string(status.message())));
+  });
   return statuses;
 }
 
@@ -65,10 +69,19 @@ absl::StatusOr<std::vector<rpc::Backup>> ClusterBackups::CreateBackup(const rpc:
   const rpc::CallContext own{.deadline = absl::Now() + absl::Seconds(10),
                              .request_id = ctx.request_id,
                              .cancelled = nullptr};
-  AskAll([&](size_t shard) {
+  const auto deleted = AskAll([&](size_t shard) {
     return statuses[shard].ok() ? shards_[shard]->DeleteBackup(own, name) : absl::OkStatus();
   });
-  return error;
+  std::string keep;
+  for (size_t shard = 0; shard < deleted.size(); ++shard) {
+    if (deleted[shard].ok() || absl::IsNotFound(deleted[shard])) continue;
+    absl::StrAppend(&keep, keep.empty() ? "" : ", ", Who(shard));
+    Log(LogLevel::kWarning, "a backup that not all shards have could not be deleted again",
+        {{"name", name}, {"why", std::string(deleted[shard].message())}});
+  }
+  if (keep.empty()) return error;
+  return absl::Status(error.code(), StrCat(std::string(error.message()), "; '", name, "' stays on ",
+                                           keep, ": msa backup rm it"));
 }
 
 absl::StatusOr<std::vector<rpc::Backup>> ClusterBackups::ListBackups(const rpc::CallContext& ctx) {
@@ -83,11 +96,10 @@ absl::StatusOr<std::vector<rpc::Backup>> ClusterBackups::ListBackups(const rpc::
 absl::Status ClusterBackups::DeleteBackup(const rpc::CallContext& ctx, const std::string& name) {
   std::vector<absl::Status> statuses =
       AskAll([&](size_t shard) { return shards_[shard]->DeleteBackup(ctx, name); });
-  const bool deleted = std::any_of(statuses.begin(), statuses.end(),
-                                   [](const absl::Status& status) { return status.ok(); });
+  const absl::Status first = statuses.front();
   // A shard that has it not is where an earlier attempt came to.
-  if (deleted) std::erase_if(statuses, [](const auto& s) { return absl::IsNotFound(s); });
-  return FirstError(statuses);
+  std::erase_if(statuses, [](const auto& status) { return absl::IsNotFound(status); });
+  return statuses.empty() ? first : FirstError(statuses);
 }
 
 }  // namespace msa::router

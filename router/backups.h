@@ -10,6 +10,7 @@
 #include "absl/status/statusor.h"
 #include "rpc/backup_service.h"
 #include "rpc/shard_map.h"
+#include "rpc/worker_pool.h"
 
 namespace msa::router {
 
@@ -20,20 +21,22 @@ class ClusterBackups : public rpc::BackupService {
   // `shards`: one an entry of `map`, borrowed.
   ClusterBackups(const rpc::ShardMap& map, std::vector<rpc::BackupService*> shards);
 
-  // What was made is deleted again when a shard fails. Where only the answer of one was lost, that
-  // one stays: DeleteBackup.
+  // What was made is deleted again when a shard fails; where that fails too, the message names the
+  // shards that keep it. Where only the answer of one was lost, that one stays: DeleteBackup.
   absl::StatusOr<std::vector<rpc::Backup>> CreateBackup(const rpc::CallContext& ctx,
                                                         const std::string& name) override;
   absl::StatusOr<std::vector<rpc::Backup>> ListBackups(const rpc::CallContext& ctx) override;
-  // From all shards that have it; NOT_FOUND where none has.
+  // From all shards that have it; NOT_FOUND where all answer and none has.
   absl::Status DeleteBackup(const rpc::CallContext& ctx, const std::string& name) override;
 
  private:
   // All at once: their moments lie close together. Statuses in the order of the map.
   std::vector<absl::Status> AskAll(const std::function<absl::Status(size_t shard)>& ask) const;
+  std::string Who(size_t shard) const;  // "shard 'a'"
 
   const rpc::ShardMap map_;
   const std::vector<rpc::BackupService*> shards_;
+  mutable rpc::WorkerPool pool_;
 };
 
 }  // namespace msa::router

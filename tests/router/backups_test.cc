@@ -1,6 +1,8 @@
 // One name on all shards or on none.
 #include "router/backups.h"
 
+#include <atomic>
+
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/support/fake_backup_service.h"
@@ -8,8 +10,10 @@
 namespace msa::router {
 namespace {
 
+using ::testing::AllOf;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 class ClusterBackupsTest : public ::testing::Test {
  protected:
@@ -62,13 +66,29 @@ TEST_F(ClusterBackupsTest, AnOlderOneOfTheNameIsKept) {
 
 // A client that has gone does not keep a half made one from being deleted.
 TEST_F(ClusterBackupsTest, WhatIsTakenBackIsNotTheClientsCall) {
-  rpc::CallContext late;
-  late.deadline = absl::InfinitePast();
+  rpc::CallContext leaves;  // once each shard has been asked to make it
+  std::atomic<int> looks = 0;
+  leaves.cancelled = [&looks] { return ++looks > 3; };
   shards_[0].set_error(absl::UnavailableError("shard 'a' (host:1): is down"));
-  const absl::Status down = backups_.CreateBackup(late, "x").status();
+  const absl::Status down = backups_.CreateBackup(leaves, "x").status();
   EXPECT_EQ(down, absl::UnavailableError("shard 'a' (host:1): is down"));
+  EXPECT_TRUE(leaves.cancelled());
   shards_[0].set_error(absl::OkStatus());
   EXPECT_THAT(Names(backups_.ListBackups({})), ElementsAre());
+}
+
+TEST_F(ClusterBackupsTest, WhatCannotBeTakenBackIsSaid) {
+  shards_[0].set_error(absl::ResourceExhaustedError("the disk is full"));
+  shards_[1].set_delete_error(absl::UnavailableError("is down"));
+  shards_[2].set_delete_error(absl::NotFoundError("there is none"));  // somebody was faster
+  ::testing::internal::CaptureStderr();
+  const absl::Status full = backups_.CreateBackup({}, "x").status();
+  const std::string log = ::testing::internal::GetCapturedStderr();
+  EXPECT_TRUE(absl::IsResourceExhausted(full)) << full;
+  EXPECT_THAT(std::string(full.message()), HasSubstr("shard 'a': the disk is full"));
+  EXPECT_THAT(std::string(full.message()), HasSubstr("'x' stays on shard 'b'"));
+  EXPECT_THAT(std::string(full.message()), Not(HasSubstr("shard 'c'")));
+  EXPECT_THAT(log, AllOf(HasSubstr("warning"), HasSubstr("shard 'b': is down")));
 }
 
 TEST_F(ClusterBackupsTest, AShardThatFailsIsNamed) {
@@ -82,6 +102,15 @@ TEST_F(ClusterBackupsTest, AShardThatFailsIsNamed) {
   shards_[1].set_error(absl::OkStatus());
   EXPECT_THAT(Names(backups_.ListBackups({})), ElementsAre("b/x"));
   EXPECT_TRUE(backups_.DeleteBackup({}, "x").ok());
+}
+
+// That others have it not does not say that one that is down has it not.
+TEST_F(ClusterBackupsTest, AShardThatFailsCountsMoreThanThoseWithoutIt) {
+  ASSERT_TRUE(shards_[1].CreateBackup({}, "x").ok());
+  shards_[1].set_error(absl::UnavailableError("is down"));
+  const absl::Status down = backups_.DeleteBackup({}, "x");
+  EXPECT_TRUE(absl::IsUnavailable(down)) << down;
+  EXPECT_THAT(std::string(down.message()), HasSubstr("shard 'b': is down"));
 }
 
 }  // namespace

@@ -8,7 +8,9 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
+#include "common/status_macros.h"
 #include "rpc/backup_service.h"
+#include "rpc/caller.h"
 
 namespace msa::testing {
 
@@ -17,6 +19,7 @@ class FakeBackupService : public rpc::BackupService {
  public:
   absl::StatusOr<std::vector<rpc::Backup>> CreateBackup(const rpc::CallContext& ctx,
                                                         const std::string& name) override {
+    MSA_RETURN_IF_ERROR(rpc::CheckCaller(ctx));
     absl::MutexLock lock(&mutex_);
     if (!error_.ok()) return error_;
     if (backups_.count(name) > 0) return absl::AlreadyExistsError("there is a backup already");
@@ -30,6 +33,7 @@ class FakeBackupService : public rpc::BackupService {
     return std::vector<rpc::Backup>{backups_[name]};
   }
   absl::StatusOr<std::vector<rpc::Backup>> ListBackups(const rpc::CallContext& ctx) override {
+    MSA_RETURN_IF_ERROR(rpc::CheckCaller(ctx));
     absl::MutexLock lock(&mutex_);
     if (!error_.ok()) return error_;
     std::vector<rpc::Backup> listed;
@@ -40,8 +44,10 @@ class FakeBackupService : public rpc::BackupService {
     return listed;
   }
   absl::Status DeleteBackup(const rpc::CallContext& ctx, const std::string& name) override {
+    MSA_RETURN_IF_ERROR(rpc::CheckCaller(ctx));
     absl::MutexLock lock(&mutex_);
     if (!error_.ok()) return error_;
+    if (!delete_error_.ok()) return delete_error_;
     return backups_.erase(name) > 0 ? absl::OkStatus() : absl::NotFoundError("there is none");
   }
 
@@ -50,10 +56,16 @@ class FakeBackupService : public rpc::BackupService {
     absl::MutexLock lock(&mutex_);
     error_ = std::move(error);
   }
+  // What deletes alone say.
+  void set_delete_error(absl::Status error) {
+    absl::MutexLock lock(&mutex_);
+    delete_error_ = std::move(error);
+  }
 
  private:
   absl::Mutex mutex_;
   absl::Status error_ ABSL_GUARDED_BY(mutex_);
+  absl::Status delete_error_ ABSL_GUARDED_BY(mutex_);
   std::map<std::string, rpc::Backup> backups_ ABSL_GUARDED_BY(mutex_);
 };
 
