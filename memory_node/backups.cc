@@ -14,6 +14,7 @@
 #include "common/strings.h"
 #include "memory_node/data_folder.h"
 #include "memory_node/record_format.h"
+#include "memory_node/recovery.h"
 #include "rpc/caller.h"
 
 namespace msa::memory_node {
@@ -24,12 +25,28 @@ namespace fs = std::filesystem;
 // What is being made or deleted; never a backup's name, since it begins with a '.'.
 constexpr char kPartial[] = ".partial";
 constexpr int64_t kCountingCacheBytes = 8 << 20;
+constexpr int64_t kRecordsPerLook = 4096;  // for whether the caller is still there
 
 bool IsName(std::string_view name) {
   return !name.empty() && name.size() <= kMaxBackupNameBytes && name.front() != '.' &&
          std::all_of(name.begin(), name.end(), [](unsigned char c) {
            return absl::ascii_isalnum(c) || c == '.' || c == '_' || c == '-';
          });
+}
+
+// ".NAME.partial", or RocksDB's ".NAME.partial.tmp". Others' files may look much the same.
+bool IsPartial(std::string_view name) {
+  constexpr std::string_view kTmp = ".tmp", kEnd = kPartial;
+  if (name.ends_with(kTmp)) name.remove_suffix(kTmp.size());
+  if (!name.starts_with('.') || !name.ends_with(kEnd)) return false;
+  return name.size() > kEnd.size() && IsName(name.substr(1, name.size() - 1 - kEnd.size()));
+}
+
+// A folder itself, no link to one, with a store in it.
+bool IsBackup(const fs::path& path) {
+  std::error_code none;
+  return fs::is_directory(fs::symlink_status(path, none)) &&
+         fs::is_regular_file(path / "CURRENT", none);
 }
 
 absl::Status CheckName(std::string_view name) {
@@ -65,29 +82,24 @@ rpc::Backup Describe(const fs::path& path) {
   return backup;
 }
 
-absl::StatusOr<int64_t> CountDocuments(DocumentStore& store, uint64_t bank_uid) {
-  int64_t documents = 0;
-  const std::string prefix = BankPrefix(bank_uid), end = PrefixEnd(prefix);
-  auto cursor = store.NewCursor(Table::kMeta, /*sequential=*/true);
-  for (cursor->Seek(prefix); cursor->Valid() && cursor->key() < end; cursor->Next()) {
-    const auto record = DecodeRecord(cursor->value());
-    documents += record.ok() && record->identity.kind == RecordKind::kDocument;
-  }
-  if (!cursor->status().ok() && !absl::IsDataLoss(cursor->status())) return cursor->status();
-  return documents;  // of a damaged store those that can be read: it is served, and copied, too
-}
-
-// Opens the store in `folder`, as a start does.
-absl::StatusOr<int64_t> CountDocuments(const fs::path& folder) {
+// Opens the store in `folder`, as a start does, and counts in the banks that a start would serve.
+absl::StatusOr<int64_t> CountDocuments(const rpc::CallContext& ctx, const fs::path& folder) {
   MSA_ASSIGN_OR_RETURN(const auto store, OpenRocksDbStore({.path = folder.string(),
                                                            .block_cache_bytes = kCountingCacheBytes,
                                                            .read_only = true}));
-  int64_t documents = 0;
-  auto cursor = store->NewCursor(Table::kSystem, /*sequential=*/true);
-  const std::string end = PrefixEnd("b");
-  for (cursor->Seek("b"); cursor->Valid() && cursor->key() < end; cursor->Next()) {
-    MSA_ASSIGN_OR_RETURN(const int64_t more, CountDocuments(*store, KeyBankUid(cursor->key())));
-    documents += more;
+  int64_t damaged = 0;
+  MSA_ASSIGN_OR_RETURN(const auto banks, ReadBanks(*store, &damaged));
+  int64_t documents = 0, records = 0;
+  auto cursor = store->NewCursor(Table::kMeta, /*sequential=*/true);
+  for (const auto& [uid, spec] : banks) {
+    const std::string prefix = BankPrefix(uid), end = PrefixEnd(prefix);
+    for (cursor->Seek(prefix); cursor->Valid() && cursor->key() < end; cursor->Next()) {
+      if (++records % kRecordsPerLook == 0) MSA_RETURN_IF_ERROR(rpc::CheckCaller(ctx));
+      const auto record = DecodeRecord(cursor->value());
+      documents += record.ok() && record->identity.kind == RecordKind::kDocument;
+    }
+    // Of a damaged store those that can be read: it is served, and copied, too.
+    if (!cursor->status().ok() && !absl::IsDataLoss(cursor->status())) return cursor->status();
   }
   return documents;
 }
@@ -104,9 +116,13 @@ FolderBackups::FolderBackups(DocumentStore* store, const std::string& data_folde
   std::error_code none;
   for (fs::directory_iterator it(folder_, none), end; !none && it != end; it.increment(none)) {
     const std::string name = it->path().filename().string();
-    if (name.front() == '.' && name.find(kPartial) != std::string::npos) left.push_back(it->path());
+    if (IsPartial(name)) left.push_back(it->path());
   }
-  for (const fs::path& path : left) Remove(path);
+  for (const fs::path& path : left) {
+    Log(LogLevel::kInfo, "removing what is left of an unfinished backup",
+        {{"path", path.string()}});
+    Remove(path);
+  }
 }
 
 absl::StatusOr<std::vector<std::string>> FolderBackups::Names() const {
@@ -114,13 +130,27 @@ absl::StatusOr<std::vector<std::string>> FolderBackups::Names() const {
   std::error_code error;
   for (fs::directory_iterator it(folder_, error), end; !error && it != end; it.increment(error)) {
     std::string name = it->path().filename().string();
-    std::error_code gone;
-    if (IsName(name) && it->is_directory(gone)) names.push_back(std::move(name));
+    if (IsName(name) && IsBackup(it->path())) names.push_back(std::move(name));
   }
   if (error == std::errc::no_such_file_or_directory) return names;
   MSA_RETURN_IF_ERROR(DiskError(error, StrCat("list of ", folder_.string())));
   std::sort(names.begin(), names.end());
   return names;
+}
+
+absl::Status FolderBackups::BeginTurn(const rpc::CallContext& ctx) {
+  absl::MutexLock lock(&mutex_);
+  const auto free = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return !busy_; };
+  MSA_RETURN_IF_ERROR(rpc::AwaitFor(ctx, mutex_, absl::Condition(&free),
+                                    "another backup was being made or deleted till the deadline"));
+  MSA_RETURN_IF_ERROR(rpc::CheckCaller(ctx));
+  busy_ = true;
+  return absl::OkStatus();
+}
+
+void FolderBackups::EndTurn() {
+  absl::MutexLock lock(&mutex_);
+  busy_ = false;
 }
 
 absl::Status FolderBackups::Fill(const fs::path& partial) const {
@@ -142,14 +172,16 @@ absl::Status FolderBackups::Fill(const fs::path& partial) const {
 absl::StatusOr<std::vector<rpc::Backup>> FolderBackups::CreateBackup(const rpc::CallContext& ctx,
                                                                      const std::string& name) {
   MSA_RETURN_IF_ERROR(CheckName(name));
-  absl::MutexLock one_at_a_time(&mutex_);
-  MSA_RETURN_IF_ERROR(rpc::CheckCaller(ctx));  // it may have waited
+  MSA_RETURN_IF_ERROR(BeginTurn(ctx));
+  const absl::Cleanup turn = [this] { EndTurn(); };
   MSA_ASSIGN_OR_RETURN(const std::vector<std::string> names, Names());
   const fs::path path = folder_ / name, partial = folder_ / StrCat(".", name, kPartial);
   std::error_code ignored;
   if (fs::exists(fs::symlink_status(path, ignored))) {
     return absl::AlreadyExistsError(
-        StrCat("there is a backup '", name, "': take another name, or msa backup rm it first"));
+        IsBackup(path)
+            ? StrCat("there is a backup '", name, "': take another name, or msa backup rm it first")
+            : StrCat(path.string(), " is there and is no backup: take another name"));
   }
   if (names.size() >= kMaxBackups) {
     return absl::ResourceExhaustedError(
@@ -162,7 +194,7 @@ absl::StatusOr<std::vector<rpc::Backup>> FolderBackups::CreateBackup(const rpc::
   tidy();  // what could not be removed before
   const absl::Cleanup at_the_end = tidy;
   MSA_RETURN_IF_ERROR(Fill(partial));
-  MSA_ASSIGN_OR_RETURN(const int64_t documents, CountDocuments(partial));
+  MSA_ASSIGN_OR_RETURN(const int64_t documents, CountDocuments(ctx, partial));
   MSA_RETURN_IF_ERROR(rpc::CheckCaller(ctx));  // who has gone would not know of it
   std::error_code error;
   fs::rename(partial, path, error);
@@ -179,26 +211,34 @@ absl::StatusOr<std::vector<rpc::Backup>> FolderBackups::CreateBackup(const rpc::
 }
 
 absl::StatusOr<std::vector<rpc::Backup>> FolderBackups::ListBackups(const rpc::CallContext& ctx) {
-  absl::MutexLock one_at_a_time(&mutex_);
-  MSA_RETURN_IF_ERROR(rpc::CheckCaller(ctx));
-  MSA_ASSIGN_OR_RETURN(const std::vector<std::string> names, Names());
   std::vector<rpc::Backup> backups;
-  for (const std::string& name : names) backups.push_back(Describe(folder_ / name));
+  MSA_ASSIGN_OR_RETURN(const std::vector<std::string> names, Names());
+  for (const std::string& name : names) {
+    MSA_RETURN_IF_ERROR(rpc::CheckCaller(ctx));
+    rpc::Backup backup = Describe(folder_ / name);
+    if (IsBackup(folder_ / name)) backups.push_back(std::move(backup));  // else deleted meanwhile
+  }
   return backups;
 }
 
 absl::Status FolderBackups::DeleteBackup(const rpc::CallContext& ctx, const std::string& name) {
   MSA_RETURN_IF_ERROR(CheckName(name));
-  absl::MutexLock one_at_a_time(&mutex_);
-  MSA_RETURN_IF_ERROR(rpc::CheckCaller(ctx));
+  MSA_RETURN_IF_ERROR(BeginTurn(ctx));
+  const absl::Cleanup turn = [this] { EndTurn(); };
   const fs::path path = folder_ / name, partial = folder_ / StrCat(".", name, kPartial);
   std::error_code error;
-  if (!fs::is_directory(path, error)) {
+  if (IsBackup(path)) {
+    if (InUseElsewhere(path)) {
+      return absl::FailedPreconditionError(
+          StrCat("backup '", name, "' is in use by another process; stop it first"));
+    }
+    Remove(partial);
+    fs::rename(path, partial, error);
+    MSA_RETURN_IF_ERROR(DiskError(error, StrCat("renaming of ", path.string())));
+    MSA_RETURN_IF_ERROR(Sync(folder_));
+  } else if (!fs::exists(fs::symlink_status(partial, error))) {
     return absl::NotFoundError(StrCat("there is no backup '", name, "': see msa backup ls"));
   }
-  Remove(partial);
-  fs::rename(path, partial, error);
-  MSA_RETURN_IF_ERROR(DiskError(error, StrCat("renaming of ", path.string())));
   fs::remove_all(partial, error);
   MSA_RETURN_IF_ERROR(DiskError(error, StrCat("removal of ", partial.string())));
   Log(LogLevel::kInfo, "deleted a backup", {{"name", name}});

@@ -52,6 +52,19 @@ bool FreeBytes(const std::string& path, uint64_t* bytes) {
   return true;
 }
 
+// RocksDB locks LOCK by fcntl. Closing it would give back a lock of this process's own: it has none
+// in a folder that it does not serve.
+bool InUseElsewhere(const std::filesystem::path& folder) {
+  const int descriptor = open((folder / "LOCK").c_str(), O_RDONLY | O_CLOEXEC);
+  if (descriptor < 0) return false;
+  struct flock lock = {};
+  lock.l_type = F_WRLCK;
+  lock.l_whence = SEEK_SET;
+  const bool held = fcntl(descriptor, F_GETLK, &lock) == 0 && lock.l_type != F_UNLCK;
+  close(descriptor);
+  return held;
+}
+
 absl::Status Sync(const std::filesystem::path& path) {
   const int descriptor = open(path.c_str(), O_RDONLY | O_CLOEXEC);
   const bool durable = descriptor >= 0 && fsync(descriptor) == 0;

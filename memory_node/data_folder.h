@@ -22,6 +22,9 @@ int64_t FileBytes(const std::string& folder);
 // False where the system does not say.
 bool FreeBytes(const std::string& path, uint64_t* bytes);
 
+// Whether another process serves the folder, as its store's lock says.
+bool InUseElsewhere(const std::filesystem::path& folder);
+
 // A file's bytes, or which names a folder has, are on the disk when it returns OK.
 absl::Status Sync(const std::filesystem::path& path);
 

@@ -139,7 +139,7 @@ struct RocksDbOptions {
   int64_t write_buffer_bytes = 64 << 20;  // of `routing` and of `content`, each
   int64_t max_wal_bytes = 512 << 20;
   int64_t reserve_bytes = 64 << 20;  // of the disk, kept for deletes and compaction
-  bool read_only = false;            // takes no lock and changes nothing
+  bool read_only = false;  // takes no lock and changes nothing; at most 64 files open at once
 };
 
 // FAILED_PRECONDITION: another process holds the folder, or another format version wrote it;

@@ -288,6 +288,35 @@ std::set<uint64_t> BanksInMeta(DocumentStore& store) {
   return uids;
 }
 
+absl::Status SweepBankGarbage(DocumentStore& store, const rpc::BankSpec& spec) {
+  const auto listed = SystemRecords(store, 'g');
+  // Damaged: what is garbage stays, unread, and takes space.
+  if (absl::IsDataLoss(listed.status())) return absl::OkStatus();
+  MSA_ASSIGN_OR_RETURN(const auto records, listed);
+  for (const auto& [key, value] : records) {
+    if (KeyBankUid(key) != spec.uid) continue;
+    auto record = DecodeRecord(value);
+    auto garbage = record.ok() ? DecodeGarbagePayload(record->payload)
+                               : absl::StatusOr<GarbagePayload>(record.status());
+    if (!garbage.ok() || garbage->references.empty()) {
+      Log(LogLevel::kError, "a garbage record is damaged: its space stays taken",
+          {{"bank", spec.name}});
+      continue;
+    }
+    DocumentEntry entry;
+    entry.references = garbage->references;
+    WriteSet writes;
+    AddSweep(spec, entry, &writes);
+    absl::Status status = store.Commit(writes, Priority::kUrgent);
+    // A full disk must not keep the node from serving; the record stays for the next start.
+    if (absl::IsResourceExhausted(status)) return absl::OkStatus();
+    MSA_RETURN_IF_ERROR(status);
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
 // Every bank has its record twice, in two files: `system`, and `meta` under the empty id. Without
 // it none of its documents could be read.
 absl::StatusOr<std::map<uint64_t, rpc::BankSpec>> ReadBanks(DocumentStore& store,
@@ -322,35 +351,6 @@ absl::StatusOr<std::map<uint64_t, rpc::BankSpec>> ReadBanks(DocumentStore& store
   }
   return specs;
 }
-
-absl::Status SweepBankGarbage(DocumentStore& store, const rpc::BankSpec& spec) {
-  const auto listed = SystemRecords(store, 'g');
-  // Damaged: what is garbage stays, unread, and takes space.
-  if (absl::IsDataLoss(listed.status())) return absl::OkStatus();
-  MSA_ASSIGN_OR_RETURN(const auto records, listed);
-  for (const auto& [key, value] : records) {
-    if (KeyBankUid(key) != spec.uid) continue;
-    auto record = DecodeRecord(value);
-    auto garbage = record.ok() ? DecodeGarbagePayload(record->payload)
-                               : absl::StatusOr<GarbagePayload>(record.status());
-    if (!garbage.ok() || garbage->references.empty()) {
-      Log(LogLevel::kError, "a garbage record is damaged: its space stays taken",
-          {{"bank", spec.name}});
-      continue;
-    }
-    DocumentEntry entry;
-    entry.references = garbage->references;
-    WriteSet writes;
-    AddSweep(spec, entry, &writes);
-    absl::Status status = store.Commit(writes, Priority::kUrgent);
-    // A full disk must not keep the node from serving; the record stays for the next start.
-    if (absl::IsResourceExhausted(status)) return absl::OkStatus();
-    MSA_RETURN_IF_ERROR(status);
-  }
-  return absl::OkStatus();
-}
-
-}  // namespace
 
 void AddSweep(const rpc::BankSpec& bank, const DocumentEntry& entry, WriteSet* writes) {
   if (entry.references.empty()) return;

@@ -6,6 +6,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <vector>
 
@@ -24,6 +25,10 @@ struct RecoveredStore {
 // UNAVAILABLE when the disk fails.
 absl::StatusOr<RecoveredStore> Recover(DocumentStore& store, const kernels::Backend& backend,
                                        const IndexOptions& options);
+
+// The specifications of the banks that are served, by uid, from either of their two records; adds
+// to `*damaged` those that have none that can be read.
+absl::StatusOr<std::map<uint64_t, rpc::BankSpec>> ReadBanks(DocumentStore& store, int64_t* damaged);
 
 // Removes what a garbage record names, and the record. Used while serving, too.
 void AddSweep(const rpc::BankSpec& bank, const DocumentEntry& entry, WriteSet* writes);

@@ -10,20 +10,20 @@
 #include <rocksdb/wal_filter.h>
 #include <rocksdb/write_batch.h>
 
-#include <algorithm>
 #include <atomic>
 #include <cstdarg>
 #include <cstdlib>
 #include <cstring>
+#include <filesystem>
 #include <utility>
 
-#include "absl/base/thread_annotations.h"
 #include "absl/cleanup/cleanup.h"
 #include "absl/synchronization/mutex.h"
 #include "common/log.h"
 #include "common/status_macros.h"
 #include "common/strings.h"
 #include "memory_node/data_folder.h"
+#include "memory_node/disk_room.h"
 #include "memory_node/document_store.h"
 #include "memory_node/store_format.h"
 
@@ -165,21 +165,20 @@ class RocksCursor : public Cursor {
   std::string doing_;
 };
 
-// Free space below which documents, and below which even deletes, are refused in any case.
-constexpr uint64_t kMinFreeBytes = 2 << 20;
-constexpr uint64_t kLastFreeBytes = 256 << 10;
-// Of a copy, beside the flush, whose room documents left: manifest and end of the log, not links.
+// Of a copy, beside the manifest and the flush, whose room documents left: the end of the log.
 constexpr size_t kCopiedBytes = 1 << 20;
 
 class RocksDbStore : public DocumentStore {
  public:
   RocksDbStore(std::shared_ptr<Database> database, const RocksDbOptions& options)
-      : database_(std::move(database)), options_(options) {}
+      : database_(std::move(database)),
+        options_(options),
+        room_(options.path, options.reserve_bytes) {}
 
   absl::Status Commit(const WriteSet& writes, Priority priority) override {
     if (priority == Priority::kUrgent) FlushIfTight();
     MSA_RETURN_IF_ERROR(Admit(writes.bytes(), priority));
-    const absl::Cleanup written = [&] { Written(writes.bytes()); };
+    const absl::Cleanup written = [&] { room_.Written(writes.bytes()); };
     rocksdb::WriteBatch batch(writes.bytes() + 64 * writes.changes().size());
     for (const auto& change : writes.changes()) AddTo(change, &batch);
     rocksdb::WriteOptions sync;
@@ -221,12 +220,19 @@ class RocksDbStore : public DocumentStore {
   }
 
   absl::Status CopyTo(const std::string& folder) override {
-    MSA_RETURN_IF_ERROR(Admit(kCopiedBytes, Priority::kNormal));
-    const absl::Cleanup written = [&] { Written(kCopiedBytes); };
-    rocksdb::Checkpoint* made = nullptr;
-    rocksdb::Status status = rocksdb::Checkpoint::Create(&db(), &made);
-    const std::unique_ptr<rocksdb::Checkpoint> checkpoint(made);
-    if (status.ok()) status = checkpoint->CreateCheckpoint(folder);
+    std::vector<std::string> files;
+    uint64_t manifest_bytes = 0;
+    db().GetLiveFiles(files, &manifest_bytes, /*flush_memtable=*/false).PermitUncheckedError();
+    const size_t bytes = kCopiedBytes + manifest_bytes;
+    MSA_RETURN_IF_ERROR(Admit(bytes, Priority::kNormal));
+    const absl::Cleanup written = [&] { room_.Written(bytes); };
+    rocksdb::Status status = MakeCheckpoint(folder);
+    // As after a failed write; what was invalid is so again, as a folder that exists.
+    if (!status.ok() && !status.IsInvalidArgument() && Resume()) {
+      std::error_code ignored;
+      std::filesystem::remove_all(folder, ignored);
+      status = MakeCheckpoint(folder);
+    }
     return ToStatus(status, StrCat("copy of the store in ", options_.path, " to ", folder));
   }
 
@@ -275,6 +281,13 @@ class RocksDbStore : public DocumentStore {
     return db().Resume().ok();
   }
 
+  rocksdb::Status MakeCheckpoint(const std::string& folder) {
+    rocksdb::Checkpoint* made = nullptr;
+    const rocksdb::Status status = rocksdb::Checkpoint::Create(&db(), &made);
+    const std::unique_ptr<rocksdb::Checkpoint> checkpoint(made);
+    return status.ok() ? checkpoint->CreateCheckpoint(folder) : status;
+  }
+
   // What is in the log and has still to be written to files.
   uint64_t UnflushedBytes() {
     uint64_t bytes = 0;
@@ -282,33 +295,8 @@ class RocksDbStore : public DocumentStore {
     return bytes;
   }
 
-  // Keeps room for tombstones and compaction, without which a full disk could never be emptied, and
-  // for what is written already but not to its file. Not even a tombstone goes to a log that may
-  // not fit: Debian builds RocksDB with assertions, and a log that once failed ends the process.
-  // What is admitted is in bytes_in_flight_ until it is written.
   absl::Status Admit(size_t bytes, Priority priority) {
-    absl::MutexLock one_at_a_time(&admission_mutex_);
-    // A value is written twice before the first copy goes: to the log, then to its file. Of what
-    // came before, a tombstone needs the log to fit; documents left room for the rest.
-    const bool normal = priority == Priority::kNormal;
-    const uint64_t reserve =
-        normal ? std::max<uint64_t>(options_.reserve_bytes, kMinFreeBytes) : kLastFreeBytes;
-    const uint64_t before = normal ? 2 * bytes_in_flight_ + UnflushedBytes() : bytes_in_flight_;
-    const uint64_t wanted = 2 * bytes + before + reserve;
-    uint64_t free_bytes;
-    if (!FreeBytes(options_.path, &free_bytes) || free_bytes >= wanted) {
-      bytes_in_flight_ += bytes;
-      return absl::OkStatus();
-    }
-    return absl::ResourceExhaustedError(
-        StrCat("the disk of ", options_.path, " is full: ", free_bytes, " bytes free, ", wanted,
-               " needed (", reserve, " of them kept in reserve, ", before,
-               " for what is being written); free space or delete documents"));
-  }
-
-  void Written(size_t admitted) {
-    absl::MutexLock lock(&admission_mutex_);
-    bytes_in_flight_ -= admitted;
+    return room_.Admit(bytes, priority == Priority::kNormal, [this] { return UnflushedBytes(); });
   }
 
   // Before tombstones take the room of what a flush has to write: once all is in files, the logs
@@ -347,8 +335,7 @@ class RocksDbStore : public DocumentStore {
   const RocksDbOptions options_;
   absl::Mutex resume_mutex_;
   absl::Mutex flush_mutex_;
-  absl::Mutex admission_mutex_;
-  uint64_t bytes_in_flight_ ABSL_GUARDED_BY(admission_mutex_) = 0;
+  DiskRoom room_;
 };
 
 rocksdb::DBOptions MakeDbOptions(const RocksDbOptions& options, bool paranoid, GapFinder* gaps) {
@@ -366,6 +353,8 @@ rocksdb::DBOptions MakeDbOptions(const RocksDbOptions& options, bool paranoid, G
   db.bytes_per_sync = 1 << 20;
   // Space allocated ahead (70 MB a log) would be missing where the room for flushes is counted.
   db.allow_fallocate = false;
+  // Opened beside the one that is served, which has its descriptors.
+  if (options.read_only) db.max_open_files = 64;
   db.keep_log_file_num = 4;
   db.skip_stats_update_on_db_open = true;
   db.avoid_unnecessary_blocking_io = true;

@@ -37,6 +37,7 @@ class BackupService {
                                                            const std::string& name) = 0;
   // Shard by shard, names ascending.
   virtual absl::StatusOr<std::vector<Backup>> ListBackups(const CallContext& ctx) = 0;
+  // NOT_FOUND; FAILED_PRECONDITION while another process serves it. Can be repeated.
   virtual absl::Status DeleteBackup(const CallContext& ctx, const std::string& name) = 0;
 };
 

@@ -7,6 +7,7 @@
 #include <thread>
 
 #include "absl/synchronization/blocking_counter.h"
+#include "absl/synchronization/notification.h"
 #include "gmock/gmock.h"
 #include "memory_node/data_folder.h"
 #include "tests/memory_node/borrowed_store.h"
@@ -72,6 +73,18 @@ class FailingStore : public BorrowedStore {
   }
   bool unreadable_ = false;
   std::atomic<bool> copied_ = false;
+};
+
+// Copies when it is told to.
+class WaitingStore : public BorrowedStore {
+ public:
+  using BorrowedStore::BorrowedStore;
+  absl::Status CopyTo(const std::string& folder) override {
+    asked_.Notify();
+    EXPECT_TRUE(go_on_.WaitForNotificationWithTimeout(absl::Seconds(20)));
+    return BorrowedStore::CopyTo(folder);
+  }
+  absl::Notification asked_, go_on_;
 };
 
 class BackupsTest : public testing::StoreFixture {
@@ -342,7 +355,11 @@ TEST_F(BackupsTest, OneThatFailsLeavesNothing) {
 
 TEST_F(BackupsTest, TheirNumberIsLimited) {
   FolderBackups backups = Backups();
-  for (size_t i = 0; i < kMaxBackups; ++i) fs::create_directories(StrCat(backups_, "/", i));
+  for (size_t i = 0; i < kMaxBackups; ++i) {
+    const std::string one = StrCat(backups_, "/", i);
+    fs::create_directories(one);
+    Overwrite(one + "/CURRENT", "");
+  }
   const absl::Status full = backups.CreateBackup({}, "a").status();
   EXPECT_EQ(full.code(), Code::kResourceExhausted) << full;
   ASSERT_TRUE(backups.DeleteBackup({}, "0").ok());
@@ -361,6 +378,88 @@ TEST_F(BackupsTest, WhoHasGoneGetsNone) {
   EXPECT_THAT(NamesIn(backups_), IsEmpty());
 }
 
+TEST_F(BackupsTest, WhoGoesWhileItIsCountedGetsNone) {
+  WriteSet writes;
+  for (int i = 0; i < 10'000; ++i) writes.Put(Table::kMeta, MetaKey(bank_.uid, StrCat(i)), "");
+  ASSERT_TRUE(shard_->store().Commit(writes, DocumentStore::Priority::kNormal).ok());
+  FolderBackups backups = Backups();
+  rpc::CallContext leaves;
+  int looks = 0;  // one before the copy, one after the count
+  leaves.cancelled = [&looks] { return ++looks > 2; };
+  EXPECT_EQ(backups.CreateBackup(leaves, "a").status().code(), Code::kCancelled);
+  EXPECT_THAT(NamesIn(backups_), IsEmpty());
+}
+
+TEST_F(BackupsTest, NobodyWaitsForAnotherPastHisDeadline) {
+  WaitingStore store(&shard_->store());
+  FolderBackups backups(&store, data_, {});
+  std::thread making([&] { EXPECT_EQ(Create(backups, "a").name, "a"); });
+  store.asked_.WaitForNotification();
+  EXPECT_THAT(*backups.ListBackups({}), IsEmpty());
+  EXPECT_FALSE(fs::exists(backups_ + "/a")) << "the list waited";
+  rpc::CallContext soon;
+  soon.deadline = absl::Now() + absl::Milliseconds(10);
+  EXPECT_EQ(backups.DeleteBackup(soon, "a").code(), Code::kDeadlineExceeded);
+  EXPECT_EQ(backups.CreateBackup(soon, "b").status().code(), Code::kDeadlineExceeded);
+  rpc::CallContext gone;
+  gone.cancelled = [] { return true; };
+  EXPECT_EQ(backups.DeleteBackup(gone, "a").code(), Code::kCancelled);
+  EXPECT_FALSE(fs::exists(backups_ + "/a")) << "they waited";
+  store.go_on_.Notify();
+  making.join();
+  EXPECT_TRUE(backups.DeleteBackup({}, "a").ok());
+}
+
+TEST_F(BackupsTest, WhatIsNoDataFolderIsNoBackup) {
+  FolderBackups backups = Backups();
+  const rpc::Backup backup = Create(backups, "a");
+  fs::create_directories(backups_ + "/folder");
+  Overwrite(backups_ + "/folder/file", "somebody's");
+  fs::create_directory_symlink(backup.path, backups_ + "/link");
+  EXPECT_EQ(backups.ListBackups({})->size(), 1u);
+  for (const std::string name : {"folder", "link"}) {
+    EXPECT_EQ(backups.DeleteBackup({}, name).code(), Code::kNotFound) << name;
+    EXPECT_EQ(backups.CreateBackup({}, name).status().code(), Code::kAlreadyExists) << name;
+  }
+  EXPECT_THAT(NamesIn(backups_), ElementsAre("a", "folder", "link"));
+  EXPECT_TRUE(Open(backup.path).ok());
+}
+
+TEST_F(BackupsTest, ADeleteThatWasCutShortIsRepeated) {
+  FolderBackups backups = Backups();
+  fs::rename(Create(backups, "a").path, backups_ + "/.a.partial");
+  const absl::Status deleted = backups.DeleteBackup({}, "a");
+  EXPECT_TRUE(deleted.ok()) << deleted;
+  EXPECT_THAT(NamesIn(backups_), IsEmpty());
+  EXPECT_EQ(backups.DeleteBackup({}, "a").code(), Code::kNotFound);
+}
+
+// The server that reads a copy has descriptors to give to its clients.
+TEST_F(BackupsTest, AStoreThatIsOnlyReadOpensFewFilesAtOnce) {
+  {
+    auto store = OpenRocksDbStore({.path = image_, .write_buffer_bytes = 64 << 10});
+    ASSERT_TRUE(store.ok()) << store.status();
+    for (int i = 0; i < 150; ++i) {
+      WriteSet writes;
+      writes.Put(Table::kRouting, StrCat(1000 + i), std::string(64 << 10, 'k'));
+      ASSERT_TRUE((*store)->Commit(writes, DocumentStore::Priority::kNormal).ok());
+    }
+  }
+  ASSERT_GT(Files(image_, ".sst").size(), 100u);
+  const auto store = OpenRocksDbStore({.path = image_, .read_only = true});
+  ASSERT_TRUE(store.ok()) << store.status();
+  int values = 0;
+  const auto cursor = (*store)->NewCursor(Table::kRouting, /*sequential=*/true);
+  for (cursor->Seek(""); cursor->Valid(); cursor->Next()) ++values;
+  EXPECT_EQ(values, 150);
+  int open = 0;
+  for (const auto& entry : fs::directory_iterator("/proc/self/fd")) {
+    std::error_code closed;
+    open += fs::read_symlink(entry, closed).string().starts_with(image_);
+  }
+  EXPECT_LE(open, 80);
+}
+
 TEST_F(BackupsTest, AStartRemovesWhatACrashLeftAndIgnoresTheRest) {
   for (int i = 0; i < 3; ++i) ASSERT_TRUE(Put(*shard_, i).ok());
   Overwrite(data_ + "/place.json", "{}");
@@ -372,12 +471,16 @@ TEST_F(BackupsTest, AStartRemovesWhatACrashLeftAndIgnoresTheRest) {
   fs::create_directory(backups_ + "/.half.partial.tmp");
   Overwrite(backups_ + "/.half.partial/000001.sst", "half");
   Overwrite(backups_ + "/.note", "somebody's");
+  for (const char* others : {".rsync.partial-dir", ".a b.partial", "..partial", ".a.partial.old"}) {
+    fs::create_directory(StrCat(backups_, "/", others));
+  }
   shard_.reset();
   auto reopened = Open(data_);
   ASSERT_TRUE(reopened.ok()) << reopened.status();
   shard_ = *std::move(reopened);
   FolderBackups backups = Backups();
-  EXPECT_THAT(NamesIn(backups_), ElementsAre(".note", "kept"));
+  EXPECT_THAT(NamesIn(backups_), ElementsAre("..partial", ".a b.partial", ".a.partial.old", ".note",
+                                             ".rsync.partial-dir", "kept"));
   EXPECT_EQ(backups.ListBackups({})->size(), 1u);
   CheckAll(*shard_, {0, 1, 2});
 }

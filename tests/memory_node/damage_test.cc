@@ -95,6 +95,16 @@ class DamageTest : public testing::StoreFixture {
     return whole;
   }
 
+  // How many documents' own records a scan comes to before one that cannot be read. The keys of
+  // `meta` ascend with the id.
+  int64_t Listed(DocumentStore& store) {
+    std::set<std::string> ids;
+    for (int i = 0; i < kDocuments; ++i) ids.insert(StrCat("d", i));
+    return std::distance(ids.begin(), std::find_if(ids.begin(), ids.end(), [&](const auto& id) {
+                           return !store.Get(Table::kMeta, MetaKey(bank_.uid, id)).ok();
+                         }));
+  }
+
   // The image of a node killed now: a copy of the folder of an open store.
   void MakeCrashImage() {
     auto shard = Open(data_);
@@ -123,6 +133,7 @@ TEST_F(DamageTest, ADamagedStoreIsBackedUpAsItIsServed) {
       FolderBackups backups(&(*shard)->store(), image_, {});
       const auto made = backups.CreateBackup({}, "a");
       ASSERT_TRUE(made.ok()) << made.status();
+      EXPECT_EQ(made->front().num_documents, Listed((*shard)->store()));
       const std::vector<bool> served = Whole(**shard);
       damaged += std::count(served.begin(), served.end(), false);
       auto copy = Open(made->front().path);

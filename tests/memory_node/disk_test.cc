@@ -3,6 +3,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cerrno>
 #include <cstring>
 #include <numeric>
@@ -10,6 +11,7 @@
 
 #include "gmock/gmock.h"
 #include "memory_node/backups.h"
+#include "memory_node/data_folder.h"
 #include "tests/memory_node/child_process.h"
 #include "tests/memory_node/store_fixture.h"
 
@@ -169,6 +171,27 @@ TEST_F(DiskTest, ABackupThatDoesNotFitLeavesNothing) {
   ASSERT_TRUE(Put(**shard, acknowledged).ok());
 }
 
+// After a flush that did not fit RocksDB refuses others until it is told to try again.
+TEST_F(DiskTest, ABackupIsMadeOnceThereIsSpaceAgain) {
+  if (!Mount("size=24m")) GTEST_SKIP() << "cannot mount a small disk: " << std::strerror(errno);
+  const std::string path = mount_ + "/data", filler = mount_ + "/filler";
+  auto store = OpenRocksDbStore({.path = path, .reserve_bytes = 0});
+  ASSERT_TRUE(store.ok()) << store.status();
+  WriteSet writes;
+  writes.Put(Table::kRouting, "k", std::string(4 << 20, 'v'));
+  ASSERT_TRUE((*store)->Commit(writes, DocumentStore::Priority::kNormal).ok());
+  uint64_t free_bytes = 0;
+  ASSERT_TRUE(FreeBytes(path, &free_bytes));
+  Overwrite(filler, std::string(free_bytes - (1 << 20), 'f'));
+  std::atomic<bool> cancelled = false;
+  const absl::Status full = (*store)->Reclaim(Table::kRouting, "", "z", &cancelled);
+  EXPECT_EQ(full.code(), Code::kResourceExhausted) << full;
+  std::filesystem::remove(filler);
+  FolderBackups backups(store->get(), path, {});
+  const auto made = backups.CreateBackup({}, "a");
+  EXPECT_TRUE(made.ok()) << made.status();
+}
+
 TEST_F(DiskTest, AReadOnlyDiskIsSaid) {
   if (!Mount("size=8m")) GTEST_SKIP() << "cannot mount a small disk: " << std::strerror(errno);
   ASSERT_EQ(mount("tmpfs", mount_.c_str(), "tmpfs", MS_REMOUNT | MS_RDONLY, nullptr), 0);
@@ -195,6 +218,24 @@ TEST_F(DiskTest, AFolderInUseIsSaid) {
   EXPECT_THAT(std::string(status.message()), HasSubstr("another process"));
   other.Kill();
   EXPECT_TRUE(Open(data_).ok());
+}
+
+TEST_F(DiskTest, ABackupInUseIsNotDeleted) {
+  auto shard = Open(data_);
+  ASSERT_TRUE(shard.ok()) << shard.status();
+  FolderBackups backups(&(*shard)->store(), data_, {});
+  const auto made = backups.CreateBackup({}, "a");
+  ASSERT_TRUE(made.ok()) << made.status();
+  testing::ChildProcess other(
+      {std::string(MSA_BINARY_DIR) + "/tests/crash_workload", "hold", made->front().path});
+  ASSERT_TRUE(other.ReadByte());
+  const absl::Status status = backups.DeleteBackup({}, "a");
+  EXPECT_EQ(status.code(), Code::kFailedPrecondition) << status;
+  EXPECT_THAT(std::string(status.message()), HasSubstr("another process"));
+  EXPECT_EQ(backups.ListBackups({})->size(), 1u);
+  other.Kill();
+  EXPECT_TRUE(backups.DeleteBackup({}, "a").ok());
+  EXPECT_FALSE(std::filesystem::exists(made->front().path));
 }
 
 TEST_F(DiskTest, AnotherFormatVersionIsRefused) {
