@@ -9,17 +9,23 @@ using google::protobuf::Descriptor;
 using google::protobuf::FieldDescriptor;
 using google::protobuf::io::CodedInputStream;
 
+constexpr uint32_t kStartGroup = 3, kEndGroup = 4;  // wire types
+
 class Counter {
  public:
   Counter(CodedInputStream* input, int64_t limit) : input_(input), left_(limit) {}
 
   // false: damaged, or past the limit. No message of ours holds itself: the depth is small.
   bool Count(const Descriptor& type) {
+    int64_t groups = 0;  // open ones: no message of ours has any, so what is in one is unknown
     while (const uint32_t tag = input_->ReadTag()) {
       --left_;
-      if (left_ < 0 || !Skip(type.FindFieldByNumber(static_cast<int>(tag >> 3)), tag & 7)) {
-        return false;
-      }
+      const uint32_t wire_type = tag & 7;
+      if (wire_type == kStartGroup) ++groups;
+      if (wire_type == kEndGroup) --groups;
+      const int number = static_cast<int>(tag >> 3);
+      const FieldDescriptor* field = groups == 0 ? type.FindFieldByNumber(number) : nullptr;
+      if (left_ < 0 || !Skip(field, wire_type)) return false;
     }
     return true;
   }

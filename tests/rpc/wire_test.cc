@@ -62,6 +62,13 @@ TEST(Pieces, UnknownFieldsCountInNestedMessagesToo) {
   }
 }
 
+// In a group, which nothing of ours has, a number is nobody's: what would be a broken Document
+// outside of it ends no count.
+TEST(Pieces, WhatIsInAGroupIsNotTakenForOurs) {
+  pb::AddDocumentsRequest received;
+  ExpectRefused("\x7b\x12\x01\x0a\x7c" + Repeated("\x78\x01", kTooMany), &received);
+}
+
 TEST(Pieces, LargeMessagesOfFewPass) {
   pb::AddDocumentsRequest document;
   document.mutable_document()->set_text(std::string(32 << 20, '\x78'));  // would be fields
