@@ -268,6 +268,15 @@ void CheckHeads(FieldReader& reader, const ModelConfig& config) {
   if (config.head_dim % 2 != 0) reader.Fail("head_dim", "must be even");
 }
 
+// Each more than 0 and a float32, yet too small to divide by: a theta of 1e-45, a factor of 1e-40.
+void CheckSpeeds(FieldReader& reader, const ModelConfig& config) {
+  for (const float speed : config.InverseFrequencies()) {
+    if (!std::isfinite(speed)) {
+      return reader.Fail("rope_theta", "and its scaling give an angular speed that is not finite");
+    }
+  }
+}
+
 }  // namespace
 
 absl::StatusOr<RetrievalMode> ParseRetrievalMode(std::string_view name) {
@@ -343,6 +352,7 @@ absl::StatusOr<ModelConfig> ParseModelConfig(std::string_view json_text) {
   config.rms_norm_eps = reader.Positive("rms_norm_eps", 1e-6);
   config.tied_embeddings = reader.Bool("tie_word_embeddings", false);
   config.rope = ReadRope(reader, error);
+  CheckSpeeds(reader, config);
   ReadEndTokens(reader, config.eos_token_ids);
   if (const json* memory = reader.Find("msa_config"); memory != nullptr) {
     MSA_RETURN_IF_ERROR(error);

@@ -184,6 +184,7 @@ TEST(ConfigTest, NamesTheFieldThatIsWrong) {
            {"rope_theta", 0},
            {"rope_theta", -10000.0},
            {"rope_theta", 1e300},
+           {"rope_theta", 1e-45},
            {"rms_norm_eps", -1e-6},
            {"rms_norm_eps", 0},
            {"eos_token_id", {int64_t{1} << 32}},
@@ -195,6 +196,8 @@ TEST(ConfigTest, NamesTheFieldThatIsWrong) {
   json config = PlainLlama();
   config["rope_scaling"] = {{"rope_type", "linear"}, {"factor", 0}};
   ExpectRefused(config, "factor");
+  config["rope_scaling"] = {{"rope_type", "linear"}, {"factor", 1e-40}};
+  ExpectRefused(config, "rope_theta");
   config = PlainLlama();
   config["msa_config"] = {{"router_layer_idx", {(int64_t{1} << 32) + 2}}};
   ExpectRefused(config, "router_layer_idx");
