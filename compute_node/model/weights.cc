@@ -5,6 +5,7 @@
 #include <cstring>
 #include <filesystem>
 #include <functional>
+#include <limits>
 #include <numeric>
 #include <set>
 #include <system_error>
@@ -15,6 +16,7 @@
 #include "common/status_macros.h"
 #include "common/strings.h"
 #include "compute_node/model/checkpoint.h"
+#include "compute_node/model/json_fields.h"
 #include "nlohmann/json.hpp"
 
 namespace msa::compute_node {
@@ -276,15 +278,16 @@ absl::StatusOr<AdapterConfig> ReadAdapterConfig(const std::string& adapter_dir,
   MSA_ASSIGN_OR_RETURN(adapter.json, ReadFile(path, kMaxModelJsonBytes));
   const json root = json::parse(adapter.json, nullptr, false);
   if (!root.is_object()) return absl::InvalidArgumentError(StrCat(path, " is not a JSON object"));
-  const json rank = root.value("r", json());
+  const json& rank = Field(root, "r");
   if (!rank.is_number_integer() || rank < 0) {
     return absl::InvalidArgumentError(
         StrCat(path, ": field 'r' must be a whole number, LoRA's rank, or 0 where there is none"));
   }
-  const json alpha = root.value("lora_alpha", json());
-  if (rank > 0 && (!alpha.is_number() || alpha.get<float>() <= 0)) {
+  const json& alpha = Field(root, "lora_alpha");
+  if (rank > 0 && (!alpha.is_number() || alpha.get<double>() > std::numeric_limits<float>::max() ||
+                   alpha.get<float>() <= 0)) {
     return absl::InvalidArgumentError(
-        StrCat(path, ": field 'lora_alpha' must be a positive number"));
+        StrCat(path, ": field 'lora_alpha' must be a positive number that float32 holds"));
   }
   for (const char* unsupported : {"use_rslora", "use_dora", "fan_in_fan_out"}) {
     const auto field = root.find(unsupported);

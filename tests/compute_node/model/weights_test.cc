@@ -215,6 +215,11 @@ TEST_F(AdapterTest, SaysWhatIsWrongWithAnAdapter) {
   EXPECT_THAT(std::string(Load(adapter_).status().message()), HasSubstr("'r' is 0"));
   std::ofstream(adapter_ / "adapter_config.json") << json{{"r", 2}};
   EXPECT_THAT(std::string(Load(adapter_).status().message()), HasSubstr("'lora_alpha'"));
+  std::ofstream(adapter_ / "adapter_config.json") << json{{"r", 2}, {"lora_alpha", 1e39}};
+  EXPECT_THAT(std::string(Load(adapter_).status().message()), HasSubstr("'lora_alpha'"));
+  std::ofstream(adapter_ / "adapter_config.json")
+      << "{\"r\": " << std::string(500'000, '[') << std::string(500'000, ']') << "}";
+  EXPECT_THAT(std::string(Load(adapter_).status().message()), HasSubstr("field 'r'"));
   std::ofstream(adapter_ / "adapter_config.json")
       << json{{"r", 2}, {"lora_alpha", 2}, {"rank_pattern", {{"o_proj", 4}}}};
   EXPECT_THAT(std::string(Load(adapter_).status().message()), HasSubstr("rank_pattern"));
