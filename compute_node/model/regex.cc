@@ -83,9 +83,9 @@ class Translator {
       case 'P':
         return Property(kind == 'P');
       default:
-        // \h is a hexadecimal digit in Oniguruma; \w, \b differ in marks and joiners; the rest is
-        // rare.
-        if (std::string_view("hHwWbBRXKGQE").find(kind) != std::string_view::npos) {
+        // \h is a hexadecimal digit in Oniguruma; \w, \b differ in marks and joiners; \C is a byte
+        // in PCRE2 and would cut characters; the rest is rare.
+        if (std::string_view("hHwWbBRXKGQEC").find(kind) != std::string_view::npos) {
           return Unsupported(rest_.substr(0, 2));
         }
         Copy(2);
