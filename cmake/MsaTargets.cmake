@@ -11,6 +11,13 @@ if(MSA_CCACHE)
   set(CMAKE_CUDA_COMPILER_LAUNCHER ${MSA_CCACHE})
 endif()
 
+# Everything for clang's libFuzzer, with the sanitizers that make it see more (tests/fuzz/README.md).
+option(MSA_LIBFUZZER "Build tests/fuzz with libFuzzer; the compiler must be clang" OFF)
+if(MSA_LIBFUZZER)
+  add_compile_options(-fsanitize=fuzzer-no-link,address,undefined -fno-omit-frame-pointer)
+  add_link_options(-fsanitize=address,undefined)
+endif()
+
 add_library(msa_options INTERFACE)
 target_compile_options(msa_options INTERFACE -Wall -Wextra -Werror -Wno-unused-parameter)
 target_include_directories(msa_options INTERFACE ${CMAKE_SOURCE_DIR})
