@@ -8,7 +8,9 @@
 #include <utility>
 
 #include "absl/base/internal/endian.h"
+#include "absl/strings/str_cat.h"
 #include "common/status_macros.h"
+#include "rpc/message_pieces.h"
 
 namespace msa::rpc {
 namespace {
@@ -270,6 +272,8 @@ absl::Status UnpackFetchedBlocks(grpc::ByteBuffer* message,
 
 absl::Status UnpackPutBlocks(grpc::ByteBuffer* message, std::vector<EncodedLayer>* out) {
   SliceReader reader(message);
+  // An empty block has two bytes here and sizeof(EncodedLayer) once it is read: 64 MiB, 2.4 GB.
+  const size_t most = out->size() + kMaxPieces;
   while (reader.More(0)) {
     const uint64_t tag = reader.Varint();
     if (tag != ((2 << 3) | kLength)) {
@@ -279,6 +283,10 @@ absl::Status UnpackPutBlocks(grpc::ByteBuffer* message, std::vector<EncodedLayer
     const size_t end = reader.Enter();
     EncodedLayer layer = ReadPutBlock(reader, end);
     if (!reader.ok() || reader.left() != end) break;
+    if (out->size() == most) {
+      return absl::InvalidArgumentError(absl::StrCat("a message has more than ", kMaxPieces,
+                                                     " blocks: send less in one message"));
+    }
     out->push_back(std::move(layer));
   }
   if (reader.ok() && reader.left() == 0) return absl::OkStatus();

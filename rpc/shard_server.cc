@@ -7,6 +7,7 @@
 #include "rpc/batching.h"
 #include "rpc/block_framing.h"
 #include "rpc/convert.h"
+#include "rpc/message_pieces.h"
 #include "rpc/query_rows.h"
 #include "rpc/services.h"
 
@@ -35,7 +36,9 @@ absl::Status ReadHeader(const pb::PutDocumentHeader& in, EncodedDocument* out, s
     out->parts.push_back(std::move(to));
     *blocks += part.num_layers();
   }
-  return absl::OkStatus();
+  if (*blocks <= static_cast<size_t>(kMaxPiecesWithParts)) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("the document has more than ", kMaxPiecesWithParts, " blocks"));
 }
 
 absl::Status ReadBlocks(ServerCall& call, size_t wanted, std::vector<EncodedLayer>* layers) {

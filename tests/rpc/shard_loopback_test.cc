@@ -7,6 +7,7 @@
 #include <random>
 
 #include "absl/strings/str_cat.h"
+#include "rpc/client_call.h"
 #include "tests/rpc/loopback.h"
 #include "tests/support/fake_compute_node.h"
 #include "tests/support/fake_shard.h"
@@ -80,6 +81,28 @@ TEST_F(ShardLoopback, BanksComeBackAsTheyWere) {
   EXPECT_EQ(remote_->DeleteBank(ctx_, "none").code(), absl::StatusCode::kNotFound);
   EXPECT_TRUE(remote_->DeleteBank(ctx_, "bank").ok());
   EXPECT_TRUE(remote_->ListBanks(ctx_)->empty());
+}
+
+// Two bytes each as they are sent, 72 once they are taken apart.
+TEST_F(ShardLoopback, ManyEmptyBlocksAreRefused) {
+  const auto put = [&](const std::string& header, const std::string& blocks) {
+    Peer peer(ClientOf(*server_), "msa.v1.ShardService");
+    ClientCall call(&peer, Peer::Kind::kData, "PutDocument", ctx_);
+    const grpc::Slice first(header), second(blocks);
+    if (call.Write(grpc::ByteBuffer(&first, 1))) {
+      call.Write(grpc::ByteBuffer(&second, 1), /*last=*/true);
+    }
+    grpc::ByteBuffer reply;
+    EXPECT_FALSE(call.Read(&reply));
+    const absl::Status status = call.Finish();
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+    return std::string(status.message());
+  };
+  std::string blocks;
+  for (int i = 0; i < 300'000; ++i) blocks += std::string("\x12\x00", 2);
+  // PutDocumentHeader.parts with num_layers of 300,000, then of 2^31 - 1.
+  EXPECT_THAT(put("\x0a\x06\x2a\x04\x30\xe0\xa7\x12", blocks), HasSubstr("more than 262144"));
+  EXPECT_THAT(put("\x0a\x08\x2a\x06\x30\xff\xff\xff\xff\x07", ""), HasSubstr("more than 8388608"));
 }
 
 TEST_F(ShardLoopback, AShardOfAnEarlierReleaseGivesNoNumbers) {
