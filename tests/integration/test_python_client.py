@@ -38,6 +38,9 @@ class PythonClient(ServerTest):
             done = subprocess.run([PYTHON, os.path.join(CLIENT, "test_client.py")], text=True,
                                   capture_output=True, env=environment, timeout=300)
             self.assertEqual(0, done.returncode, done.stdout + done.stderr)
+            server.stop()
+            made = [line for line in server.log if "made a backup" in line]
+            self.assertRegex(made[0] if made else "", r"request_id=[0-9a-f]{16}\b")
 
 
 if __name__ == "__main__":

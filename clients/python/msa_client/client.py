@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import re
+import secrets
 from typing import Any, Dict, Iterable, Iterator, List, NamedTuple, Optional, Union
 
 import grpc
@@ -105,15 +106,17 @@ def _read(path: Optional[str]) -> Optional[bytes]:
         return file.read()
 
 
-class _WithKey(grpc.UnaryUnaryClientInterceptor, grpc.UnaryStreamClientInterceptor,
-               grpc.StreamStreamClientInterceptor):
-    """Sends the key with every call."""
+class _WithMetadata(grpc.UnaryUnaryClientInterceptor, grpc.UnaryStreamClientInterceptor,
+                    grpc.StreamStreamClientInterceptor):
+    """Sends the key, if there is one, and an id of its own, which the server's log has, with every call."""
 
-    def __init__(self, key: str):
-        self._metadata = ("authorization", "Bearer " + key)
+    def __init__(self, key: Optional[str]):
+        self._key = [("authorization", "Bearer " + key)] if key else []
 
     def _intercept(self, continuation, details, request):
-        metadata = [*(details.metadata or ()), self._metadata]
+        metadata = [*(details.metadata or ()), *self._key]
+        if all(name != "x-request-id" for name, _ in metadata):
+            metadata.append(("x-request-id", secrets.token_hex(8)))
         return continuation(_Details(details.method, details.timeout, metadata, details.credentials,
                                      details.wait_for_ready, details.compression), request)
 
@@ -176,7 +179,7 @@ class Client:
                 server, grpc.ssl_channel_credentials(ca, key, cert), options=options)
         else:
             self._channel = grpc.insecure_channel(server, options=options)
-        channel = grpc.intercept_channel(self._channel, _WithKey(secret)) if secret else self._channel
+        channel = grpc.intercept_channel(self._channel, _WithMetadata(secret))
         self.stub = router_pb2_grpc.MemoryServiceStub(channel)
         self.backup_stub = backup_pb2_grpc.BackupServiceStub(channel)
 
