@@ -1,7 +1,6 @@
 #include "compute_node/memory_session.h"
 
 #include <algorithm>
-#include <atomic>
 #include <map>
 #include <string>
 #include <utility>
@@ -11,6 +10,7 @@
 #include "common/strings.h"
 #include "compute_node/bank_fit.h"
 #include "compute_node/stopwatch.h"
+#include "rpc/fan_out.h"
 
 namespace msa::compute_node {
 namespace {
@@ -244,38 +244,22 @@ absl::Status MemorySession::Keep(int32_t shard, std::vector<rpc::FetchedBlock> b
 
 absl::Status MemorySession::FetchAll(const rpc::CallContext& ctx, int32_t layer,
                                      const std::map<int32_t, std::vector<int64_t>>& references) {
-  struct Asked {
-    int32_t shard;
-    const std::vector<int64_t>* references;
-    absl::StatusOr<std::vector<rpc::FetchedBlock>> blocks;
-  };
-  std::vector<Asked> asked;
+  std::vector<std::pair<int32_t, const std::vector<int64_t>*>> asked;  // shards, of what
   for (const auto& [shard, numbers] : references) {
-    if (!unreachable_.contains(shard)) {
-      asked.push_back({shard, &numbers, absl::UnknownError("not asked")});
-    }
+    if (!unreachable_.contains(shard)) asked.emplace_back(shard, &numbers);
   }
-  // Where one that fails ends the question, the others are not waited for.
-  std::atomic<bool> failed = false;
-  rpc::CallContext linked = ctx;
-  if (!allow_partial_) {
-    linked.cancelled = [&] { return failed.load(std::memory_order_relaxed) || ctx.Cancelled(); };
+  std::vector<std::vector<rpc::FetchedBlock>> blocks(asked.size());
+  std::vector<absl::Status> statuses = rpc::AskTogether(
+      *memory_.fetchers, ctx, asked.size(), /*all_or_nothing=*/!allow_partial_,
+      [&](const rpc::CallContext& linked, size_t i) -> absl::Status {
+        MSA_ASSIGN_OR_RETURN(blocks[i], Fetch(linked, layer, asked[i].first, *asked[i].second));
+        return absl::OkStatus();
+      });
+  for (size_t i = 0; i < asked.size(); ++i) {
+    const int32_t shard = asked[i].first;
+    statuses[i] = statuses[i].ok() ? Keep(shard, std::move(blocks[i])) : Miss(shard, statuses[i]);
   }
-  memory_.fetchers->RunEach(asked.size(), [&](size_t i) {
-    asked[i].blocks = Fetch(linked, layer, asked[i].shard, *asked[i].references);
-    if (!asked[i].blocks.ok()) failed.store(true, std::memory_order_relaxed);
-  });
-  // The cause, not what it cancelled.
-  std::stable_partition(asked.begin(), asked.end(),
-                        [](const Asked& one) { return !absl::IsCancelled(one.blocks.status()); });
-  for (Asked& one : asked) {
-    if (one.blocks.ok()) {
-      MSA_RETURN_IF_ERROR(Keep(one.shard, *std::move(one.blocks)));
-    } else {
-      MSA_RETURN_IF_ERROR(Miss(one.shard, one.blocks.status()));
-    }
-  }
-  return absl::OkStatus();
+  return rpc::FirstError(statuses);
 }
 
 absl::Status MemorySession::Miss(int32_t shard, const absl::Status& status) {

@@ -8,7 +8,7 @@
 #include "common/log.h"
 #include "common/status_macros.h"
 #include "common/strings.h"
-#include "router/shard_group.h"
+#include "rpc/fan_out.h"
 
 namespace msa::router {
 namespace {
@@ -62,7 +62,7 @@ absl::StatusOr<std::vector<rpc::Backup>> ClusterBackups::CreateBackup(const rpc:
     MSA_ASSIGN_OR_RETURN(made[shard], shards_[shard]->CreateBackup(ctx, name));
     return absl::OkStatus();
   });
-  const absl::Status error = FirstError(statuses);
+  const absl::Status error = rpc::FirstError(statuses);
   if (error.ok()) return Joined(map_, std::move(made));
   // It must not fail for the client's deadline or its having gone. Those that gave no answer are
   // left alone: what is there under that name may be an older one.
@@ -86,7 +86,7 @@ absl::StatusOr<std::vector<rpc::Backup>> ClusterBackups::CreateBackup(const rpc:
 
 absl::StatusOr<std::vector<rpc::Backup>> ClusterBackups::ListBackups(const rpc::CallContext& ctx) {
   std::vector<std::vector<rpc::Backup>> listed(shards_.size());
-  MSA_RETURN_IF_ERROR(FirstError(AskAll([&](size_t shard) -> absl::Status {
+  MSA_RETURN_IF_ERROR(rpc::FirstError(AskAll([&](size_t shard) -> absl::Status {
     MSA_ASSIGN_OR_RETURN(listed[shard], shards_[shard]->ListBackups(ctx));
     return absl::OkStatus();
   })));
@@ -99,7 +99,7 @@ absl::Status ClusterBackups::DeleteBackup(const rpc::CallContext& ctx, const std
   const absl::Status first = statuses.front();
   // A shard that has it not is where an earlier attempt came to.
   std::erase_if(statuses, [](const auto& status) { return absl::IsNotFound(status); });
-  return statuses.empty() ? first : FirstError(statuses);
+  return statuses.empty() ? first : rpc::FirstError(statuses);
 }
 
 }  // namespace msa::router

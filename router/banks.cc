@@ -12,6 +12,7 @@
 #include "common/strings.h"
 #include "router/validate.h"
 #include "rpc/caller.h"
+#include "rpc/fan_out.h"
 
 namespace msa::router {
 namespace {
@@ -71,7 +72,7 @@ void Banks::EndChange() {
 absl::StatusOr<std::map<std::string, Banks::Found>> Banks::Survey(
     const rpc::CallContext& context) const {
   std::vector<std::vector<rpc::BankState>> states(shards_->size());
-  MSA_RETURN_IF_ERROR(FirstError(shards_->AskEach(
+  MSA_RETURN_IF_ERROR(rpc::FirstError(shards_->AskEach(
       context, shards_->All(), /*all_or_nothing=*/true,
       [&](const rpc::CallContext& limited, int shard) -> absl::Status {
         MSA_ASSIGN_OR_RETURN(states[shard], shards_->shard(shard).ListBanks(limited));
@@ -121,11 +122,11 @@ absl::Status Banks::Complete(const rpc::CallContext& context, const Found& found
                "' lacks it: its deletion was not finished, or that shard has lost its data. Delete "
                "the bank (again), or bring the data back"));
   }
-  return FirstError(shards_->AskEach(context, found.missing_on, /*all_or_nothing=*/false,
-                                     [&](const rpc::CallContext& limited, int shard) {
-                                       return shards_->shard(shard).CreateBank(limited,
-                                                                               found.bank.spec);
-                                     }));
+  return rpc::FirstError(shards_->AskEach(context, found.missing_on, /*all_or_nothing=*/false,
+                                          [&](const rpc::CallContext& limited, int shard) {
+                                            return shards_->shard(shard).CreateBank(
+                                                limited, found.bank.spec);
+                                          }));
 }
 
 absl::StatusOr<Bank> Banks::Find(const rpc::CallContext& context, const std::string& name) {
@@ -176,7 +177,7 @@ absl::Status Banks::CreateEverywhere(const rpc::CallContext& context,
   MSA_RETURN_IF_ERROR(create({kNumberingShard}).front());
   std::vector<int> others(shards_->size() - 1);
   std::iota(others.begin(), others.end(), kNumberingShard + 1);
-  const absl::Status error = FirstError(create(others));
+  const absl::Status error = rpc::FirstError(create(others));
   // From all: where only the answer was lost, it is made.
   if (!error.ok()) TakeBack(context, spec, others);
   return error;
@@ -244,7 +245,7 @@ absl::StatusOr<rpc::CoarseState> Banks::SetCoarse(const rpc::CallContext& contex
   kept.next_reference = 0;
   if (state.selections > 0) {
     std::vector<int64_t> parts(shards_->size());
-    MSA_RETURN_IF_ERROR(FirstError(
+    MSA_RETURN_IF_ERROR(rpc::FirstError(
         shards_->AskEach(context, shards_->All(), /*all_or_nothing=*/true,
                          [&](const rpc::CallContext& limited, int shard) -> absl::Status {
                            MSA_ASSIGN_OR_RETURN(const rpc::ShardStats stats,
@@ -255,11 +256,11 @@ absl::StatusOr<rpc::CoarseState> Banks::SetCoarse(const rpc::CallContext& contex
     kept.num_parts = std::accumulate(parts.begin(), parts.end(), int64_t{0});
     kept.next_reference = bank.next_reference;
   }
-  MSA_RETURN_IF_ERROR(FirstError(shards_->AskEach(context, shards_->All(), /*all_or_nothing=*/false,
-                                                  [&](const rpc::CallContext& limited, int shard) {
-                                                    return shards_->shard(shard).SetCoarse(
-                                                        limited, name, kept);
-                                                  })));
+  MSA_RETURN_IF_ERROR(rpc::FirstError(
+      shards_->AskEach(context, shards_->All(), /*all_or_nothing=*/false,
+                       [&](const rpc::CallContext& limited, int shard) {
+                         return shards_->shard(shard).SetCoarse(limited, name, kept);
+                       })));
   return kept;
 }
 

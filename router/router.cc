@@ -12,6 +12,7 @@
 #include "common/strings.h"
 #include "router/scan_plan.h"
 #include "router/validate.h"
+#include "rpc/fan_out.h"
 
 namespace msa::router {
 namespace {
@@ -179,7 +180,7 @@ absl::StatusOr<rpc::DocumentPage> Router::ListDocuments(const rpc::CallContext& 
   MSA_ASSIGN_OR_RETURN(const int32_t limit, PageSize(page_size));
   MSA_ASSIGN_OR_RETURN(const std::string after, AfterId(page_token));
   std::vector<std::vector<rpc::DocumentInfo>> lists(shards_.size());
-  MSA_RETURN_IF_ERROR(FirstError(shards_.AskEach(
+  MSA_RETURN_IF_ERROR(rpc::FirstError(shards_.AskEach(
       ctx, shards_.All(), /*all_or_nothing=*/true,
       [&](const rpc::CallContext& limited, int shard) -> absl::Status {
         // One more than wanted tells whether there is a next page.
@@ -255,7 +256,7 @@ absl::StatusOr<rpc::BankStats> Router::Stats(const rpc::CallContext& ctx, const 
     }
   }
   if (answered) return stats;
-  return FirstError(statuses);
+  return rpc::FirstError(statuses);
 }
 
 }  // namespace msa::router

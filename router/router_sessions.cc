@@ -9,6 +9,7 @@
 #include "router/router.h"
 #include "router/topk_merge.h"
 #include "router/validate.h"
+#include "rpc/fan_out.h"
 
 namespace msa::router {
 namespace {
@@ -53,7 +54,7 @@ absl::Status Router::AskSession(const rpc::CallContext& ctx, Session* session,
       ctx, which, !session->allow_partial, [&](const rpc::CallContext& limited, int shard) {
         return rpc::NameLostSnapshot(call(limited, shard), shards_.name(shard));
       });
-  if (!session->allow_partial) return FirstError(statuses);
+  if (!session->allow_partial) return rpc::FirstError(statuses);
   absl::MutexLock lock(&session->mutex);
   size_t missing = 0;
   for (size_t i = 0; i < which.size(); ++i) {
@@ -62,7 +63,7 @@ absl::Status Router::AskSession(const rpc::CallContext& ctx, Session* session,
     session->missing[which[i]] = true;
     ++missing;
   }
-  return missing < which.size() ? absl::OkStatus() : FirstError(statuses);
+  return missing < which.size() ? absl::OkStatus() : rpc::FirstError(statuses);
 }
 
 absl::Status Router::OpenSnapshots(const rpc::CallContext& ctx, const std::string& bank,

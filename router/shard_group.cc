@@ -1,12 +1,12 @@
 #include "router/shard_group.h"
 
 #include <algorithm>
-#include <atomic>
 #include <utility>
 
 #include "absl/strings/match.h"
 #include "common/check.h"
 #include "common/strings.h"
+#include "rpc/fan_out.h"
 
 namespace msa::router {
 
@@ -65,37 +65,13 @@ absl::Status ShardGroup::Ask(const rpc::CallContext& context, int shard, const C
 std::vector<absl::Status> ShardGroup::AskEach(const rpc::CallContext& context,
                                               const std::vector<int>& which, bool all_or_nothing,
                                               const Call& call) const {
-  std::vector<absl::Status> statuses(which.size());
-  if (which.size() == 1) {
-    statuses[0] = Ask(context, which[0], call);
-    return statuses;
-  }
-  std::atomic<bool> failed = false;
-  rpc::CallContext linked = context;
-  if (all_or_nothing) {
-    linked.cancelled = [&context, &failed] {
-      return failed.load(std::memory_order_relaxed) || context.Cancelled();
-    };
-  }
-  InParallel(which.size(), [&](size_t i) {
-    statuses[i] = Ask(linked, which[i], call);
-    if (!statuses[i].ok()) failed.store(true, std::memory_order_relaxed);
-  });
-  return statuses;
+  return rpc::AskTogether(
+      pool_, context, which.size(), all_or_nothing,
+      [&](const rpc::CallContext& linked, size_t i) { return Ask(linked, which[i], call); });
 }
 
 void ShardGroup::InParallel(size_t count, const std::function<void(size_t)>& task) const {
   pool_.RunEach(count, task);
-}
-
-absl::Status FirstError(const std::vector<absl::Status>& statuses) {
-  absl::Status first;
-  for (const absl::Status& status : statuses) {
-    if (status.ok()) continue;
-    if (!absl::IsCancelled(status)) return status;
-    if (first.ok()) first = status;
-  }
-  return first;
 }
 
 }  // namespace msa::router

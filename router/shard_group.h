@@ -62,9 +62,6 @@ class ShardGroup {
 // "shard 'NAME'" in them, as ShardGroup and the compute nodes' clients of shards write it.
 bool IsAboutShard(const absl::Status& status);
 
-// The error that says most: the first that is not a cancellation, else the first, else OK.
-absl::Status FirstError(const std::vector<absl::Status>& statuses);
-
 }  // namespace msa::router
 
 #endif  // MSA_ROUTER_SHARD_GROUP_H_
