@@ -4,11 +4,8 @@
 
 #include "absl/time/clock.h"
 #include "cli/connect.h"
-#include "cli/exit_code.h"
 #include "cli/tls_flags.h"
 #include "common/status_macros.h"
-#include "common/strings.h"
-#include "rpc/address.h"
 #include "rpc/remote.h"
 
 namespace msa::cli {
@@ -32,13 +29,7 @@ class HealthVerb : public Verb {
   }
 
   absl::Status Run(Io& io) override {
-    if (const absl::Status form = rpc::CheckAddress("--server", options_.address); !form.ok()) {
-      return UsageError(std::string(form.message()));
-    }
-    MSA_RETURN_IF_ERROR(rpc::CheckTls(options_.tls));
-    if (options_.tls.serves() && !options_.tls.connects()) {
-      return UsageError("give --tls-ca with --tls-cert");
-    }
+    MSA_RETURN_IF_ERROR(CheckServer(options_.address, options_.tls));
     rpc::CallContext ctx;
     ctx.deadline = absl::Now() + absl::Seconds(timeout_s_);
     MSA_RETURN_IF_ERROR(rpc::CheckHealth(options_, ctx, service_));

@@ -45,12 +45,17 @@ void ConnectedVerb::AddFlags(FlagSet& flags) {
   AddVerbFlags(flags);
 }
 
-absl::Status ConnectedVerb::Run(Io& io) {
-  if (const absl::Status form = rpc::CheckAddress("--server", server_); !form.ok()) {
+absl::Status CheckServer(const std::string& address, const rpc::TlsFiles& tls) {
+  if (const absl::Status form = rpc::CheckAddress("--server", address); !form.ok()) {
     return UsageError(std::string(form.message()));
   }
-  MSA_RETURN_IF_ERROR(rpc::CheckTls(tls_));
-  if (tls_.serves() && !tls_.connects()) return UsageError("give --tls-ca with --tls-cert");
+  MSA_RETURN_IF_ERROR(rpc::CheckTls(tls));
+  if (tls.serves() && !tls.connects()) return UsageError("give --tls-ca with --tls-cert");
+  return absl::OkStatus();
+}
+
+absl::Status ConnectedVerb::Run(Io& io) {
+  MSA_RETURN_IF_ERROR(CheckServer(server_, tls_));
   if (!(timeout_s_ > 0)) return UsageError("--timeout must be more than 0 seconds");
   MSA_ASSIGN_OR_RETURN(const std::string api_key, api_key_.Read());
   absl::StatusOr<Connection> connection = connect_({server_, tls_, api_key});

@@ -60,6 +60,10 @@ struct ServerAt {
 // Gives the service there. Does not need to reach it yet.
 using Connector = std::function<absl::StatusOr<Connection>(const ServerAt& server)>;
 
+// A usage error for an address that is none, or a certificate without --tls-ca; what CheckTls says
+// of the files.
+absl::Status CheckServer(const std::string& address, const rpc::TlsFiles& tls);
+
 // A verb that talks to a running server: adds --server, --tls-…, --api-key-file, --timeout and,
 // where the verb has a use for them, --bank and --json.
 class ConnectedVerb : public Verb {
