@@ -56,18 +56,11 @@ class Pods(ServerTest):
         folders = {n: cluster.path(n) for n in ("msa-tls", "msa-client-ca", "msa-api-keys", "msa-compute-key")}
         for folder in folders.values():
             os.makedirs(folder)
-
-        def certificate(of, extension, key, file):
-            subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1",
-                            "-nodes", "-days", "2", "-subj", "/CN=" + of, "-addext", extension, "-keyout", key,
-                            "-out", file], check=True, capture_output=True)
-        tls = {n: os.path.join(folders["msa-tls"], n) for n in ("tls.crt", "tls.key", "ca.crt")}
-        certificate("msa", "subjectAltName=" + ",".join(names), tls["tls.key"], tls["tls.crt"])
-        shutil.copy(tls["tls.crt"], tls["ca.crt"])
-        mine = self.path("me.key"), self.path("me.crt")
-        certificate("me", "subjectAltName=DNS:me", *mine)
+        nodes, mine = self.certificate_files("msa", ",".join(names)), self.certificate_files("me", "DNS:me")
+        for flag, name in (("--tls-cert", "tls.crt"), ("--tls-key", "tls.key"), ("--tls-ca", "ca.crt")):
+            shutil.copy(nodes[flag], os.path.join(folders["msa-tls"], name))
         with open(os.path.join(folders["msa-client-ca"], "ca.crt"), "w", encoding="ascii") as both:
-            for file in (tls["ca.crt"], mine[1]):
+            for file in (nodes["--tls-ca"], mine["--tls-ca"]):
                 with open(file, encoding="ascii") as one:
                     both.write(one.read())
         keys = os.path.join(folders["msa-api-keys"], "api-keys.json")
@@ -77,7 +70,7 @@ class Pods(ServerTest):
             self.assertEqual(0, made.code, made.err)
             with open(file, "w", encoding="ascii") as out:
                 out.write(made.out)
-        return ["--tls-ca", tls["ca.crt"], "--tls-cert", mine[1], "--tls-key", mine[0]]
+        return ["--tls-ca", nodes["--tls-ca"], "--tls-cert", mine["--tls-cert"], "--tls-key", mine["--tls-key"]]
 
     def start_adding(self):
         """`msa add -` that waits for lines."""

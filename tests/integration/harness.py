@@ -161,14 +161,19 @@ class ServerTest(unittest.TestCase):
 
     def certificate(self, name="node"):
         """Flags of a certificate for this machine, and of the one that signed it (its own)."""
+        files = self.certificate_files(name, "DNS:localhost,IP:127.0.0.1")
+        return [word for pair in files.items() for word in pair]
+
+    def certificate_files(self, name, hosts):
+        """A certificate's for `hosts`, by the flag that takes each."""
         files = {"--tls-cert": self.path(name + ".pem"), "--tls-key": self.path(name + ".key"),
                  "--tls-ca": self.path(name + ".pem")}
         subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt",
                         "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2", "-subj", "/CN=" + name,
-                        "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1",
+                        "-addext", "subjectAltName=" + hosts,
                         "-keyout", files["--tls-key"], "-out", files["--tls-cert"]],
                        check=True, capture_output=True)
-        return [word for pair in files.items() for word in pair]
+        return files
 
     def run_msa(self, arguments, server=None, stdin=None):
         environment = clean_environment()
