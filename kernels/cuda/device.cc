@@ -61,6 +61,12 @@ class EventMark : public Mark {
 thread_local Device::RecordingScope* recording = nullptr;
 
 absl::Status Missing(cudaError_t error, std::string_view what) {
+  if (error == cudaErrorMemoryAllocation) {
+    return absl::ResourceExhaustedError(
+        StrCat("the cuda backend cannot start: ", what,
+               " (its memory is taken); nvidia-smi shows by which processes: end one, or name "
+               "another GPU (--gpus)"));
+  }
   return absl::FailedPreconditionError(StrCat("the cuda backend cannot start: ", what, " (",
                                               cudaGetErrorString(error),
                                               "); use --backend cpu on this machine"));

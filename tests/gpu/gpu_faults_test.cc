@@ -3,6 +3,8 @@
 // its own; by hand, name one with --gtest_filter.
 #include <cuda_runtime_api.h>
 
+#include <cstdio>
+#include <cstdlib>
 #include <memory>
 #include <vector>
 
@@ -202,6 +204,49 @@ TEST(GpuFaults, AnOperationThatTheDriverGivesNoRoomHasItsResultAllTheSame) {
   }
   EXPECT_EQ(full, product());
   EXPECT_TRUE((*backend)->Health().ok()) << (*backend)->Health();
+}
+
+// Two processes on one GPU: what befalls one is not the other's.
+class TwoProcesses : public ::testing::Test {
+ protected:
+  void SetUp() override { GTEST_FLAG_SET(death_test_style, "threadsafe"); }
+};
+
+TEST_F(TwoProcesses, AFaultOfTheOtherLeavesThisOneServing) {
+  const auto set = BackendSet::Make("cuda", {}, {0});
+  if (!set.ok()) GTEST_SKIP() << set.status();
+  Node node(set->memory(), DType::kBFloat16);
+  for (int64_t i = 0; i < 200; ++i) ASSERT_TRUE(node.Put(i).ok());
+  const auto before = node.Route();
+  ASSERT_TRUE(before.ok()) << before.status();
+  EXPECT_EXIT(
+      {
+        testing::BreakGpu(0);
+        std::_Exit(absl::IsUnavailable(node.Route().status()) ? 0 : 1);
+      },
+      ::testing::ExitedWithCode(0), "");
+  const auto after = node.Route();
+  ASSERT_TRUE(after.ok()) << after.status();
+  ASSERT_EQ(after->size(), before->size());
+  for (size_t i = 0; i < after->size(); ++i) {
+    EXPECT_EQ((*after)[i].scored.reference, (*before)[i].scored.reference);
+    EXPECT_EQ((*after)[i].scored.score, (*before)[i].scored.score);
+  }
+  EXPECT_TRUE(node.Put(200).ok());
+  EXPECT_TRUE(set->memory().Health().ok()) << set->memory().Health();
+}
+
+TEST_F(TwoProcesses, AGpuThatTheOtherFillsIsRefusedByNameAtTheStart) {
+  int gpus = 0;
+  if (cudaGetDeviceCount(&gpus) != cudaSuccess || gpus == 0) GTEST_SKIP() << "no GPU";
+  const TakenMemory taken;
+  EXPECT_EXIT(
+      {
+        const auto set = BackendSet::Make("cuda", {}, {0});
+        std::fprintf(stderr, "%s\n", set.status().ToString().c_str());
+        std::_Exit(absl::IsResourceExhausted(set.status()) ? 0 : 1);
+      },
+      ::testing::ExitedWithCode(0), "nvidia-smi");
 }
 
 class TwoDevices : public ::testing::Test {
