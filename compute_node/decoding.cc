@@ -9,6 +9,17 @@
 #include "common/status_macros.h"
 
 namespace msa::compute_node {
+namespace {
+
+float LargestOther(absl::Span<const float> logits, int32_t token) {
+  float other = -std::numeric_limits<float>::infinity();
+  for (size_t i = 0; i < logits.size(); ++i) {
+    if (static_cast<int32_t>(i) != token) other = std::max(other, logits[i]);
+  }
+  return other;
+}
+
+}  // namespace
 
 int32_t ArgMax(absl::Span<const float> logits) {
   return static_cast<int32_t>(std::max_element(logits.begin(), logits.end()) - logits.begin());
@@ -19,7 +30,7 @@ absl::StatusOr<std::optional<TokenBias>> RefusalStart(const MemoryConfig& config
   if (config.refusal.empty()) return std::nullopt;
   MSA_ASSIGN_OR_RETURN(const auto ids, tokenizer.EncodeLiteral(config.refusal));
   if (ids.empty()) return std::nullopt;
-  return TokenBias{ids.front(), config.refusal_bias};
+  return TokenBias{ids.front(), config.refusal_bias, config.refusal_against_all};
 }
 
 absl::Status StillWanted(const rpc::CallContext& ctx) {
@@ -29,11 +40,16 @@ absl::Status StillWanted(const rpc::CallContext& ctx) {
 }
 
 float Margin(absl::Span<const float> logits, int32_t token) {
-  float other = -std::numeric_limits<float>::infinity();
+  return logits[token] - LargestOther(logits, token);
+}
+
+float Excess(absl::Span<const float> logits, int32_t token) {
+  const float largest = LargestOther(logits, token);
+  double sum = 0;
   for (size_t i = 0; i < logits.size(); ++i) {
-    if (static_cast<int32_t>(i) != token) other = std::max(other, logits[i]);
+    if (static_cast<int32_t>(i) != token) sum += std::exp(static_cast<double>(logits[i] - largest));
   }
-  return logits[token] - other;
+  return static_cast<float>(std::log(sum));
 }
 
 size_t LeastRefused(absl::Span<const float> margins, float apart_margin) {
@@ -181,9 +197,11 @@ absl::StatusOr<Written> Decoder::Decode(const rpc::CallContext& ctx, Prefill& st
   Tokenizer::StreamDecoder stream(tokenizer_, /*skip_special=*/false);
   Written written;
   NextToken next;
-  if (options.first.has_value() && options.first->added != 0) {
+  if (options.first.has_value() && (options.first->added != 0 || options.first->against_all)) {
     MSA_ASSIGN_OR_RETURN(next.logits, transformer_.Logits(state.last_hidden));
-    next.logits[options.first->token] += options.first->added;
+    const TokenBias& first = *options.first;
+    const float excess = first.against_all ? Excess(next.logits, first.token) : 0;
+    next.logits[first.token] += first.added - excess;
     next.likeliest = ArgMax(next.logits);
   } else if (sampler_.greedy()) {
     MSA_ASSIGN_OR_RETURN(const auto tokens, transformer_.LikeliestTokens(state.last_hidden));

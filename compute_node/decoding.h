@@ -82,6 +82,8 @@ struct Written {
 struct TokenBias {
   int32_t token = 0;
   float added = 0;
+  // Less is added by Excess: greedily the token is taken where its log odds are above -added.
+  bool against_all = false;
 };
 
 // The first token of a checkpoint's refusal and what is added to it where a reader's answer begins;
@@ -94,6 +96,9 @@ absl::Status StillWanted(const rpc::CallContext& ctx);
 
 // How much larger one token's logit is than the largest other.
 float Margin(absl::Span<const float> logits, int32_t token);
+
+// How much larger the log-sum-exp of all other logits is than the largest of them; not below 0.
+float Excess(absl::Span<const float> logits, int32_t token);
 
 // Of readings whose answers begin with the refusal's first token by these margins the one that is
 // least refused; of equals, and of what is no number, an earlier one. The first is of all texts

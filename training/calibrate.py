@@ -17,8 +17,8 @@ from pathlib import Path
 
 import torch
 
-from training import evaluate, frames, tool
-from training.adapter_io import load_adapter, read_config
+from training import evaluate, frames, refusal, tool
+from training.adapter_io import load_adapter, read_config, read_msa
 from training.corpus import calibration_articles, read_xz
 from training.files import read_json, write_json
 from training.model import MsaModel
@@ -27,7 +27,7 @@ WRONG, STOPPED = 0.08, 0.95
 
 
 def refusal_bias(answerable: list[float], wrong: float) -> float:
-    """The largest bias b with a share of at most `wrong` of the margins above -b."""
+    """The largest bias b with a share of at most `wrong` of these inclinations to refuse above -b."""
     ordered = sorted(answerable, reverse=True)
     return round(-ordered[min(len(ordered) - 1, int(wrong * len(ordered)))], 3)
 
@@ -39,9 +39,9 @@ def round_min_score(single: list[float], stopped: float) -> float:
     return round(ordered[place] + 1e-4, 4)
 
 
-def thresholds(model: MsaModel, layers, tokenizer, bundle: Path, held_articles: int, limit: int,
+def thresholds(model: MsaModel, layers, tokenizer, bundle: Path, held_articles: int, limit: int, against_all: bool = False,
                documents: int = 1 << 30) -> tuple[dict, dict]:
-    """(the chosen values with what they do to the questions that they were chosen on, every measured value)."""
+    """against_all: the checkpoint's refusal_against (refusal.py). (the chosen values with what they do to the questions that they were chosen on, every measured value)."""
     docs = read_xz(bundle / "docs.jsonl.xz")
     held = calibration_articles(docs, held_articles)
     asked = {"squad": [], "refused": []}
@@ -53,7 +53,8 @@ def thresholds(model: MsaModel, layers, tokenizer, bundle: Path, held_articles: 
     more = [i for i, d in enumerate(docs) if d["s"] in ("squad", "2wiki", "hotpot") and i not in needed]
     corpus = [{"id": i, "title": docs[i]["t"], "text": docs[i]["x"]} for i in sorted(needed) + more[:documents]]
     raw = {}
-    bank, reader = evaluate.Bank(model, layers, tokenizer, corpus), evaluate.Reader(model, layers, tokenizer, 0.0, raw)
+    bank = evaluate.Bank(model, layers, tokenizer, corpus)
+    reader = evaluate.Reader(model, layers, tokenizer, 0.0, raw, against_all=against_all)
     for name, questions in asked.items():
         some = [{"question": q["q"], "answers": [] if "u" in q else q["a"]} for q in questions]
         own = [[bank.ids[n] for n in q["p"]] for q in questions]
@@ -94,7 +95,8 @@ def main() -> None:
     model = MsaModel(args.base, read_config(args.adapter), torch.bfloat16 if cuda else torch.float32)
     load_adapter(model, args.adapter)
     model, tokenizer = model.to("cuda" if cuda else "cpu"), frames.load_tokenizer(f"{args.base}/tokenizer.json")
-    chosen, raw = thresholds(model, model.merged(), tokenizer, Path(args.bundle), args.held_articles, args.limit, args.documents)
+    against_all = refusal.against_all(read_msa(args.adapter))
+    chosen, raw = thresholds(model, model.merged(), tokenizer, Path(args.bundle), args.held_articles, args.limit, against_all, args.documents)
     print(json.dumps(chosen), flush=True)
     Path(args.out).write_text(json.dumps(chosen | {"raw": raw}) + "\n")
     if args.write:

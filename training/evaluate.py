@@ -23,7 +23,7 @@ from training.bm25 import Bm25
 from training.corpus import read_xz
 from training.files import read_json
 from training.model import Memory, MsaModel
-from training.refusal import Said, say
+from training.refusal import Said, against_all, say
 
 SETS = ("squad", "2wiki", "hotpot", "strategy")
 CUTS = (1, 5, 16, 20)
@@ -131,11 +131,11 @@ def exact(answer: str, gold: str) -> bool:
     return normal(answer) == normal(gold)
 
 
-def judged(said: list[Said], questions: list[dict]) -> list[list[float]]:
-    """A question: margin; em, f1 and whether it refuses, without the refusal's first token and with it."""
+def judged(said: list[Said], questions: list[dict], against_all: bool) -> list[list[float]]:
+    """A question: how inclined the model is to refuse; em, f1 and whether it refuses, without the refusal's first token and with it."""
     out = []
     for s, q in zip(said, questions):
-        out.append([round(s.margin, 3)])
+        out.append([round(s.inclination(against_all), 3)])
         for text in (s.without, s.with_first):
             out[-1] += [best_match(exact, text, q["answers"]), round(best_match(f1, text, q["answers"]), 4),
                         float(text == frames.REFUSAL)]
@@ -163,6 +163,7 @@ class Reader:
     bias: float
     raw: dict
     apart: float | None = None      # the checkpoint's reader_apart_margin
+    against_all: bool = False       # the checkpoint's refusal_against
 
     def say(self, bank, questions, orders) -> list[Said]:
         """What is answered from the documents of each order, read together."""
@@ -183,7 +184,7 @@ class Reader:
         return min(enumerate(readings), key=lambda r: r[1].margin + self.apart * (r[0] == 0))[1]
 
     def score(self, name: str, said: list[Said], questions) -> dict:
-        self.raw[name] = judged(said, questions)
+        self.raw[name] = judged(said, questions, self.against_all)
         scores = at_bias(self.raw[name], self.bias)
         return scores if questions[0]["answers"] else {k: scores[k] for k in ("questions", "refused")}
 
@@ -294,13 +295,14 @@ def main() -> None:
         layers = model.merged()
         if args.calibrate:
             from training import calibrate      # which needs this module
-            chosen, raw["calibration"] = calibrate.thresholds(model, layers, tokenizer, Path(args.bundle), 4, args.calibrate)
+            chosen, raw["calibration"] = calibrate.thresholds(model, layers, tokenizer, Path(args.bundle), 4, args.calibrate, against_all(msa))
             report["calibration"] = chosen
             msa |= {k: chosen[k] for k in ("refusal_bias", "round_min_score")}
             print(json.dumps(chosen), flush=True)
         for name in args.sets:
             raw[name] = {}
-            reader = Reader(model, layers, tokenizer, msa.get("refusal_bias", 0.0), raw[name], msa.get("reader_apart_margin"))
+            reader = Reader(model, layers, tokenizer, msa.get("refusal_bias", 0.0), raw[name], msa.get("reader_apart_margin"),
+                            against_all(msa))
             report[name] = evaluate_set(reader, Path(args.bundle), name, args, others, msa.get("round_min_score", float("-inf")))
             print(name, json.dumps(report[name]), flush=True)
             Path(args.out).write_text(json.dumps(report, indent=1) + "\n")

@@ -134,7 +134,8 @@ class Oracle:
         return scores, selected, folded, torch.stack(hidden), self.logits(x[-1])
 
     def generate(self, ids, limit, stop, first_bias=None):
-        """Greedy; logits of the first position, tokens, argmax margins. first_bias: (token, what its first logit gains)."""
+        """Greedy; logits of the first position, tokens, argmax margins. first_bias: (token, what its first logit gains, and whether
+        it has to beat the log-sum-exp of all others instead of the largest)."""
         full = len(ids) if self.msa.get("reader_attention", "causal") == "full" else 0
         ids, out, margins, first = list(ids), [], [], None
         for _ in range(limit):
@@ -142,8 +143,10 @@ class Oracle:
             if first is None:
                 first = logits
                 if first_bias:
+                    token, gain, against_all = first_bias
+                    others = without(logits, token)
                     logits = logits.clone()
-                    logits[first_bias[0]] += first_bias[1]
+                    logits[token] += gain - (float(others.logsumexp(0) - others.max()) if against_all else 0.0)
             top = logits.topk(2)
             out.append(int(top.indices[0]))
             margins.append(float(top.values[0] - top.values[1]))
@@ -198,7 +201,8 @@ def describe(oracle, tokenizer, spec, question, scores, selected, out, index) ->
     best = sorted(order[: spec["reader_documents"]])
     refusal = None
     if oracle.msa.get("refusal"):
-        refusal = (frames.encode(tokenizer, oracle.msa["refusal"])[0], oracle.msa.get("refusal_bias", 0.0))
+        refusal = (frames.encode(tokenizer, oracle.msa["refusal"])[0], oracle.msa.get("refusal_bias", 0.0),
+                   oracle.msa.get("refusal_against") == "all")
 
     def read(documents):
         """(prompt, ids, logits of the first position, tokens, argmax margins)"""
@@ -222,7 +226,11 @@ def describe(oracle, tokenizer, spec, question, scores, selected, out, index) ->
 
 def refusal_margin(logits, token: int) -> float:
     """How much larger the logit of the refusal's first token is than the largest other."""
-    return float(logits[token] - torch.cat((logits[:token], logits[token + 1:])).max())
+    return float(logits[token] - without(logits, token).max())
+
+
+def without(logits, token: int):
+    return torch.cat((logits[:token], logits[token + 1:]))
 
 
 def describe_inputs(oracle, tokenizer, chosen: dict, base: str, adapter: str, case: Path) -> dict:

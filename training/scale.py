@@ -26,6 +26,7 @@ from training.corpus import normal, read_xz, write_whole
 from training.evaluate import DOC_TOKENS, Reader, rank, recall, spread
 from training.model import Memory, MsaModel
 from training.prepare_data import wiki_articles
+from training.refusal import against_all
 
 GOLD_TOKENS = 15_000    # of the questions' own paragraphs: the smallest memory is little more than them
 
@@ -247,10 +248,10 @@ def run(args) -> None:
     head["questions"] = spread(head["questions"], args.limit)
     model.score, model._gather = score_in_blocks, gather_from_host
     bank, report = Growing(model, layers, tokenizer, sequences, max(args.sizes)), {"device": torch.cuda.get_device_name() if cuda else "cpu"}
-    bias, raw = read_msa(args.adapter).get("refusal_bias", 0.0), {}
+    msa, raw = read_msa(args.adapter), {}
     for size in args.sizes:
         bank.grow(size)
-        reader = Reader(model, layers, tokenizer, bias, raw.setdefault(str(size), {}))
+        reader = Reader(model, layers, tokenizer, msa.get("refusal_bias", 0.0), raw.setdefault(str(size), {}), against_all=against_all(msa))
         report[str(size)] = measure(reader, bank, head, args.read_limit)
         print(size, json.dumps(report[str(size)]), flush=True)
         Path(args.out).write_text(json.dumps(report, indent=1) + "\n")

@@ -51,7 +51,7 @@ def soup(adapters: list[tuple[str, dict[str, torch.Tensor]]]) -> dict[str, torch
 
 
 # How the weights are used, not what they are trained for: most of it is chosen anew for the mean (calibrate.py).
-USES = ("refusal", "refusal_bias", "round_min_score", "reader_apart_margin")
+USES = ("refusal", "refusal_bias", "refusal_against", "round_min_score", "reader_apart_margin")
 
 
 def common_config(configs: list[dict]) -> dict:

@@ -190,6 +190,12 @@ MemoryConfig ReadMemoryConfig(FieldReader& reader, int32_t num_layers) {
   memory.round_min_score = reader.Float("round_min_score", memory.round_min_score);
   memory.refusal = reader.String("refusal", "");
   memory.refusal_bias = reader.Float("refusal_bias", 0);
+  const std::string against = reader.String("refusal_against", "largest");
+  if (against == "all") {
+    memory.refusal_against_all = true;
+  } else if (against != "largest") {
+    reader.Fail("refusal_against", StrCat("is '", against, "'; known: largest, all"));
+  }
   if (reader.Find("reader_apart_margin") != nullptr) {
     memory.reader_apart_margin = reader.Float("reader_apart_margin", 0);
     if (memory.refusal.empty()) {

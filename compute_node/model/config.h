@@ -53,7 +53,9 @@ struct MemoryConfig {
   std::optional<float> reader_apart_margin;
   std::string refusal;     // what the model says where the texts hold no answer; empty: nothing set
   float refusal_bias = 0;  // added to the logit of the refusal's first token where an answer begins
-  int32_t part_tokens = 512;  // longer documents are split
+  // That logit is to beat all others together, their log-sum-exp, not the largest of them.
+  bool refusal_against_all = false;  // refusal_against == "all"
+  int32_t part_tokens = 512;         // longer documents are split
 };
 
 struct RopeConfig {

@@ -1,6 +1,7 @@
 #include "compute_node/decoding.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <limits>
 #include <memory>
@@ -22,6 +23,13 @@ TEST(MarginTest, IsOverTheLargestOther) {
   EXPECT_EQ(Margin({1, 4, 2.5}, 1), 1.5f);
   EXPECT_EQ(Margin({1, 4, 2.5}, 0), -3.0f);
   EXPECT_EQ(Margin({4, 4}, 0), 0.0f);
+}
+
+TEST(ExcessTest, IsOfTheOthersTogetherOverTheLargestOfThem) {
+  EXPECT_NEAR(Excess({1, 4, 4}, 0), std::log(2.0), 1e-6);
+  EXPECT_NEAR(Excess({1, 4, 4}, 1), std::log(1 + std::exp(-3.0)), 1e-6);
+  EXPECT_EQ(Excess({1, 4}, 0), 0.0f);
+  EXPECT_NEAR(Excess({0, 1000, 1000, -1000}, 0), std::log(2.0), 1e-6);
 }
 
 TEST(LeastRefusedTest, IsTheSmallestMarginWhereverItStands) {
@@ -322,6 +330,42 @@ TEST(DecodeTest, StopsBeforeTheStepAfterTheClientLeft) {
   };
   EXPECT_TRUE(absl::IsCancelled(decoder.Decode(ctx, state, options).status()));
   EXPECT_EQ(tokens, 3);
+}
+
+// Oracle: the token's probability, by softmax in double precision.
+TEST(DecodeTest, AFirstTokenAgainstAllIsTakenByItsLogOdds) {
+  constexpr int32_t kToken = 11;
+  const auto backend = *kernels::MakeBackend("reference", 1);
+  const ModelConfig config = *SyntheticConfig("msa-tiny");
+  const auto model = *Transformer::Make(
+      config, *SyntheticWeights(config, *backend, kernels::WeightFormat::kFloat32), *backend);
+  const auto tokenizer =
+      *Tokenizer::Load(std::string(MSA_SOURCE_DIR) + "/tests/golden/tokenizers/qwen_small.json");
+  StepBatcher steps(*model);
+  PassSharer passes(*model, /*joins=*/false);
+  Sampler sampler(0.0f, 7);
+  Decoder decoder(*model, *tokenizer, passes, steps, sampler);
+  const auto begins_with_it = [&](float added) {
+    Prefill state;
+    state.cache = std::make_unique<KvCache>(model->NewCache(64));
+    EXPECT_TRUE(decoder.Feed(state, {3, 1, 4, 1, 5}, /*causal=*/true).ok());
+    DecodeOptions options;
+    options.max_new_tokens = 1;
+    options.first = TokenBias{kToken, added, /*against_all=*/true};
+    return decoder.Decode({}, state, options)->ids == std::vector<int32_t>{kToken};
+  };
+  Prefill state;
+  state.cache = std::make_unique<KvCache>(model->NewCache(64));
+  ASSERT_TRUE(decoder.Feed(state, {3, 1, 4, 1, 5}, /*causal=*/true).ok());
+  const std::vector<float> logits = *model->Logits(state.last_hidden);
+  double others = 0;
+  for (size_t i = 0; i < logits.size(); ++i) {
+    if (i != kToken) others += std::exp(static_cast<double>(logits[i]));
+  }
+  const double odds = logits[kToken] - std::log(others);
+  ASSERT_GT(Excess(logits, kToken), 0.1f);  // which tells it from the largest alone
+  EXPECT_TRUE(begins_with_it(static_cast<float>(-odds + 0.01)));
+  EXPECT_FALSE(begins_with_it(static_cast<float>(-odds - 0.01)));
 }
 
 TEST(DecodeTest, OfADeviceThatFailedNoTokenIsWritten) {

@@ -17,7 +17,7 @@ from training.calibrate import refusal_bias, round_min_score
 from training.evaluate import after_two, at_bias
 from training.mine import Keys, best
 from training.model import MsaConfig, MsaModel
-from training.refusal import Said, first_token, say
+from training.refusal import Said, against_all, first_token, say
 from training.small_set import with_unanswerable
 from training.soup import common_config, mean_pair
 from training.tests import toy
@@ -47,6 +47,17 @@ class ThresholdTest(unittest.TestCase):
         self.assertEqual(at_bias(rows, 0.0), {"questions": 2, "em": 50.0, "f1": 50.0, "refused": 50.0})
         self.assertEqual(at_bias(rows, -2.0)["f1"], 100.0)
         self.assertEqual(at_bias(rows, 2.0)["refused"], 100.0)
+
+
+    def test_refusing_against_all_others_is_by_the_log_odds(self):
+        said = [Said(1.0, "Tiber", frames.REFUSAL, 0.5), Said(1.0, "Tiber", frames.REFUSAL, 1.5)]
+        asked = [{"answers": ["Tiber"]}] * 2
+        for against, refused in ((False, 100.0), (True, 50.0)):
+            reader = evaluate.Reader(None, [], None, 0.0, {}, against_all=against)
+            self.assertEqual(reader.score("gold", said, asked)["refused"], refused)
+        self.assertEqual([against_all(c) for c in ({}, {"refusal_against": "largest"}, {"refusal_against": "all"})], [False, False, True])
+        with self.assertRaisesRegex(ValueError, "refusal_against is 'most'; known: largest, all"):
+            against_all({"refusal_against": "most"})
 
 
 class StopLossTest(unittest.TestCase):
@@ -233,8 +244,10 @@ class ToyModelTest(unittest.TestCase):
                 others = logits.clone()
                 others[token] = float("-inf")
                 self.assertAlmostEqual(s.margin, (logits[token] - others.max()).item(), places=3)
-                self.assertEqual(s.text(-100.0), s.without)
-                self.assertEqual(s.text(100.0), s.with_first)
+                odds = logits.double().softmax(-1)[token]
+                self.assertAlmostEqual(s.inclination(True), (odds / (1 - odds)).log().item(), places=3)
+                self.assertEqual(s.inclination(False), s.margin)
+                self.assertLess(s.inclination(True), s.margin)      # several tokens may follow
 
 
 if __name__ == "__main__":

@@ -53,6 +53,7 @@ TEST(ConfigTest, ReadsAPublishedCheckpoint) {
   EXPECT_FALSE(config->memory.final_question_causal);
   EXPECT_EQ(config->memory.reader_question, ReaderQuestion::kAfter);
   EXPECT_FALSE(config->memory.reader_full_attention);
+  EXPECT_FALSE(config->memory.refusal_against_all);
   EXPECT_EQ(config->Routing().scale, 1.0f);
 }
 
@@ -61,16 +62,17 @@ TEST(ConfigTest, ReadsWhatACheckpointWasCalibratedFor) {
   config["msa_config"] = {{"router_layer_idx", "2,3"},  {"reader_question", "twice"},
                           {"reader_attention", "full"}, {"refusal", "No answer."},
                           {"refusal_bias", -0.875},     {"round_min_score", 0.46},
-                          {"reader_apart_margin", 1}};
+                          {"refusal_against", "all"},   {"reader_apart_margin", 1}};
   const auto parsed = ParseModelConfig(config.dump());
   ASSERT_TRUE(parsed.ok()) << parsed.status();
   EXPECT_EQ(parsed->memory.reader_question, ReaderQuestion::kTwice);
   EXPECT_TRUE(parsed->memory.reader_full_attention);
   EXPECT_EQ(parsed->memory.refusal, "No answer.");
   EXPECT_FLOAT_EQ(parsed->memory.refusal_bias, -0.875f);
+  EXPECT_TRUE(parsed->memory.refusal_against_all);
   EXPECT_FLOAT_EQ(parsed->memory.round_min_score, 0.46f);
   EXPECT_EQ(parsed->memory.reader_apart_margin, 1.0f);
-  for (const char* field : {"refusal_bias", "round_min_score", "reader_question",
+  for (const char* field : {"refusal_bias", "refusal_against", "round_min_score", "reader_question",
                             "reader_attention", "reader_apart_margin"}) {
     json wrong = config;
     wrong["msa_config"][field] = "much";
