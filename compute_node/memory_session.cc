@@ -102,7 +102,8 @@ MemorySession::MemorySession(const Transformer& transformer, const TemplatePrefi
       prefix_(prefix),
       memory_(memory),
       info_(std::move(info)),
-      allow_partial_(allow_partial) {
+      allow_partial_(allow_partial),
+      fetcher_(*memory.fetchers) {
   usage_.memory_parts = info_.num_parts;
   NoteMissing(info_.missing_shards);
 }
@@ -124,6 +125,7 @@ absl::StatusOr<std::unique_ptr<MemorySession>> MemorySession::Open(
 }
 
 MemorySession::~MemorySession() {
+  fetcher_.Stop();
   // The question's own deadline may be over; an unclosed session would only end by its ttl.
   rpc::CallContext ctx;
   ctx.deadline = absl::Now() + kCloseTimeout;
@@ -183,8 +185,13 @@ ContentCache::Key MemorySession::KeyOf(int32_t shard, int64_t reference, int32_t
   return {bank().uid, shard, start, reference, layer};
 }
 
-absl::StatusOr<std::shared_ptr<const ContentBlock>> MemorySession::Resident(
-    std::shared_ptr<const ContentBlock> block, bool& may_drop) {
+std::string MemorySession::NameOf(int32_t shard) const {
+  const auto index = static_cast<size_t>(shard);
+  return index < memory_.shard_names.size() ? memory_.shard_names[index] : std::to_string(shard);
+}
+
+absl::StatusOr<BlockFetcher::Block> MemorySession::Resident(BlockFetcher::Block block,
+                                                            bool& may_drop) {
   using enum kernels::Backend::Purpose;
   auto resident = MakeResident(transformer_.backend(), bank(), block, kCache);
   if (absl::IsResourceExhausted(resident.status()) && std::exchange(may_drop, false) &&
@@ -195,79 +202,77 @@ absl::StatusOr<std::shared_ptr<const ContentBlock>> MemorySession::Resident(
   return MakeResident(transformer_.backend(), bank(), std::move(block), kResident);
 }
 
-absl::StatusOr<std::vector<rpc::FetchedBlock>> MemorySession::Fetch(
-    const rpc::CallContext& ctx, int32_t layer, int32_t shard,
-    const std::vector<int64_t>& references) const {
-  rpc::FetchRequest request;
-  request.bank = bank().name;
-  request.snapshot_id = info_.shard_snapshots[shard];
-  request.references = references;
-  const std::vector<int32_t>& routed = bank().router_layers;
-  const auto first = std::lower_bound(routed.begin(), routed.end(), layer);
-  const auto count = std::min<int64_t>(memory_.prefetch_layers, routed.end() - first);
-  request.layers.assign(first, first + count);
+absl::StatusOr<BlockFetcher::Block> MemorySession::Keep(const ContentCache::Key& key,
+                                                        rpc::FetchedBlock fetched, bool& may_drop) {
+  fetched_bytes_ += static_cast<int64_t>(fetched.record.size());
+  MSA_ASSIGN_OR_RETURN(auto block, ParseContentBlock(bank(), fetched.reference, fetched.layer,
+                                                     std::move(fetched.record)));
+  MSA_ASSIGN_OR_RETURN(block, Resident(std::move(block), may_drop));
+  memory_.cache->Insert(key, block);
+  return block;
+}
+
+absl::Status MemorySession::Fetch(const rpc::CallContext& ctx, int32_t shard,
+                                  const rpc::FetchRequest& request,
+                                  const BlockFetcher::Sink& sink) {
   // A shard that hangs keeps all who share the pass and all who wait for the next: not for as long
   // as this question may last.
   rpc::CallContext limited = ctx;
   limited.deadline = std::min(ctx.deadline, absl::Now() + memory_.fetch_timeout);
-  std::vector<rpc::FetchedBlock> blocks;
-  const absl::Status status =
-      memory_.shards[shard]->FetchBlocks(limited, request, [&](rpc::FetchedBlock block) {
-        blocks.push_back(std::move(block));
-        return absl::OkStatus();
-      });
-  if (!status.ok()) {
-    const auto index = static_cast<size_t>(shard);
-    const std::string name =
-        index < memory_.shard_names.size() ? memory_.shard_names[index] : std::to_string(shard);
-    if (absl::IsDeadlineExceeded(status) && absl::Now() < ctx.deadline) {
-      return absl::UnavailableError(StrCat("shard '", name, "' gave no blocks in time"));
-    }
-    return rpc::NameLostSnapshot(status, name);
-  }
-  return blocks;
-}
-
-absl::Status MemorySession::Keep(int32_t shard, std::vector<rpc::FetchedBlock> blocks) {
   bool may_drop = true;  // once: what it cannot give the first time it cannot give the next
-  for (rpc::FetchedBlock& fetched : blocks) {
-    usage_.fetched_bytes += static_cast<int64_t>(fetched.record.size());
-    MSA_ASSIGN_OR_RETURN(auto block, ParseContentBlock(bank(), fetched.reference, fetched.layer,
-                                                       std::move(fetched.record)));
-    MSA_ASSIGN_OR_RETURN(block, Resident(std::move(block), may_drop));
-    const ContentCache::Key key = KeyOf(shard, fetched.reference, fetched.layer);
-    memory_.cache->Insert(key, block);
-    fetched_[key] = std::move(block);
+  absl::Status own;
+  const absl::Status status = memory_.shards[shard]->FetchBlocks(
+      limited, request, [&](rpc::FetchedBlock fetched) -> absl::Status {
+        const ContentCache::Key key = KeyOf(shard, fetched.reference, fetched.layer);
+        auto block = Keep(key, std::move(fetched), may_drop);
+        own = block.status();
+        if (block.ok()) sink(key, *std::move(block));
+        return own;
+      });
+  if (!own.ok()) {
+    absl::MutexLock lock(&mutex_);
+    own_error_.Update(own);
+    return own;
   }
-  return absl::OkStatus();
+  if (absl::IsDeadlineExceeded(status) && absl::Now() < ctx.deadline) {
+    return absl::UnavailableError(StrCat("shard '", NameOf(shard), "' gave no blocks in time"));
+  }
+  return rpc::NameLostSnapshot(status, NameOf(shard));
 }
 
-absl::Status MemorySession::FetchAll(const rpc::CallContext& ctx, int32_t layer,
-                                     const std::map<int32_t, std::vector<int64_t>>& references) {
-  std::vector<std::pair<int32_t, const std::vector<int64_t>*>> asked;  // shards, of what
-  for (const auto& [shard, numbers] : references) {
-    if (!unreachable_.contains(shard)) asked.emplace_back(shard, &numbers);
+void MemorySession::StartFetch(const rpc::CallContext& ctx, int32_t layer, int32_t shard,
+                               std::vector<int64_t> references) {
+  const std::vector<int32_t>& routed = bank().router_layers;
+  const auto first = std::lower_bound(routed.begin(), routed.end(), layer);
+  const auto count = std::min<int64_t>(memory_.prefetch_layers, routed.end() - first);
+  rpc::FetchRequest request;
+  request.bank = bank().name;
+  request.snapshot_id = info_.shard_snapshots[shard];
+  request.references = std::move(references);
+  request.layers.assign(first, first + count);
+  std::vector<ContentCache::Key> keys;
+  for (const int32_t wanted : request.layers) {
+    for (const int64_t reference : request.references) {
+      keys.push_back(KeyOf(shard, reference, wanted));
+    }
   }
-  std::vector<std::vector<rpc::FetchedBlock>> blocks(asked.size());
-  std::vector<absl::Status> statuses = rpc::AskTogether(
-      *memory_.fetchers, ctx, asked.size(), /*all_or_nothing=*/!allow_partial_,
-      [&](const rpc::CallContext& linked, size_t i) -> absl::Status {
-        MSA_ASSIGN_OR_RETURN(blocks[i], Fetch(linked, layer, asked[i].first, *asked[i].second));
-        return absl::OkStatus();
-      });
-  for (size_t i = 0; i < asked.size(); ++i) {
-    const int32_t shard = asked[i].first;
-    statuses[i] = statuses[i].ok() ? Keep(shard, std::move(blocks[i])) : Miss(shard, statuses[i]);
-  }
-  return rpc::FirstError(statuses);
+  fetcher_.Start(ctx, shard, keys,
+                 [this, shard, request = std::move(request)](const rpc::CallContext& linked,
+                                                             const BlockFetcher::Sink& sink) {
+                   return Fetch(linked, shard, request, sink);
+                 });
+}
+
+absl::Status MemorySession::OwnError() {
+  absl::MutexLock lock(&mutex_);
+  return own_error_;
 }
 
 absl::Status MemorySession::Miss(int32_t shard, const absl::Status& status) {
   if (!allow_partial_ || !absl::IsUnavailable(status)) return status;
   unreachable_.insert(shard);
-  const auto index = static_cast<size_t>(shard);
-  if (index >= memory_.shard_names.size()) return status;
-  NoteMissing({memory_.shard_names[index]});
+  if (static_cast<size_t>(shard) >= memory_.shard_names.size()) return status;
+  NoteMissing({memory_.shard_names[shard]});
   return absl::OkStatus();
 }
 
@@ -284,22 +289,28 @@ absl::Status MemorySession::Gather(const rpc::CallContext& ctx, int32_t layer,
     }
     const ContentCache::Key& key =
         order.emplace_back(KeyOf(part.shard, part.scored.reference, layer));
-    if (fetched_.contains(key)) continue;
+    if (fetcher_.Has(key)) continue;
     if (auto block = memory_.cache->Find(key); block != nullptr) {
-      fetched_[key] = std::move(block);
-    } else {
+      fetcher_.Put(key, std::move(block));
+    } else if (!unreachable_.contains(part.shard)) {
       missing[part.shard].push_back(key.reference);
     }
   }
-  MSA_RETURN_IF_ERROR(FetchAll(ctx, layer, missing));
+  for (auto& [shard, references] : missing) StartFetch(ctx, layer, shard, std::move(references));
+  const auto errors = fetcher_.Await(order, /*all_or_nothing=*/!allow_partial_);
+  usage_.fetched_bytes = fetched_bytes_;
+  if (!errors.empty()) MSA_RETURN_IF_ERROR(OwnError());
+  std::vector<absl::Status> statuses;
+  for (const auto& [shard, status] : errors) statuses.push_back(Miss(shard, status));
+  MSA_RETURN_IF_ERROR(rpc::FirstError(statuses));
   std::sort(order.begin(), order.end(),
             [](const auto& a, const auto& b) { return a.reference < b.reference; });
   for (const ContentCache::Key& key : order) {
-    const auto it = fetched_.find(key);
-    if (it == fetched_.end()) continue;  // deleted or out of reach since it was selected
-    context.layers[layer].push_back(it->second->view);
-    context.owners.push_back(it->second);
-    usage_.attended_chunks += it->second->view.num_tokens;
+    auto block = fetcher_.Find(key);
+    if (block == nullptr) continue;  // deleted or out of reach since it was selected
+    context.layers[layer].push_back(block->view);
+    usage_.attended_chunks += block->view.num_tokens;
+    context.owners.push_back(std::move(block));
   }
   return absl::OkStatus();
 }

@@ -4,15 +4,18 @@
 #ifndef MSA_COMPUTE_NODE_MEMORY_SESSION_H_
 #define MSA_COMPUTE_NODE_MEMORY_SESSION_H_
 
+#include <atomic>
 #include <cstdint>
-#include <map>
 #include <memory>
 #include <set>
 #include <string>
 #include <vector>
 
+#include "absl/base/thread_annotations.h"
 #include "absl/status/statusor.h"
+#include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
+#include "compute_node/block_fetcher.h"
 #include "compute_node/content_cache.h"
 #include "compute_node/dialogue.h"
 #include "compute_node/model/transformer.h"
@@ -30,9 +33,10 @@ struct MemoryAccess {
   std::vector<std::string> shard_names;   // the map's; empty where shards cannot be missed
   ContentCache* cache = nullptr;
   PassSharer* passes = nullptr;
-  // Layers fetched at once for a document not in the cache, from the one that selected it on.
+  // Layers asked for at once for a document not in the cache, from the one that selected it on,
+  // which alone is waited for.
   int prefetch_layers = 1;
-  rpc::WorkerPool* fetchers = nullptr;               // asks several shards at once
+  rpc::WorkerPool* fetchers = nullptr;               // where blocks come in
   absl::Duration fetch_timeout = absl::Seconds(60);  // of one shard's blocks
 };
 
@@ -99,20 +103,23 @@ class MemorySession {
   // meanwhile and, with allow_partial, those of a shard that cannot be reached any more.
   absl::Status Gather(const rpc::CallContext& ctx, int32_t layer,
                       const std::vector<rpc::RoutedPart>& parts, AttentionContext& context);
-  // Where it is attended to; blocks that nobody reads make room for it, once while `may_drop`.
-  absl::StatusOr<std::shared_ptr<const ContentBlock>> Resident(
-      std::shared_ptr<const ContentBlock> block, bool& may_drop);
-  // What the shard sends. UNAVAILABLE, naming it, when it has not answered in fetch_timeout.
-  absl::StatusOr<std::vector<rpc::FetchedBlock>> Fetch(
-      const rpc::CallContext& ctx, int32_t layer, int32_t shard,
-      const std::vector<int64_t>& references) const;
-  // Fetch of all shards at once, by shard; keeps what they send. With allow_partial UNAVAILABLE is
-  // no error: the shard is missing from then on. That of this node's own device is.
-  absl::Status FetchAll(const rpc::CallContext& ctx, int32_t layer,
-                        const std::map<int32_t, std::vector<int64_t>>& references);
+  // Asks for the parts' blocks of `layer` and of the layers that are fetched with it.
+  void StartFetch(const rpc::CallContext& ctx, int32_t layer, int32_t shard,
+                  std::vector<int64_t> references);
+  // What the shard sends, as it comes. UNAVAILABLE, naming it, when it has not sent all in
+  // fetch_timeout. On any thread, as the two below.
+  absl::Status Fetch(const rpc::CallContext& ctx, int32_t shard, const rpc::FetchRequest& request,
+                     const BlockFetcher::Sink& sink);
+  // Verified, and where it is attended to; blocks that nobody reads make room for it, once while
+  // `may_drop`.
+  absl::StatusOr<BlockFetcher::Block> Keep(const ContentCache::Key& key, rpc::FetchedBlock fetched,
+                                           bool& may_drop);
+  absl::StatusOr<BlockFetcher::Block> Resident(BlockFetcher::Block block, bool& may_drop);
+  // With allow_partial UNAVAILABLE is no error: the shard is missing from then on. That of this
+  // node's own device is.
   absl::Status Miss(int32_t shard, const absl::Status& status);
-  // Verified, and where they are attended to.
-  absl::Status Keep(int32_t shard, std::vector<rpc::FetchedBlock> blocks);
+  absl::Status OwnError();
+  std::string NameOf(int32_t shard) const;
   void NoteMissing(const std::vector<std::string>& shards);
   ContentCache::Key KeyOf(int32_t shard, int64_t reference, int32_t layer) const;
 
@@ -127,8 +134,12 @@ class MemorySession {
   std::set<int32_t> unreachable_;  // shards that gave no blocks, not asked again
   rpc::Usage usage_;
   rpc::Timings timings_;
-  // Blocks of this session: the cache may drop one before its layer comes.
-  absl::flat_hash_map<ContentCache::Key, std::shared_ptr<const ContentBlock>> fetched_;
+  std::atomic<int64_t> fetched_bytes_ = 0;
+  absl::Mutex mutex_;
+  absl::Status own_error_ ABSL_GUARDED_BY(mutex_);  // of keeping what came, not of a shard
+  // Blocks of this session: the cache may drop one before its layer comes. Last: its calls use the
+  // rest.
+  BlockFetcher fetcher_;
 };
 
 }  // namespace msa::compute_node

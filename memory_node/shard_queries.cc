@@ -106,34 +106,34 @@ absl::Status LocalShard::FetchBlocks(const rpc::CallContext& ctx, const rpc::Fet
     if (LayerIndex(bank->spec(), layer) < 0) return UnknownLayer(bank->spec(), layer);
   }
   MSA_ASSIGN_OR_RETURN(const auto snapshot, snapshots_.Use(request.snapshot_id, *bank));
-  for (int64_t reference : request.references) {
-    MSA_RETURN_IF_ERROR(rpc::CheckCaller(ctx));
-    MSA_RETURN_IF_ERROR(FetchPart(*snapshot, reference, request, sink));
+  for (int32_t layer : request.layers) {
+    for (int64_t reference : request.references) {
+      MSA_RETURN_IF_ERROR(rpc::CheckCaller(ctx));
+      MSA_RETURN_IF_ERROR(FetchBlock(*snapshot, reference, layer, sink));
+    }
   }
   return absl::OkStatus();
 }
 
-absl::Status LocalShard::FetchPart(SnapshotState& snapshot, int64_t reference,
-                                   const rpc::FetchRequest& request,
-                                   const std::function<absl::Status(rpc::FetchedBlock)>& sink) {
+absl::Status LocalShard::FetchBlock(SnapshotState& snapshot, int64_t reference, int32_t layer,
+                                    const std::function<absl::Status(rpc::FetchedBlock)>& sink) {
   Bank& bank = *snapshot.bank;
   const DocumentEntryPtr entry = bank.FindPart(reference).entry;
-  for (int32_t layer : request.layers) {
-    if (entry == nullptr || !bank.index().Visible(reference, snapshot.sequence)) break;
-    auto block = ReadContent(*store_, bank.spec(), *entry, reference, layer);
-    if (absl::IsNotFound(block.status())) {
-      // Swept meanwhile, or lost.
-      if (!bank.index().Visible(reference, snapshot.sequence) || snapshot.closed) break;
-      block = absl::DataLossError("missing");
-    }
-    if (absl::IsDataLoss(block.status())) {
-      return Damaged(bank, entry->id, StrCat("content of layer ", layer, ", reference ", reference),
-                     block.status());
-    }
-    MSA_RETURN_IF_ERROR(block.status());
-    MSA_RETURN_IF_ERROR(sink({reference, layer, *std::move(block)}));
+  const auto gone = [&] {
+    return entry == nullptr || !bank.index().Visible(reference, snapshot.sequence);
+  };
+  if (gone()) return absl::OkStatus();
+  auto block = ReadContent(*store_, bank.spec(), *entry, reference, layer);
+  if (absl::IsNotFound(block.status())) {
+    if (gone() || snapshot.closed) return absl::OkStatus();  // swept meanwhile
+    block = absl::DataLossError("missing");
   }
-  return absl::OkStatus();
+  if (absl::IsDataLoss(block.status())) {
+    return Damaged(bank, entry->id, StrCat("content of layer ", layer, ", reference ", reference),
+                   block.status());
+  }
+  MSA_RETURN_IF_ERROR(block.status());
+  return sink({reference, layer, *std::move(block)});
 }
 
 }  // namespace msa::memory_node

@@ -180,7 +180,7 @@ class MemoryShard {
   // Best first, over every part the snapshot sees, by the mean of the layers routed in `round`.
   virtual absl::StatusOr<std::vector<RankedPart>> Rank(const CallContext& ctx,
                                                        const RankRequest& request) = 0;
-  // Calls `sink` once a block, reference-major; blocks of references gone meanwhile are left out. A
+  // Calls `sink` once a block, layer-major; blocks of references gone meanwhile are left out. A
   // damaged block is not sent: DATA_LOSS naming document and layer. Stops at the first error of
   // `sink`.
   virtual absl::Status FetchBlocks(const CallContext& ctx, const FetchRequest& request,

@@ -104,14 +104,18 @@ absl::Status Fetch(MemoryShard* shard, ServerCall& call, const pb::FetchBlocksRe
                              .references = ToVector<int64_t>(message.references()),
                              .layers = ToVector<int32_t>(message.layers())};
   BlockPacker packer;
+  int32_t layer = -1;  // of what is packed
   const auto send = [&call, &packer] {
     return call.Write(packer.Take()) ? absl::OkStatus()
                                      : absl::CancelledError("the client is gone");
   };
   const absl::Status status =
       shard->FetchBlocks(call.context(), request, [&](FetchedBlock block) -> absl::Status {
-        // A message larger than peers accept would end the call without words.
-        if (!packer.empty() && packer.size() + block.record.size() > kMaxRpcMessageBytes / 2) {
+        // A layer that is whole is waited for; and a message larger than peers accept would end
+        // the call without words.
+        const bool next = std::exchange(layer, block.layer) != block.layer;
+        if (!packer.empty() &&
+            (next || packer.size() + block.record.size() > kMaxRpcMessageBytes / 2)) {
           MSA_RETURN_IF_ERROR(send());
         }
         packer.Add(block);

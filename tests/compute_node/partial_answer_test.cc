@@ -18,9 +18,9 @@
 #include "memory_node/document_store.h"
 #include "memory_node/shard.h"
 #include "router/router.h"
-#include "rpc/caller.h"
 #include "tests/compute_node/added_documents.h"
 #include "tests/compute_node/tiny_model.h"
+#include "tests/compute_node/until_unwanted.h"
 #include "tests/support/fake_shard.h"
 
 namespace msa::compute_node {
@@ -170,16 +170,17 @@ TEST_F(PartialAnswerTest, ShardsAreAskedForBlocksAtOnce) {
 
 TEST_F(PartialAnswerTest, OfShardsAskedTogetherTheOthersAreNotWaitedForWhenOneFails) {
   testing::FakeShard shards[2];
+  absl::Notification asked;
   absl::Status other;
-  shards[0].before = [](const std::string& method, const rpc::CallContext&) {
-    return method == "FetchBlocks" ? absl::UnavailableError("gone") : absl::OkStatus();
-  };
-  shards[1].before = [&other](const std::string& method, const rpc::CallContext& ctx) {
+  shards[0].before = [&asked](const std::string& method, const rpc::CallContext&) {
     if (method != "FetchBlocks") return absl::OkStatus();
-    absl::Mutex mutex;
-    absl::MutexLock lock(&mutex);
-    bool never = false;
-    other = rpc::AwaitFor(ctx, mutex, absl::Condition(&never), "late");
+    asked.WaitForNotification();
+    return absl::UnavailableError("gone");
+  };
+  shards[1].before = [&](const std::string& method, const rpc::CallContext& ctx) {
+    if (method != "FetchBlocks") return absl::OkStatus();
+    asked.Notify();
+    other = UntilUnwanted(ctx);
     return other;
   };
   Move(shards);
@@ -201,7 +202,9 @@ class FailingDeviceTest : public PartialAnswerTest {
 };
 
 TEST_F(FailingDeviceTest, IsNoMissingShard) {
-  dying_.before = nullptr;
+  dying_.before = [](const std::string& method, const rpc::CallContext& ctx) {
+    return method == "FetchBlocks" ? UntilUnwanted(ctx) : absl::OkStatus();
+  };
   for (const bool allow_partial : {false, true}) {
     const absl::Status status = Retrieve(allow_partial).status();
     EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable) << status;

@@ -2,11 +2,14 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <functional>
 #include <memory>
 #include <optional>
 #include <random>
+#include <string>
 
 #include "absl/strings/str_cat.h"
+#include "absl/synchronization/notification.h"
 #include "rpc/client_call.h"
 #include "tests/rpc/loopback.h"
 #include "tests/support/fake_compute_node.h"
@@ -153,11 +156,49 @@ TEST_F(ShardLoopback, ManyBlocksArriveWholeAndInOrder) {
   ASSERT_TRUE(status.ok()) << status;
   ASSERT_EQ(blocks.size(), 800u);
   for (size_t i = 0; i < blocks.size(); ++i) {
-    const EncodedPart& part = document.parts[i / 2 * 25];
+    const EncodedPart& part = document.parts[i % 400 * 25];
     EXPECT_EQ(blocks[i].reference, part.reference);
-    EXPECT_EQ(blocks[i].layer, i % 2 == 0 ? 3 : 5);
-    ASSERT_EQ(blocks[i].record.view(), part.layers[i % 2].content.view());
+    EXPECT_EQ(blocks[i].layer, i < 400 ? 3 : 5);
+    ASSERT_EQ(blocks[i].record.view(), part.layers[i / 400].content.view());
   }
+}
+
+// Has more than a block of the second layer only once the first layer's have arrived.
+class OneLayerAfterTheOther : public FakeShard {
+ public:
+  absl::Status FetchBlocks(const CallContext&, const FetchRequest& request,
+                           const std::function<absl::Status(FetchedBlock)>& sink) override {
+    for (const int32_t layer : request.layers) {
+      for (const int64_t reference : request.references) {
+        const absl::Status sent = sink({reference, layer, Payload(std::string("block"))});
+        if (!sent.ok()) return sent;
+        if (layer == request.layers[0]) continue;
+        in_time &= arrived.WaitForNotificationWithTimeout(absl::Seconds(20));
+      }
+    }
+    return absl::OkStatus();
+  }
+  absl::Notification arrived;
+  bool in_time = true;
+};
+
+TEST(ShardLoopbackTest, ALayersBlocksDoNotWaitForTheNextLayers) {
+  OneLayerAfterTheOther local;
+  const auto server = ServeLoopback(static_cast<MemoryShard*>(&local));
+  const auto remote = MakeRemoteMemoryShard(ClientOf(*server, "shard 'a'"));
+  const FetchRequest request{
+      .bank = "bank", .snapshot_id = 1, .references = {4, 9}, .layers = {3, 5}};
+  int blocks = 0;
+  EXPECT_TRUE(remote
+                  ->FetchBlocks(Within(absl::Seconds(60)), request,
+                                [&](const FetchedBlock& block) {
+                                  if (++blocks == 2) local.arrived.Notify();
+                                  EXPECT_EQ(block.layer, blocks <= 2 ? 3 : 5);
+                                  return absl::OkStatus();
+                                })
+                  .ok());
+  EXPECT_EQ(blocks, 4);
+  EXPECT_TRUE(local.in_time);
 }
 
 TEST_F(ShardLoopback, FetchStopsAtTheSinksError) {

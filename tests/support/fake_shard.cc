@@ -342,13 +342,13 @@ absl::Status FakeShard::FetchBlocks(const rpc::CallContext& ctx, const rpc::Fetc
     MSA_ASSIGN_OR_RETURN(Bank* const bank, Find(request.bank));
     MSA_ASSIGN_OR_RETURN(OpenedSnapshot* const snapshot, Use(request.snapshot_id));
     const auto& layers = bank->spec.router_layers;
-    for (int64_t reference : request.references) {
-      for (const auto& [id, stored] : snapshot->documents) {
-        if (!Alive(*snapshot, id, stored)) continue;
-        for (const rpc::EncodedPart& part : stored.encoded.parts) {
-          if (part.reference != reference) continue;
-          for (int32_t layer : request.layers) {
-            const auto at = std::find(layers.begin(), layers.end(), layer) - layers.begin();
+    for (int32_t layer : request.layers) {
+      const auto at = std::find(layers.begin(), layers.end(), layer) - layers.begin();
+      for (int64_t reference : request.references) {
+        for (const auto& [id, stored] : snapshot->documents) {
+          if (!Alive(*snapshot, id, stored)) continue;
+          for (const rpc::EncodedPart& part : stored.encoded.parts) {
+            if (part.reference != reference) continue;
             blocks.push_back({reference, layer, part.layers[at].content});
           }
         }

@@ -252,7 +252,7 @@ TEST_P(MemoryShardContract, BlocksComeAsTheyWerePut) {
           return absl::OkStatus();
         }));
     using Block = std::pair<int64_t, int32_t>;
-    EXPECT_THAT(order, ElementsAre(Block(7, 5), Block(7, 2), Block(4, 5), Block(4, 2)));
+    EXPECT_THAT(order, ElementsAre(Block(7, 5), Block(4, 5), Block(7, 2), Block(4, 2)));
   }
 }
 
