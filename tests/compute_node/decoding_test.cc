@@ -304,21 +304,29 @@ class FailingHead : public kernels::ForwardingBackend {
   mutable bool failed = false;
 };
 
-TEST(DecodeTest, StopsBeforeTheStepAfterTheClientLeft) {
-  const auto backend = *kernels::MakeBackend("reference", 1);
-  const ModelConfig config = *SyntheticConfig("msa-tiny");
-  const auto model = *Transformer::Make(
-      config, *SyntheticWeights(config, *backend, kernels::WeightFormat::kFloat32), *backend);
-  const auto tokenizer =
+class GreedyDecodeTest : public ::testing::Test {
+ protected:
+  Prefill FedPrompt() {
+    Prefill state;
+    state.cache = std::make_unique<KvCache>(model_->NewCache(64));
+    EXPECT_TRUE(decoder_.Feed(state, {3, 1, 4, 1, 5}, /*causal=*/true).ok());
+    return state;
+  }
+
+  const std::unique_ptr<kernels::Backend> backend_ = *kernels::MakeBackend("reference", 1);
+  const ModelConfig config_ = *SyntheticConfig("msa-tiny");
+  const std::unique_ptr<Transformer> model_ = *Transformer::Make(
+      config_, *SyntheticWeights(config_, *backend_, kernels::WeightFormat::kFloat32), *backend_);
+  const std::unique_ptr<Tokenizer> tokenizer_ =
       *Tokenizer::Load(std::string(MSA_SOURCE_DIR) + "/tests/golden/tokenizers/qwen_small.json");
-  StepBatcher steps(*model);
-  PassSharer passes(*model, /*joins=*/false);
-  Sampler sampler(0.0f, 7);
-  Decoder decoder(*model, *tokenizer, passes, steps, sampler);
-  Prefill state;
-  state.cache = std::make_unique<KvCache>(model->NewCache(64));
-  const std::vector<int32_t> prompt = {3, 1, 4, 1, 5};
-  ASSERT_TRUE(decoder.Feed(state, prompt, /*causal=*/true).ok());
+  StepBatcher steps_{*model_};
+  PassSharer passes_{*model_, /*joins=*/false};
+  Sampler sampler_{0.0f, 7};
+  Decoder decoder_{*model_, *tokenizer_, passes_, steps_, sampler_};
+};
+
+TEST_F(GreedyDecodeTest, StopsBeforeTheStepAfterTheClientLeft) {
+  Prefill state = FedPrompt();
   int tokens = 0;
   rpc::CallContext ctx;
   ctx.cancelled = [&] { return tokens == 3; };
@@ -328,36 +336,21 @@ TEST(DecodeTest, StopsBeforeTheStepAfterTheClientLeft) {
     ++tokens;
     return false;
   };
-  EXPECT_TRUE(absl::IsCancelled(decoder.Decode(ctx, state, options).status()));
+  EXPECT_TRUE(absl::IsCancelled(decoder_.Decode(ctx, state, options).status()));
   EXPECT_EQ(tokens, 3);
 }
 
 // Oracle: the token's probability, by softmax in double precision.
-TEST(DecodeTest, AFirstTokenAgainstAllIsTakenByItsLogOdds) {
+TEST_F(GreedyDecodeTest, AFirstTokenAgainstAllIsTakenByItsLogOdds) {
   constexpr int32_t kToken = 11;
-  const auto backend = *kernels::MakeBackend("reference", 1);
-  const ModelConfig config = *SyntheticConfig("msa-tiny");
-  const auto model = *Transformer::Make(
-      config, *SyntheticWeights(config, *backend, kernels::WeightFormat::kFloat32), *backend);
-  const auto tokenizer =
-      *Tokenizer::Load(std::string(MSA_SOURCE_DIR) + "/tests/golden/tokenizers/qwen_small.json");
-  StepBatcher steps(*model);
-  PassSharer passes(*model, /*joins=*/false);
-  Sampler sampler(0.0f, 7);
-  Decoder decoder(*model, *tokenizer, passes, steps, sampler);
   const auto begins_with_it = [&](float added) {
-    Prefill state;
-    state.cache = std::make_unique<KvCache>(model->NewCache(64));
-    EXPECT_TRUE(decoder.Feed(state, {3, 1, 4, 1, 5}, /*causal=*/true).ok());
+    Prefill state = FedPrompt();
     DecodeOptions options;
     options.max_new_tokens = 1;
     options.first = TokenBias{kToken, added, /*against_all=*/true};
-    return decoder.Decode({}, state, options)->ids == std::vector<int32_t>{kToken};
+    return decoder_.Decode({}, state, options)->ids == std::vector<int32_t>{kToken};
   };
-  Prefill state;
-  state.cache = std::make_unique<KvCache>(model->NewCache(64));
-  ASSERT_TRUE(decoder.Feed(state, {3, 1, 4, 1, 5}, /*causal=*/true).ok());
-  const std::vector<float> logits = *model->Logits(state.last_hidden);
+  const std::vector<float> logits = *model_->Logits(FedPrompt().last_hidden);
   double others = 0;
   for (size_t i = 0; i < logits.size(); ++i) {
     if (i != kToken) others += std::exp(static_cast<double>(logits[i]));
