@@ -10,7 +10,10 @@ void BlockFetcher::Start(const rpc::CallContext& ctx, int32_t shard, absl::Span<
   running->shard = shard;
   {
     absl::MutexLock lock(&mutex_);
-    for (const Key& key : keys) expected_[key] = {running, nullptr};
+    for (const Key& key : keys) {
+      Expected& expected = expected_[key];
+      if (expected.block == nullptr) expected.call = running;
+    }
     ++running_;
   }
   rpc::CallContext linked = ctx;
@@ -18,10 +21,13 @@ void BlockFetcher::Start(const rpc::CallContext& ctx, int32_t shard, absl::Span<
     return stopped_ || (cancelled && cancelled());
   };
   auto run = [this, running, linked = std::move(linked), call = std::move(call)] {
-    absl::Status status = call(linked, [this](const Key& key, Block block) {
-      absl::MutexLock lock(&mutex_);
-      expected_[key].block = std::move(block);
-    });
+    absl::Status status =
+        call(linked, [this, &running](const Key& key, absl::StatusOr<Block> block) {
+          absl::MutexLock lock(&mutex_);
+          running->kept = block.status();
+          if (block.ok()) expected_[key].block = *std::move(block);
+          return running->kept;
+        });
     absl::MutexLock lock(&mutex_);
     running->status = std::move(status);
     running->ended = true;
@@ -57,8 +63,8 @@ std::vector<std::shared_ptr<const BlockFetcher::Running>> BlockFetcher::Owing(
   return calls;
 }
 
-std::map<int32_t, absl::Status> BlockFetcher::Await(absl::Span<const Key> keys,
-                                                    bool all_or_nothing) {
+absl::StatusOr<std::map<int32_t, absl::Status>> BlockFetcher::Await(absl::Span<const Key> keys,
+                                                                    bool all_or_nothing) {
   absl::MutexLock lock(&mutex_);
   const auto settled = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     bool all_ended = true;
@@ -71,7 +77,10 @@ std::map<int32_t, absl::Status> BlockFetcher::Await(absl::Span<const Key> keys,
   mutex_.Await(absl::Condition(&settled));
   std::map<int32_t, absl::Status> errors;
   for (const auto& call : Owing(keys)) {
-    if (!call->status.ok()) errors.emplace(call->shard, call->status);
+    if (!call->kept.ok()) return call->kept;
+    if (call->status.ok()) continue;
+    absl::Status& error = errors[call->shard];
+    if (error.ok() || absl::IsUnavailable(error)) error = call->status;
   }
   if (all_or_nothing && !errors.empty()) stopped_ = true;
   return errors;

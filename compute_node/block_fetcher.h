@@ -13,6 +13,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/types/span.h"
 #include "compute_node/content_cache.h"
@@ -26,8 +27,10 @@ class BlockFetcher {
  public:
   using Key = ContentCache::Key;
   using Block = std::shared_ptr<const ContentBlock>;
-  using Sink = std::function<void(const Key& key, Block block)>;
-  // Gives what it is started for to `sink`, in any order; what it leaves out is gone. Heeds `ctx`.
+  // Of what has come; an error when it could not be kept, which ends the call.
+  using Sink = std::function<absl::Status(const Key& key, absl::StatusOr<Block> block)>;
+  // Gives what it is started for to `sink`, in any order; what it leaves out is gone. Heeds `ctx`,
+  // ends with the error of `sink`.
   using Call = std::function<absl::Status(const rpc::CallContext& ctx, const Sink& sink)>;
 
   explicit BlockFetcher(rpc::WorkerPool& pool) : pool_(pool) {}
@@ -45,9 +48,11 @@ class BlockFetcher {
   // Null: it has not come.
   Block Find(const Key& key) const;
   // Until each of `keys` has come or its call has ended; with `all_or_nothing` the first error of
-  // such a call ends the wait, and all calls. Errors of calls that still owe some of `keys`, by
-  // shard.
-  std::map<int32_t, absl::Status> Await(absl::Span<const Key> keys, bool all_or_nothing);
+  // such a call ends the wait, and all calls. Gives the errors of calls that still owe some of
+  // `keys`, by shard, of several the one that is not UNAVAILABLE; fails where it was this node that
+  // could not keep what came.
+  absl::StatusOr<std::map<int32_t, absl::Status>> Await(absl::Span<const Key> keys,
+                                                        bool all_or_nothing);
   // Cancels the calls under way and waits for their ends.
   void Stop();
 
@@ -56,6 +61,7 @@ class BlockFetcher {
     int32_t shard = 0;
     bool ended = false;
     absl::Status status;
+    absl::Status kept;  // what `sink` was given last
   };
   struct Expected {
     std::shared_ptr<const Running> call;  // null: none was needed

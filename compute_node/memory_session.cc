@@ -220,20 +220,11 @@ absl::Status MemorySession::Fetch(const rpc::CallContext& ctx, int32_t shard,
   rpc::CallContext limited = ctx;
   limited.deadline = std::min(ctx.deadline, absl::Now() + memory_.fetch_timeout);
   bool may_drop = true;  // once: what it cannot give the first time it cannot give the next
-  absl::Status own;
-  const absl::Status status = memory_.shards[shard]->FetchBlocks(
-      limited, request, [&](rpc::FetchedBlock fetched) -> absl::Status {
+  const absl::Status status =
+      memory_.shards[shard]->FetchBlocks(limited, request, [&](rpc::FetchedBlock fetched) {
         const ContentCache::Key key = KeyOf(shard, fetched.reference, fetched.layer);
-        auto block = Keep(key, std::move(fetched), may_drop);
-        own = block.status();
-        if (block.ok()) sink(key, *std::move(block));
-        return own;
+        return sink(key, Keep(key, std::move(fetched), may_drop));
       });
-  if (!own.ok()) {
-    absl::MutexLock lock(&mutex_);
-    own_error_.Update(own);
-    return own;
-  }
   if (absl::IsDeadlineExceeded(status) && absl::Now() < ctx.deadline) {
     return absl::UnavailableError(StrCat("shard '", NameOf(shard), "' gave no blocks in time"));
   }
@@ -261,11 +252,6 @@ void MemorySession::StartFetch(const rpc::CallContext& ctx, int32_t layer, int32
                                                              const BlockFetcher::Sink& sink) {
                    return Fetch(linked, shard, request, sink);
                  });
-}
-
-absl::Status MemorySession::OwnError() {
-  absl::MutexLock lock(&mutex_);
-  return own_error_;
 }
 
 absl::Status MemorySession::Miss(int32_t shard, const absl::Status& status) {
@@ -297,9 +283,8 @@ absl::Status MemorySession::Gather(const rpc::CallContext& ctx, int32_t layer,
     }
   }
   for (auto& [shard, references] : missing) StartFetch(ctx, layer, shard, std::move(references));
-  const auto errors = fetcher_.Await(order, /*all_or_nothing=*/!allow_partial_);
-  usage_.fetched_bytes = fetched_bytes_;
-  if (!errors.empty()) MSA_RETURN_IF_ERROR(OwnError());
+  MSA_ASSIGN_OR_RETURN(const auto errors,
+                       fetcher_.Await(order, /*all_or_nothing=*/!allow_partial_));
   std::vector<absl::Status> statuses;
   for (const auto& [shard, status] : errors) statuses.push_back(Miss(shard, status));
   MSA_RETURN_IF_ERROR(rpc::FirstError(statuses));

@@ -11,9 +11,7 @@
 #include <string>
 #include <vector>
 
-#include "absl/base/thread_annotations.h"
 #include "absl/status/statusor.h"
-#include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "compute_node/block_fetcher.h"
 #include "compute_node/content_cache.h"
@@ -91,7 +89,11 @@ class MemorySession {
   const std::vector<std::string>& missing_shards() const { return missing_; }
   // Of all layers routed so far, where the session compares scans.
   const std::vector<rpc::ScanComparison>& comparisons() const { return comparisons_; }
-  rpc::Usage& usage() { return usage_; }
+  // fetched_bytes: of what has come so far.
+  rpc::Usage& usage() {
+    usage_.fetched_bytes = fetched_bytes_;
+    return usage_;
+  }
   rpc::Timings& timings() { return timings_; }
 
  private:
@@ -118,7 +120,6 @@ class MemorySession {
   // With allow_partial UNAVAILABLE is no error: the shard is missing from then on. That of this
   // node's own device is.
   absl::Status Miss(int32_t shard, const absl::Status& status);
-  absl::Status OwnError();
   std::string NameOf(int32_t shard) const;
   void NoteMissing(const std::vector<std::string>& shards);
   ContentCache::Key KeyOf(int32_t shard, int64_t reference, int32_t layer) const;
@@ -135,8 +136,6 @@ class MemorySession {
   rpc::Usage usage_;
   rpc::Timings timings_;
   std::atomic<int64_t> fetched_bytes_ = 0;
-  absl::Mutex mutex_;
-  absl::Status own_error_ ABSL_GUARDED_BY(mutex_);  // of keeping what came, not of a shard
   // Blocks of this session: the cache may drop one before its layer comes. Last: its calls use the
   // rest.
   BlockFetcher fetcher_;

@@ -21,8 +21,9 @@ namespace {
 constexpr size_t kMaxConfigBytes = 1u << 20;
 // Words may merge differently at a part's edges once it is wrapped.
 constexpr int32_t kSeamTokens = 2;
-// Of all questions; one that finds none free asks its shards in turn.
-constexpr int kFetchers = 64;
+// Of all questions, a shard each and more where layers ask anew; one that finds none free asks its
+// shards in turn, and each to its end.
+constexpr int kFetchers = 256;
 
 absl::Status InFile(const absl::Status& status, const std::string& file) {
   if (status.ok()) return status;

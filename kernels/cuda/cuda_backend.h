@@ -12,7 +12,8 @@
 
 namespace msa::kernels {
 
-// FAILED_PRECONDITION naming what is missing: a driver, the GPU asked for, a recent enough one.
+// FAILED_PRECONDITION naming what is missing: a driver, the GPU asked for, a recent enough one;
+// RESOURCE_EXHAUSTED for a GPU whose memory is taken.
 absl::StatusOr<std::unique_ptr<Backend>> MakeCudaBackend(const BackendOptions& options);
 
 // One a GPU number, and what joins them (null for one GPU). FAILED_PRECONDITION, too, when NCCL is

@@ -61,15 +61,19 @@ class EventMark : public Mark {
 thread_local Device::RecordingScope* recording = nullptr;
 
 absl::Status Missing(cudaError_t error, std::string_view what) {
-  if (error == cudaErrorMemoryAllocation) {
-    return absl::ResourceExhaustedError(
-        StrCat("the cuda backend cannot start: ", what,
-               " (its memory is taken); nvidia-smi shows by which processes: end one, or name "
-               "another GPU (--gpus)"));
-  }
   return absl::FailedPreconditionError(StrCat("the cuda backend cannot start: ", what, " (",
                                               cudaGetErrorString(error),
                                               "); use --backend cpu on this machine"));
+}
+
+// Of a GPU that is there.
+absl::Status Unusable(cudaError_t error, int gpu, std::string_view what) {
+  const std::string named = StrCat("GPU ", gpu, " ", what);
+  if (error != cudaErrorMemoryAllocation) return Missing(error, named);
+  return absl::ResourceExhaustedError(
+      StrCat("the cuda backend cannot start: ", named,
+             ", for its memory is taken; nvidia-smi shows by which processes: end one, or name "
+             "another GPU (--gpus)"));
 }
 
 }  // namespace
@@ -99,7 +103,7 @@ absl::Status Device::Init(const BackendOptions& options) {
   ordinal_ = options.gpu;
   cudaDeviceProp properties;
   if (cudaError_t error = cudaGetDeviceProperties(&properties, ordinal_); error != cudaSuccess) {
-    return Missing(error, "the GPU does not answer");
+    return Unusable(error, ordinal_, "does not answer");
   }
   name_ = properties.name;
   compute_major_ = properties.major;
@@ -107,13 +111,13 @@ absl::Status Device::Init(const BackendOptions& options) {
   Activate();
   if (cudaError_t error = cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking);
       error != cudaSuccess) {
-    return Missing(error, "the GPU takes no work");
+    return Unusable(error, ordinal_, "takes no work");
   }
   for (int i = 0; i < kWaiters; ++i) {
     cudaEvent_t event = nullptr;
     if (cudaError_t error = cudaEventCreateWithFlags(&event, cudaEventDisableTiming);
         error != cudaSuccess) {
-      return Missing(error, "the GPU takes no work");
+      return Unusable(error, ordinal_, "takes no work");
     }
     absl::MutexLock lock(&mutex_);
     spare_events_.push_back(event);
@@ -126,7 +130,7 @@ absl::Status Device::Init(const BackendOptions& options) {
   }
   size_t free_bytes = 0, total_bytes = 0;
   if (cudaError_t error = cudaMemGetInfo(&free_bytes, &total_bytes); error != cudaSuccess) {
-    return Missing(error, "the GPU's memory cannot be asked for");
+    return Unusable(error, ordinal_, "does not say what memory it has");
   }
   const auto free = static_cast<int64_t>(free_bytes);
   max_device_bytes_ = options.gpu_memory_bytes > 0 ? std::min(options.gpu_memory_bytes, free)

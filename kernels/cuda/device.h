@@ -32,9 +32,10 @@ absl::Status CheckArchitecture(const std::string& name, int compute_major, int c
 class Device {
  public:
   // FAILED_PRECONDITION naming what is missing: no driver, no such device, one older than compute
-  // capability 8.0. Of gpu_memory_bytes, or of what is free where that is less, kWork may have all,
-  // kCache and kResident somewhat less; kResident, and what an operation needs for its own length,
-  // then pinned memory of the processor, up to host_memory_bytes.
+  // capability 8.0; RESOURCE_EXHAUSTED where others have all its memory. Of gpu_memory_bytes, or of
+  // what is free where that is less, kWork may have all, kCache and kResident somewhat less;
+  // kResident, and what an operation needs for its own length, then pinned memory of the processor,
+  // up to host_memory_bytes.
   static absl::StatusOr<std::unique_ptr<Device>> Open(const BackendOptions& options);
   ~Device();
   Device(const Device&) = delete;
