@@ -121,7 +121,8 @@ class LocalShard : public rpc::MemoryShard {
                          const DocumentEntryPtr& replaced, const rpc::EncodedDocument& document);
   absl::StatusOr<uint64_t> DeleteLocked(Bank& bank, const std::string& id);
   absl::StatusOr<rpc::Payload> ReadText(Bank& bank, const DocumentEntry& entry, TextPayload* text);
-  absl::Status FetchBlock(SnapshotState& snapshot, int64_t reference, int32_t layer,
+  absl::Status FetchBlock(SnapshotState& snapshot, const DocumentEntry& entry, int64_t reference,
+                          int32_t layer,
                           const std::function<absl::Status(rpc::FetchedBlock)>& sink);
   absl::Status Damaged(Bank& bank, const std::string& id, const std::string& what,
                        const absl::Status& why);

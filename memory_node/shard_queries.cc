@@ -1,5 +1,6 @@
 // LocalShard's answers to questions: snapshots, routing, ranking, blocks.
 #include <utility>
+#include <vector>
 
 #include "common/limits.h"
 #include "common/status_macros.h"
@@ -106,30 +107,33 @@ absl::Status LocalShard::FetchBlocks(const rpc::CallContext& ctx, const rpc::Fet
     if (LayerIndex(bank->spec(), layer) < 0) return UnknownLayer(bank->spec(), layer);
   }
   MSA_ASSIGN_OR_RETURN(const auto snapshot, snapshots_.Use(request.snapshot_id, *bank));
+  std::vector<std::pair<int64_t, DocumentEntryPtr>> parts;
+  for (int64_t reference : request.references) {
+    parts.emplace_back(reference, bank->FindPart(reference).entry);
+  }
+  std::erase_if(parts, [](const auto& part) { return part.second == nullptr; });
   for (int32_t layer : request.layers) {
-    for (int64_t reference : request.references) {
+    for (const auto& [reference, entry] : parts) {
       MSA_RETURN_IF_ERROR(rpc::CheckCaller(ctx));
-      MSA_RETURN_IF_ERROR(FetchBlock(*snapshot, reference, layer, sink));
+      MSA_RETURN_IF_ERROR(FetchBlock(*snapshot, *entry, reference, layer, sink));
     }
   }
   return absl::OkStatus();
 }
 
-absl::Status LocalShard::FetchBlock(SnapshotState& snapshot, int64_t reference, int32_t layer,
+absl::Status LocalShard::FetchBlock(SnapshotState& snapshot, const DocumentEntry& entry,
+                                    int64_t reference, int32_t layer,
                                     const std::function<absl::Status(rpc::FetchedBlock)>& sink) {
   Bank& bank = *snapshot.bank;
-  const DocumentEntryPtr entry = bank.FindPart(reference).entry;
-  const auto gone = [&] {
-    return entry == nullptr || !bank.index().Visible(reference, snapshot.sequence);
-  };
+  const auto gone = [&] { return !bank.index().Visible(reference, snapshot.sequence); };
   if (gone()) return absl::OkStatus();
-  auto block = ReadContent(*store_, bank.spec(), *entry, reference, layer);
+  auto block = ReadContent(*store_, bank.spec(), entry, reference, layer);
   if (absl::IsNotFound(block.status())) {
     if (gone() || snapshot.closed) return absl::OkStatus();  // swept meanwhile
     block = absl::DataLossError("missing");
   }
   if (absl::IsDataLoss(block.status())) {
-    return Damaged(bank, entry->id, StrCat("content of layer ", layer, ", reference ", reference),
+    return Damaged(bank, entry.id, StrCat("content of layer ", layer, ", reference ", reference),
                    block.status());
   }
   MSA_RETURN_IF_ERROR(block.status());
