@@ -27,6 +27,25 @@ inline void AddDocuments(router::Router& router, const std::string& bank, int co
   ASSERT_TRUE(status.ok()) << status;
 }
 
+// The bank "default", float32 throughout, with `count` of them.
+inline void MakeBankOf(router::Router& router, int count) {
+  rpc::BankOptions bank;
+  bank.routing_dtype = bank.content_dtype = DType::kFloat32;
+  ASSERT_TRUE(router.CreateBank({}, "default", bank).ok());
+  AddDocuments(router, "default", count);
+}
+
+// A question of that bank; each layer attends to as many parts as `documents` are wanted.
+inline rpc::RetrieveRequest CoinQuestion(int32_t documents, bool allow_partial = false) {
+  rpc::RetrieveRequest request;
+  request.question = "Where is the coin?";
+  request.bank = "default";
+  request.limit = documents;
+  request.top_k = documents;
+  request.allow_partial = allow_partial;
+  return request;
+}
+
 }  // namespace msa::compute_node
 
 #endif  // MSA_TESTS_COMPUTE_NODE_ADDED_DOCUMENTS_H_

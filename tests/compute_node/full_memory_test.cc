@@ -70,20 +70,10 @@ class FullMemoryTest : public ::testing::Test {
     router_ = std::make_unique<router::Router>(map, std::vector<rpc::MemoryShard*>{shard_.get()},
                                                std::vector<rpc::ComputeNode*>{node_.get()});
     node_->Attach(router_.get(), {shard_.get()}, {"a"});
-    rpc::BankOptions bank;
-    bank.routing_dtype = bank.content_dtype = DType::kFloat32;
-    ASSERT_TRUE(router_->CreateBank(ctx_, "default", bank).ok());
-    AddDocuments(*router_, "default", kDocuments);
+    MakeBankOf(*router_, kDocuments);
   }
 
-  absl::StatusOr<rpc::RetrieveReply> Retrieve() {
-    rpc::RetrieveRequest request;
-    request.question = "Where is the coin?";
-    request.bank = "default";
-    request.limit = 2;
-    request.top_k = 2;
-    return router_->Retrieve(ctx_, request);
-  }
+  absl::StatusOr<rpc::RetrieveReply> Retrieve() { return router_->Retrieve(ctx_, CoinQuestion(2)); }
 
   // The documents of the same question again and again, each time without those found before,
   // whose blocks stay in the cache.

@@ -64,10 +64,7 @@ class PartialAnswerTest : public ::testing::Test {
     router_ =
         std::make_unique<router::Router>(map_, shards, std::vector<rpc::ComputeNode*>{node_.get()});
     node_->Attach(router_.get(), shards, {"a", "b"});
-    rpc::BankOptions bank;
-    bank.routing_dtype = bank.content_dtype = DType::kFloat32;
-    ASSERT_TRUE(router_->CreateBank(ctx_, "default", bank).ok());
-    AddDocuments(*router_, "default", 6);  // on both shards
+    MakeBankOf(*router_, 6);  // on both shards
     dying_.before = [this](const std::string& method, const rpc::CallContext&) {
       if (method != "FetchBlocks") return absl::OkStatus();
       ++refused_;
@@ -76,13 +73,7 @@ class PartialAnswerTest : public ::testing::Test {
   }
 
   absl::StatusOr<rpc::RetrieveReply> Retrieve(bool allow_partial) {
-    rpc::RetrieveRequest request;
-    request.question = "Where is the coin?";
-    request.bank = "default";
-    request.limit = 6;
-    request.top_k = 6;
-    request.allow_partial = allow_partial;
-    return router_->Retrieve(ctx_, request);
+    return router_->Retrieve(ctx_, CoinQuestion(6, allow_partial));
   }
 
   void ExpectFailsByName() {
@@ -103,10 +94,7 @@ class PartialAnswerTest : public ::testing::Test {
     router_ =
         std::make_unique<router::Router>(map_, both, std::vector<rpc::ComputeNode*>{node_.get()});
     node_->Attach(router_.get(), both, {"a", "b"});
-    rpc::BankOptions bank;
-    bank.routing_dtype = bank.content_dtype = DType::kFloat32;
-    ASSERT_TRUE(router_->CreateBank(ctx_, "default", bank).ok());
-    AddDocuments(*router_, "default", 6);
+    MakeBankOf(*router_, 6);
   }
 
   rpc::CallContext ctx_;
@@ -217,8 +205,7 @@ TEST_F(PartialAnswerTest, AShardThatHangsIsMissing) {
   dying_.before = [](const std::string& method, const rpc::CallContext& ctx) {
     if (method != "FetchBlocks") return absl::OkStatus();
     EXPECT_LE(ctx.deadline, absl::Now() + absl::Milliseconds(200));
-    absl::SleepFor(ctx.deadline - absl::Now());
-    return absl::DeadlineExceededError("too late");
+    return UntilUnwanted(ctx);
   };
   ctx_.deadline = absl::Now() + absl::Minutes(10);
   ExpectFailsByName();

@@ -6,6 +6,7 @@
 #include <memory>
 #include <string>
 
+#include "absl/time/clock.h"
 #include "compute_node/answering.h"
 #include "compute_node/node.h"
 #include "memory_node/document_store.h"
@@ -31,10 +32,7 @@ class PrefetchTest : public ::testing::Test {
         *memory_node::LocalShard::Open(memory_node::MakeMemoryStore(), backend_.get(), in_memory);
     shard_ = std::make_unique<BreakingShard>(*stored_);
     Start(/*prefetch_layers=*/8);
-    rpc::BankOptions bank;
-    bank.routing_dtype = bank.content_dtype = DType::kFloat32;
-    ASSERT_TRUE(router_->CreateBank({}, "default", bank).ok());
-    AddDocuments(*router_, "default", 6);
+    MakeBankOf(*router_, 6);
   }
 
   // A node with an empty cache.
@@ -51,15 +49,10 @@ class PrefetchTest : public ::testing::Test {
   }
 
   absl::StatusOr<rpc::RetrieveReply> Retrieve(bool allow_partial = false) {
-    rpc::RetrieveRequest request;
-    request.question = "Where is the coin?";
-    request.bank = "default";
-    request.limit = 6;
-    request.top_k = 6;
-    request.allow_partial = allow_partial;
-    return router_->Retrieve({}, request);
+    return router_->Retrieve(ctx_, CoinQuestion(6, allow_partial));
   }
 
+  rpc::CallContext ctx_;
   std::unique_ptr<kernels::Backend> backend_ = *kernels::MakeBackend("cpu", 1);
   std::unique_ptr<memory_node::LocalShard> stored_;
   std::unique_ptr<BreakingShard> shard_;
@@ -101,14 +94,8 @@ TEST_F(PrefetchTest, AQuestionThatFailsEndsWhatIsOnItsWay) {
   absl::Status ended;
   shard_->layers_sent = 1;
   shard_->then = [&](const rpc::CallContext& ctx) { return ended = UntilUnwanted(ctx); };
-  rpc::CallContext ctx;
-  ctx.deadline = absl::Now() + absl::Milliseconds(300);
-  rpc::RetrieveRequest request;
-  request.question = "Where is the coin?";
-  request.bank = "default";
-  request.limit = 6;
-  request.top_k = 6;
-  EXPECT_FALSE(router_->Retrieve(ctx, request).ok());
+  ctx_.deadline = absl::Now() + absl::Milliseconds(300);
+  EXPECT_FALSE(Retrieve().ok());
   EXPECT_FALSE(ended.ok());
 }
 
